@@ -1,0 +1,58 @@
+# make demo   the whole job on a PostgreSQL that the project runs itself
+# make test   linters, conventions, dbt tests and pytest, against servers of their own
+# Both set up .venv first; they need Python 3.10 to 3.13, make and git.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo $$python && break; done)
+ROWS ?= 50000
+PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
+
+.PHONY: demo test lint pytest docs bench lock clean
+
+demo: .venv/ready
+	@.venv/bin/python runner.py demo --rows $(ROWS)
+
+test: lint pytest
+
+lint: .venv/ready-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m tests.lint
+
+pytest: .venv/ready-dev
+	.venv/bin/pytest -n 2 --dist loadfile
+
+# The lineage of all six databases in one page: target/docs/static_index.html
+docs: .venv/ready
+	.venv/bin/dbt docs generate --static --empty-catalog --target communication_db \
+		--vars 'everything: true' --target-path target/docs
+
+# Seconds, memory and ratios of the main job: make bench ROWS=5000000
+bench: .venv/ready
+	.venv/bin/python -m bench.main_job --rows $(ROWS)
+
+lock:
+	uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
+		--no-strip-extras --no-header --no-emit-index-url --no-annotate --quiet \
+		--output-file requirements.lock
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --generate-hashes \
+		--no-strip-extras --no-header --no-emit-index-url --no-annotate --quiet \
+		--output-file requirements-dev.lock
+
+clean:
+	[ ! -x .venv/bin/python ] || .venv/bin/python runner.py down --wipe
+	rm -rf .venv target logs
+
+.venv/ready: requirements.lock
+	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.10 to 3.13 with venv found. Install one" \
+		"(Debian: apt-get install python3-venv) or name it: make PYTHON=/path/to/python3"; exit 4; }
+	@echo "Setting up .venv with $$($(PYTHON) --version); this takes a minute, once."
+	@[ -x .venv/bin/pip ] || $(PYTHON) -m venv .venv
+	@$(PIP) -r requirements.lock
+	@touch $@
+
+.venv/ready-dev: requirements-dev.lock .venv/ready
+	@$(PIP) -r requirements-dev.lock
+	@touch $@
