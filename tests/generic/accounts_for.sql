@@ -1,0 +1,36 @@
+{#
+    accounts_for: a table has as many rows as the monolith table that it comes from.
+
+    | argument | meaning                                               | default |
+    |----------|-------------------------------------------------------|---------|
+    | mirror   | the monolith table, or its mirror, that is counted    |         |
+    | also     | tables whose rows count too, where several share them | none    |
+
+    Returns one row with both counts where they differ; fails with the number of rows by which.
+#}
+{% test accounts_for(model, mirror, also=[]) %}
+    {{ config(fail_calc='coalesce(sum(abs(stored - expected)), 0)') }}
+
+    with
+
+    mirrored as (
+        select count(*) as expected from {{ source('blytz_hire', mirror) }}
+    ),
+
+    counts as (
+        {% for relation in [model] + also %}
+            select count(*) as held from {{ relation }}
+            {{- '\n            union all' if not loop.last }}
+        {% endfor %}
+    ),
+
+    counted as (
+        select
+            mirrored.expected,
+            (select sum(held) from counts) as stored
+        from mirrored
+    )
+
+    select * from counted
+    where stored <> expected
+{% endtest %}

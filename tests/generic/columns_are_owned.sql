@@ -1,0 +1,41 @@
+{#
+    columns_are_owned: the built table has just the columns that column_ownership gives it.
+
+    So no service column appears from nowhere, and none that the monolith feeds goes missing.
+#}
+{% test columns_are_owned(model) %}
+    {{ config(tags=['ownership']) }}
+
+    with
+
+    built as (
+        select attname::text as service_column
+        from pg_catalog.pg_attribute
+        where
+            attrelid = {{ dbt.string_literal(model.include(database=false)) }}::regclass
+            and attnum > 0
+            and not attisdropped
+    ),
+
+    owned as (
+        select distinct service_column
+        from {{ ref('column_ownership') }}
+        where
+            service = {{ dbt.string_literal(target.name) }}
+            and service_table = {{ dbt.string_literal(model.identifier) }}
+    ),
+
+    compared as (
+        select
+            coalesce(built.service_column, owned.service_column) as service_column,
+            case
+                when owned.service_column is null then 'no monolith column is said to feed it'
+                else 'the built table has no such column'
+            end as problem
+        from built
+        full join owned using (service_column)
+        where built.service_column is null or owned.service_column is null
+    )
+
+    select * from compared
+{% endtest %}

@@ -1,0 +1,36 @@
+{#
+    parity: every reference to a row that another service owns finds it.
+
+    | argument    | meaning                                                      | default |
+    |-------------|--------------------------------------------------------------|---------|
+    | column_name | the referring column                                         |         |
+    | owner       | the monolith table, or its mirror, that holds what it names   |         |
+    | field       | the column of `owner`                                        | id      |
+    | condition   | which rows refer to this owner, when the column is polymorphic| all     |
+
+    Returns the referring rows whose reference leads nowhere and stores them in the schema
+    `audit`. Reads the mirror, which moves with the service's own tables, so it never flickers.
+#}
+{% test parity(model, column_name, owner, field='id', condition='true') %}
+    {{ config(schema='audit', store_failures=true, tags=['parity']) }}
+
+    with
+
+    referring as (
+        select * from {{ model }}
+        where {{ adapter.quote(column_name) }} is not null and {{ condition }}
+    ),
+
+    owned as (
+        select {{ adapter.quote(field) }} as owned_key from {{ source('blytz_hire', owner) }}
+    ),
+
+    orphaned as (
+        select referring.*
+        from referring
+        left join owned on referring.{{ adapter.quote(column_name) }} = owned.owned_key
+        where owned.owned_key is null
+    )
+
+    select * from orphaned
+{% endtest %}
