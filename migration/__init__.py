@@ -1,0 +1,1 @@
+"""Moves a monolith's data into its service databases, one module a phase."""

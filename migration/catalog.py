@@ -1,0 +1,201 @@
+"""The monolith as this project expects it (models/_sources.yml), held against the live one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import psycopg
+import yaml
+
+from migration.errors import SourceMismatch
+from migration.services import MIRROR_SCHEMA, ROOT, Service
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the monolith: who will own it, its columns' types, and who may see which."""
+
+    name: str
+    owner: str
+    columns: Mapping[str, str]
+    shared: Mapping[str, tuple[str, ...]]
+
+    def columns_for(self, database: str) -> tuple[str, ...]:
+        """Name the columns that a service's mirror holds; none if it holds no such table."""
+        return tuple(self.columns) if self.owner == database else self.shared.get(database, ())
+
+
+@dataclass(frozen=True)
+class LiveTable:
+    """A table as the live monolith defines it."""
+
+    columns: Mapping[str, str]
+    not_null: frozenset[str]
+    primary_key: tuple[str, ...]
+    replica_identity: str
+    rows_estimate: int
+    bytes: int
+    pages: int
+
+
+@cache
+def expected() -> dict[str, Table]:
+    """Read the eighteen tables of models/_sources.yml.
+
+    Returns:
+        Tables by name, columns in the monolith's order.
+    """
+    text = (ROOT / "models" / "_sources.yml").read_text(encoding="utf-8")
+    tables = {}
+    for table in yaml.safe_load(text)["sources"][0]["tables"]:
+        meta = table["config"]["meta"]
+        tables[table["name"]] = Table(
+            table["name"],
+            meta["owner"],
+            {column["name"]: column["data_type"] for column in table["columns"]},
+            {database: tuple(names) for database, names in meta.get("shared", {}).items()},
+        )
+    return tables
+
+
+def landed_tables(service: Service) -> dict[str, tuple[str, ...]]:
+    """Name the tables and columns that a service's mirror holds, owned ones first."""
+    held = {t.name: t.columns_for(service.database) for t in expected().values()}
+    owned = {t.name for t in expected().values() if t.owner == service.database}
+    names = sorted((name for name in held if held[name]), key=lambda n: (n not in owned, n))
+    return {name: held[name] for name in names}
+
+
+LIVE_TABLES = """
+    select
+        class.relname,
+        class.relreplident,
+        greatest(class.reltuples, 0)::bigint,
+        pg_table_size(class.oid),
+        pg_relation_size(class.oid) / current_setting('block_size')::integer,
+        array(
+            select attribute.attname
+            from pg_attribute as attribute
+            where attribute.attrelid = class.oid and attribute.attnum > 0
+                and not attribute.attisdropped
+            order by attribute.attnum
+        ),
+        array(
+            select format_type(attribute.atttypid, attribute.atttypmod)
+            from pg_attribute as attribute
+            where attribute.attrelid = class.oid and attribute.attnum > 0
+                and not attribute.attisdropped
+            order by attribute.attnum
+        ),
+        array(
+            select attribute.attname
+            from pg_attribute as attribute
+            where attribute.attrelid = class.oid and attribute.attnum > 0 and attribute.attnotnull
+                and not attribute.attisdropped
+        ),
+        array(
+            select attribute.attname
+            from pg_index as index
+            cross join unnest(index.indkey) with ordinality as part (attnum, position)
+            inner join pg_attribute as attribute
+                on attribute.attrelid = class.oid and attribute.attnum = part.attnum
+            where index.indrelid = class.oid and index.indisprimary
+                and index.indimmediate and index.indisvalid
+            order by part.position
+        )
+    from pg_class as class
+    where class.relnamespace = to_regnamespace(%s) and class.relkind in ('r', 'p')
+"""
+
+
+def live(monolith: psycopg.Connection[Any]) -> dict[str, LiveTable]:
+    """Read the tables that the monolith's schema has now.
+
+    Args:
+        monolith: a connection to the monolith, or to any database with its schema.
+
+    Returns:
+        Tables by name, columns in their order.
+    """
+    tables = {}
+    for row in monolith.execute(LIVE_TABLES, (MIRROR_SCHEMA,)):
+        name, identity, rows, size, pages, columns, types, not_null, key = row
+        tables[name] = LiveTable(
+            dict(zip(columns, types, strict=True)),
+            frozenset(not_null),
+            tuple(key),
+            identity,
+            rows,
+            size,
+            pages,
+        )
+    return tables
+
+
+def check(monolith: psycopg.Connection[Any], names: Mapping[str, tuple[str, ...]]) -> None:
+    """Compare the live monolith with what the models were written for.
+
+    Args:
+        monolith: a connection to the monolith.
+        names: the tables and columns that are needed.
+
+    Raises:
+        SourceMismatch: a table or column is missing or of another type, a table has no primary
+            key, or its replica identity is not its primary key. All findings in one message.
+    """
+    found = live(monolith)
+    wrong: list[tuple[str, str]] = []
+    for name, columns in names.items():
+        table, qualified = found.get(name), f"{MIRROR_SCHEMA}.{name}"
+        if table is None:
+            wrong.append((f"table {qualified} is missing", f"Create {qualified}"))
+            continue
+        for column in columns:
+            wanted, has = expected()[name].columns[column], table.columns.get(column)
+            if has is None:
+                wrong.append(
+                    (
+                        f'column {qualified}."{column}" is missing',
+                        f'ALTER TABLE {qualified} ADD COLUMN "{column}" {wanted};',
+                    )
+                )
+            elif has != wanted:
+                wrong.append(
+                    (
+                        f'column {qualified}."{column}" is {has} where {wanted} is expected',
+                        f'ALTER TABLE {qualified} ALTER COLUMN "{column}" TYPE {wanted};',
+                    )
+                )
+        if not table.primary_key:
+            wrong.append(
+                (
+                    f"table {qualified} has no primary key, or a deferrable one, to follow it by",
+                    f"ALTER TABLE {qualified} ADD PRIMARY KEY (id);",
+                )
+            )
+        elif table.replica_identity != "d":
+            wrong.append(
+                (
+                    f"table {qualified} has a replica identity other than its primary key",
+                    f"ALTER TABLE {qualified} REPLICA IDENTITY DEFAULT;",
+                )
+            )
+        elif missing := set(table.primary_key) - set(columns):
+            wrong.append(
+                (
+                    f"the primary key of {qualified} has columns that are not landed: {missing}",
+                    f"List them for {name} in models/_sources.yml",
+                )
+            )
+    if wrong:
+        database = monolith.info.dbname
+        raise SourceMismatch(
+            "The monolith is not the one that the models were written for:\n"
+            + "\n".join(f"  - {what}" for what, _ in wrong),
+            where=f"database {database}, schema {MIRROR_SCHEMA}",
+            mend="\n".join(mend for _, mend in wrong)
+            + "\nor bring models/_sources.yml, models and seeds/column_ownership.csv up to date.",
+        )

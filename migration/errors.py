@@ -1,0 +1,76 @@
+"""What can go wrong, as types: each says what happened, where, and what mends it.
+
+SplitError
+├── ConnectionFailed    a server cannot be reached, or refuses the login         exit 3
+├── NotReady            a server lacks a setting, a slot, a privilege, a phase   exit 4
+├── SourceMismatch      the monolith is not the one this project was written for exit 5
+├── TargetOccupied      a service database holds what this project did not make  exit 6
+├── BuildFailed         dbt could not build or test a service database           exit 7
+└── EmbeddedFailed      the embedded server could not be started or stopped      exit 8
+
+Exit 2 is a mistyped command line; exit 1 is a bug.
+"""
+
+from __future__ import annotations
+
+
+class SplitError(Exception):
+    """Say what went wrong, where, and how to mend it.
+
+    Args:
+        what: one sentence with the names and values that were found.
+        where: the database, table or file concerned, without passwords.
+        mend: the statement or command that mends it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.mend = mend
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.mend:
+            lines.append("  mend:  " + self.mend.replace("\n", "\n         "))
+        return "\n".join(lines)
+
+
+class ConnectionFailed(SplitError):
+    """A server cannot be reached, or refuses the login."""
+
+    exit_code = 3
+
+
+class NotReady(SplitError):
+    """A server lacks a setting, a free slot, a privilege or an earlier phase."""
+
+    exit_code = 4
+
+
+class SourceMismatch(SplitError):
+    """The monolith lacks a table, column or key, or has one of another type."""
+
+    exit_code = 5
+
+
+class TargetOccupied(SplitError):
+    """A service database holds objects that this project did not make."""
+
+    exit_code = 6
+
+
+class BuildFailed(SplitError):
+    """dbt could not build a service database, or one of its tests failed."""
+
+    exit_code = 7
+
+
+class EmbeddedFailed(SplitError):
+    """The embedded PostgreSQL server could not be started or stopped."""
+
+    exit_code = 8

@@ -1,0 +1,187 @@
+"""What was meant to happen and what did: the record, in the monolith, of every step.
+
+The schema `split` of the monolith holds `ledger`, an intent before each step and an outcome after
+it, and `states`, where each service stands. An intent without an outcome is a step that was cut
+short: the next run of the same step clears up after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from threading import RLock
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from migration.connections import Connections
+from migration.errors import NotReady
+from migration.services import MONOLITH, Service
+
+SCHEMA = """
+    create schema if not exists split;
+
+    create table if not exists split.ledger (
+        id bigint generated always as identity primary key,
+        service text not null,
+        step text not null,
+        intent jsonb not null,
+        started_at timestamptz not null default clock_timestamp(),
+        finished_at timestamptz,
+        outcome text check (outcome in ('done', 'failed')),
+        detail jsonb
+    );
+
+    create table if not exists split.states (
+        service text primary key,
+        state text not null,
+        since timestamptz not null default clock_timestamp()
+    );
+"""
+
+
+class State(str, Enum):
+    """Where a service stands, in the order of its life."""
+
+    ABSENT = "absent"
+    PROVISIONED = "provisioned"
+    LANDED = "landed"
+    BUILT = "built"
+
+    def reached(self, other: State) -> bool:
+        """Tell whether this state is `other` or one behind it."""
+        return list(State).index(self) >= list(State).index(other)
+
+
+@dataclass
+class Step:
+    """A step under way; what is put into `detail` is recorded with its outcome."""
+
+    id: int
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Ledger:
+    """The ledger of one monolith, open for the only runner that may be at work on it."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+        self.lock = RLock()  # services are built side by side, and all of them record here
+
+    @contextmanager
+    def step(
+        self, service: Service, name: str, *, enters: State | None = None, **intent: Any
+    ) -> Iterator[Step]:
+        """Record an intent before the block and its outcome after it.
+
+        Each record is committed at once, so a runner that is killed leaves an intent without an
+        outcome.
+
+        Args:
+            service: whose step it is.
+            name: the step's name.
+            enters: the state that the service is in once the step is done; recorded with it.
+            intent: what is about to be made, by name, so that it can be found and undone.
+
+        Yields:
+            The step, whose `detail` is recorded when the block ends well.
+        """
+        with self.lock:
+            row = self.connection.execute(
+                "insert into split.ledger (service, step, intent) values (%s, %s, %s) returning id",
+                (service.database, name, Jsonb(intent)),
+            ).fetchone()
+        assert row is not None
+        step = Step(row[0])
+        try:
+            yield step
+        except BaseException as error:
+            said = str(error) or type(error).__name__
+            # If the monolith itself went away, the intent without an outcome tells that.
+            with suppress(psycopg.OperationalError), self.lock:
+                self._finish(step.id, "failed", {"error": said})
+            raise
+        with self.lock, self.connection.transaction():
+            self._finish(step.id, "done", step.detail)
+            if enters is not None:
+                self._enter(service, enters)
+
+    def _finish(self, step: int, outcome: str, detail: dict[str, Any]) -> None:
+        self.connection.execute(
+            "update split.ledger set outcome = %s, detail = %s, finished_at = clock_timestamp()"
+            " where id = %s",
+            (outcome, Jsonb(detail), step),
+        )
+
+    def last(self, service: Service, step: str) -> dict[str, Any]:
+        """Give the detail of the last time that a step of a service was done, or nothing."""
+        row = self.connection.execute(
+            "select detail from split.ledger where service = %s and step = %s and outcome = 'done'"
+            " order by id desc limit 1",
+            (service.database, step),
+        ).fetchone()
+        return row[0] if row else {}
+
+    def state(self, service: Service) -> State:
+        """Tell where a service stands."""
+        row = self.connection.execute(
+            "select state from split.states where service = %s", (service.database,)
+        ).fetchone()
+        return State(row[0]) if row else State.ABSENT
+
+    def _enter(self, service: Service, state: State) -> None:
+        if self.state(service).reached(state):
+            return  # doing an early step again takes a service nowhere back
+        self.connection.execute(
+            "insert into split.states (service, state) values (%s, %s)"
+            " on conflict (service) do update"
+            " set state = excluded.state, since = clock_timestamp()",
+            (service.database, state.value),
+        )
+
+
+@contextmanager
+def open_ledger(connections: Connections) -> Iterator[Ledger]:
+    """Open the monolith's ledger for the only runner that may be at work.
+
+    Args:
+        connections: where the monolith is.
+
+    Yields:
+        The ledger, until the block ends.
+
+    Raises:
+        ConnectionFailed: the monolith can't be reached.
+        NotReady: another runner is at work, or the schema `split` can't be made.
+    """
+    with connections.connect(MONOLITH) as connection:
+        holder = connection.execute(
+            "select activity.pid, activity.backend_start::timestamptz(0) from pg_locks as lock"
+            " inner join pg_stat_activity as activity using (pid)"
+            " where lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted"
+            " and lock.classid = hashtext('blytz_hire.runner')::oid and lock.objid = 1"
+            " and lock.database = (select oid from pg_database where datname = current_database())"
+        ).fetchone()
+        locked = connection.execute(
+            "select pg_try_advisory_lock(hashtext('blytz_hire.runner'), 1)"
+        ).fetchone()
+        if locked != (True,):
+            pid, since = holder or (0, "a moment ago")
+            raise NotReady(
+                f"Another runner is at work on this monolith (process {pid}, since {since}).",
+                where=f"database {connection.info.dbname}",
+                mend=f"Wait for it, or end it: select pg_terminate_backend({pid});",
+            )
+        try:
+            connection.execute(SCHEMA)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise NotReady(
+                f"The schema split can't be made in the monolith: {str(error).strip()}",
+                where=f"database {connection.info.dbname}",
+                mend=f'GRANT CREATE ON DATABASE "{connection.info.dbname}"'
+                f' TO "{connection.info.user}";',
+            ) from error
+        yield Ledger(connection)

@@ -1,0 +1,185 @@
+"""What people see: progress, tables and errors, in 80 columns; and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from migration.errors import SplitError
+from migration.run import Report, RunReport
+from migration.snapshot_copy import Progress as Copied
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+
+@dataclass
+class Line:
+    """The line of one step."""
+
+    progress: Progress
+    task: TaskID
+    nodes: int = 0
+
+    def copied(self, copied: Copied) -> None:
+        """Show rows and bytes of a landing."""
+        self.progress.update(
+            self.task,
+            completed=copied.rows,
+            total=max(copied.rows_estimate, copied.rows),
+            said=f"{copied.rows:,} rows, {size(copied.bytes)}",
+        )
+
+    def finished_node(self, name: str) -> None:
+        """Count a model or test that dbt has finished."""
+        self.nodes += 1
+        self.progress.update(self.task, said=f"{self.nodes} done")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Shows how far a run is: a line for each step, with a bar for what it copies."""
+
+    progress: Progress
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[Line]:
+        """Show a line while the block runs, and how it ended."""
+        line = Line(self.progress, self.progress.add_task(what, total=None, said="", mark=""))
+        try:
+            yield line
+        except BaseException:
+            self.progress.update(line.task, said="failed", mark="[red]✗[/]")
+            self.progress.stop_task(line.task)
+            raise
+        self.progress.update(line.task, total=1, completed=1, mark="[green]✓[/]")
+
+
+class _MarkColumn(SpinnerColumn):
+    """A spinner while a step is under way, then the mark of how it ended."""
+
+    def render(self, task: Task) -> RenderableType:
+        mark = task.fields["mark"]
+        return Text.from_markup(mark) if mark else super().render(task)
+
+
+@contextmanager
+def watching() -> Iterator[Screen]:
+    """Show progress on standard error for the block."""
+    with Progress(
+        _MarkColumn(),
+        TextColumn("{task.description:<32}"),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[said]:<22}"),
+        TimeElapsedColumn(),
+        console=err,
+    ) as progress:
+        yield Screen(progress)
+
+
+def size(count: float) -> str:
+    """Give bytes as people read them: 1536 is `1.5 KB`."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TB"
+
+
+def table(*headings: str) -> Table:
+    """Make an empty table; a heading that begins with `>` stands over right-aligned figures."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        made.add_column(heading.removeprefix(">"), justify="right" if heading[0] == ">" else "left")
+    return made
+
+
+def show_run(report: RunReport) -> None:
+    """Print the closing table of a run, then what to know: warnings and notes."""
+    rows = table("service", ">tables", ">rows in", ">rows out", "tests", ">seconds")
+    for one in report.services:
+        built = one.built
+        rows.add_row(
+            one.service.database,
+            str(len(built.tables)),
+            f"{sum(built.mirror.values()):,}",
+            f"{sum(built.tables.values()):,}",
+            ("[yellow]" if built.tests.warned else "[green]") + str(built.tests),
+            f"{one.seconds:.1f}",
+        )
+    out.print(rows)
+    show_notes(note for one in report.services for note in one.provisioned.notes)
+    warned = sorted((r.service.role, w) for r in report.services for w in r.built.warnings)
+    if warned:
+        out.print(
+            "Warnings: references that the monolith never had a key for and that lead\n"
+            "nowhere. Their rows are kept; ./runner.py psql SERVICE -xc 'table audit.NAME'"
+        )
+        for role, warning in warned:
+            name, _, rest = warning.partition(":")
+            found = rest.strip().split(" ")[1] if rest.strip().startswith("Got ") else "?"
+            out.print(f"  {role:<14}{found:>7}  {escape(name)}", soft_wrap=True)
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Print what an operator should know, each thing once."""
+    for note in dict.fromkeys(notes):
+        out.print(f"note: {note}", markup=False)
+
+
+def run_as_data(report: RunReport) -> dict[str, Any]:
+    """Give a run's report as plain data for `--json`."""
+    return {
+        "services": [_report_as_data(one) for one in report.services],
+        "monolith_tests": vars(report.monolith),
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _report_as_data(one: Report) -> dict[str, Any]:
+    return {
+        "service": one.service.database,
+        "created": one.provisioned.created,
+        "landed": dict(one.landed.rows),
+        "landed_bytes": one.landed.bytes,
+        "landed_already": one.landed.already,
+        "rows_in": one.built.mirror,
+        "rows_out": one.built.tables,
+        "tests": vars(one.built.tests),
+        "warnings": one.built.warnings,
+        "notes": list(one.provisioned.notes),
+        "seconds": round(one.seconds, 3),
+    }
+
+
+def show_json(data: Mapping[str, Any]) -> None:
+    """Print data as JSON on standard output, for machines."""
+    print(json.dumps(data, indent=2, default=str, ensure_ascii=False))
+
+
+def show_error(error: SplitError) -> None:
+    """Print what went wrong, where, and what mends it, on standard error."""
+    err.print(f"[bold red]error:[/] {escape(error.what)}", soft_wrap=True)
+    if error.where:
+        err.print(f"  [bold]where:[/] {escape(error.where)}", soft_wrap=True)
+    if error.mend:
+        mend = error.mend.replace("\n", "\n         ")
+        err.print(f"  [bold]mend:[/]  {escape(mend)}", soft_wrap=True)
