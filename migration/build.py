@@ -18,6 +18,7 @@ from migration import preflight
 from migration.connections import Connections, describe
 from migration.errors import BuildFailed, NotReady
 from migration.ledger import Ledger, State
+from migration.replication import Link
 from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, Service
 
 
@@ -61,7 +62,7 @@ def build(
     ledger: Ledger,
     on_node: Callable[[str], None] = lambda name: None,
 ) -> Built:
-    """Build and test a service's tables from its mirror.
+    """Build and test a service's tables from its mirror, and let the mirror follow from then on.
 
     Args:
         service: a service that has landed.
@@ -88,6 +89,7 @@ def build(
     with ledger.step(service, "build", enters=State.BUILT, target=service.database) as step:
         outcome = _dbt_build(service.database, connections, on_node)
         mirror, tables = _count(service, connections, outcome.tables)
+        _follow_from_now(service, connections)
         step.detail.update(
             tables=tables,
             tests=vars(outcome.tests),
@@ -95,6 +97,14 @@ def build(
             seconds=round(time.monotonic() - started, 3),
         )
     return Built(tables, mirror, outcome.tests, outcome.warnings, time.monotonic() - started)
+
+
+def _follow_from_now(service: Service, connections: Connections) -> None:
+    with (
+        connections.connect(MONOLITH) as monolith,
+        connections.connect(service.database) as database,
+    ):
+        Link(service, monolith, database).enable()
 
 
 def check_monolith(

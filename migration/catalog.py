@@ -135,6 +135,21 @@ def live(monolith: psycopg.Connection[Any]) -> dict[str, LiveTable]:
     return tables
 
 
+def _missing(table: LiveTable, wanted: Table, column: str) -> tuple[str, str]:
+    """Say that a column is missing, or what its name may be now, and what mends it."""
+    qualified, kind = f"{MIRROR_SCHEMA}.{wanted.name}", wanted.columns[column]
+    renamed = [n for n, has in table.columns.items() if n not in wanted.columns and has == kind]
+    if renamed:
+        return (
+            f'column {qualified}."{column}" is missing; perhaps it is "{renamed[0]}" now',
+            f'ALTER TABLE {qualified} RENAME COLUMN "{renamed[0]}" TO "{column}";',
+        )
+    return (
+        f'column {qualified}."{column}" is missing',
+        f'ALTER TABLE {qualified} ADD COLUMN "{column}" {kind};',
+    )
+
+
 def check(monolith: psycopg.Connection[Any], names: Mapping[str, tuple[str, ...]]) -> None:
     """Compare the live monolith with what the models were written for.
 
@@ -156,12 +171,7 @@ def check(monolith: psycopg.Connection[Any], names: Mapping[str, tuple[str, ...]
         for column in columns:
             wanted, has = expected()[name].columns[column], table.columns.get(column)
             if has is None:
-                wrong.append(
-                    (
-                        f'column {qualified}."{column}" is missing',
-                        f'ALTER TABLE {qualified} ADD COLUMN "{column}" {wanted};',
-                    )
-                )
+                wrong.append(_missing(table, expected()[name], column))
             elif has != wanted:
                 wrong.append(
                     (
@@ -199,3 +209,55 @@ def check(monolith: psycopg.Connection[Any], names: Mapping[str, tuple[str, ...]
             mend="\n".join(mend for _, mend in wrong)
             + "\nor bring models/_sources.yml, models and seeds/column_ownership.csv up to date.",
         )
+
+
+def drift(
+    monolith: psycopg.Connection[Any], database: psycopg.Connection[Any], service: Service
+) -> list[str]:
+    """Find what has changed in the monolith's definitions since a service has landed.
+
+    Args:
+        monolith: a connection to it.
+        database: a connection to the service's database, which holds a mirror.
+        service: the service.
+
+    Returns:
+        Notes on what does not stop the follower: columns that it does not carry.
+
+    Raises:
+        SourceMismatch: what does stop it, now or with the next row: see `check`; or the mirror
+            has another column, type, key or NOT NULL than the monolith.
+    """
+    names = landed_tables(service)
+    check(monolith, names)
+    source, mirror = live(monolith), live(database)
+    wrong: list[str] = []
+    mend: list[str] = []
+    notes: list[str] = []
+    for name, columns in names.items():
+        there, here, qualified = source[name], mirror.get(name), f"{MIRROR_SCHEMA}.{name}"
+        added = [c for c in there.columns if c not in expected()[name].columns]
+        notes += [
+            f'{qualified}."{column}" is new in the monolith and goes nowhere: say in'
+            " seeds/column_ownership.csv where it is to go"
+            for column in added
+            if expected()[name].owner == service.database
+        ]
+        if here is None or dict(here.columns) != {c: there.columns[c] for c in columns}:
+            wrong.append(f"the mirror {qualified} does not have the columns that were landed")
+            mend.append(f"runner.py land {service.role} --again")
+            continue
+        for column in sorted(here.not_null - there.not_null):
+            wrong.append(f'column {qualified}."{column}" may be null in the monolith now')
+            mend.append(
+                f"runner.py psql {service.role} -c"
+                f""" 'ALTER TABLE {qualified} ALTER COLUMN "{column}" DROP NOT NULL'"""
+            )
+    if wrong:
+        raise SourceMismatch(
+            f"The mirror in {service.database} is not what the monolith is now:\n"
+            + "\n".join(f"  - {what}" for what in wrong),
+            where=f"database {database.info.dbname}, schema {MIRROR_SCHEMA}",
+            mend="\n".join(dict.fromkeys(mend)),
+        )
+    return notes

@@ -21,7 +21,15 @@ from migration.connections import Connections
 from migration.errors import NotReady
 from migration.services import MONOLITH, Service
 
-SCHEMA = """
+# Written in the monolith, and replicated: what was committed before one that has arrived has too.
+HEARTBEATS = """
+    create table if not exists split.heartbeats (
+        service text primary key,
+        at timestamptz not null
+    )
+"""
+
+SCHEMA = f"""
     create schema if not exists split;
 
     create table if not exists split.ledger (
@@ -40,6 +48,8 @@ SCHEMA = """
         state text not null,
         since timestamptz not null default clock_timestamp()
     );
+
+    {HEARTBEATS};
 """
 
 
@@ -127,10 +137,15 @@ class Ledger:
 
     def state(self, service: Service) -> State:
         """Tell where a service stands."""
-        row = self.connection.execute(
-            "select state from split.states where service = %s", (service.database,)
-        ).fetchone()
-        return State(row[0]) if row else State.ABSENT
+        return state(self.connection, service)
+
+    def return_to(self, service: Service, state: State) -> None:
+        """Record that a service is back in an earlier state, before what makes it so begins."""
+        with self.lock:
+            self.connection.execute(
+                "update split.states set state = %s, since = clock_timestamp() where service = %s",
+                (state.value, service.database),
+            )
 
     def _enter(self, service: Service, state: State) -> None:
         if self.state(service).reached(state):
@@ -141,6 +156,25 @@ class Ledger:
             " set state = excluded.state, since = clock_timestamp()",
             (service.database, state.value),
         )
+
+
+def state(monolith: psycopg.Connection[Any], service: Service) -> State:
+    """Tell where a service stands, without opening the ledger.
+
+    Args:
+        monolith: a connection to it; nobody has to have opened its ledger before.
+        service: the service.
+
+    Returns:
+        Its state; absent if nothing is recorded.
+    """
+    known = monolith.execute("select to_regclass('split.states') is not null").fetchone()
+    if known != (True,):
+        return State.ABSENT
+    row = monolith.execute(
+        "select state from split.states where service = %s", (service.database,)
+    ).fetchone()
+    return State(row[0]) if row else State.ABSENT
 
 
 @contextmanager

@@ -98,11 +98,15 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
         )
 
 
-def target(database: Connection) -> None:
-    """Check that this login may subscribe in a service's database.
+def target(database: Connection, service: Service) -> None:
+    """Check that this login may subscribe in a service's database, and that a worker is free.
+
+    Args:
+        database: a connection to it.
+        service: the service.
 
     Raises:
-        NotReady: it may not.
+        NotReady: it may not, or the server's workers are all spoken for.
     """
     row = database.execute(
         "select rolsuper or (current_setting('server_version_num')::integer >= 160000"
@@ -116,6 +120,22 @@ def target(database: Connection) -> None:
             where=describe(database.info.dsn),
             mend="Connect as a superuser, or on PostgreSQL 16 and later:"
             f' GRANT pg_create_subscription TO "{database.info.user}";',
+        )
+    # Subscriptions of all databases share the workers.
+    row = database.execute(
+        "select current_setting('max_logical_replication_workers')::integer,"
+        " (select count(*) from pg_subscription where subname <> %s)",
+        (service.replication,),
+    ).fetchone()
+    assert row is not None
+    workers, others = row
+    if others >= workers:
+        raise NotReady(
+            f"No logical replication worker is free: {others} subscriptions share {workers}.",
+            where=describe(database.info.dsn),
+            mend=f"ALTER SYSTEM SET max_logical_replication_workers = {others + 10};"
+            f" ALTER SYSTEM SET max_worker_processes = {others + 20};"
+            " then restart the service's server.",
         )
 
 

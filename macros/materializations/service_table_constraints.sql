@@ -13,7 +13,7 @@
 #}
 {% macro service_table_constraints(relation) %}
     {% set found = [] %}
-    {% set key = service_table_key() %}
+    {% set key = [service_table_key()] %}
     {% for constraint in model.constraints %}
         {% do found.append(_service_table_constraint(relation, constraint, constraint.columns)) %}
     {% endfor %}

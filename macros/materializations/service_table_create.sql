@@ -36,13 +36,4 @@
     {% endfor %}
 
     analyze {{ relation }};
-
-    insert into split.service_tables (table_name, table_oid, structure)
-    values (
-        {{ dbt.string_literal(relation.identifier) }},
-        {{ dbt.string_literal(relation) }}::regclass,
-        '{{ service_table_structure() }}'
-    )
-    on conflict (table_name) do update
-    set table_oid = excluded.table_oid, structure = excluded.structure, built_at = now();
 {% endmacro %}

@@ -7,8 +7,14 @@
 
     | object                | what for                                                           |
     |-----------------------|--------------------------------------------------------------------|
-    | split.service_tables  | the tables this project made, by oid, and their definition's checksum|
+    | split.service         | one row: how far the service's tables follow, and since when they are the truth |
+    | split.service_tables  | the tables this project made, by oid, and what they were made of   |
+    | split.changes         | the mirror's rows that have changed since the last sync            |
+    | split.turn            | locked by whoever brings the service's tables up to date           |
     | split.enforce()       | adds a constraint, or says which rows break it                     |
+    | split.sync()          | brings all tables up to date in one transaction                    |
+
+    and the triggers and indexes of the mirror.
 #}
 {% macro prepare_service_database() %}
     {% if execute and flags.WHICH in ['build', 'run', 'test', 'seed'] %}
@@ -17,17 +23,48 @@
         {{ become_owner('split') }}
 
         {% if target.name != 'blytz_hire' %}
+            create table if not exists split.service (
+                is_only boolean primary key default true check (is_only),
+                synced_at timestamptz,
+                as_of timestamptz,
+                switched_at timestamptz
+            );
+            insert into split.service default values on conflict do nothing;
+            comment on table split.service is 'How far the service''s tables follow the monolith.';
+            comment on column split.service.synced_at is 'When the last sync ended, by this server''s clock.';
+            comment on column split.service.as_of is
+            'The last heartbeat in it, by the monolith''s clock: what was committed before is here.';
+            comment on column split.service.switched_at is
+            'Since when the service writes its tables itself; null as long as the monolith is the truth.';
+
             create table if not exists split.service_tables (
                 table_name text primary key,
                 table_oid oid not null,
                 structure text not null,
+                definition text not null,
+                follows text[] not null,
+                is_stale boolean not null default false,
                 built_at timestamptz not null default now()
             );
-
             comment on table split.service_tables is
-            'Tables that this project made, with a checksum of their columns, keys and indexes.';
+            'Tables that this project made: a checksum of their columns, keys and indexes, the SQL that'
+            ' gives their rows, the mirror tables that it reads, and whether all rows must be compared.';
+
+            create table if not exists split.changes (
+                mirror_table text not null,
+                key_name text not null,
+                key text
+            );
+            comment on table split.changes is
+            'Keys of mirror rows that have changed since the last sync; a null key means all of them.';
+
+            create table if not exists split.turn ();
+            comment on table split.turn is 'Locked, and never written, by whoever syncs.';
 
             {{ create_enforce_function() }}
+            {{ create_capture_functions() }}
+            {{ create_sync_function() }}
+            {{ capture_mirror() }}
         {% endif %}
     {% endif %}
 {% endmacro %}

@@ -6,7 +6,7 @@ source as (
 
 messages as (
     select
-        {{ conversation_id('"userId"', "(data ->> 'senderId')") }} as conversation_id,
+        {{ conversation_of_notification() }} as conversation_id,
         least("userId" collate "C", (data ->> 'senderId') collate "C") as participant_one,
         greatest("userId" collate "C", (data ->> 'senderId') collate "C") as participant_two,
         "createdAt" as created_at

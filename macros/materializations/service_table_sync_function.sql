@@ -1,0 +1,128 @@
+{#
+    service_table_sync_function(relation, sql): creates split.sync_TABLE(_whole), which makes the
+    table equal to the model's SQL for the rows that captured changes concern.
+
+    | argument or result | meaning                                                   |
+    |--------------------|-----------------------------------------------------------|
+    | _whole             | compare all rows, whatever was captured                   |
+    | _upserted          | rows inserted or updated                                  |
+    | _deleted           | rows that the model no longer yields                      |
+
+    The model's own SQL, restricted to the keys, is compared with the table by binary image, so that
+    1.0 and 1.00 differ and a row that is equal is not written to. A row whose unique values change
+    is deleted and comes back, so that two rows may swap them. When most of the table has changed,
+    comparing it whole is the cheaper way, and taken.
+
+    Where a followed column is not the primary key, the rows concerned are found first, as they
+    were and as they will be. The keys are constants to the planner, which therefore finds them through the mirror's indexes,
+    below joins, unions and groups; `_whole` makes it leave the restriction out. Foreign keys are the
+    caller's to defer. Names begin with an underscore to keep clear of columns.
+#}
+{% macro service_table_sync_function(relation, sql) %}
+    {% set key = adapter.quote(service_table_key()) %}
+    {% set followed = followed_mirrors(model) %}
+    {% set difference = 'pg_temp.' ~ adapter.quote('difference_' ~ local_md5(relation ~ service_table_structure())) %}
+    {% set claimed = [] %}
+    {% for constraint in service_table_constraints(relation) if constraint.rank == 2 %}
+        {% do claimed.extend(constraint.columns) %}
+    {% endfor %}
+    {% set is_touched %}
+        {%- for one in followed -%}
+            {{ adapter.quote(one.column) }} = any(_keys_{{ loop.index }}){{ ' or ' if not loop.last }}
+        {%- endfor -%}
+    {% endset %}
+    {% set follows_other_columns = followed | rejectattr('column', 'equalto', service_table_key()) | list | length > 0 %}
+    {% set is_concerned = key ~ ' = any(_touched)' if follows_other_columns else is_touched %}
+
+    create or replace function split.{{ adapter.quote('sync_' ~ relation.identifier) }}(
+        _whole boolean, out _upserted bigint, out _deleted bigint
+    )
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    set plan_cache_mode = force_custom_plan
+    set client_min_messages = warning
+    as $sync$
+    #variable_conflict use_column
+    declare
+        _rows real := (select reltuples from pg_class where oid = {{ dbt.string_literal(relation) }}::regclass);
+        {% for one in followed %}
+            _keys_{{ loop.index }} text[];
+        {% endfor %}
+        {% if follows_other_columns %}
+            _touched text[];
+        {% endif %}
+    begin
+        {% for one in followed %}
+            select _whole or changed.is_whole, changed.keys
+            into _whole, _keys_{{ loop.index }}
+            from split.changed('{{ one.mirror }}', '{{ one.key }}') as changed;
+        {% endfor %}
+        if {% for one in followed %}cardinality(_keys_{{ loop.index }}){{ ' + ' if not loop.last }}{% endfor %} > greatest(_rows / 8, 10000) then
+            _whole := true;
+        end if;
+
+        {% if follows_other_columns %}
+            if not _whole then
+                _touched := array(
+                    select {{ key }} from ({{ sql }}) as expected where {{ is_touched }}
+                    union
+                    select {{ key }} from {{ relation }} where {{ is_touched }}
+                );
+            end if;
+        {% endif %}
+
+        create temporary table if not exists {{ difference }} on commit delete rows as
+        select {{ key }} as _key, false as _vanished, {{ service_table_columns() }} from {{ relation }}
+        with no data;
+        delete from {{ difference }};
+
+        insert into {{ difference }}
+        with expected as (
+            select * from ({{ sql }}) as model
+            where _whole or {{ is_concerned }}
+        ),
+
+        actual as (
+            select * from {{ relation }}
+            where _whole or {{ is_concerned }}
+        )
+
+        select
+            coalesce(expected.{{ key }}, actual.{{ key }}),
+            expected.{{ key }} is null,
+            {{ service_table_columns('expected') }}
+        from expected
+        full join actual on expected.{{ key }} = actual.{{ key }}
+        where
+            record_image_ne(row({{ service_table_columns('actual') }}), row({{ service_table_columns('expected') }}));
+
+        select count(*) filter (where not _vanished), count(*) filter (where _vanished)
+        into _upserted, _deleted
+        from {{ difference }};
+        if _upserted = 0 and _deleted = 0 then
+            return;
+        end if;
+
+        delete from {{ relation }} as actual
+        using {{ difference }} as difference
+        where
+            actual.{{ key }} = difference._key
+            and (
+                difference._vanished
+                {% for name in claimed | unique %}
+                    or actual.{{ adapter.quote(name) }} is distinct from difference.{{ adapter.quote(name) }}
+                {% endfor %}
+            );
+
+        insert into {{ relation }} ({{ service_table_columns() }})
+        select {{ service_table_columns() }}
+        from {{ difference }}
+        where not _vanished
+        on conflict ({{ key }}) do update
+        set
+            {% for name in model.columns if adapter.quote(name) != key %}
+                {{ adapter.quote(name) }} = excluded.{{ adapter.quote(name) }}{{ ',' if not loop.last }}
+            {% endfor %};
+    end
+    $sync$;
+{% endmacro %}

@@ -1,0 +1,138 @@
+{#
+    capture_mirror(): statements that make every mirror table record its changes in split.changes.
+
+    For each mirror table that a model follows:
+
+    - a trigger that replication fires, and an application does not: it records the row's keys
+      before and after, so that a row that moves is followed from where it was. TRUNCATE records
+      a null key, which means every row;
+    - a trigger that applications fire, and replication does not: it refuses. What is edited here
+      by hand would be lost to the monolith;
+    - the indexes that the models ask for in `config.meta.mirror_indexes`.
+
+    Idempotent. Triggers and indexes are made only where they are missing, since both wait for the
+    transaction that replication has under way; functions are replaced without waiting.
+#}
+{% macro capture_mirror() %}
+    {% set keys = {} %}
+    {% set indexes = [] %}
+    {% for node in graph.nodes.values() if node.resource_type == 'model' and node.config.materialized == 'service_table' %}
+        {% for followed in followed_mirrors(node) %}
+            {% do keys.setdefault(followed.mirror, []).append(followed.key) %}
+        {% endfor %}
+        {% for mirror, wanted in node.config.meta.get('mirror_indexes', {}).items() %}
+            {% for key in wanted %}
+                {% do indexes.append({'mirror': mirror, 'key': key}) %}
+            {% endfor %}
+        {% endfor %}
+    {% endfor %}
+
+    {% for mirror, names in keys.items() %}
+        {% set names = names | unique | sort %}
+        create or replace function split.{{ adapter.quote('capture_' ~ mirror) }}()
+        returns trigger
+        language plpgsql
+        set search_path = pg_catalog, pg_temp
+        as $capture$
+        begin
+            if tg_op = 'TRUNCATE' then
+                insert into split.changes (mirror_table, key_name, key)
+                values {% for name in names %}('{{ mirror }}', '{{ name }}', null){{ ', ' if not loop.last }}{% endfor %};
+            else
+                insert into split.changes (mirror_table, key_name, key)
+                select distinct '{{ mirror }}', keys.key_name, keys.key
+                from (select old.* union all select new.*) as touched
+                cross join lateral (
+                    values {% for name in names %}('{{ name }}', ({{ mirror_key(name) }})::text){{ ', ' if not loop.last }}{% endfor %}
+                ) as keys (key_name, key)
+                where keys.key is not null;
+            end if;
+            return null;
+        end
+        $capture$;
+
+        select split.watch('{{ mirror }}');
+    {% endfor %}
+
+    {% for index in indexes %}
+        select split.index_mirror('{{ index.mirror }}', '{{ index.key }}', $key${{ mirror_key(index.key) }}$key$);
+    {% endfor %}
+{% endmacro %}
+
+
+{#
+    The functions that capture_mirror() calls; tables are named without the mirror's schema.
+
+    | function                             | what it does                                          |
+    |--------------------------------------|-------------------------------------------------------|
+    | split.watch(mirror)                  | puts the triggers on a mirror table                   |
+    | split.index_mirror(mirror, name, key)| builds an index on a mirror table, and its statistics |
+    | split.refuse_edits()                 | the trigger function that refuses                     |
+
+    A table that has not landed yet is passed over: the next build finds it.
+#}
+{% macro create_capture_functions() %}
+    {% set schema = "'blytz_hire'" %}
+    create or replace function split.refuse_edits()
+    returns trigger
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $refuse$
+    begin
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format(
+                '%I.%I is a mirror of the monolith''s table: replication writes it, and nobody else.',
+                tg_table_schema, tg_table_name
+            ),
+            hint = 'Change the row in the monolith, and it changes here.';
+    end
+    $refuse$;
+
+    create or replace function split.watch(mirror text)
+    returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $watch$
+    declare
+        relation regclass := to_regclass(format('%I.%I', {{ schema }}, mirror));
+    begin
+        if relation is null or exists (
+            select from pg_trigger where tgrelid = relation and tgname = 'split_capture'
+        ) then
+            return;
+        end if;
+        execute format(
+            'create trigger split_capture after insert or update or delete on %s'
+            ' for each row execute function split.%I()', relation, 'capture_' || mirror
+        );
+        execute format(
+            'create trigger split_capture_truncate after truncate on %s'
+            ' for each statement execute function split.%I()', relation, 'capture_' || mirror
+        );
+        execute format('alter table %s enable replica trigger split_capture', relation);
+        execute format('alter table %s enable replica trigger split_capture_truncate', relation);
+        execute format(
+            'create trigger split_refuse_edits before insert or update or delete or truncate on %s'
+            ' for each statement execute function split.refuse_edits()', relation
+        );
+    end
+    $watch$;
+
+    create or replace function split.index_mirror(mirror text, name text, key text)
+    returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $index$
+    declare
+        relation regclass := to_regclass(format('%I.%I', {{ schema }}, mirror));
+        index_name text := format('split_%s_%s', mirror, name);
+    begin
+        if relation is null or to_regclass(format('%I.%I', {{ schema }}, index_name)) is not null then
+            return;
+        end if;
+        execute format('create index %I on %s ((%s))', index_name, relation, key);
+        execute format('analyze %s', relation);
+    end
+    $index$;
+{% endmacro %}

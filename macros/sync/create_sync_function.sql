@@ -1,0 +1,107 @@
+{#
+    split.sync(): brings every table of the service from one state of the monolith to the next.
+
+    | returns       |                                                        |
+    |---------------|--------------------------------------------------------|
+    | service_table | a table that a captured change concerns                |
+    | upserted      | rows of it that were inserted or updated               |
+    | deleted       | rows of it that were deleted                           |
+
+    To be called so, by dbt, by the runner, or by any scheduler:
+
+        begin isolation level repeatable read;
+        lock table split.turn in exclusive mode;
+        select * from split.sync();
+        commit;
+
+    One snapshot for all tables: replication commits whole transactions of the monolith, so no
+    reader ever sees half of one. The changes it has seen are consumed by the same transaction, so
+    it may fail or be killed at any moment and nothing is lost or done twice. The lock, taken
+    before the snapshot, makes callers take turns; without it a second caller gets a serialization
+    failure, to be retried. Foreign keys wait for the end, so the order of the tables does not matter.
+
+    Runs as the schema's owner, whoever calls it.
+
+    split.changed(mirror, name): the keys of one kind that have changed, and whether all rows have.
+#}
+{% macro create_sync_function() %}
+    create or replace function split.changed(
+        mirror text, name text, out is_whole boolean, out keys text[]
+    )
+    language sql
+    set search_path = pg_catalog, pg_temp
+    as $changed$
+        select
+            coalesce(bool_or(key is null), false),
+            coalesce(array_agg(distinct key) filter (where key is not null), '{}')
+        from split.changes
+        where mirror_table = mirror and key_name = name
+    $changed$;
+
+    create or replace function split.sync()
+    returns table (service_table text, upserted bigint, deleted bigint)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    as $sync$
+    declare
+        changed_mirrors text[];
+        made record;
+    begin
+        if current_setting('transaction_isolation') not in ('repeatable read', 'serializable') then
+            raise exception using
+                errcode = 'active_sql_transaction',
+                message = 'split.sync() needs one snapshot for all tables, and this transaction is '
+                    || current_setting('transaction_isolation') || '.',
+                hint = 'begin isolation level repeatable read; lock table split.turn in exclusive mode;'
+                    ' select * from split.sync(); commit;';
+        end if;
+        lock table split.turn in exclusive mode;
+        set constraints all deferred;
+
+        changed_mirrors := array(select distinct mirror_table from split.changes);
+        for made in
+            select tables.*, class.relname
+            from split.service_tables as tables
+            left join pg_class as class on class.oid = tables.table_oid
+            where tables.is_stale or tables.follows && changed_mirrors
+            order by tables.table_name
+        loop
+            if made.relname is distinct from made.table_name then
+                raise exception using
+                    errcode = 'undefined_table',
+                    message = format('The table %s that this project made has been dropped or renamed.', made.table_name),
+                    hint = format('Rename it back, or build it anew: dbt build --target %s', '{{ target.name }}');
+            end if;
+            execute format('select _upserted, _deleted from split.%I($1)', 'sync_' || made.table_name)
+            into upserted, deleted
+            using made.is_stale;
+            service_table := made.table_name;
+            return next;
+        end loop;
+
+        delete from split.changes;
+        update split.service_tables set is_stale = false where is_stale;
+        set constraints all immediate;
+        update split.service
+        set synced_at = clock_timestamp(), as_of = (select max(at) from split.heartbeats);
+    end
+    $sync$;
+
+    revoke execute on function split.sync() from public;
+{% endmacro %}
+
+
+{#
+    sync_service_database(): calls split.sync() before dbt builds, so that its models find the
+    service's tables and the mirror in one state.
+#}
+{% macro sync_service_database() %}
+    {% if execute and flags.WHICH in ['build', 'run'] and target.name != 'blytz_hire' %}
+        commit;
+        begin isolation level repeatable read;
+        lock table split.turn in exclusive mode;
+        select * from split.sync();
+        commit;
+    {% endif %}
+{% endmacro %}

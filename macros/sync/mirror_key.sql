@@ -1,0 +1,13 @@
+{#
+    mirror_key(key): a key of a mirror table, as an SQL expression over its columns.
+
+    | key                          | output                                |
+    |------------------------------|---------------------------------------|
+    | userId                       | "userId"                              |
+    | conversation_of_notification | what the macro of that name gives     |
+
+    Keys stand in models' `config.meta`, where dbt renders no macros; hence by name.
+#}
+{% macro mirror_key(key) %}
+    {% do return(context[key]() if key in context else adapter.quote(key)) %}
+{% endmacro %}

@@ -1,0 +1,278 @@
+"""Keeps a service's tables in step with the living monolith.
+
+Replication keeps the mirror current; `split.sync()`, which dbt has made in the service's database,
+carries over what has changed. A heartbeat, a row written in the monolith and replicated like any
+other, tells how far both have got, by the monolith's own clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Event
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from migration import catalog, preflight
+from migration.connections import Connections, describe, explained
+from migration.errors import ConnectionFailed, NotReady, SplitError
+from migration.ledger import State, state
+from migration.replication import Link
+from migration.services import MONOLITH, Service
+
+PATIENCE_SECONDS = 30.0
+LOOK_SECONDS = 1.0
+TROUBLE_SECONDS = 3.0
+RETRIES = 10
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a sync did: rows by table, seconds, and the moment of the monolith that is there now."""
+
+    upserted: Mapping[str, int]
+    deleted: Mapping[str, int]
+    seconds: float
+    as_of: datetime | None
+
+    @property
+    def rows(self) -> int:
+        """Rows written, of all tables."""
+        return sum(self.upserted.values()) + sum(self.deleted.values())
+
+
+@dataclass(frozen=True)
+class Tick:
+    """How a follower stands: rows written since it began, and how far it is behind.
+
+    `lag_seconds` is the age of what the service's tables show, `lag_bytes` the WAL that is still on
+    its way, `pending` the changes that have arrived since the last sync.
+    """
+
+    service: Service
+    rows: int = 0
+    rows_per_second: float = 0.0
+    lag_seconds: float | None = None
+    lag_bytes: int | None = None
+    pending: int | None = None
+    trouble: str = ""
+
+
+def sync(service: Service, connections: Connections) -> Synced:
+    """Bring a service's tables to where the monolith stands now.
+
+    Args:
+        service: a service that has been built.
+        connections: where the servers are.
+
+    Returns:
+        Rows upserted and deleted by table, and seconds.
+
+    Raises:
+        NotReady: the service has not been built; subscription or slot is gone; replication has
+            stopped.
+        SourceMismatch: the monolith's tables are no longer those that have landed.
+        psycopg.Error: rows break a rule of the service's tables. Nothing was changed; the changes
+            are kept.
+    """
+    started = time.monotonic()
+    with ready(service, connections) as link:
+        _arrive(link)
+        done = carry_over(link.database)
+    return Synced(done.upserted, done.deleted, time.monotonic() - started, done.as_of)
+
+
+def follow(
+    service: Service,
+    connections: Connections,
+    stop: Event,
+    on_tick: Callable[[Tick], None],
+    interval: float,
+) -> None:
+    """Keep a service's tables in step until told to stop.
+
+    A server that goes away is waited for. What stops replication, or rows that break a rule, is
+    shown and tried again, since it is mended elsewhere. Two followers of a service take turns.
+
+    Args:
+        service: a service that has been built.
+        connections: where the servers are.
+        stop: set to end; a sync that is under way is finished first.
+        on_tick: called after every look.
+        interval: seconds between two looks.
+
+    Raises:
+        SplitError: it can't begin (see `sync`), or a part of the way is gone for good.
+    """
+    rows, begun = 0, False
+    while not stop.is_set():
+        try:
+            with ready(service, connections) as link:
+                begun = True
+                # What a crash would lose is then still among the changes, and is done again.
+                link.database.execute("set synchronous_commit = off")
+                for tick in _look_and_carry_over(link, rows, stop, interval):
+                    rows = tick.rows
+                    on_tick(tick)
+        except (ConnectionFailed, errors.IntegrityError) as error:
+            if not begun:
+                raise
+            said = error.what if isinstance(error, SplitError) else str(error).strip()
+            on_tick(Tick(service, rows, trouble=said))
+            stop.wait(TROUBLE_SECONDS)
+
+
+def _look_and_carry_over(link: Link, rows: int, stop: Event, interval: float) -> Iterator[Tick]:
+    started, rows_before = time.monotonic(), rows
+    looked, was_running, trouble = 0.0, True, ""
+    while not stop.is_set():
+        if time.monotonic() - looked >= LOOK_SECONDS:
+            looked = time.monotonic()
+            link.beat()
+            link.require_unbroken()
+            link.enable()
+            found = link.subscription()
+            runs = found is not None and found.running and not found.blockers
+            trouble = "" if runs or was_running else _why_it_stopped(link).what
+            was_running = runs
+        if _has_news(link.database):
+            rows += carry_over(link.database).rows
+        pending, lag = how_far(link)
+        slot = link.slot()
+        yield Tick(
+            link.service,
+            rows,
+            (rows - rows_before) / max(time.monotonic() - started, interval),
+            lag,
+            slot.behind_bytes if slot else None,
+            pending,
+            trouble,
+        )
+        stop.wait(interval)
+
+
+@contextmanager
+def ready(service: Service, connections: Connections) -> Iterator[Link]:
+    """Connect to both ends of a service that can follow, and let it.
+
+    Raises:
+        NotReady: the service has not been built, or a part of the way is gone.
+        SourceMismatch: the monolith's tables are no longer those that have landed.
+    """
+    with (
+        connections.connect(MONOLITH) as monolith,
+        explained(connections.urls[MONOLITH], MONOLITH),
+        connections.connect(service.database) as database,
+        explained(connections.urls[service.database], service.database),
+    ):
+        if not state(monolith, service).reached(State.BUILT):
+            raise NotReady(
+                f"{service.database} has not been built, so there is nothing to keep in step.",
+                where=describe(connections.urls[service.database]),
+                mend=f"runner.py run {service.role}",
+            )
+        preflight.provisioned(database, service)
+        catalog.drift(monolith, database, service)
+        link = Link(service, monolith, database)
+        link.require_unbroken()
+        link.enable()
+        yield link
+
+
+def _arrive(link: Link) -> None:
+    """Wait until all that is committed now is in the mirror, as long as anything moves."""
+    beat, before = link.beat(), link.subscription()
+    errors_before = before.errors if before else 0
+    moved = looked = time.monotonic()
+    wait = 0.01
+    while not link.has_arrived(beat):
+        time.sleep(wait)
+        wait = min(wait * 1.5, 0.2)
+        if time.monotonic() - looked < LOOK_SECONDS:
+            continue
+        looked = time.monotonic()
+        link.require_unbroken()
+        found = link.subscription()
+        if found and found.running and not found.blockers:
+            moved = looked
+        failed = found is not None and found.errors > errors_before
+        if failed or looked - moved > PATIENCE_SECONDS:
+            raise _why_it_stopped(link)
+
+
+def _why_it_stopped(link: Link) -> SplitError:
+    try:
+        catalog.drift(link.monolith, link.database, link.service)
+    except SplitError as error:
+        return error
+    return link.stopped()
+
+
+def carry_over(database: psycopg.Connection[Any]) -> Synced:
+    """Run `split.sync()` once; again, if somebody else wrote the same rows meanwhile.
+
+    Args:
+        database: an autocommit connection to a service's database.
+
+    Returns:
+        Rows upserted and deleted by table, and seconds.
+
+    Raises:
+        psycopg.Error: rows break a rule of the service's tables. Nothing was changed; the changes
+            are kept.
+    """
+    started = time.monotonic()
+    for attempt in range(RETRIES):
+        try:
+            with database.transaction():
+                database.execute("set transaction isolation level repeatable read")
+                # Before the snapshot, which so contains what the caller before this one has done.
+                database.execute("lock table split.turn in exclusive mode")
+                rows = database.execute("select * from split.sync()").fetchall()
+                as_of = database.execute("select as_of from split.service").fetchone()
+        except (errors.SerializationFailure, errors.DeadlockDetected):
+            if attempt == RETRIES - 1:
+                raise
+            time.sleep(0.01 * 2**attempt)
+        else:
+            break
+    return Synced(
+        {table: upserted for table, upserted, _ in rows},
+        {table: deleted for table, _, deleted in rows},
+        time.monotonic() - started,
+        as_of[0] if as_of else None,
+    )
+
+
+def _has_news(database: psycopg.Connection[Any]) -> bool:
+    row = database.execute(
+        "select exists (select from split.changes)"
+        " or exists (select from split.service_tables where is_stale)"
+        " or (select max(at) from split.heartbeats) is distinct from as_of from split.service"
+    ).fetchone()
+    return row == (True,)
+
+
+def how_far(link: Link) -> tuple[int, float | None]:
+    """Tell how far a service's tables are behind.
+
+    Args:
+        link: the way to a service that has been built.
+
+    Returns:
+        Captured changes that its tables do not show yet, and the age of what they show, in
+        seconds by the monolith's clock; None before the first sync.
+    """
+    row = link.database.execute(
+        "select (select count(*) from split.changes), as_of from split.service"
+    ).fetchone()
+    assert row is not None
+    age = link.monolith.execute(
+        "select extract(epoch from clock_timestamp() - %s::timestamptz)::float", (row[1],)
+    ).fetchone()
+    return int(row[0]), age[0] if age else None
