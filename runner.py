@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -30,6 +31,8 @@ from migration import embedded, screen
 from migration import land as landing
 from migration import provision as provisioning
 from migration import run as running
+from migration import status as looking
+from migration import sync as syncing
 from migration.connections import describe, resolve
 from migration.errors import NotReady, SplitError
 from migration.ledger import open_ledger
@@ -232,18 +235,23 @@ def provision(names: tuple[str, ...], new_password: bool, as_json: bool) -> None
 
 @cli.command()
 @services_argument
+@click.option("--again", is_flag=True, help="Copy anew what has landed before.")
 @json_option
-def land(names: tuple[str, ...], as_json: bool) -> None:
+def land(names: tuple[str, ...], again: bool, as_json: bool) -> None:
     """Copy into each SERVICE's mirror what it owns or may see.
 
-    One instant of the living monolith, and a replication slot that begins just there.
+    One instant of the living monolith, and a replication slot that begins just there. --again is
+    for when that slot was lost: the mirror is copied anew, and the service's tables, which stay,
+    are compared with it by the next build.
     """
     services, connections = select(names), resolve()
     with open_ledger(connections) as ledger, screen.watching() as watcher:
         landed = {}
         for service in services:
             with watcher.step(f"{service.role}: land") as step:
-                landed[service] = landing.land(service, connections, ledger, step.copied)
+                landed[service] = landing.land(
+                    service, connections, ledger, step.copied, again=again
+                )
     if as_json:
         screen.show_json({service.database: vars(one) for service, one in landed.items()})
         return
@@ -305,6 +313,62 @@ def run(names: tuple[str, ...], as_json: bool) -> None:
         screen.show_json(screen.run_as_data(report))
     else:
         screen.show_run(report)
+
+
+@cli.command()
+@services_argument
+@click.option("--follow", is_flag=True, help="Go on until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.05, max=3600),
+    default=0.5,
+    show_default=True,
+    help="Seconds between two looks of a follower.",
+)
+@json_option
+def sync(names: tuple[str, ...], follow: bool, interval: float, as_json: bool) -> None:
+    """Bring each SERVICE's tables to where the monolith stands now.
+
+    With --follow they stay in step: a table shows how far behind each is. It may be stopped and
+    started at will; what changes meanwhile is kept.
+    """
+    services, connections = select(names), resolve()
+    if follow:
+        with screen.following(as_json) as view, suppress(KeyboardInterrupt):
+            syncing.follow_all(services, connections, view.tick, interval)
+        return
+    with screen.watching() as watcher:
+        synced = {}
+        for service in services:
+            with watcher.step(f"{service.role}: sync") as step:
+                synced[service] = syncing.sync(service, connections)
+                step.say(f"{synced[service].rows:,} rows")
+    if as_json:
+        screen.show_json({service.database: vars(one) for service, one in synced.items()})
+        return
+    rows = screen.table("service", ">upserted", ">deleted", ">seconds")
+    for service, one in synced.items():
+        upserted, deleted = sum(one.upserted.values()), sum(one.deleted.values())
+        rows.add_row(service.database, f"{upserted:,}", f"{deleted:,}", f"{one.seconds:.2f}")
+    screen.out.print(rows)
+
+
+@cli.command()
+@services_argument
+@json_option
+def status(names: tuple[str, ...], as_json: bool) -> None:
+    """Tell where each SERVICE stands and how far it is behind.
+
+    Exits with 4 if something is wrong, and says what mends it.
+    """
+    services, connections = select(names), resolve()
+    found = [looking.status(service, connections) for service in services]
+    if as_json:
+        screen.show_json(screen.status_as_data(found))
+    else:
+        screen.show_status(found)
+    if any(one.warnings for one in found):
+        sys.exit(NotReady.exit_code)
 
 
 def _fail(error: SplitError) -> int:

@@ -141,6 +141,7 @@ def start(root: Path, settings: Mapping[str, str] | None = None) -> Server:
             if not data.exists():
                 _create(data)
             with _open(server.log) as log:
+                os.chown(log.fileno(), *_account())  # so that SQL can read why a follower stopped
                 since = log.tell()
                 pid = int(_run("postgres", "-D", str(data), log=log))
         _wait_until_ready(server, pid, since)

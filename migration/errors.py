@@ -5,7 +5,7 @@ SplitError
 ├── NotReady            a server lacks a setting, a slot, a privilege, a phase   exit 4
 ├── SourceMismatch      the monolith is not the one this project was written for exit 5
 ├── TargetOccupied      a service database holds what this project did not make  exit 6
-├── BuildFailed         dbt could not build or test a service database           exit 7
+├── BuildFailed         a service database could not be built, tested or synced exit 7
 └── EmbeddedFailed      the embedded server could not be started or stopped      exit 8
 
 Exit 2 is a mistyped command line; exit 1 is a bug.
@@ -65,7 +65,7 @@ class TargetOccupied(SplitError):
 
 
 class BuildFailed(SplitError):
-    """dbt could not build a service database, or one of its tests failed."""
+    """dbt could not build a service database, a test failed, or rows break a rule of its tables."""
 
     exit_code = 7
 

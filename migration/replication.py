@@ -177,6 +177,12 @@ class Subscription:
     blockers: tuple[int, ...]
 
 
+def slot(monolith: Connection, service: Service) -> Slot | None:
+    """Look at a service's slot in the monolith; None if there is none."""
+    with monolith.cursor(row_factory=class_row(Slot)) as cursor:
+        return cursor.execute(SLOT, (service.replication,)).fetchone()
+
+
 @dataclass(frozen=True)
 class Link:
     """The way from the monolith to one service's mirror, with a connection to either end."""
@@ -187,8 +193,7 @@ class Link:
 
     def slot(self) -> Slot | None:
         """Look at the slot in the monolith; None if there is none."""
-        with self.monolith.cursor(row_factory=class_row(Slot)) as cursor:
-            return cursor.execute(SLOT, (self.service.replication,)).fetchone()
+        return slot(self.monolith, self.service)
 
     def subscription(self) -> Subscription | None:
         """Look at the subscription in the service's database; None if there is none."""

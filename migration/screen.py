@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     Progress,
@@ -26,9 +30,13 @@ from rich.text import Text
 from migration.errors import SplitError
 from migration.run import Report, RunReport
 from migration.snapshot_copy import Progress as Copied
+from migration.status import Status
+from migration.sync import Tick
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
+
+SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass
@@ -47,6 +55,10 @@ class Line:
             total=max(copied.rows_estimate, copied.rows),
             said=f"{copied.rows:,} rows, {size(copied.bytes)}",
         )
+
+    def say(self, said: str) -> None:
+        """Show what came of it."""
+        self.progress.update(self.task, said=said)
 
     def finished_node(self, name: str) -> None:
         """Count a model or test that dbt has finished."""
@@ -137,6 +149,119 @@ def show_run(report: RunReport) -> None:
             name, _, rest = warning.partition(":")
             found = rest.strip().split(" ")[1] if rest.strip().startswith("Got ") else "?"
             out.print(f"  {role:<14}{found:>7}  {escape(name)}", soft_wrap=True)
+
+
+@dataclass
+class Following:
+    """Shows how followers stand: a live table to people, and lines to logs and machines."""
+
+    as_json: bool
+    ticks: dict[str, Tick] = field(default_factory=dict)
+    told: dict[str, tuple[float, int, str]] = field(default_factory=dict)
+    live: Live | None = None
+
+    def tick(self, tick: Tick) -> None:
+        """Take in how one follower stands."""
+        name = tick.service.database
+        self.ticks[name] = tick
+        if self.live:
+            self.live.update(self.table())
+            return
+        at, rows, trouble = self.told.get(name, (0.0, 0, ""))
+        is_due = time.monotonic() - at > SECONDS_BETWEEN_LINES
+        if tick.trouble == trouble and not (is_due and (tick.rows != rows or not at)):
+            return
+        self.told[name] = (time.monotonic(), tick.rows, tick.trouble)
+        if self.as_json:
+            print(json.dumps({**vars(tick), "service": name}), flush=True)
+        else:
+            said = tick.trouble or f"{tick.rows:,} rows, {seconds(tick.lag_seconds)} behind"
+            print(f"{name}: {said}", flush=True)
+
+    def table(self) -> Table:
+        """Give one line a service, and below what is wrong."""
+        shown = table("service", ">rows", ">rows/s", ">lag", ">on its way", ">pending")
+        for name, tick in sorted(self.ticks.items()):
+            shown.add_row(
+                name,
+                f"{tick.rows:,}",
+                f"{tick.rows_per_second:,.0f}",
+                seconds(tick.lag_seconds),
+                "?" if tick.lag_bytes is None else size(tick.lag_bytes),
+                "?" if tick.pending is None else f"{tick.pending:,}",
+            )
+        troubles = {n: t.trouble for n, t in self.ticks.items() if t.trouble}
+        if troubles:
+            shown.caption = Text("\n".join(f"{n}: {said}" for n, said in troubles.items()))
+            shown.caption_justify = "left"
+        return shown
+
+
+@contextmanager
+def following(as_json: bool) -> Iterator[Following]:
+    """Show followers for the block."""
+    shown = Following(as_json)
+    if as_json or not out.is_terminal:
+        yield shown
+        return
+    out.print("Following; Ctrl-C stops it, and nothing is lost.")
+    with Live(shown.table(), console=out, refresh_per_second=4) as shown.live:
+        yield shown
+
+
+def seconds(count: float | None) -> str:
+    """Give a time as people read it; `?` when it is not known."""
+    if count is None:
+        return "?"
+    if count < 10:
+        return f"{count:.2f} s"
+    return f"{count:.0f} s" if count < 600 else f"{count / 60:,.0f} min"
+
+
+def ago(moment: datetime) -> str:
+    """Give how long ago something was."""
+    return f"{seconds(max(0.0, (datetime.now(timezone.utc) - moment).total_seconds()))} ago"
+
+
+def show_status(found: Sequence[Status]) -> None:
+    """Print where services stand, their tables, and what is wrong with them."""
+    shown = table("service", "state", "mirror", ">lag", ">pending", "last sync", ">WAL kept")
+    for one in found:
+        # When all that has arrived is carried over, the tables are as old as the mirror.
+        lag = one.lag_seconds if one.pending or not one.synced_at else one.mirror_lag_seconds
+        shown.add_row(
+            one.service.database,
+            one.state.value,
+            {"follows": "[green]follows[/]", "": ""}.get(
+                one.replication, f"[red]{one.replication}[/]"
+            ),
+            "" if lag is None else seconds(lag),
+            "" if one.pending is None else f"{one.pending:,}",
+            "" if one.synced_at is None else ago(one.synced_at),
+            "" if one.wal_kept_bytes is None else size(one.wal_kept_bytes),
+        )
+    out.print(shown)
+    if any(one.rows for one in found):
+        out.print("Rows, as the planner estimates them:")
+    for one in found:
+        if one.rows:
+            rows = ", ".join(f"{name} {count:,}" for name, count in one.rows.items())
+            out.print(Padding(f"{one.service.role}: {rows}", (0, 0, 0, 2)))
+    show_notes(note for one in found for note in one.notes)
+    for one in found:
+        for warning in one.warnings:
+            out.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def status_as_data(found: Sequence[Status]) -> dict[str, Any]:
+    """Give where services stand as plain data for `--json`."""
+    return {
+        one.service.database: {
+            **{k: v for k, v in vars(one).items() if k != "service"},
+            "state": one.state.value,
+        }
+        for one in found
+    }
 
 
 def show_notes(notes: Iterable[str]) -> None:

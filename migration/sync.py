@@ -8,7 +8,8 @@ other, tells how far both have got, by the monolith's own clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +21,7 @@ from psycopg import errors
 
 from migration import catalog, preflight
 from migration.connections import Connections, describe, explained
-from migration.errors import ConnectionFailed, NotReady, SplitError
+from migration.errors import BuildFailed, ConnectionFailed, NotReady, SplitError
 from migration.ledger import State, state
 from migration.replication import Link
 from migration.services import MONOLITH, Service
@@ -77,8 +78,8 @@ def sync(service: Service, connections: Connections) -> Synced:
         NotReady: the service has not been built; subscription or slot is gone; replication has
             stopped.
         SourceMismatch: the monolith's tables are no longer those that have landed.
-        psycopg.Error: rows break a rule of the service's tables. Nothing was changed; the changes
-            are kept.
+        BuildFailed: rows break a rule of the service's tables. Nothing was changed; the changes are
+            kept.
     """
     started = time.monotonic()
     with ready(service, connections) as link:
@@ -119,12 +120,42 @@ def follow(
                 for tick in _look_and_carry_over(link, rows, stop, interval):
                     rows = tick.rows
                     on_tick(tick)
-        except (ConnectionFailed, errors.IntegrityError) as error:
+        except (ConnectionFailed, BuildFailed) as error:
             if not begun:
                 raise
-            said = error.what if isinstance(error, SplitError) else str(error).strip()
-            on_tick(Tick(service, rows, trouble=said))
+            on_tick(Tick(service, rows, trouble=error.what))
             stop.wait(TROUBLE_SECONDS)
+
+
+def follow_all(
+    services: Sequence[Service],
+    connections: Connections,
+    on_tick: Callable[[Tick], None],
+    interval: float,
+) -> None:
+    """Follow with several services at once, a thread each, until one fails or Ctrl-C.
+
+    Args:
+        services: services that have been built.
+        connections: where the servers are.
+        on_tick: called after every look, from several threads.
+        interval: seconds between two looks.
+
+    Raises:
+        SplitError: see `follow`; the others are stopped first.
+    """
+    stop = Event()
+    with ThreadPoolExecutor(len(services)) as pool:
+        followers = [
+            pool.submit(follow, service, connections, stop, on_tick, interval)
+            for service in services
+        ]
+        try:
+            wait(followers, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+    for follower in followers:
+        follower.result()
 
 
 def _look_and_carry_over(link: Link, rows: int, stop: Event, interval: float) -> Iterator[Tick]:
@@ -223,8 +254,8 @@ def carry_over(database: psycopg.Connection[Any]) -> Synced:
         Rows upserted and deleted by table, and seconds.
 
     Raises:
-        psycopg.Error: rows break a rule of the service's tables. Nothing was changed; the changes
-            are kept.
+        BuildFailed: rows break a rule of the service's tables. Nothing was changed; the changes are
+            kept.
     """
     started = time.monotonic()
     for attempt in range(RETRIES):
@@ -239,6 +270,15 @@ def carry_over(database: psycopg.Connection[Any]) -> Synced:
             if attempt == RETRIES - 1:
                 raise
             time.sleep(0.01 * 2**attempt)
+        except (errors.IntegrityError, errors.DataError) as error:
+            said = filter(None, (error.diag.message_primary, error.diag.message_detail))
+            raise BuildFailed(
+                "Rows of the monolith break a rule of a service's table: " + "\n  ".join(said),
+                where=describe(database.info.dsn),
+                mend="Mend the rows in the monolith, or loosen the rule in the model's yml and in"
+                " the table. Nothing was changed, and what has changed in the monolith is kept for"
+                " the next sync.",
+            ) from error
         else:
             break
     return Synced(

@@ -46,6 +46,9 @@
                 is_stale boolean not null default false,
                 built_at timestamptz not null default now()
             );
+            -- A table that an operator has dropped is made anew by this run.
+            delete from split.service_tables as tables
+            where not exists (select from pg_catalog.pg_class as class where class.oid = tables.table_oid);
             comment on table split.service_tables is
             'Tables that this project made: a checksum of their columns, keys and indexes, the SQL that'
             ' gives their rows, the mirror tables that it reads, and whether all rows must be compared.';

@@ -1,7 +1,7 @@
 {#
     capture_mirror(): statements that make every mirror table record its changes in split.changes.
 
-    For each mirror table that a model follows:
+    For each mirror table that has landed here:
 
     - a trigger that replication fires, and an application does not: it records the row's keys
       before and after, so that a row that moves is followed from where it was. TRUNCATE records
@@ -15,10 +15,14 @@
 #}
 {% macro capture_mirror() %}
     {% set keys = {} %}
+    {% for source in graph.sources.values()
+        if target.name == source.config.meta.owner or target.name in source.config.meta.get('shared', {}) %}
+        {% do keys.update({source.name: ['id']}) %}
+    {% endfor %}
     {% set indexes = [] %}
     {% for node in graph.nodes.values() if node.resource_type == 'model' and node.config.materialized == 'service_table' %}
         {% for followed in followed_mirrors(node) %}
-            {% do keys.setdefault(followed.mirror, []).append(followed.key) %}
+            {% do keys[followed.mirror].append(followed.key) %}
         {% endfor %}
         {% for mirror, wanted in node.config.meta.get('mirror_indexes', {}).items() %}
             {% for key in wanted %}

@@ -71,7 +71,7 @@
                 raise exception using
                     errcode = 'undefined_table',
                     message = format('The table %s that this project made has been dropped or renamed.', made.table_name),
-                    hint = format('Rename it back, or build it anew: dbt build --target %s', '{{ target.name }}');
+                    hint = 'Rename it back; if it was dropped, dbt build --target {{ target.name }} makes it anew.';
             end if;
             execute format('select _upserted, _deleted from split.%I($1)', 'sync_' || made.table_name)
             into upserted, deleted

@@ -36,7 +36,9 @@ placed as (
 
 misplaced as (
     select * from placed
-    where not is_mirrored or cardinality(stored_in) <> 1
+    where
+        (not is_mirrored or cardinality(stored_in) <> 1)
+        and not {{ is_pending('notifications', 'placed.id') }}
 )
 
 select * from misplaced

@@ -4,22 +4,27 @@
     | argument | meaning                                               | default |
     |----------|-------------------------------------------------------|---------|
     | mirror   | the monolith table, or its mirror, that is counted    |         |
+    | id_column| the column that holds the monolith row's id           | id      |
     | also     | tables whose rows count too, where several share them | none    |
+
+    Rows that have changed in the mirror since the last sync count on neither side.
 
     Returns one row with both counts where they differ; fails with the number of rows by which.
 #}
-{% test accounts_for(model, mirror, also=[]) %}
+{% test accounts_for(model, mirror, id_column='id', also=[]) %}
     {{ config(fail_calc='coalesce(sum(abs(stored - expected)), 0)') }}
 
     with
 
     mirrored as (
-        select count(*) as expected from {{ source('blytz_hire', mirror) }}
+        select count(*) as expected from {{ source('blytz_hire', mirror) }} as mirror
+        where not {{ is_pending(mirror, 'mirror.id') }}
     ),
 
     counts as (
         {% for relation in [model] + also %}
-            select count(*) as held from {{ relation }}
+            select count(*) as held from {{ relation }} as stored
+            where not {{ is_pending(mirror, 'stored.' ~ adapter.quote(id_column)) }}
             {{- '\n            union all' if not loop.last }}
         {% endfor %}
     ),

@@ -54,6 +54,12 @@ class Split:
         """Connect to a service's database."""
         return self.connections.connect(database)
 
+    def replicate(self, database: str, statement: str, *parameters: object) -> None:
+        """Change a mirror as replication does, which no application may."""
+        with self.service(database) as connection:
+            connection.execute("set session_replication_role = replica")
+            connection.execute(statement, parameters)
+
     def runner(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run runner.py in a process of its own, as a person would."""
         return subprocess.run(

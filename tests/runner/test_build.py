@@ -64,13 +64,13 @@ def test_a_second_build_changes_no_row_and_dbt_does_the_same(split: Split) -> No
 def test_what_changes_in_the_mirror_is_followed_by_the_next_build(split: Split) -> None:
     service = prepare(split, "payments")
     first = build_service(split, service)
-    with split.service("payments_db") as database:
-        database.execute(
-            "update blytz_hire.payments set amount = 1234"
-            " where id = (select min(id) from blytz_hire.payments)"
-        )
-        database.execute("delete from blytz_hire.reviews where rating = 1")
-        before = versions(split, service)
+    split.replicate(
+        "payments_db",
+        "update blytz_hire.payments set amount = 1234"
+        " where id = (select min(id) from blytz_hire.payments)",
+    )
+    split.replicate("payments_db", "delete from blytz_hire.reviews where rating = 1")
+    before = versions(split, service)
     second = build_service(split, service)
     after = versions(split, service)
     assert second.tables["reviews"] == second.mirror["reviews"] < first.tables["reviews"]
@@ -90,11 +90,12 @@ def test_two_rows_may_swap_what_is_unique(split: Split) -> None:
     emails = "select id, email from users_db.users order by id limit 2"
     with split.service("users_db") as database:
         (one, email), (other, other_email) = database.execute(emails).fetchall()
-        database.execute(
-            "update blytz_hire.users set email = case id when %s then %s else %s end"
-            " where id in (%s, %s)",
-            (one, other_email, email, one, other),
-        )
+    split.replicate(
+        "users_db",
+        "update blytz_hire.users set email = case id when %s then %s else %s end"
+        " where id in (%s, %s)",
+        *(one, other_email, email, one, other),
+    )
     build_service(split, service)
     with split.service("users_db") as database:
         assert database.execute(emails).fetchall() == [(one, other_email), (other, email)]

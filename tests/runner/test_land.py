@@ -156,7 +156,7 @@ def test_a_landing_that_fails_leaves_nothing(split: Split, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise psycopg.errors.DiskFull("no space left on device")
 
-    monkeypatch.setattr("migration.land._subscribe", fail)
+    monkeypatch.setattr("migration.replication.subscribe", fail)
     with pytest.raises(psycopg.errors.DiskFull):
         land_service(split, "payments")
     assert_nothing_left(split)
@@ -271,7 +271,7 @@ def test_a_login_without_privileges_is_told_which(split: Split) -> None:
 def test_an_old_transaction_that_holds_the_slot_back_is_named(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("migration.land.SLOT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr("migration.replication.SLOT_TIMEOUT_SECONDS", 1)
     with split.monolith() as other, other.transaction():
         other.execute("select pg_current_xact_id()")
         with pytest.raises(NotReady) as caught:
@@ -303,7 +303,8 @@ def test_an_interrupted_landing_leaves_nothing(split: Split) -> None:
         provision(select(("payments",))[0], split.connections, ledger)
     script = (
         "import os, signal, time, migration.land as landing\n"
-        "landing._subscribe = lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9))\n"
+        "landing.replication.subscribe = lambda *_: ("
+        "os.kill(os.getpid(), signal.SIGINT), time.sleep(9))\n"
         "import sys, runner\n"
         "sys.argv = ['runner.py', 'land', 'payments']\n"
         "sys.exit(runner.main())\n"
@@ -326,7 +327,7 @@ def killed_landing(split: Split) -> None:
         provision(select(("payments",))[0], split.connections, ledger)
     script = (
         "import os, signal, migration.land as landing\n"
-        "landing._subscribe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "landing.replication.subscribe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "import sys, runner\n"
         "sys.argv = ['runner.py', 'land', 'payments']\n"
         "runner.main()\n"
@@ -409,12 +410,10 @@ def test_a_service_database_that_was_made_anew_is_not_taken_for_landed(split: Sp
     with pytest.raises(NotReady) as caught:
         land_service(split, "payments")
     assert "has landed before, but not in this database" in caught.value.what
-    with split.monolith() as monolith:
-        statements = caught.value.mend.partition("in the monolith:")[2].splitlines()[0]
-        for statement in statements.split(";"):
-            if statement.strip():
-                monolith.execute(statement)
-    assert land_service(split, "payments").rows["payments"] > 0
+    assert "or runner.py land payments --again" in caught.value.mend
+    again = split.runner("land", "payments", "--again")
+    assert again.returncode == 0, again.stderr
+    assert land_service(split, "payments").already
 
 
 def test_timeouts_set_for_applications_do_not_cut_a_landing_short(split: Split) -> None:

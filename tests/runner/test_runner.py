@@ -10,7 +10,19 @@ from migration.errors import BuildFailed, NotReady
 from migration.services import SERVICES, UnknownService, select
 from tests.runner.conftest import Split
 
-COMMANDS = ["demo", "up", "down", "url", "psql", "provision", "land", "build", "run"]
+COMMANDS = [
+    "demo",
+    "up",
+    "down",
+    "url",
+    "psql",
+    "provision",
+    "land",
+    "build",
+    "run",
+    "sync",
+    "status",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -36,7 +48,9 @@ def test_services_are_known_by_both_names_and_run_in_phase_order() -> None:
     assert tuple(s.database for s in select(())) == SERVICES
 
 
-@pytest.mark.parametrize("command", ["provision", "land", "build", "run", "url", "psql"])
+@pytest.mark.parametrize(
+    "command", ["provision", "land", "build", "run", "sync", "status", "url", "psql"]
+)
 def test_an_unknown_service_is_refused_with_the_names_that_exist(
     split: Split, command: str
 ) -> None:
@@ -95,9 +109,23 @@ def test_a_service_goes_all_the_way_in_one_command_and_again(split: Split) -> No
 
 def test_a_failed_build_exits_with_seven_and_says_why(split: Split) -> None:
     assert split.runner("run", "payments").returncode == 0
-    with split.service("payments_db") as database:
-        database.execute("update blytz_hire.payments set \"userId\" = 'ghost'")
+    split.replicate("payments_db", "update blytz_hire.payments set \"userId\" = 'ghost'")
     result = split.runner("build", "payments")
     assert result.returncode == BuildFailed.exit_code
     assert "sender_id = ghost" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_service_that_has_not_been_built_is_refused(split: Split) -> None:
+    assert split.runner("provision", "payments").returncode == 0
+    assert split.runner("land", "payments").returncode == 0
+    for arguments in (("sync", "payments"), ("sync", "payments", "--follow")):
+        ran = split.runner(*arguments)
+        assert ran.returncode == NotReady.exit_code
+        assert "payments_db has not been built" in ran.stderr
+        assert "runner.py run payments" in ran.stderr
+    status = split.runner("status", "--json")
+    assert status.returncode == 0, status.stdout
+    states = {name: one["state"] for name, one in json.loads(status.stdout).items()}
+    assert states["payments_db"] == "landed"
+    assert states["users_db"] == "absent"

@@ -1,0 +1,478 @@
+"""Measures how the service's tables follow the monolith: `python -m bench.following`.
+
+Splits off the payments of two monoliths, one ten times the other, each on a server of its own.
+Prints how long a sync takes by rows changed, what comparing whole tables would take instead, how
+far a follower lags behind steady single-row transactions, and when one update can be seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from migration import demo, embedded, screen
+from migration.connections import Connections, resolve
+from migration.replication import Link
+from migration.services import MONOLITH, ROOT, Service, select
+from migration.sync import Tick, carry_over, follow, ready, sync
+
+SAMPLE_ROWS = 50_000
+WRITERS = 4
+SOON_SECONDS = 0.002
+PATIENCE_SECONDS = 600
+
+# Payments like the sample's; ids are random in order, as a client makes them.
+MORE_PAYMENTS = """
+    create schema bench;
+
+    create function bench.id(i bigint) returns text immutable language sql
+    return 'c' || substr(md5('following' || i::text), 1, 24);
+
+    create function bench.metadata(i bigint) returns jsonb immutable language sql
+    return jsonb_strip_nulls(jsonb_build_object(
+        'source', 'web',
+        'invoice', i,
+        'refundReason', case when mod(i, 20) = 3 then 'Requested by customer' end,
+        'disputeReason', case when mod(i, 50) = 7 then 'Charged twice' end
+    ));
+
+    create temp table sample as
+    select *, row_number() over (order by id) - 1 as no
+    from blytz_hire.payments;
+    analyze sample;
+
+    -- The references are those of rows that are there, so looking each up again is spared.
+    set session_replication_role = replica;
+    insert into blytz_hire.payments (
+        id, "jobId", "contractId", "milestoneId", "matchId", "userId", "receiverId",
+        "stripePaymentIntentId", amount, status, "stripeFee", "platformFee", method, type,
+        metadata, "refundAmount", "refundedAt", "processedAt", "createdAt", "updatedAt"
+    )
+    select
+        bench.id(i), "jobId", "contractId", "milestoneId", "matchId", "userId", "receiverId",
+        'bench_' || i::text,
+        1 + mod(i, 200000),
+        case
+            when mod(i, 20) = 3 then 'refunded'
+            when mod(i, 50) = 7 then 'disputed'
+            else 'completed'
+        end,
+        30,
+        mod(i, 20000),
+        method,
+        type,
+        bench.metadata(i),
+        case when mod(i, 20) = 3 then 1 + mod(i, 200000) end,
+        case when mod(i, 20) = 3 then made.at + interval '9 days' end,
+        made.at + interval '1.234 seconds',
+        made.at,
+        made.at
+    from
+        generate_series(1, %(more)s::bigint) as i
+        inner join sample on sample.no = mod(i, %(sample)s)
+        cross join lateral (
+            select timestamp '2022-01-01' + i * (interval '3 years' / %(more)s) as at
+        ) as made;
+    reset session_replication_role;
+    analyze blytz_hire.payments;
+"""
+
+# Every 20th change refunds, every 50th disputes.
+CHANGE = """
+    with picked as (
+        select distinct 1 + floor(random() * %(last)s)::bigint as i
+        from generate_series(1, %(count)s + 20 + %(count)s / 4)
+        limit %(count)s
+    )
+
+    update blytz_hire.payments
+    set
+        amount = mod(amount, 200000) + 1,
+        status = case when mod(i, 19) = 0 then 'refunded' else 'changed' end,
+        metadata = metadata || jsonb_strip_nulls(jsonb_build_object(
+            'changed', random(), 'disputeReason', case when mod(i, 51) = 0 then 'Late' end
+        )),
+        "refundAmount" = case when mod(i, 19) = 0 then amount else "refundAmount" end,
+        "updatedAt" = clock_timestamp() at time zone 'utc'
+    from picked
+    where id = bench.id(i)
+"""
+
+# Single-row transactions at a steady pace: updates, 2 % inserts, 1 % deletes.
+WRITER = """
+    create procedure bench.write(
+        writer integer, last bigint, per_second float, seconds float, inout committed bigint
+    )
+    language plpgsql
+    as $write$
+    declare
+        started timestamptz := clock_timestamp();
+        early float;
+        at bigint;
+        dice float;
+    begin
+        committed := 0;
+        while extract(epoch from clock_timestamp() - started) < seconds loop
+            at := 1 + floor(random() * last);
+            dice := random();
+            if dice < 0.02 then
+                insert into blytz_hire.payments (
+                    id, "jobId", "contractId", "userId", "receiverId", "stripePaymentIntentId",
+                    amount, status, method, type, metadata, "updatedAt"
+                )
+                select
+                    bench.id(writer * 1000000000::bigint + committed), "jobId", "contractId",
+                    "userId", "receiverId", format('bench_%s_%s', writer, committed),
+                    amount, 'completed', method, type, metadata, now() at time zone 'utc'
+                from blytz_hire.payments
+                where id = bench.id(at);
+            elsif dice < 0.03 then
+                delete from blytz_hire.payments where id = bench.id(at);
+            else
+                update blytz_hire.payments
+                set
+                    amount = mod(amount, 200000) + 1,
+                    status = case when dice > 0.95 then 'refunded' else 'changed' end,
+                    metadata = metadata || jsonb_strip_nulls(jsonb_build_object(
+                        'changed', dice, 'disputeReason', case when dice > 0.98 then 'Late' end
+                    )),
+                    "refundAmount" = case when dice > 0.95 then amount else "refundAmount" end,
+                    "updatedAt" = clock_timestamp() at time zone 'utc'
+                where id = bench.id(at);
+            end if;
+            commit;
+            committed := committed + 1;
+            early := committed / per_second - extract(epoch from clock_timestamp() - started);
+            if early > 0 then
+                perform pg_sleep(early);
+            end if;
+        end loop;
+    end
+    $write$;
+"""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A monolith whose payments have been split off; `last` is the number of the last of ours."""
+
+    service: Service
+    connections: Connections
+    rows: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a follower under load did: `check` is empty if all tables are right at the end."""
+
+    committed: int
+    seconds: float
+    lag: float
+    worst_lag: float
+    rows: int
+    rest_seconds: float
+    check: str
+
+
+def say(what: str) -> None:
+    """Tell on standard error what is under way."""
+    screen.err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {what}")
+
+
+@contextmanager
+def split(rows: int) -> Iterator[Split]:
+    """Start a server, make a monolith of so many payments, and split them off."""
+    (service,) = select(("payments",))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        embedded.start(root)
+        try:
+            environ = {
+                **{k: v for k, v in os.environ.items() if not k.endswith("_URL")},
+                "BLYTZ_HIRE_URL": embedded.url(root, MONOLITH),
+                "BLYTZ_HIRE_CONNECTIONS": folder,
+                "DBT_TARGET_PATH": f"{folder}/target",
+                "DBT_LOG_PATH": f"{folder}/logs",
+            }
+            connections = resolve(environ)
+            say(f"a monolith of {rows:,} payments")
+            demo.create(connections.urls[MONOLITH], SAMPLE_ROWS)
+            last = fill(connections, rows)
+            say("runner.py run payments")
+            command = [sys.executable, str(ROOT / "runner.py"), "run", "payments", "--json"]
+            subprocess.run(command, env=environ, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            yield Split(service, connections, rows, last)
+        finally:
+            embedded.wipe(root)
+
+
+def fill(connections: Connections, rows: int) -> int:
+    """Insert payments until there are so many; give how many of them are ours."""
+    with connections.connect(MONOLITH) as monolith:
+        row = monolith.execute("select count(*) from blytz_hire.payments").fetchone()
+        assert row is not None
+        with psycopg.ClientCursor(monolith) as cursor:
+            cursor.execute(MORE_PAYMENTS, {"more": rows - row[0], "sample": row[0]})
+        monolith.execute(WRITER)
+        return rows - int(row[0])
+
+
+def change(place: Split, link: Link, rows: int) -> None:
+    """Change so many payments in one transaction, and wait until they are in the mirror."""
+    if rows:
+        changed = link.monolith.execute(CHANGE, {"last": place.last, "count": rows})
+        assert changed.rowcount == rows, (changed.rowcount, rows)
+    beat, deadline = link.beat(), time.monotonic() + PATIENCE_SECONDS
+    while not link.has_arrived(beat):
+        assert time.monotonic() < deadline, "The changes do not arrive."
+        time.sleep(SOON_SECONDS)
+
+
+def carry(place: Split, link: Link, rows: int, runs: int, *, whole: bool = False) -> list[float]:
+    """Time syncs after so many changes each, by their keys or by comparing whole tables."""
+    seconds = []
+    for _ in range(runs):
+        change(place, link, rows)
+        if whole:
+            link.database.execute("update split.service_tables set is_stale = true")
+        done = carry_over(link.database)
+        assert done.rows >= rows, done
+        seconds.append(done.seconds)
+    say(f"{rows:,} changed{' (whole)' if whole else ''}: " + " ".join(f"{s:.4f}" for s in seconds))
+    return seconds
+
+
+def new_session(place: Split, rows: int, runs: int) -> list[float]:
+    """Time the first sync of a connection, as whoever calls it now and then has it."""
+    seconds = []
+    for _ in range(runs):
+        with ready(place.service, place.connections) as link:
+            seconds += carry(place, link, rows, 1)
+    return seconds
+
+
+def after_backlog(place: Split, backlog: int, rows: int, runs: int) -> list[float]:
+    """Time small syncs of a connection whose first one was large."""
+    with ready(place.service, place.connections) as link:
+        carry(place, link, backlog, 1)
+        return carry(place, link, rows, runs)
+
+
+@contextmanager
+def following(place: Split, interval: float) -> Iterator[list[tuple[float, Tick]]]:
+    """Run a follower in a process of its own; give its looks, with their moments, as they come."""
+    context = multiprocessing.get_context("spawn")
+    stop, queue = context.Event(), context.SimpleQueue()
+    process = context.Process(target=follower, args=(place, interval, stop, queue), daemon=True)
+    process.start()
+    ticks: list[tuple[float, Tick]] = []
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(lambda: ticks.extend(iter(queue.get, None)))
+        try:
+            while not ticks:
+                assert process.is_alive(), "The follower has ended."
+                time.sleep(SOON_SECONDS)
+            yield ticks
+        finally:
+            stop.set()
+            process.join(PATIENCE_SECONDS)
+            process.kill()
+            queue.put(None)
+            reading.result()
+
+
+def follower(place: Split, interval: float, stop: Any, queue: Any) -> None:
+    """Follow until told to stop; the monotonic clock is the same for all processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow(
+        place.service,
+        place.connections,
+        stop,
+        lambda tick: queue.put((time.monotonic(), tick)),
+        interval,
+    )
+
+
+def latency(place: Split, interval: float, runs: int) -> list[float]:
+    """Time from an update's commit until the service's table shows it."""
+    seconds = []
+    with (
+        following(place, interval),
+        place.connections.connect(MONOLITH) as monolith,
+        place.connections.connect(place.service.database) as database,
+    ):
+        for run in range(runs):
+            time.sleep(1 + random.random() * interval)
+            row = monolith.execute(
+                "update blytz_hire.payments set amount = mod(amount, 200000) + 1"
+                " where id = bench.id(%s) returning id, amount",
+                (1 + (run * 7919) % place.last,),
+            ).fetchone()
+            committed = time.monotonic()
+            assert row is not None
+            while not database.execute(
+                "select from payments_db.payments where id = %s and amount = %s / 100.0", row
+            ).rowcount:
+                time.sleep(SOON_SECONDS)
+            seconds.append(time.monotonic() - committed)
+    say(f"seen after, interval {interval}: " + " ".join(f"{s:.3f}" for s in seconds))
+    return seconds
+
+
+def write(place: Split, writer: int, rate: float, seconds: float) -> int:
+    """Commit single-row transactions on the monolith for a while; give how many."""
+    with place.connections.connect(MONOLITH) as monolith:
+        row = monolith.execute(
+            "call bench.write(%s, %s, %s, %s, null)", (writer, place.last, rate, seconds)
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def load(place: Split, interval: float, rate: float, seconds: float) -> Load:
+    """Let a follower run while writers write, and see how far it falls behind."""
+    with following(place, interval) as ticks, ThreadPoolExecutor(WRITERS) as writers:
+        rows_before, begun = ticks[-1][1].rows, time.monotonic()
+        futures = [
+            writers.submit(write, place, number, rate / WRITERS, seconds)
+            for number in range(1, WRITERS + 1)
+        ]
+        committed = sum(future.result() for future in futures)
+        ended = time.monotonic()
+        sync(place.service, place.connections)
+        rest = time.monotonic() - ended
+        while ticks[-1][0] < ended or (ticks[-1][1].pending or 0) > 0:
+            time.sleep(SOON_SECONDS)
+        troubles = {tick.trouble for _, tick in ticks if tick.trouble}
+        assert not troubles, troubles
+        lags = [(at, tick.lag_seconds or 0.0) for at, tick in ticks if at >= begun]
+        rows = max(tick.rows for at, tick in ticks if at <= ended) - rows_before
+    return Load(
+        committed,
+        ended - begun,
+        next(lag for at, lag in lags if at >= ended),
+        max(lag for _, lag in lags),
+        rows,
+        rest,
+        check(place),
+    )
+
+
+def check(place: Split) -> str:
+    """Compare the service's tables with their models' SQL over mirror and monolith."""
+    wrong = []
+    with (
+        place.connections.connect(MONOLITH) as monolith,
+        place.connections.connect(place.service.database) as database,
+    ):
+        for table, columns, definition in database.execute(
+            "select table_name, columns, definition from split.service_tables,"
+            " lateral (select array_agg(attname::text order by attnum) as columns"
+            " from pg_attribute where attrelid = table_oid and attnum > 0 and not attisdropped)"
+        ).fetchall():
+            row = sql.SQL(", ").join(map(sql.Identifier, columns))
+            own = sql.SQL("table {}").format(sql.Identifier(place.service.database, table))
+            made = digest(database, row, own)
+            expected = sql.SQL(definition)
+            if {made} != {digest(where, row, expected) for where in (database, monolith)}:
+                wrong.append(table)
+    return ", ".join(wrong)
+
+
+def digest(
+    database: psycopg.Connection[Any], columns: sql.Composable, query: sql.Composable
+) -> tuple[Any, ...] | None:
+    """Give a query's number of rows and their checksum, in whatever order they come."""
+    return database.execute(
+        sql.SQL(
+            "select count(*), sum(hashtextextended(row({})::text, 0)::numeric) from ({}) as found"
+        ).format(columns, query)
+    ).fetchone()
+
+
+def milliseconds(seconds: list[float]) -> str:
+    """Give a median and its range."""
+    least, most = min(seconds) * 1000, max(seconds) * 1000
+    median = f"{statistics.median(seconds) * 1000:,.0f} ms"
+    return median if len(seconds) == 1 else f"{median} ({least:,.0f}–{most:,.0f})"
+
+
+def main() -> None:
+    """Measure both sizes, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=2_000_000, help="payments of the larger one")
+    parser.add_argument("--seconds", type=float, default=60, help="how long the writers write")
+    parser.add_argument("--rate", type=float, default=1000, help="their transactions a second")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    table = screen.table("what", ">figure", ">target")
+    rows, small = given.rows, given.rows // 10
+    with split(small) as place, ready(place.service, place.connections) as link:
+        carry(place, link, 1000, 1)
+        at_small = carry(place, link, 1000, 7)
+        few_at_small = carry(place, link, 10, 7)
+        empty_at_small = carry(place, link, 0, 7)
+        table.add_row(f"of {small:,}: nothing changed", milliseconds(empty_at_small))
+        table.add_row("10 changed", milliseconds(few_at_small))
+        table.add_row("1,000 changed", milliseconds(at_small))
+    with split(rows) as place:
+        with ready(place.service, place.connections) as link:
+            carry(place, link, 1000, 1)
+            at_large = carry(place, link, 1000, 7)
+            table.add_section()
+            empty = carry(place, link, 0, 7)
+            table.add_row(f"of {rows:,}: nothing changed", milliseconds(empty))
+            table.add_row("10 changed", milliseconds(carry(place, link, 10, 7)))
+            table.add_row("1,000 changed", milliseconds(at_large), "< 150 ms")
+            ratio = statistics.median(at_large) / statistics.median(at_small)
+            table.add_row(f"… against {small:,}", f"{ratio:.2f}", "≤ 1.5")
+        first = milliseconds(new_session(place, 1000, 3))
+        table.add_row("… first of a connection", first)
+        later = milliseconds(after_backlog(place, rows // 20, 1000, 3))
+        table.add_row(f"… after {rows // 20:,}", later)
+        with ready(place.service, place.connections) as link:
+            table.add_row("all compared", milliseconds(carry(place, link, 0, 1, whole=True)))
+            for share in 100, 20, 9:
+                keys = milliseconds(carry(place, link, rows // share, 2))
+                whole = milliseconds(carry(place, link, rows // share, 2, whole=True))
+                table.add_row(f"{rows // share:,} changed, by their keys", keys)
+                table.add_row("… all compared", whole)
+        table.add_section()
+        for interval in 0.5, 0.1:
+            seen = milliseconds(latency(place, interval, 20))
+            table.add_row(f"an update seen, interval {interval} s", seen)
+        say(f"{given.rate:,.0f} transactions a second for {given.seconds:.0f} seconds")
+        under = load(place, 0.5, given.rate, given.seconds)
+    table.add_section()
+    table.add_row("transactions a second", f"{under.committed / under.seconds:,.0f}")
+    table.add_row("lag when they ended", f"{under.lag:.1f} s", "< 5 s")
+    table.add_row("worst lag on the way", f"{under.worst_lag:.1f} s")
+    table.add_row("transactions", f"{under.committed:,}")
+    table.add_row("rows carried over by then", f"{under.rows:,}")
+    table.add_row("the rest carried over in", f"{under.rest_seconds:.1f} s")
+    table.add_row("tables that differ then", under.check or "none")
+    screen.out.print(table)
+    if under.check:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Tells where services stand and how far each is behind the monolith."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from migration import catalog, preflight
+from migration.connections import Connections, explained
+from migration.errors import SplitError
+from migration.ledger import State, state
+from migration.replication import Connection, Link, slot
+from migration.services import MONOLITH, Service
+from migration.sync import how_far
+
+PROBE_SECONDS = 2.0
+PROBE_INTERVAL_SECONDS = 0.02
+NEAR_LIMIT = 0.8
+MUCH_WAL_BYTES = 10 * 2**30
+
+ROWS = """
+    select class.relname, greatest(class.reltuples, 0)::bigint
+    from split.service_tables as tables
+    inner join pg_class as class on class.oid = tables.table_oid
+    order by class.relname
+"""
+
+
+@dataclass
+class Status:
+    """Where a service stands; what does not apply to its state is None.
+
+    `mirror_lag_seconds` is how long a row written in the monolith now takes to its mirror, or how
+    old the mirror is when it does not arrive; `lag_seconds` the age of what the service's tables
+    show; `pending` the captured changes in between. `rows` are the planner's estimates.
+    """
+
+    service: Service
+    state: State
+    replication: str = ""
+    lag_bytes: int | None = None
+    mirror_lag_seconds: float | None = None
+    lag_seconds: float | None = None
+    pending: int | None = None
+    synced_at: datetime | None = None
+    wal_kept_bytes: int | None = None
+    wal_limit_bytes: int | None = None
+    rows: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def status(service: Service, connections: Connections) -> Status:
+    """Look at one service from both ends.
+
+    Writes nothing but the service's heartbeat in the monolith.
+
+    Args:
+        service: the service.
+        connections: where the servers are.
+
+    Returns:
+        Where it stands, with a warning, and what mends it, for each thing that is wrong.
+
+    Raises:
+        ConnectionFailed: the monolith can't be reached. A service's own server that can't be is a
+            warning.
+    """
+    with (
+        connections.connect(MONOLITH) as monolith,
+        explained(connections.urls[MONOLITH], MONOLITH),
+    ):
+        found = Status(service, state(monolith, service))
+        if not found.state.reached(State.LANDED):
+            return found
+        _look_at_slot(monolith, found)
+        try:
+            with connections.connect(service.database) as database:
+                _look(Link(service, monolith, database), found)
+        except SplitError as error:
+            found.replication = found.replication or "unknown"
+            found.warnings.append(str(error))
+    return found
+
+
+def _look(link: Link, found: Status) -> None:
+    preflight.provisioned(link.database, link.service)
+    subscription = link.subscription()
+    try:
+        found.notes = catalog.drift(link.monolith, link.database, link.service)
+    except SplitError as error:
+        found.warnings.append(str(error))
+    try:
+        link.require_unbroken()
+    except SplitError as error:
+        found.replication = "broken"
+        found.warnings.append(str(error))
+    else:
+        assert subscription is not None
+        if not subscription.enabled:
+            found.replication = "paused"
+        else:
+            found.mirror_lag_seconds = _probe(link)
+            found.replication = "follows" if found.mirror_lag_seconds is not None else "stopped"
+            if found.replication == "stopped":
+                found.warnings.append(str(link.stopped()))
+    if found.state.reached(State.BUILT):
+        found.pending, found.lag_seconds = how_far(link)
+        row = link.database.execute("select synced_at from split.service").fetchone()
+        found.synced_at = row[0] if row else None
+        found.rows = dict(link.database.execute(ROWS).fetchall())
+
+
+def _probe(link: Link) -> float | None:
+    """Time a heartbeat's way to the mirror, in seconds; None if it does not arrive in time.
+
+    A worker that is busy with a big transaction takes longer and has not stopped; the age of the
+    last heartbeat that did arrive is the answer then.
+    """
+    beat, started = link.beat(), time.monotonic()
+    while not link.has_arrived(beat):
+        if time.monotonic() - started > PROBE_SECONDS:
+            subscription = link.subscription()
+            if not subscription or not subscription.running or subscription.blockers:
+                return None
+            row = link.database.execute("select max(at) from split.heartbeats").fetchone()
+            return (beat - row[0]).total_seconds() + PROBE_SECONDS if row and row[0] else None
+        time.sleep(PROBE_INTERVAL_SECONDS)
+    return time.monotonic() - started
+
+
+def _look_at_slot(monolith: Connection, found: Status) -> None:
+    held = slot(monolith, found.service)
+    if held is None:
+        return  # which require_unbroken says better
+    found.lag_bytes = held.behind_bytes
+    kept, limit = held.kept_bytes, held.limit_bytes
+    found.wal_kept_bytes, found.wal_limit_bytes = kept, limit
+    name = found.service.replication
+    if limit is not None and kept > limit * NEAR_LIMIT:
+        found.warnings.append(
+            f"The slot {name} keeps {kept // 2**20} MB of WAL on the monolith and is given up at"
+            f" {limit // 2**20} MB; what it has not sent then is lost to the mirror.\n"
+            "  mend:  Let it catch up: runner.py sync, or raise max_slot_wal_keep_size."
+        )
+    elif limit is None and kept > MUCH_WAL_BYTES:
+        found.warnings.append(
+            f"The slot {name} keeps {kept // 2**20} MB of WAL on the monolith, without a limit but"
+            " its disk.\n"
+            "  mend:  Let it catch up: runner.py sync, or set max_slot_wal_keep_size."
+        )

@@ -1,0 +1,197 @@
+"""Following: whatever happens in the living monolith, the services' tables are what the models say.
+
+The order in which the writers' transactions meet is not the seed's to choose, so a failure need
+not come back with its seed; FOLLOWING_SEED runs another, or the same again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from random import Random
+
+import pytest
+
+from migration.services import SERVICES_BY_NAME, Service
+from migration.sync import Tick, follow, sync
+from tests.runner.conftest import Split
+from tests.runner.workload import (
+    KINDS,
+    LEAVES,
+    SCOPES,
+    TRUNCATED_WITH_DEPENDANTS,
+    Connection,
+    Done,
+    Writer,
+    prepare,
+)
+
+SEEDS = [os.environ.get("FOLLOWING_SEED", "1")]
+WRITERS = 3
+ROUNDS = 4
+TRANSACTIONS = 60
+SHOWN = 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_services_follow_whatever_happens_in_the_monolith(split: Split, seed: str) -> None:
+    ran = split.runner("run", "--json")
+    assert ran.returncode == 0, ran.stderr
+    with ExitStack() as stack:
+        monolith = stack.enter_context(split.monolith())
+        schema = prepare(monolith)
+        writers = [
+            Writer(stack.enter_context(split.monolith()), schema, f"{seed}-{number}")
+            for number in range(WRITERS)
+        ]
+        followers = stack.enter_context(following(split))
+        for number in range(ROUNDS):
+            work(writers, emptied=emptied(Random(f"{seed}-{number}"), number))
+            for service in SERVICES_BY_NAME.values():
+                sync(service, split.connections)
+                wrong = differences(split, service, monolith)
+                assert not wrong, told(f"{seed}, round {number}", wrong)
+        done = sum((writer.done for writer in writers), Counter())
+    refused = sum((writer.refused for writer in writers), Counter())
+    print(f"FOLLOWING_SEED={seed}: {done.total()} operations, refused: {dict(refused)}")
+    for follower in followers:
+        print(follower.service.database, follower.rows, "rows, met", follower.met)
+        assert follower.failed is None, told(
+            seed, [f"{follower.service.role}: {follower.failed!r}"]
+        )
+        assert not follower.trouble, told(seed, [f"{follower.service.role}: {follower.trouble}"])
+    assert not missed(done, list(schema.tables)), told(seed, missed(done, list(schema.tables)))
+
+
+def told(seed: str, wrong: Sequence[str]) -> str:
+    """Say what is wrong, and with which seed."""
+    return "\n".join([f"FOLLOWING_SEED={seed}", *wrong])
+
+
+# Writers
+
+
+def work(writers: Sequence[Writer], emptied: Sequence[str]) -> None:
+    """Let all writers work at once, until all are done; the first empties tables on the way."""
+
+    def one(writer: Writer) -> None:
+        tables = emptied if writer is writers[0] else ()
+        writer.work(TRANSACTIONS // 2)
+        for table in tables:
+            writer.truncate(table)
+        writer.work(TRANSACTIONS // 2)
+
+    with ThreadPoolExecutor(len(writers)) as pool:
+        for result in [pool.submit(one, writer) for writer in writers]:
+            result.result()
+
+
+def emptied(random: Random, number: int) -> list[str]:
+    """Choose the tables that a round empties."""
+    leaves = random.sample(LEAVES, 2)
+    return [*leaves, TRUNCATED_WITH_DEPENDANTS] if number == 1 else leaves
+
+
+def missed(done: Done, tables: Sequence[str]) -> list[str]:
+    """Name what has not happened once: a kind of operation, or one of the usual on some table."""
+    kinds = {kind for kind, _ in done}
+    wanted = [*KINDS, *SCOPES]
+    wrong = [f"no {kind} was committed" for kind in wanted if kind not in kinds]
+    for table in tables:
+        deleted = done["delete", table] + done["delete with dependants", table]
+        for kind, times in (
+            ("insert", done["insert", table]),
+            ("update", done["update", table]),
+            ("delete", deleted),
+        ):
+            if not times:
+                wrong.append(f"no {kind} of {table} was committed")
+    return wrong
+
+
+# Followers
+
+
+@dataclass
+class Follower:
+    """A service that is being followed: its last tick, every trouble it met, and its failure."""
+
+    service: Service
+    rows: int = 0
+    trouble: str = ""
+    met: set[str] = field(default_factory=set)
+    failed: Exception | None = None
+
+    def tick(self, tick: Tick) -> None:
+        """Take in how it stands."""
+        self.rows, self.trouble = tick.rows, tick.trouble
+        self.met |= {tick.trouble} - {""}
+
+
+@contextmanager
+def following(split: Split) -> Iterator[list[Follower]]:
+    """Follow all six services for the block."""
+    stop = threading.Event()
+    followers = [Follower(service) for service in SERVICES_BY_NAME.values()]
+
+    def run(follower: Follower) -> None:
+        try:
+            follow(follower.service, split.connections, stop, follower.tick, interval=0.1)
+        except Exception as error:  # noqa: BLE001 whatever it is, the test is to show it
+            follower.failed = error
+
+    threads = [threading.Thread(target=run, args=[follower]) for follower in followers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield followers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+# Comparison
+
+
+def differences(split: Split, service: Service, monolith: Connection) -> list[str]:
+    """Compare a service's tables with their models, run on the mirror and on the monolith."""
+    wrong = []
+    with split.service(service.database) as database:
+        rest = database.execute("select * from split.changes limit 3").fetchall()
+        if rest:
+            wrong.append(f"{service.database}: split.changes still holds {rest}")
+        for table, definition, is_stale in database.execute(
+            "select table_name, definition, is_stale from split.service_tables order by 1"
+        ).fetchall():
+            name = f"{service.database}.{table}"
+            if is_stale:
+                wrong.append(f"{name} is stale")
+            columns = database.execute(
+                "select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute"
+                " where attrelid = %s::regclass and attnum > 0",
+                (name,),
+            ).fetchone()
+            row = f"row({columns[0] if columns else ''})::text"
+            model = f"select {row} from ({definition}) as model"
+            actual = rows(database, f"select {row} from {name}")
+            for where, expected in (
+                ("mirror", rows(database, model)),
+                ("monolith", rows(monolith, model)),
+            ):
+                for what, found in (("lacks", expected - actual), ("has also", actual - expected)):
+                    wrong += [
+                        f"{name} {what}, by the {where}: {text[:1000]}"
+                        for text in sorted(found)[:SHOWN]
+                    ]
+    return wrong
+
+
+def rows(connection: Connection, query: str) -> Counter[str]:
+    """Run a query for rows in text form; doubles and times lose nothing in it."""
+    return Counter(text for (text,) in connection.execute(query).fetchall())
