@@ -103,6 +103,9 @@ def demo(rows: int, as_json: bool) -> None:
         "\nThe six databases are up. Look inside:\n"
         "  ./runner.py psql payments -xc 'table payments limit 1'\n"
         "  source .venv/bin/activate && dbt build --target payments_db\n"
+        "Let them follow the monolith, and see how far they are:\n"
+        "  ./runner.py sync --follow\n"
+        "  ./runner.py status\n"
         + ("Stop the server:\n  ./runner.py down" if connections.embedded else "")
     )
 
@@ -329,10 +332,12 @@ def run(names: tuple[str, ...], as_json: bool) -> None:
 def sync(names: tuple[str, ...], follow: bool, interval: float, as_json: bool) -> None:
     """Bring each SERVICE's tables to where the monolith stands now.
 
-    With --follow they stay in step: a table shows how far behind each is. It may be stopped and
-    started at will; what changes meanwhile is kept.
+    Without a name it is every service that has been built. With --follow they stay in step: a
+    table shows how far behind each is. It may be stopped and started at will; what changes
+    meanwhile is kept.
     """
-    services, connections = select(names), resolve()
+    connections = resolve()
+    services = select(names) if names else syncing.built(connections)
     if follow:
         with screen.following(as_json) as view, suppress(KeyboardInterrupt):
             syncing.follow_all(services, connections, view.tick, interval)

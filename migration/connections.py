@@ -202,11 +202,21 @@ def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tupl
 
 
 @contextmanager
-def explained(url: str, target: str) -> Iterator[None]:
-    """Turn a connection that breaks inside the block into a message that says which one."""
+def explained(
+    url: str, target: str, connection: psycopg.Connection[Any] | None = None
+) -> Iterator[None]:
+    """Turn a connection that breaks inside the block into a message that says which one.
+
+    Args:
+        url: where it leads.
+        target: what the message calls it.
+        connection: if given, only what breaks this one is explained.
+    """
     try:
         yield
     except psycopg.OperationalError as error:
+        if connection is not None and not connection.broken:
+            raise
         # Without an SQLSTATE, or with one of these classes, it is the connection that failed;
         # with any other, such as a full disk, the server has said itself what is wrong.
         if (error.sqlstate or "08")[:2] == "08" or error.sqlstate in SERVER_GONE:

@@ -24,7 +24,7 @@ from migration.connections import Connections, describe, explained
 from migration.errors import BuildFailed, ConnectionFailed, NotReady, SplitError
 from migration.ledger import State, state
 from migration.replication import Link
-from migration.services import MONOLITH, Service
+from migration.services import MONOLITH, SERVICES_BY_NAME, Service
 
 PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 1.0
@@ -62,6 +62,26 @@ class Tick:
     lag_bytes: int | None = None
     pending: int | None = None
     trouble: str = ""
+
+
+def built(connections: Connections) -> list[Service]:
+    """Find the services that have been built, in phase order.
+
+    Args:
+        connections: where the monolith is, whose ledger knows.
+
+    Raises:
+        NotReady: there is none.
+    """
+    with connections.connect(MONOLITH) as monolith:
+        found = [s for s in SERVICES_BY_NAME.values() if state(monolith, s).reached(State.BUILT)]
+    if not found:
+        raise NotReady(
+            "No service has been built, so there is nothing to keep in step.",
+            where=describe(connections.urls[MONOLITH]),
+            mend="runner.py run",
+        )
+    return found
 
 
 def sync(service: Service, connections: Connections) -> Synced:
@@ -199,7 +219,7 @@ def ready(service: Service, connections: Connections) -> Iterator[Link]:
         connections.connect(MONOLITH) as monolith,
         explained(connections.urls[MONOLITH], MONOLITH),
         connections.connect(service.database) as database,
-        explained(connections.urls[service.database], service.database),
+        explained(connections.urls[service.database], service.database, database),
     ):
         if not state(monolith, service).reached(State.BUILT):
             raise NotReady(

@@ -44,7 +44,11 @@
     as $sync$
     #variable_conflict use_column
     declare
-        _rows real := (select reltuples from pg_class where oid = {{ dbt.string_literal(relation) }}::regclass);
+        -- More keys than this cost more than comparing the whole table does.
+        _most real := (
+            select greatest(reltuples / 8, 10000) from pg_class
+            where oid = {{ dbt.string_literal(relation) }}::regclass
+        );
         {% for one in followed %}
             _keys_{{ loop.index }} text[];
         {% endfor %}
@@ -55,11 +59,8 @@
         {% for one in followed %}
             select _whole or changed.is_whole, changed.keys
             into _whole, _keys_{{ loop.index }}
-            from split.changed('{{ one.mirror }}', '{{ one.key }}') as changed;
+            from split.changed('{{ one.mirror }}', '{{ one.key }}', _most) as changed;
         {% endfor %}
-        if {% for one in followed %}cardinality(_keys_{{ loop.index }}){{ ' + ' if not loop.last }}{% endfor %} > greatest(_rows / 8, 10000) then
-            _whole := true;
-        end if;
 
         {% if follows_other_columns %}
             if not _whole then

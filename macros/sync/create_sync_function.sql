@@ -22,20 +22,28 @@
 
     Runs as the schema's owner, whoever calls it.
 
-    split.changed(mirror, name): the keys of one kind that have changed, and whether all rows have.
+    split.changed(mirror, name, most): the keys of one kind that have changed; or, when one of them
+    stands for all rows or there are more than `most`, that the whole table is to be compared.
 #}
 {% macro create_sync_function() %}
     create or replace function split.changed(
-        mirror text, name text, out is_whole boolean, out keys text[]
+        mirror text, name text, most real, out is_whole boolean, out keys text[]
     )
-    language sql
+    language plpgsql
     set search_path = pg_catalog, pg_temp
     as $changed$
-        select
-            coalesce(bool_or(key is null), false),
-            coalesce(array_agg(distinct key) filter (where key is not null), '{}')
-        from split.changes
-        where mirror_table = mirror and key_name = name
+    begin
+        select coalesce(bool_or(changed.key is null), false) or count(*) > most
+        into is_whole
+        from (
+            select distinct key from split.changes where mirror_table = mirror and key_name = name
+        ) as changed;
+        if not is_whole then
+            keys := array(
+                select distinct key from split.changes where mirror_table = mirror and key_name = name
+            );
+        end if;
+    end
     $changed$;
 
     create or replace function split.sync()
