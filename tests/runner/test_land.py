@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -423,3 +424,25 @@ def test_timeouts_set_for_applications_do_not_cut_a_landing_short(split: Split) 
             "alter database blytz_hire set idle_in_transaction_session_timeout = '1ms'"
         )
     assert land_service(split, "payments").rows["payments"] > 0
+
+
+def test_landing_again_that_is_killed_is_done_by_the_next(split: Split) -> None:
+    land_service(split, "payments")
+    script = (
+        "import os, signal, sys, runner\n"
+        "from migration.replication import Link\n"
+        "removing = Link.remove\n"
+        "def remove(link):\n"
+        "    removing(link)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Link.remove = remove\n"
+        "sys.argv = ['runner.py', 'land', 'payments', '--again']\n"
+        "sys.exit(runner.main())\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], env=dict(split.environ), cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    with open_ledger(split.connections) as ledger:
+        assert ledger.state(select(("payments",))[0]) == State.PROVISIONED
+    landed = land_service(split, "payments")
+    assert not landed.already
+    assert landed.rows["payments"] > 0
