@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -186,37 +187,16 @@ class Schema:
 def prepare(monolith: Connection) -> Schema:
     """Read the monolith's definitions, and lay samples of its rows aside."""
     tables: dict[str, list[Column]] = {}
-    for table, column, kind, nullable in monolith.execute(
-        "select attrelid::regclass::oid::regclass::text, attname,"
-        " format_type(atttypid, atttypmod), not attnotnull"
-        " from pg_attribute inner join pg_class on pg_class.oid = attrelid"
-        " where relkind = 'r' and relnamespace = 'blytz_hire'::regnamespace and attnum > 0"
-        " and not attisdropped order by attrelid, attnum"
-    ).fetchall():
-        name = table.removeprefix("blytz_hire.")
-        tables.setdefault(name, []).append(Column(column, kind, nullable))
-    names = (
-        "array(select attname::text from unnest({}) with ordinality as key (attnum, place)"
-        " inner join pg_attribute using (attnum) where attrelid = {} order by place)"
-    )
-    keys = monolith.execute(
-        "select child.relname, parent.relname,"
-        f" {names.format('conkey', 'conrelid')}, {names.format('confkey', 'confrelid')},"
-        " confdeltype = 'n' from pg_constraint"
-        " inner join pg_class as child on child.oid = conrelid"
-        " inner join pg_class as parent on parent.oid = confrelid"
-        " where contype = 'f' and connamespace = 'blytz_hire'::regnamespace order by conname"
-    ).fetchall()
+    for table, column, kind, nullable in monolith.execute(COLUMNS).fetchall():
+        tables.setdefault(table, []).append(Column(column, kind, nullable))
+    foreign_keys = [
+        ForeignKey(child, parent, tuple(columns), tuple(parent_columns), sets_null)
+        for child, parent, columns, parent_columns, sets_null in monolith.execute(FOREIGN_KEYS)
+    ]
     monolith.execute(f"create schema {SAMPLES}")
     for table in tables:
         monolith.execute(f"create table {SAMPLES}.{table} as table blytz_hire.{table}")
-    return Schema(
-        {name: tuple(columns) for name, columns in sorted(tables.items())},
-        tuple(
-            ForeignKey(child, parent, tuple(ours), tuple(theirs), sets_null)
-            for child, parent, ours, theirs, sets_null in keys
-        ),
-    )
+    return Schema({t: tuple(columns) for t, columns in tables.items()}, tuple(foreign_keys))
 
 
 class Writer:
@@ -303,16 +283,19 @@ class Writer:
         with self._savepoint(), self.connection.transaction() as savepoint:
             done = self._mixed(depth + 1)
             if not kept:
-                told: Done = Counter()
-                told["savepoint rolled back" + (" in a savepoint" if depth else ""), ""] = bool(
-                    done
-                )
-                done = told
+                kind = "savepoint rolled back" + (" in a savepoint" if depth else "")
+                done = Counter({(kind, ""): 1}) if done else done
                 raise psycopg.Rollback(savepoint)
         return done
 
-    def _savepoint(self) -> _Savepoint:
-        return _Savepoint(self)
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        """A block that the monolith may refuse: then it is undone, and counted."""
+        try:
+            with self.connection.transaction():
+                yield
+        except REFUSALS as error:
+            self.refused["statement", str(error.sqlstate)] += 1
 
     def _step(self) -> Done:
         kind = next(self.kinds)
@@ -354,7 +337,9 @@ class Writer:
 
     def _refer(self, table: str) -> int:
         values = self._refer_to(table)
-        if table not in ("matches", "match_votes", "reviews"):
+        if not values:
+            return 0
+        if table not in ("matches", "match_votes"):  # whose columns belong together
             names = self.random.sample(sorted(values), self.random.randint(1, len(values)))
             values = {name: values[name] for name in names}
         return self._set(table, values, "id = %s", self._pick(table))
@@ -543,16 +528,21 @@ class Writer:
             f"update blytz_hire.{table} set {changes} where {where}", *values.values(), *of
         )
 
-    def _ids(self, query: str, *values: Any) -> list[Any]:
-        return [row[0] for row in self.connection.execute(query, values).fetchall()]
+    def _ids(self, query: str, limit: int) -> list[str]:
+        found = self.connection.execute(
+            f"select id from ({query}) as one order by md5(id || %s) limit {limit}",
+            (self._salt(),),
+        )
+        return [id for (id,) in found.fetchall()]
+
+    def _any(self, query: str) -> str | None:
+        return next(iter(self._ids(query, 1)), None)
 
     def _pick(self, table: str) -> str | None:
-        query = f"select id from blytz_hire.{table} order by md5(id || %s) limit 1"
-        return next(iter(self._ids(query, self._salt())), None)
+        return self._any(f"table blytz_hire.{table}")
 
     def _two(self, table: str) -> tuple[str | None, str | None]:
-        query = f"select id from blytz_hire.{table} order by md5(id || %s) limit 2"
-        one, other, *_ = [*self._ids(query, self._salt()), None, None]
+        one, other, *_ = [*self._ids(f"table blytz_hire.{table}", 2), None, None]
         return one, other
 
     def _unique_values(self, table: str, id: str | None) -> dict[str, Any]:
@@ -563,7 +553,7 @@ class Writer:
         return dict(zip(unique, row, strict=True)) if row else {}
 
     def _is_scarce(self, table: str) -> bool:
-        return self._ids(f"select count(*) from blytz_hire.{table}")[0] < FEWEST
+        return len(self._ids(f"table blytz_hire.{table}", FEWEST)) < FEWEST
 
     # Values
 
@@ -583,41 +573,18 @@ class Writer:
         return [column for column in self.schema.tables[table] if column.name not in taken]
 
     def _refer_to(self, table: str) -> dict[str, Any]:
-        """Choose what a row refers to; another than now for `matches` and the profiles."""
+        """Choose what a row refers to, unlike any other row's where that has to be."""
+        if table in ("va_profiles", "companies"):
+            return {"userId": self._any(FREE_USERS.format(table)) or self._parent("users")}
         references = self.schema.references(table)
         found: dict[str, Any] = {}
-        if table in ("va_profiles", "companies"):
-            free = self._ids(
-                "select id from blytz_hire.users as one where not exists"
-                f' (select from blytz_hire.{table} where "userId" = one.id)'
-                " order by md5(id || %s) limit 1",
-                self._salt(),
-            )
-            found["userId"] = free[0] if free else self._parent("users")
-            return found
-        if table in ("matches", "match_votes"):
-            self._parent("matches") if table == "match_votes" else None
-            pairs = (
-                'select "jobPostingId", "vaProfileId" from blytz_hire.matches'
-                if table == "match_votes"
-                else "select job_postings.id, va_profiles.id from blytz_hire.job_postings"
-                " cross join blytz_hire.va_profiles except"
-                ' select "jobPostingId", "vaProfileId" from blytz_hire.matches'
-            )
-            pair = self.connection.execute(
-                f"select * from ({pairs}) as pair order by md5(pair::text || %s) limit 1",
-                (self._salt(),),
-            ).fetchone()
-            found = dict(zip(("jobPostingId", "vaProfileId"), pair or (None, None), strict=True))
-            references = LOOSE.get(table, {})
-        if table == "reviews":
-            both = self._ids(
-                "select id from (select id from blytz_hire.va_profiles intersect"
-                " select id from blytz_hire.companies) as shared order by md5(id || %s) limit 1",
-                self._salt(),
-            )
-            found["targetId"] = both[0] if both else self._target()
-            references = LOOSE[table]
+        if table == "matches":
+            found, references = self._pair(FREE_PAIRS), {}
+        elif table == "match_votes":
+            self._parent("matches")
+            found, references = self._pair(PAIRS), LOOSE[table]
+        elif table == "reviews":
+            found, references = {"targetId": self._any(TARGETS) or self._target()}, LOOSE[table]
         nullable = {column.name for column in self.schema.tables[table] if column.nullable}
         for column, parent in references.items():
             roll = self.random.random()
@@ -628,6 +595,13 @@ class Writer:
             else:
                 found[column] = self._parent(parent)
         return found
+
+    def _pair(self, query: str) -> dict[str, Any]:
+        row = self.connection.execute(
+            f"select * from ({query}) as pair order by md5(pair::text || %s) limit 1",
+            (self._salt(),),
+        ).fetchone()
+        return dict(zip(UNIQUE["matches"], row or (None, None), strict=True))
 
     def _parent(self, table: str) -> str | None:
         """Choose a row to refer to; make one where there is none."""
@@ -681,24 +655,6 @@ class Writer:
             yield from self.random.sample(cards, len(cards))
 
 
-class _Savepoint:
-    """A block whose refusal by the monolith is counted, and undone."""
-
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
-        self.inner = writer.connection.transaction()
-
-    def __enter__(self) -> None:
-        self.inner.__enter__()
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-        self.inner.__exit__(kind, error, trace)
-        if isinstance(error, REFUSALS):
-            self.writer.refused["statement", str(error.sqlstate)] += 1
-            return True
-        return False
-
-
 def _names(columns: Sequence[str], of: str = "") -> str:
     return ", ".join(f'{of}{"." if of else ""}"{column}"' for column in columns)
 
@@ -707,6 +663,47 @@ def _a_payment(such: str) -> str:
     return f"(select id from blytz_hire.payments where {such} order by md5(id || %s) limit 1)"
 
 
+COLUMNS = """
+    select relname, attname, format_type(atttypid, atttypmod), not attnotnull
+    from pg_attribute
+    inner join pg_class on pg_class.oid = attrelid
+    where
+        relkind = 'r' and relnamespace = 'blytz_hire'::regnamespace
+        and attnum > 0 and not attisdropped
+    order by relname, attnum
+"""
+FOREIGN_KEYS = """
+    select
+        child.relname,
+        parent.relname,
+        array(
+            select attname from unnest(conkey) with ordinality as key (attnum, place)
+            inner join pg_attribute using (attnum) where attrelid = conrelid order by place
+        ),
+        array(
+            select attname from unnest(confkey) with ordinality as key (attnum, place)
+            inner join pg_attribute using (attnum) where attrelid = confrelid order by place
+        ),
+        confdeltype = 'n'
+    from pg_constraint
+    inner join pg_class as child on child.oid = conrelid
+    inner join pg_class as parent on parent.oid = confrelid
+    where contype = 'f' and connamespace = 'blytz_hire'::regnamespace
+    order by conname
+"""
+FREE_USERS = """
+    select id from blytz_hire.users except select "userId" from blytz_hire.{}
+"""
+PAIRS = 'select "jobPostingId", "vaProfileId" from blytz_hire.matches'
+FREE_PAIRS = f"""
+    select job_postings.id, va_profiles.id
+    from blytz_hire.job_postings cross join blytz_hire.va_profiles
+    except {PAIRS}
+"""
+# Both foreign keys of a review's target hold.
+TARGETS = """
+    select id from blytz_hire.va_profiles intersect select id from blytz_hire.companies
+"""
 PROPOSED = ("proposals", "attachments")
 A_MESSAGE = (
     "(select id from blytz_hire.notifications where type = 'chat_message'"
@@ -731,28 +728,7 @@ KINDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "insert": (10, ()),
     "update": (8, ()),
     "update many": (1, ()),
-    "refer": (
-        4,
-        (
-            "va_profiles",
-            "companies",
-            "badges",
-            "job_postings",
-            "proposals",
-            "jobs",
-            "matches",
-            "match_votes",
-            "skills_assessments",
-            "contracts",
-            "milestones",
-            "timesheets",
-            "invoices",
-            "payments",
-            "reviews",
-            "notifications",
-            "portfolio_items",
-        ),
-    ),
+    "refer": (4, ()),
     "delete": (3, ()),
     "delete with dependants": (1, ()),
     "rekey": (2, ()),
