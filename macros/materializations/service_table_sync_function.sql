@@ -13,8 +13,10 @@
     is deleted and comes back, so that two rows may swap them. When most of the table has changed,
     comparing it whole is the cheaper way, and taken.
 
-    Where a followed column is not the primary key, the rows concerned are found first, as they
-    were and as they will be. The keys are constants to the planner, which therefore finds them through the mirror's indexes,
+    Where a followed column is not the primary key, a row may leave one key for another: the table's
+    rows are those that hold a key now or will.
+
+    The keys are constants to the planner, which therefore finds them through the mirror's indexes,
     below joins, unions and groups; `_whole` makes it leave the restriction out. Foreign keys are the
     caller's to defer. Names begin with an underscore to keep clear of columns.
 #}
@@ -32,7 +34,6 @@
         {%- endfor -%}
     {% endset %}
     {% set follows_other_columns = followed | rejectattr('column', 'equalto', service_table_key()) | list | length > 0 %}
-    {% set is_concerned = key ~ ' = any(_touched)' if follows_other_columns else is_touched %}
 
     create or replace function split.{{ adapter.quote('sync_' ~ relation.identifier) }}(
         _whole boolean, out _upserted bigint, out _deleted bigint
@@ -80,12 +81,12 @@
         insert into {{ difference }}
         with expected as (
             select * from ({{ sql }}) as model
-            where _whole or {{ is_concerned }}
+            where _whole or {{ is_touched }}
         ),
 
         actual as (
             select * from {{ relation }}
-            where _whole or {{ is_concerned }}
+            where _whole or {{ key ~ ' = any(_touched)' if follows_other_columns else is_touched }}
         )
 
         select

@@ -18,9 +18,14 @@
     reader ever sees half of one. The changes it has seen are consumed by the same transaction, so
     it may fail or be killed at any moment and nothing is lost or done twice. The lock, taken
     before the snapshot, makes callers take turns; without it a second caller gets a serialization
-    failure, to be retried. Foreign keys wait for the end, so the order of the tables does not matter.
+    failure, to be retried. So does one whose snapshot is older than a TRUNCATE of the mirror.
+    Foreign keys wait for the end, so the order of the tables does not matter.
 
     Runs as the schema's owner, whoever calls it.
+
+    split.hold_mirror(): keeps TRUNCATE out until the transaction ends. A table that was truncated
+    after a snapshot was taken is empty in that snapshot too, whatever it held then; its file, which
+    is not the one that the snapshot's catalogue names, gives it away.
 
     split.changed(mirror, name, most): the keys of one kind that have changed; or, when one of them
     stands for all rows or there are more than `most`, that the whole table is to be compared.
@@ -46,6 +51,33 @@
     end
     $changed$;
 
+    create or replace function split.hold_mirror()
+    returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $hold$
+    declare
+        mirrors text := (
+            select string_agg(oid::regclass::text, ', ') from pg_class
+            where relnamespace = 'blytz_hire'::regnamespace and relkind = 'r'
+        );
+        emptied text;
+    begin
+        execute format('lock table %s in access share mode', mirrors);
+        select oid::regclass::text into emptied from pg_class
+        where
+            relnamespace = 'blytz_hire'::regnamespace
+            and relkind = 'r'
+            and relfilenode <> pg_relation_filenode(oid);
+        if emptied is not null then
+            raise exception using
+                errcode = 'serialization_failure',
+                message = format('%s was truncated after this transaction''s snapshot was taken.', emptied),
+                hint = 'Try again.';
+        end if;
+    end
+    $hold$;
+
     create or replace function split.sync()
     returns table (service_table text, upserted bigint, deleted bigint)
     language plpgsql
@@ -65,6 +97,7 @@
                     ' select * from split.sync(); commit;';
         end if;
         lock table split.turn in exclusive mode;
+        perform split.hold_mirror();
         set constraints all deferred;
 
         changed_mirrors := array(select distinct mirror_table from split.changes);

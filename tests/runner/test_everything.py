@@ -15,6 +15,7 @@ from migration import demo
 from migration.connections import connect
 from migration.services import SERVICES
 from tests.runner.conftest import SAMPLE_ROWS, Server, Split, free_port, make_split
+from tests.runner.test_following import sync_and_compare
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
@@ -37,6 +38,7 @@ def server_15(tmp_path: Path) -> Iterator[Server]:
     options = (
         f"-c listen_addresses='' -k {home} -p {port} -c wal_level=logical -c fsync=off"
         " -c max_replication_slots=20 -c max_wal_senders=20 -c max_worker_processes=30"
+        " -c max_logical_replication_workers=20"
     )
     data = str(home / "data")
     run(str(DEBIAN_15 / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8")
@@ -106,6 +108,20 @@ def fingerprints(split: Split) -> dict[str, str]:
     return found
 
 
+def assert_they_follow(split: Split) -> None:
+    """Change the monolith in every way, and look whether the six have changed with it."""
+    with split.monolith() as monolith:
+        for statement in (
+            "update blytz_hire.payments set amount = 77, status = 'changed'",
+            """update blytz_hire.va_profiles set name = name || '!', "resumeUrl" = null""",
+            "delete from blytz_hire.reviews where rating > 3",
+            "update blytz_hire.timesheets set id = 'new ' || id",
+            "truncate blytz_hire.notifications",
+        ):
+            monolith.execute(statement)
+        assert sync_and_compare(split, monolith) == []
+
+
 def test_six_databases_out_of_one_monolith(split: Split) -> None:
     assert_six_databases(split)
     assert_a_second_run_changes_nothing(split)
@@ -116,3 +132,4 @@ def test_six_databases_on_the_oldest_postgres(
 ) -> None:
     for split in make_split(server_15, tmp_path, tmp_path_factory.getbasetemp() / "dbt15"):
         assert_six_databases(split)
+        assert_they_follow(split)

@@ -345,6 +345,32 @@ def test_sync_wants_one_snapshot(living: Split) -> None:
     assert "begin isolation level repeatable read" in str(caught.value)
 
 
+def test_a_snapshot_older_than_a_truncate_is_not_believed(living: Split) -> None:
+    """TRUNCATE empties a table for the snapshots of before, too."""
+    sync(PAYMENTS, living.connections)
+    with living.service("payments_db") as late, living.service("payments_db") as other:
+        late.execute("begin isolation level repeatable read")
+        before = late.execute("select count(*) from split.changes").fetchone()
+        with living.monolith() as monolith:
+            monolith.execute("create table public.kept as table blytz_hire.reviews")
+            monolith.execute("truncate blytz_hire.reviews")
+            link = Link(PAYMENTS, monolith, other)
+            beat = link.beat()
+            until(lambda: link.has_arrived(beat))
+        with pytest.raises(psycopg.errors.SerializationFailure) as caught:
+            late.execute("select * from split.sync()")
+        late.execute("rollback")
+    assert before == (0,)
+    assert "reviews was truncated after this transaction's snapshot" in str(caught.value)
+    assert sync(PAYMENTS, living.connections).deleted["reviews"] > 0
+    with living.monolith() as monolith:
+        monolith.execute("set session_replication_role = replica")  # some break a key not valid
+        monolith.execute("insert into blytz_hire.reviews table public.kept")
+        monolith.execute("drop table public.kept")
+    sync(PAYMENTS, living.connections)
+    assert_in_step(living)
+
+
 def test_a_column_that_is_added_stops_nothing_and_is_noted(living: Split) -> None:
     with living.monolith() as monolith:
         monolith.execute('alter table blytz_hire.payments add column "couponCode" text')

@@ -332,6 +332,22 @@ class Writer:
             *of or [self._pick(table)],
         )
 
+    def _respell(self, table: str) -> int:
+        """Write a value that is equal, and yet another."""
+        columns = [c for c in self._plain_columns(table) if c.kind in SPELLINGS]
+        if not columns:
+            return 0
+        column = self.random.choice(columns)
+        one, other = SPELLINGS[column.kind]
+        name, is_either = f'"{column.name}"', f'coalesce("{column.name}"::text in (%s, %s), false)'
+        return self._change(
+            f"update blytz_hire.{table}"
+            f" set {name} = case {name}::text when %s then {column.value} else {column.value} end"
+            f" where id = (select id from blytz_hire.{table}"
+            f" order by {is_either} desc, md5(id || %s) limit 1)",
+            *(one, other, one, one, other, self._salt()),
+        )
+
     def _update_many(self, table: str) -> int:
         return self._update(table, "md5(id || %s) < '6'", self._salt())
 
@@ -717,6 +733,7 @@ POOLS: dict[str, Sequence[Any]] = {
     "timestamp(3) without time zone": TIMES,
     "jsonb": DOCUMENTS,
 }
+SPELLINGS = {"double precision": ("0", "-0"), "jsonb": ('{"n": 1.1}', '{"n": 1.10}')}
 CHOICES: dict[tuple[str, str], Sequence[Any]] = {
     ("users", "role"): ("va", "company", "admin"),
     ("job_postings", "rateRange"): RATES,
@@ -728,6 +745,7 @@ KINDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "insert": (10, ()),
     "update": (8, ()),
     "update many": (1, ()),
+    "respell": (3, ()),
     "refer": (4, ()),
     "delete": (3, ()),
     "delete with dependants": (1, ()),
