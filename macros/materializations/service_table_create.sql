@@ -1,6 +1,7 @@
 {#
     service_table_create(relation, sql): the statements of a table's first build.
 
+    Pages are left with room for a row's next version, which so needs no new index entries.
     Keys, checks and indexes come after the rows: one sort or scan each instead of one look-up
     per row. Atomic: the caller's transaction holds all of it, so a failure leaves nothing.
 #}
@@ -12,7 +13,8 @@
             {%- for constraint in column.constraints if constraint.type == 'not_null' %} not null{% endfor %}
             {{- ',' if not loop.last }}
         {% endfor %}
-    );
+    )
+    with (fillfactor = 90);
 
     insert into {{ relation }} ({{ service_table_columns() }})
     select {{ service_table_columns() }}
