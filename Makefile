@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 ROWS ?= 50000
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test lint pytest docs bench lock clean
+.PHONY: demo test lint pytest docs bench bench-following lock clean
 
 demo: .venv/ready
 	@.venv/bin/python runner.py demo --rows $(ROWS)
@@ -32,6 +32,10 @@ docs: .venv/ready
 # Seconds, memory and ratios of the main job: make bench ROWS=5000000
 bench: .venv/ready
 	.venv/bin/python -m bench.main_job --rows $(ROWS)
+
+# How long a sync takes and how far a follower lags, at 0.2 and at 2 million payments; ten minutes
+bench-following: .venv/ready
+	.venv/bin/python -m bench.following
 
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \

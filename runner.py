@@ -172,23 +172,9 @@ def _url(target: str, as_service: bool) -> str:
     if target in ("monolith", MONOLITH):
         return connections.urls[MONOLITH]
     (service,) = select((target,))
-    if not as_service:
-        return connections.urls[service.database]
-    file = connections.folder / f"{service.role}.env"
-    if not file.exists():
-        raise NotReady(
-            f"{service.database} has no login of its own yet.",
-            where=str(file),
-            mend=f"runner.py provision {service.role}",
-        )
-    own = provisioning.read_url(file)
-    if not provisioning.same_place(own, connections.urls[service.database]):
-        raise NotReady(
-            f"{file} is for another server than {service.database} is on now.",
-            where=describe(connections.urls[service.database]),
-            mend=f"runner.py provision {service.role} --new-password",
-        )
-    return own
+    if as_service:
+        return provisioning.own_url(service, connections)
+    return connections.urls[service.database]
 
 
 def _search_path(target: str) -> dict[str, str]:
@@ -226,11 +212,8 @@ def provision(names: tuple[str, ...], new_password: bool, as_json: bool) -> None
         return
     rows = screen.table("service", "database", "login")
     for one in made:
-        rows.add_row(
-            one.service.role,
-            "created" if one.created else "there already",
-            one.service.login,
-        )
+        was = "created" if one.created else "there already"
+        rows.add_row(one.service.role, was, one.service.login)
     screen.out.print(rows)
     screen.out.print(f"Each login's URL is in {connections.folder}/SERVICE.env.", soft_wrap=True)
     screen.show_notes(note for one in made for note in one.notes)
@@ -252,9 +235,8 @@ def land(names: tuple[str, ...], again: bool, as_json: bool) -> None:
         landed = {}
         for service in services:
             with watcher.step(f"{service.role}: land") as step:
-                landed[service] = landing.land(
-                    service, connections, ledger, step.copied, again=again
-                )
+                how = (connections, ledger, step.copied)
+                landed[service] = landing.land(service, *how, again=again)
     if as_json:
         screen.show_json({service.database: vars(one) for service, one in landed.items()})
         return

@@ -267,6 +267,36 @@ def read_url(file: Path) -> str:
     return file.read_text(encoding="utf-8").strip().splitlines()[-1].partition("=")[2].strip("'")
 
 
+def own_url(service: Service, connections: Connections) -> str:
+    """Give the URL that a service itself connects with.
+
+    Args:
+        service: a provisioned service.
+        connections: where its database is, and the folder that its URL was written to.
+
+    Returns:
+        A PostgreSQL URL with a password.
+
+    Raises:
+        NotReady: it has none yet, or one for another server.
+    """
+    file = connections.folder / f"{service.role}.env"
+    if not file.exists():
+        raise NotReady(
+            f"{service.database} has no login of its own yet.",
+            where=str(file),
+            mend=f"runner.py provision {service.role}",
+        )
+    own = read_url(file)
+    if not same_place(own, connections.urls[service.database]):
+        raise NotReady(
+            f"{file} is for another server than {service.database} is on now.",
+            where=describe(connections.urls[service.database]),
+            mend=f"runner.py provision {service.role} --new-password",
+        )
+    return own
+
+
 def same_place(url: str, other: str) -> bool:
     """Tell whether two URLs name the same database, whoever logs in."""
     parts = ("host", "port", "dbname")
