@@ -89,7 +89,8 @@ def build(
     with ledger.step(service, "build", enters=State.BUILT, target=service.database) as step:
         outcome = _dbt_build(service.database, connections, on_node)
         mirror, tables = _count(service, connections, outcome.tables)
-        _follow_from_now(service, connections)
+        if ledger.state(service) == State.LANDED:  # later on it is an operator's to pause
+            _follow_from_now(service, connections)
         step.detail.update(
             tables=tables,
             tests=vars(outcome.tests),

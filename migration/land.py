@@ -216,6 +216,10 @@ def _create_mirror(
     with database.transaction():
         database.execute(HEARTBEATS)
         database.execute("delete from split.heartbeats")
+        # The same row on either side, older than the snapshot: the later ones update it.
+        database.execute(
+            "insert into split.heartbeats values (%s, %s)", (link.service.database, link.beat())
+        )
         database.execute(sql.SQL("alter table split.heartbeats owner to {}").format(owner))
     for table, columns in tables.items():
         definitions = sql.SQL(", ").join(

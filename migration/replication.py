@@ -48,8 +48,6 @@ def publish(monolith: Connection, service: Service, tables: Mapping[str, tuple[s
     )
     with monolith.transaction():
         monolith.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
-        # The first heartbeat after the slot is an insert, which a mirror without it can take.
-        monolith.execute("delete from split.heartbeats where service = %s", (service.database,))
         monolith.execute(
             sql.SQL(
                 "create publication {} for table {}, split.heartbeats where (service = {})"
@@ -281,6 +279,14 @@ class Link:
         """Say why the mirror does not move although no part is missing."""
         found, where = self.subscription(), describe(self.database.info.dsn)
         mirror = f"the mirror of {self.service.database}"
+        if found and not found.enabled:
+            return NotReady(
+                f"Somebody has paused replication into {mirror}. The monolith keeps its WAL"
+                " meanwhile.",
+                where=where,
+                mend=f"runner.py psql {self.service.role}"
+                f" -c 'alter subscription {self.service.replication} enable'",
+            )
         if found and found.blockers:
             pids = ", ".join(map(str, found.blockers))
             return NotReady(

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from textwrap import fill
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     Progress,
@@ -176,7 +176,7 @@ class Following:
             print(json.dumps({**vars(tick), "service": name}), flush=True)
         else:
             said = tick.trouble or f"{tick.rows:,} rows, {seconds(tick.lag_seconds)} behind"
-            print(f"{name}: {said}", flush=True)
+            print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {name}: {said}", flush=True)
 
     def table(self) -> Table:
         """Give one line a service, and below what is wrong."""
@@ -246,7 +246,8 @@ def show_status(found: Sequence[Status]) -> None:
     for one in found:
         if one.rows:
             rows = ", ".join(f"{name} {count:,}" for name, count in one.rows.items())
-            out.print(Padding(f"{one.service.role}: {rows}", (0, 0, 0, 2)))
+            said = fill(f"{one.service.role}: {rows}", out.width, subsequent_indent="    ")
+            out.print(f"  {said}", soft_wrap=True)
     show_notes(note for one in found for note in one.notes)
     for one in found:
         for warning in one.warnings:

@@ -100,6 +100,8 @@ def _look(link: Link, found: Status) -> None:
         assert subscription is not None
         if not subscription.enabled:
             found.replication = "paused"
+            if found.state.reached(State.BUILT):
+                found.warnings.append(str(link.stopped()))
         else:
             found.mirror_lag_seconds = _probe(link)
             found.replication = "follows" if found.mirror_lag_seconds is not None else "stopped"

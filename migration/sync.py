@@ -143,7 +143,7 @@ def follow(
         except (ConnectionFailed, BuildFailed) as error:
             if not begun:
                 raise
-            on_tick(Tick(service, rows, trouble=error.what))
+            on_tick(Tick(service, rows, trouble=str(error)))
             stop.wait(TROUBLE_SECONDS)
 
 
@@ -186,10 +186,10 @@ def _look_and_carry_over(link: Link, rows: int, stop: Event, interval: float) ->
             looked = time.monotonic()
             link.beat()
             link.require_unbroken()
-            link.enable()
             found = link.subscription()
             runs = found is not None and found.running and not found.blockers
-            trouble = "" if runs or was_running else _why_it_stopped(link).what
+            # A worker that has just been ended is started again by its server.
+            trouble = "" if runs or was_running else str(_why_it_stopped(link))
             was_running = runs
         if _has_news(link.database):
             rows += carry_over(link.database).rows
@@ -209,7 +209,7 @@ def _look_and_carry_over(link: Link, rows: int, stop: Event, interval: float) ->
 
 @contextmanager
 def ready(service: Service, connections: Connections) -> Iterator[Link]:
-    """Connect to both ends of a service that can follow, and let it.
+    """Connect to both ends of a service that can follow.
 
     Raises:
         NotReady: the service has not been built, or a part of the way is gone.
@@ -223,7 +223,8 @@ def ready(service: Service, connections: Connections) -> Iterator[Link]:
     ):
         if not state(monolith, service).reached(State.BUILT):
             raise NotReady(
-                f"{service.database} has not been built, so there is nothing to keep in step.",
+                f"{service.database} has not been built since it last landed, so there is nothing"
+                " to keep in step.",
                 where=describe(connections.urls[service.database]),
                 mend=f"runner.py run {service.role}",
             )
@@ -231,7 +232,6 @@ def ready(service: Service, connections: Connections) -> Iterator[Link]:
         catalog.drift(monolith, database, service)
         link = Link(service, monolith, database)
         link.require_unbroken()
-        link.enable()
         yield link
 
 
@@ -251,7 +251,7 @@ def _arrive(link: Link) -> None:
         found = link.subscription()
         if found and found.running and not found.blockers:
             moved = looked
-        failed = found is not None and found.errors > errors_before
+        failed = found is not None and (found.errors > errors_before or not found.enabled)
         if failed or looked - moved > PATIENCE_SECONDS:
             raise _why_it_stopped(link)
 
@@ -290,7 +290,7 @@ def carry_over(database: psycopg.Connection[Any]) -> Synced:
             if attempt == RETRIES - 1:
                 raise
             time.sleep(0.01 * 2**attempt)
-        except (errors.IntegrityError, errors.DataError) as error:
+        except (errors.IntegrityError, errors.DataError, errors.ProgramLimitExceeded) as error:
             said = filter(None, (error.diag.message_primary, error.diag.message_detail))
             raise BuildFailed(
                 "Rows of the monolith break a rule of a service's table: " + "\n  ".join(said),
