@@ -32,6 +32,10 @@ TROUBLE_SECONDS = 3.0
 RETRIES = 10
 
 
+class Busy(NotReady):
+    """Somebody else's writes or locks keep a sync from ending."""
+
+
 @dataclass(frozen=True)
 class Synced:
     """What a sync did: rows by table, seconds, and the moment of the monolith that is there now."""
@@ -140,7 +144,7 @@ def follow(
                 for tick in _look_and_carry_over(link, rows, stop, interval):
                     rows = tick.rows
                     on_tick(tick)
-        except (ConnectionFailed, BuildFailed) as error:
+        except (ConnectionFailed, BuildFailed, Busy) as error:
             if not begun:
                 raise
             on_tick(Tick(service, rows, trouble=str(error)))
@@ -276,6 +280,7 @@ def carry_over(database: psycopg.Connection[Any]) -> Synced:
     Raises:
         BuildFailed: rows break a rule of the service's tables. Nothing was changed; the changes are
             kept.
+        Busy: somebody else was in the way, ten times in ten seconds.
     """
     started = time.monotonic()
     for attempt in range(RETRIES):
@@ -286,9 +291,13 @@ def carry_over(database: psycopg.Connection[Any]) -> Synced:
                 database.execute("lock table split.turn in exclusive mode")
                 rows = database.execute("select * from split.sync()").fetchall()
                 as_of = database.execute("select as_of from split.service").fetchone()
-        except (errors.SerializationFailure, errors.DeadlockDetected):
+        except (errors.SerializationFailure, errors.DeadlockDetected) as error:
             if attempt == RETRIES - 1:
-                raise
+                raise Busy(
+                    f"A sync did not come through, {RETRIES} times: {error.diag.message_primary}",
+                    where=describe(database.info.dsn),
+                    mend="Try again when what it says is over. Nothing was changed.",
+                ) from error
             time.sleep(0.01 * 2**attempt)
         except (errors.IntegrityError, errors.DataError, errors.ProgramLimitExceeded) as error:
             said = filter(None, (error.diag.message_primary, error.diag.message_detail))

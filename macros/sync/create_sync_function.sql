@@ -25,7 +25,8 @@
 
     split.hold_mirror(): keeps TRUNCATE out until the transaction ends. A table that was truncated
     after a snapshot was taken is empty in that snapshot too, whatever it held then; its file, which
-    is not the one that the snapshot's catalogue names, gives it away.
+    is not the one that the snapshot's catalogue names, gives it away. Never waits, since
+    replication may hold one of the tables and wait for another.
 
     split.changed(mirror, name, most): the keys of one kind that have changed; or, when one of them
     stands for all rows or there are more than `most`, that the whole table is to be compared.
@@ -63,7 +64,15 @@
         );
         emptied text;
     begin
-        execute format('lock table %s in access share mode', mirrors);
+        begin
+            execute format('lock table %s in access share mode nowait', mirrors);
+        exception
+            when lock_not_available then
+                raise exception using
+                    errcode = 'serialization_failure',
+                    message = 'A table of the mirror is being truncated: ' || sqlerrm,
+                    hint = 'Try again.';
+        end;
         select oid::regclass::text into emptied from pg_class
         where
             relnamespace = 'blytz_hire'::regnamespace

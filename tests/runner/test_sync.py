@@ -371,6 +371,20 @@ def test_a_snapshot_older_than_a_truncate_is_not_believed(living: Split) -> None
     assert_in_step(living)
 
 
+def test_a_mirror_that_is_being_truncated_is_come_back_to(
+    living: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syncing, "RETRIES", 3)
+    sync(PAYMENTS, living.connections)
+    with living.service("payments_db") as holder, Follower(living) as follower:
+        with holder.transaction():
+            holder.execute("lock table blytz_hire.jobs in access exclusive mode")
+            until(lambda: follower.says("A table of the mirror is being truncated"))
+        until(lambda: not follower.ticks[-1].trouble)
+    sync(PAYMENTS, living.connections)
+    assert_in_step(living)
+
+
 def test_a_pause_is_its_operators_to_end(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter subscription split_payments_db disable")
