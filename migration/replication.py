@@ -174,6 +174,11 @@ class Subscription:
     errors: int
     blockers: tuple[int, ...]
 
+    @property
+    def stops_for_a_reason(self) -> bool:
+        """Whether it is paused, waits for a lock or has failed, rather than starting."""
+        return not self.enabled or bool(self.blockers) or self.errors > 0
+
 
 def slot(monolith: Connection, service: Service) -> Slot | None:
     """Look at a service's slot in the monolith; None if there is none."""

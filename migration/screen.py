@@ -232,7 +232,7 @@ def show_status(found: Sequence[Status]) -> None:
         shown.add_row(
             one.service.database,
             one.state.value,
-            {"follows": "[green]follows[/]", "": ""}.get(
+            {"follows": "[green]follows[/]", "starting": "starting", "": ""}.get(
                 one.replication, f"[red]{one.replication}[/]"
             ),
             "" if lag is None else seconds(lag),

@@ -104,9 +104,13 @@ def _look(link: Link, found: Status) -> None:
                 found.warnings.append(str(link.stopped()))
         else:
             found.mirror_lag_seconds = _probe(link)
-            found.replication = "follows" if found.mirror_lag_seconds is not None else "stopped"
-            if found.replication == "stopped":
+            if found.mirror_lag_seconds is not None:
+                found.replication = "follows"
+            elif subscription.running or subscription.stops_for_a_reason:
+                found.replication = "stopped"
                 found.warnings.append(str(link.stopped()))
+            else:
+                found.replication = "starting"
     if found.state.reached(State.BUILT):
         found.pending, found.lag_seconds = how_far(link)
         row = link.database.execute("select synced_at from split.service").fetchone()

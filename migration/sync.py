@@ -26,7 +26,7 @@ from migration.ledger import State, state
 from migration.replication import Link
 from migration.services import MONOLITH, SERVICES_BY_NAME, Service
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 TROUBLE_SECONDS = 3.0
 RETRIES = 10
@@ -184,17 +184,22 @@ def follow_all(
 
 def _look_and_carry_over(link: Link, rows: int, stop: Event, interval: float) -> Iterator[Tick]:
     started, rows_before = time.monotonic(), rows
-    looked, was_running, trouble = 0.0, True, ""
+    looked, stopped_at, trouble = 0.0, None, ""
     while not stop.is_set():
         if time.monotonic() - looked >= LOOK_SECONDS:
             looked = time.monotonic()
             link.beat()
             link.require_unbroken()
             found = link.subscription()
-            runs = found is not None and found.running and not found.blockers
-            # A worker that has just been ended is started again by its server.
-            trouble = "" if runs or was_running else str(_why_it_stopped(link))
-            was_running = runs
+            assert found is not None
+            if found.running and not found.blockers:
+                stopped_at, trouble = None, ""
+            else:
+                # A server takes its time to start workers, one after the other; a look is too few.
+                patience = 0.0 if found.stops_for_a_reason else PATIENCE_SECONDS
+                stopped_at = looked if stopped_at is None else stopped_at
+                if looked - stopped_at > patience:
+                    trouble = str(_why_it_stopped(link))
         if _has_news(link.database):
             rows += carry_over(link.database).rows
         pending, lag = how_far(link)

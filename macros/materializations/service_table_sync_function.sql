@@ -23,7 +23,12 @@
 {% macro service_table_sync_function(relation, sql) %}
     {% set key = adapter.quote(service_table_key()) %}
     {% set followed = followed_mirrors(model) %}
-    {% set difference = 'pg_temp.' ~ adapter.quote('difference_' ~ local_md5(relation ~ service_table_structure())) %}
+    {% set shape %}
+        select {{ key }} as _key, false as _vanished, false as _is_in_the_way, {{ service_table_columns() }}
+        from {{ relation }}
+    {% endset %}
+    {# A session that lasts keeps its temporary tables: another shape is another table. #}
+    {% set difference = 'pg_temp.' ~ adapter.quote('difference_' ~ local_md5(shape ~ service_table_structure())) %}
     {% set claimed = [] %}
     {% for constraint in service_table_constraints(relation) if constraint.rank == 2 %}
         {% do claimed.extend(constraint.columns) %}
@@ -79,8 +84,7 @@
         {% endif %}
 
         create temporary table if not exists {{ difference }} on commit delete rows as
-        select {{ key }} as _key, false as _vanished, false as _is_in_the_way, {{ service_table_columns() }}
-        from {{ relation }}
+        {{ shape }}
         with no data;
         delete from {{ difference }};
 

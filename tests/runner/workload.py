@@ -77,6 +77,7 @@ TEXTS = (
     "مساعد",
 )
 URLS = (
+    "https://uploads.s3.amazonaws.com/" + Random("too long to index").randbytes(4500).hex(),
     "https://uploads.s3.amazonaws.com/a/one.png",
     "https://uploads.s3.amazonaws.com/a/One.PNG?sig=a%2Fb#page=2",
     "https://s3.eu-west-2.amazonaws.com/bucket/two.tar.gz",
