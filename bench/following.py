@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import random
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from rich.table import Table
 
-from migration import demo, embedded, screen
+from bench import server
+from migration import demo, screen
 from migration.connections import Connections, resolve
 from migration.replication import Link
 from migration.services import MONOLITH, ROOT, Service, select
@@ -202,27 +200,15 @@ def say(what: str) -> None:
 def split(rows: int) -> Iterator[Split]:
     """Start a server, make a monolith of so many payments, and split them off."""
     (service,) = select(("payments",))
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        embedded.start(root)
-        try:
-            environ = {
-                **{k: v for k, v in os.environ.items() if not k.endswith("_URL")},
-                "BLYTZ_HIRE_URL": embedded.url(root, MONOLITH),
-                "BLYTZ_HIRE_CONNECTIONS": folder,
-                "DBT_TARGET_PATH": f"{folder}/target",
-                "DBT_LOG_PATH": f"{folder}/logs",
-            }
-            connections = resolve(environ)
-            say(f"a monolith of {rows:,} payments")
-            demo.create(connections.urls[MONOLITH], SAMPLE_ROWS)
-            last = fill(connections, rows)
-            say("runner.py run payments")
-            command = [sys.executable, str(ROOT / "runner.py"), "run", "payments", "--json"]
-            subprocess.run(command, env=environ, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            yield Split(service, connections, rows, last)
-        finally:
-            embedded.wipe(root)
+    with server() as environ:
+        connections = resolve(environ)
+        say(f"a monolith of {rows:,} payments")
+        demo.create(connections.urls[MONOLITH], SAMPLE_ROWS)
+        last = fill(connections, rows)
+        say("runner.py run payments")
+        command = [sys.executable, str(ROOT / "runner.py"), "run", "payments", "--json"]
+        subprocess.run(command, env=environ, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        yield Split(service, connections, rows, last)
 
 
 def fill(connections: Connections, rows: int) -> int:

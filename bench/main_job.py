@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from psycopg import sql
 
-from migration import catalog, demo, embedded, screen
-from migration.connections import Connections, conninfo, resolve
+from bench import server
+from migration import catalog, demo, screen
+from migration.connections import Connections, conninfo, resolve, with_database
+from migration.ledger import HEARTBEATS
 from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, select
+
+OTHERS = ("native", "postgres")
 
 
 def run(environ: dict[str, str]) -> tuple[dict[str, object], float, float]:
@@ -50,6 +54,7 @@ def native_seconds(connections: Connections, name: str) -> float:
         monolith.execute("select pg_create_logical_replication_slot('native', 'pgoutput')")
         with connections.connect("native") as target:
             target.execute(f"create schema {MIRROR_SCHEMA}")
+            target.execute(f"create schema split; {HEARTBEATS}")
             for table, columns in tables.items():
                 listed = ", ".join(f'"{c}" {live[table].columns[c]}' for c in columns)
                 target.execute(
@@ -81,34 +86,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=500_000)
     rows = parser.parse_args().rows
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        embedded.start(root)
-        try:
-            environ = {
-                **{k: v for k, v in os.environ.items() if not k.endswith("_URL")},
-                "BLYTZ_HIRE_URL": embedded.url(root, MONOLITH),
-                "BLYTZ_HIRE_CONNECTIONS": folder,
-            }
-            connections = resolve(environ)
-            begun = time.monotonic()
-            demo.create(connections.urls[MONOLITH], rows)
-            sample = time.monotonic() - begun
-            first, first_seconds, first_peak = run(environ)
-            second, second_seconds, second_peak = run(environ)
-            with connections.connect(MONOLITH) as monolith:
-                landing = dict(
-                    monolith.execute(
-                        "select service, (detail ->> 'seconds')::float from split.ledger"
-                        " where step = 'land'"
-                    ).fetchall()
-                )
-            urls = {**connections.urls, "native": embedded.url(root, "native")}
-            urls["postgres"] = embedded.url(root, "postgres")
-            everywhere = Connections(urls, False, urls[MONOLITH], root)
-            native = native_seconds(everywhere, "payments")
-        finally:
-            embedded.wipe(root)
+    with server() as environ:
+        connections = resolve(environ)
+        begun = time.monotonic()
+        demo.create(connections.urls[MONOLITH], rows)
+        sample = time.monotonic() - begun
+        first, first_seconds, first_peak = run(environ)
+        second, second_seconds, second_peak = run(environ)
+        with connections.connect(MONOLITH) as monolith:
+            landing = dict(
+                monolith.execute(
+                    "select service, (detail ->> 'seconds')::float from split.ledger"
+                    " where step = 'land'"
+                ).fetchall()
+            )
+        others = {name: with_database(connections.urls[MONOLITH], name) for name in OTHERS}
+        urls = {**connections.urls, **others}
+        native = native_seconds(replace(connections, urls=urls), "payments")
     table = screen.table("what", ">figure")
     table.add_row("rows in the monolith", f"{rows:,}")
     table.add_row("sample made in", f"{sample:.1f} s")
