@@ -466,6 +466,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="how long the writers write")
     parser.add_argument("--rate", type=float, default=1000, help="their transactions a second")
     given = parser.parse_args()
+    if given.rows < 150_000:
+        parser.error("--rows: 150000 at least; the smaller one has a tenth, and 1,000 change")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     table = screen.table("what", ">figure", ">target")
     with split(given.rows // 10) as small, split(given.rows) as place:
