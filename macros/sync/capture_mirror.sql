@@ -76,7 +76,6 @@
     A table that has not landed yet is passed over: the next build finds it.
 #}
 {% macro create_capture_functions() %}
-    {% set schema = "'blytz_hire'" %}
     create or replace function split.refuse_edits()
     returns trigger
     language plpgsql
@@ -99,7 +98,7 @@
     set search_path = pg_catalog, pg_temp
     as $watch$
     declare
-        relation regclass := to_regclass(format('%I.%I', {{ schema }}, mirror));
+        relation regclass := to_regclass(format('%I.%I', 'blytz_hire', mirror));
     begin
         if relation is null or exists (
             select from pg_trigger where tgrelid = relation and tgname = 'split_capture'
@@ -129,10 +128,10 @@
     set search_path = pg_catalog, pg_temp
     as $index$
     declare
-        relation regclass := to_regclass(format('%I.%I', {{ schema }}, mirror));
+        relation regclass := to_regclass(format('%I.%I', 'blytz_hire', mirror));
         index_name text := format('split_%s_%s', mirror, name);
     begin
-        if relation is null or to_regclass(format('%I.%I', {{ schema }}, index_name)) is not null then
+        if relation is null or to_regclass(format('%I.%I', 'blytz_hire', index_name)) is not null then
             return;
         end if;
         execute format('create index %I on %s ((%s))', index_name, relation, key);

@@ -67,6 +67,13 @@ def test_a_monolith_without_free_senders_is_named(tmp_path: Path) -> None:
     assert "ALTER SYSTEM SET max_wal_senders = 20" in error.mend
 
 
+def test_a_service_server_without_free_workers_is_named(tmp_path: Path) -> None:
+    with provisioned(tmp_path, max_logical_replication_workers="0") as connections:
+        error = refusal(connections)
+    assert "No logical replication worker is free: 0 subscriptions share 0" in error.what
+    assert "ALTER SYSTEM SET max_logical_replication_workers = 10" in error.mend
+
+
 def test_a_login_that_may_not_subscribe_is_named(tmp_path: Path) -> None:
     with provisioned(tmp_path) as connections:
         with connections.connect(MONOLITH) as monolith:

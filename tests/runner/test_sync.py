@@ -463,6 +463,19 @@ def test_a_column_that_may_be_null_now_is_named(living: Split) -> None:
         monolith.execute(f"{alter} set not null")
 
 
+def test_a_mirror_with_other_columns_is_named(living: Split) -> None:
+    living.replicate("payments_db", "alter table blytz_hire.reviews add column odd text")
+    with pytest.raises(SourceMismatch) as caught:
+        sync(PAYMENTS, living.connections)
+    assert "the mirror blytz_hire.reviews does not have the columns that were landed" in (
+        caught.value.what
+    )
+    assert caught.value.mend == "runner.py land payments --again"
+    living.replicate("payments_db", "alter table blytz_hire.reviews drop column odd")
+    sync(PAYMENTS, living.connections)
+    assert_in_step(living)
+
+
 def lose_by_dropping(split: Split) -> str:
     with split.service("payments_db") as database, split.monolith() as monolith:
         database.execute("alter subscription split_payments_db disable")
@@ -476,6 +489,20 @@ def lose_by_dropping(split: Split) -> str:
         )
         monolith.execute("select pg_drop_replication_slot('split_payments_db')")
     return "The slot split_payments_db is gone from the monolith"
+
+
+def lose_by_unpublishing(split: Split) -> str:
+    with split.monolith() as monolith:
+        monolith.execute("drop publication split_payments_db")
+    return "The publication split_payments_db is gone from the monolith"
+
+
+def lose_by_unsubscribing(split: Split) -> str:
+    with split.service("payments_db") as database:
+        database.execute("alter subscription split_payments_db disable")
+        database.execute("alter subscription split_payments_db set (slot_name = none)")
+        database.execute("drop subscription split_payments_db")
+    return "The subscription split_payments_db is gone from payments_db"
 
 
 def lose_by_invalidation(split: Split) -> str:
@@ -511,8 +538,11 @@ def lose_by_invalidation(split: Split) -> str:
     return "The monolith has given up the slot split_payments_db"
 
 
-@pytest.mark.parametrize("lose", [lose_by_dropping, lose_by_invalidation])
-def test_a_slot_that_is_lost_is_named_and_the_mirror_copied_anew(
+@pytest.mark.parametrize(
+    "lose",
+    [lose_by_dropping, lose_by_invalidation, lose_by_unpublishing, lose_by_unsubscribing],
+)
+def test_a_part_of_the_way_that_is_lost_is_named_and_the_mirror_copied_anew(
     living: Split, lose: Callable[[Split], str]
 ) -> None:
     what = lose(living)
