@@ -6,7 +6,8 @@ SplitError
 ├── SourceMismatch      the monolith is not the one this project was written for exit 5
 ├── TargetOccupied      a service database holds what this project did not make  exit 6
 ├── BuildFailed         a service database could not be built, tested or synced exit 7
-└── EmbeddedFailed      the embedded server could not be started or stopped      exit 8
+├── EmbeddedFailed      the embedded server could not be started or stopped      exit 8
+└── DataDiffers         what a service holds is not what the monolith yields     exit 9
 
 Exit 2 is a mistyped command line; exit 1 is a bug.
 """
@@ -74,3 +75,9 @@ class EmbeddedFailed(SplitError):
     """The embedded PostgreSQL server could not be started or stopped."""
 
     exit_code = 8
+
+
+class DataDiffers(SplitError):
+    """What a service's tables hold is not what the monolith's rows yield."""
+
+    exit_code = 9
