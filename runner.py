@@ -32,7 +32,8 @@ NAMES = ", ".join(service.role for service in SERVICES_BY_NAME.values())
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog=f"Services, in phase order: {NAMES}. Each command also takes names like payments_db."
     " Exit codes: 0 done, 2 mistyped, 3 no connection, 4 not ready, 5 another monolith than"
-    " expected, 6 target occupied, 7 build or test failed, 8 embedded server failed, 9 data differs.",
+    " expected, 6 target occupied, 7 build or test failed, 8 embedded server failed, 9 data"
+    " differs.",
 )
 def cli() -> None:
     """Split the Blytz Hire monolith into six service databases.
