@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from psycopg import sql
 
-from migration import preflight
+from migration import dbt, preflight
 from migration.connections import Connections, describe
 from migration.errors import BuildFailed, NotReady
 from migration.ledger import Ledger, State
 from migration.replication import Link
-from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, Service
+from migration.services import MIRROR_SCHEMA, MONOLITH, Service
 
 
 @dataclass
@@ -127,42 +123,8 @@ def check_monolith(
 
 
 def _dbt_build(target: str, connections: Connections, on_node: Callable[[str], None]) -> _Outcome:
-    # A process of its own: dbt keeps global state, and two cores can build two services. A target
-    # path of its own: each target is parsed differently, and keeps its parse for the next time.
-    folder = Path(os.environ.get("DBT_TARGET_PATH") or ROOT / "target") / target
-    logs = Path(os.environ.get("DBT_LOG_PATH") or ROOT / "logs") / target
+    folder = dbt.run(["build"], target, connections, "run_results.json", on_node)
     results = folder / "run_results.json"
-    results.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "dbt.cli.main", "--log-format", "json", "build"]
-    command += ["--target", target, "--project-dir", str(ROOT), "--profiles-dir", str(ROOT)]
-    command += ["--target-path", str(folder), "--log-path", str(logs)]
-    said: list[str] = []
-    with subprocess.Popen(
-        command,
-        # Without DBT_… of the caller's: DBT_EMPTY or DBT_EXCLUDE would make it another build.
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("DBT_")},
-            **connections.environ(),
-        },
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            event = _event(line)
-            if event.get("result"):
-                on_node(str(event["node"]))
-            elif event.get("level") == "error":
-                said.append(str(event["msg"]))
-    if process.returncode not in (0, 1) or not results.exists():
-        raise BuildFailed(
-            "dbt stopped: " + ("\n".join(said) or f"it exited with {process.returncode}"),
-            where=describe(connections.urls[target]),
-            mend=f"dbt build --target {target}",
-        )
     outcome = _read(results, folder / "manifest.json", target, connections)
     if outcome.failures:
         shown = outcome.failures[:5]
@@ -174,18 +136,6 @@ def _dbt_build(target: str, connections: Connections, on_node: Callable[[str], N
             f" To see it in full: dbt build --target {target}",
         )
     return outcome
-
-
-def _event(line: str) -> dict[str, Any]:
-    """Read one line of dbt's log; what is no event, such as a crash's traceback, is an error."""
-    try:
-        event = json.loads(line)
-    except json.JSONDecodeError:
-        return {"level": "error", "msg": line.rstrip()}
-    info = event["info"]
-    node = event.get("data", {}).get("node_info", {}).get("node_name")
-    result = info["name"].startswith("Log") and info["name"].endswith("Result")
-    return {"result": result, "level": info["level"], "msg": info["msg"], "node": node}
 
 
 def _read(results: Path, manifest: Path, target: str, connections: Connections) -> _Outcome:

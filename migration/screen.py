@@ -110,6 +110,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def printable(text: str) -> str:
+    """Give text in which nothing moves a cursor, turns a line around or is not to be seen."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def table(*headings: str) -> Table:
     """Make an empty table; a heading that begins with `>` stands over right-aligned figures."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
