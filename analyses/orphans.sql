@@ -145,6 +145,11 @@ questions as (
         has_schema_privilege(to_regnamespace('blytz_hire'), 'usage')
         and has_table_privilege(conrelid, 'select')
         and has_table_privilege(confrelid, 'select')
+        -- another server is not to be troubled
+        and not exists (
+            select 1 from pg_catalog.pg_foreign_table as elsewhere
+            where elsewhere.ftrelid in (doubtful.conrelid, doubtful.confrelid)
+        )
 ),
 
 counted as (

@@ -283,7 +283,8 @@ def test_a_dbt_that_was_stopped_is_no_build(split: Split) -> None:
     service = prepare(split, "payments")
     script = (
         "import os, signal, subprocess, sys, threading, time\n"
-        "import migration.build as building, runner\n"
+        "import runner\n"
+        "from migration import dbt\n"
         "from migration.connections import connect, resolve\n"
         "real = subprocess.Popen\n"
         "def stopped(*args, **options):\n"
@@ -300,7 +301,7 @@ def test_a_dbt_that_was_stopped_is_no_build(split: Split) -> None:
         "    while process.poll() is None:\n"
         "        process.send_signal(signal.SIGINT)\n"
         "        time.sleep(0.5)\n"
-        "building.subprocess.Popen = stopped\n"
+        "dbt.subprocess.Popen = stopped\n"
         "sys.argv = ['runner.py', 'build', 'payments']\n"
         "sys.exit(runner.main())\n"
     )

@@ -22,6 +22,7 @@ COMMANDS = [
     "run",
     "sync",
     "status",
+    "analyze",
 ]
 
 
