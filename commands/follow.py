@@ -150,7 +150,7 @@ def following(as_json: bool) -> Iterator[Following]:
 
 def show_status(found: Sequence[Status]) -> None:
     """Print where services stand, their tables, and what is wrong with them."""
-    shown = table("service", "state", "mirror", ">lag", ">pending", "last sync", ">WAL kept")
+    shown = table("service", "state", "mirror", ">lag", ">pending", ">synced ago", ">WAL kept")
     for one in found:
         # When all that has arrived is carried over, the tables are as old as the mirror.
         lag = one.lag_seconds if one.pending or not one.synced_at else one.mirror_lag_seconds
@@ -162,7 +162,7 @@ def show_status(found: Sequence[Status]) -> None:
             ),
             "" if lag is None else seconds(lag),
             "" if one.pending is None else f"{one.pending:,}",
-            "" if one.synced_at is None else ago(one.synced_at),
+            "" if one.synced_at is None else ago(one.synced_at).removesuffix(" ago"),
             "" if one.wal_kept_bytes is None else size(one.wal_kept_bytes),
         )
     out.print(shown)

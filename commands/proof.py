@@ -1,23 +1,33 @@
-"""What is known and what can be shown: analyze."""
+"""What is known and what can be proven: analyze, verify."""
 
 from __future__ import annotations
 
+import sys
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from commands import json_option
+from commands import json_option, services_argument
 from migration import analyze as analyzing
 from migration import pages, screen
+from migration import sync as syncing
+from migration import verify as verifying
 from migration.analyze import Analysis, Group
+from migration.compare import Comparison, Sample
 from migration.connections import resolve
+from migration.errors import DataDiffers
+from migration.ledger import open_ledger
 from migration.pages import analysis as analysis_page
 from migration.screen import out, printable, size
-from migration.services import SERVICES
+from migration.services import SERVICES, select
+from migration.verify import Verified
 
+MOST_CHARACTERS = 60
 STYLES = {"blocks": "bold red", "changes behaviour": "bold yellow", "note": "bold"}
 
 
@@ -100,3 +110,115 @@ def _indent(said: str, by: int, style: str = "") -> None:
 
 def _text(said: str, style: str = "") -> Text:
     return Text(printable(said), style=style, overflow="fold")
+
+
+@click.command()
+@services_argument
+@click.option("--table", help="Compare this table only.")
+@json_option
+def verify(names: tuple[str, ...], table: str | None, as_json: bool) -> None:
+    """Prove row by row that each SERVICE holds what the monolith yields.
+
+    The models' SQL is run on the monolith itself and compared with the service's tables by hashes;
+    only rows that differ are looked into. Both may be in use meanwhile. Without a name it is every
+    service that has been built. Exits with 9 if a row differs.
+    """
+    connections = resolve()
+    services = select(names) if names else syncing.built(connections)
+    verified = []
+    with open_ledger(connections) as ledger, screen.watching() as watcher:
+        for service in services:
+            with watcher.step(f"{service.role}: verify") as step:
+                found = verifying.verify(service, connections, ledger, table, step.say)
+                step.say(f"{sum(one.rows for one in found.tables.values()):,} rows")
+                verified.append(found)
+    if as_json:
+        screen.show_json({one.service.database: verified_as_data(one) for one in verified})
+    else:
+        show_verified(verified)
+    if not all(one.proven for one in verified):
+        sys.exit(DataDiffers.exit_code)
+
+
+def verified_as_data(verified: Verified) -> dict[str, Any]:
+    """Give a verification as plain data for `--json`."""
+    return {
+        "proven": verified.proven,
+        "seconds": round(verified.seconds, 3),
+        "proven_by_a_run_cut_short": verified.earlier,
+        "tables": {
+            name: {"identical": found.identical, **verifying.as_data(found)}
+            for name, found in verified.tables.items()
+        },
+    }
+
+
+def show_verified(verified: list[Verified]) -> None:
+    """Print how tables were found, then what differs, with samples."""
+    rows = screen.table("table", ">rows", ">identical", ">modified", ">missing", ">extra", ">sec")
+    for one in verified:
+        rows.add_row(f"[bold]{one.service.database}[/]")
+        for name, found in one.tables.items():
+            figures = (found.modified, found.missing, found.extra)
+            rows.add_row(
+                f"  {name}",
+                f"{found.rows:,}",
+                f"{found.identical:,}",
+                *(f"[bold red]{n:,}[/]" if n else "0" for n in figures),
+                "before" if name in one.earlier else f"{found.seconds:.2f}",
+            )
+    out.print(rows)
+    for one in verified:
+        for name, found in one.tables.items():
+            if not found.proven:
+                _show_differences(f"{one.service.database}.{name}", found)
+    for one in verified:
+        if one.earlier:
+            out.print(
+                f"note: {one.service.role}: a verification that was cut short had proven"
+                f" {', '.join(one.earlier)} already; they were not compared again."
+            )
+    differing = [one.service.role for one in verified if _differs(one)]
+    unsettled = [one.service.role for one in verified if not one.proven and not _differs(one)]
+    if differing:
+        out.print("[bold red]Not proven.[/] Nothing was changed; what copies and compares anew is:")
+        for role in differing:
+            out.print(f"  ./runner.py land {role} --again && ./runner.py run {role}")
+    elif unsettled:
+        out.print("Not proven: verify again when the rows named above are at rest.")
+    else:
+        total = sum(found.rows for one in verified for found in one.tables.values())
+        out.print(f"[green]Proven:[/] {total:,} rows are what the monolith yields.")
+
+
+def _differs(verified: Verified) -> bool:
+    return any(found.differing for found in verified.tables.values())
+
+
+def _show_differences(name: str, found: Comparison) -> None:
+    out.print(f"[bold]{escape(name)}[/]")
+    if found.columns:
+        counts = ", ".join(f"{column} {n:,}" for column, n in found.columns.items())
+        _indent(f"modified columns: {counts}", 2)
+    for sample in found.samples:
+        _show_sample(sample)
+    shown = len(found.samples)
+    if found.differing > shown:
+        _indent(f"and {found.differing - shown:,} rows more", 2)
+    if found.seen_once:
+        _indent(f"{found.seen_once:,} of them were too many to be read again", 2)
+    if found.unsettled:
+        _indent(f"{found.unsettled:,} rows changed faster than they could be read", 2)
+
+
+def _show_sample(sample: Sample) -> None:
+    _indent(f"{sample.kind} {sample.key}", 2)
+    if sample.kind == "modified":
+        for column, (expected, actual) in sample.values.items():
+            _indent(f"{column}: {_value(expected)} is expected, {_value(actual)} is there", 4)
+
+
+def _value(text: str | None) -> str:
+    if text is None:
+        return "null"
+    return repr(text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…")

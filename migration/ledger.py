@@ -1,8 +1,9 @@
 """What was meant to happen and what did: the record, in the monolith, of every step.
 
 The schema `split` of the monolith holds `ledger`, an intent before each step and an outcome after
-it, and `states`, where each service stands. An intent without an outcome is a step that was cut
-short: the next run of the same step clears up after it.
+it, `states`, where each service stands, and `verifications`, how each table was last found. An
+intent without an outcome is a step that was cut short: the next run of the same step clears up
+after it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,17 @@ SCHEMA = f"""
         since timestamptz not null default clock_timestamp()
     );
 
+    create table if not exists split.verifications (
+        service text not null,
+        table_name text not null,
+        definition text not null,
+        started_at timestamptz not null,
+        finished_at timestamptz not null default clock_timestamp(),
+        is_proven boolean not null,
+        result jsonb not null,
+        primary key (service, table_name)
+    );
+
     {HEARTBEATS};
 """
 
@@ -60,6 +72,7 @@ class State(str, Enum):
     PROVISIONED = "provisioned"
     LANDED = "landed"
     BUILT = "built"
+    VERIFIED = "verified"
 
     def reached(self, other: State) -> bool:
         """Tell whether this state is `other` or one behind it."""
@@ -68,9 +81,10 @@ class State(str, Enum):
 
 @dataclass
 class Step:
-    """A step under way; what is put into `detail` is recorded with its outcome."""
+    """A step under way; what is put into `detail` and `enters` is recorded with its outcome."""
 
     id: int
+    enters: State | None = None
     detail: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,7 +119,7 @@ class Ledger:
                 (service.database, name, Jsonb(intent)),
             ).fetchone()
         assert row is not None
-        step = Step(row[0])
+        step = Step(row[0], enters)
         try:
             yield step
         except BaseException as error:
@@ -116,8 +130,8 @@ class Ledger:
             raise
         with self.lock, self.connection.transaction():
             self._finish(step.id, "done", step.detail)
-            if enters is not None:
-                self._enter(service, enters)
+            if step.enters is not None:
+                self._enter(service, step.enters)
 
     def _finish(self, step: int, outcome: str, detail: dict[str, Any]) -> None:
         self.connection.execute(

@@ -107,7 +107,7 @@ def sync(service: Service, connections: Connections) -> Synced:
     """
     started = time.monotonic()
     with ready(service, connections) as link:
-        _arrive(link)
+        arrive(link)
         done = carry_over(link.database)
     return Synced(done.upserted, done.deleted, time.monotonic() - started, done.as_of)
 
@@ -244,8 +244,16 @@ def ready(service: Service, connections: Connections) -> Iterator[Link]:
         yield link
 
 
-def _arrive(link: Link) -> None:
-    """Wait until all that is committed now is in the mirror, as long as anything moves."""
+def arrive(link: Link) -> None:
+    """Wait until all that is committed in the monolith now is in the mirror.
+
+    Args:
+        link: the way to a service that has been built.
+
+    Raises:
+        NotReady: replication is paused or broken, or nothing has moved for a minute.
+        SourceMismatch: it stopped because the monolith's tables have changed.
+    """
     beat, before = link.beat(), link.subscription()
     errors_before = before.errors if before else 0
     moved = looked = time.monotonic()
