@@ -16,6 +16,7 @@ from migration.errors import BuildFailed, NotReady
 from migration.ledger import Ledger, State
 from migration.replication import Link
 from migration.services import MIRROR_SCHEMA, MONOLITH, Service
+from migration.verify import outdated
 
 
 @dataclass
@@ -87,6 +88,9 @@ def build(
         mirror, tables = _count(service, connections, outcome.tables)
         if ledger.state(service) == State.LANDED:  # later on it is an operator's to pause
             _follow_from_now(service, connections)
+        with connections.connect(service.database) as database:
+            if ledger.state(service) == State.VERIFIED and outdated(ledger, database, service):
+                ledger.return_to(service, State.BUILT)
         step.detail.update(
             tables=tables,
             tests=vars(outcome.tests),

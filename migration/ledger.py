@@ -154,12 +154,19 @@ class Ledger:
         return state(self.connection, service)
 
     def return_to(self, service: Service, state: State) -> None:
-        """Record that a service is back in an earlier state, before what makes it so begins."""
-        with self.lock:
+        """Record that a service is back in an earlier state, before what makes it so begins.
+
+        What was proven of its tables no longer counts if they are to be built anew; atomic.
+        """
+        with self.lock, self.connection.transaction():
             self.connection.execute(
                 "update split.states set state = %s, since = clock_timestamp() where service = %s",
                 (state.value, service.database),
             )
+            if not state.reached(State.BUILT):
+                self.connection.execute(
+                    "delete from split.verifications where service = %s", (service.database,)
+                )
 
     def _enter(self, service: Service, state: State) -> None:
         if self.state(service).reached(state):

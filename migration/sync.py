@@ -227,21 +227,23 @@ def ready(service: Service, connections: Connections) -> Iterator[Link]:
     with (
         connections.connect(MONOLITH) as monolith,
         explained(connections.urls[MONOLITH], MONOLITH),
-        connections.connect(service.database) as database,
-        explained(connections.urls[service.database], service.database, database),
     ):
         if not state(monolith, service).reached(State.BUILT):
             raise NotReady(
-                f"{service.database} has not been built since it last landed, so there is nothing"
-                " to keep in step.",
+                f"{service.database} has not been built since it last landed, so it has no tables"
+                " to look at.",
                 where=describe(connections.urls[service.database]),
                 mend=f"runner.py run {service.role}",
             )
-        preflight.provisioned(database, service)
-        catalog.drift(monolith, database, service)
-        link = Link(service, monolith, database)
-        link.require_unbroken()
-        yield link
+        with (
+            connections.connect(service.database) as database,
+            explained(connections.urls[service.database], service.database, database),
+        ):
+            preflight.provisioned(database, service)
+            catalog.drift(monolith, database, service)
+            link = Link(service, monolith, database)
+            link.require_unbroken()
+            yield link
 
 
 def arrive(link: Link) -> None:

@@ -28,7 +28,7 @@ from migration.sync import arrive, carry_over, ready
 
 TABLES = """
     select tables.table_name, tables.definition, class.reltuples, key.attname,
-        format_type(key.atttypid, key.atttypmod)
+        format_type(key.atttypid, key.atttypmod), class.relname
     from split.service_tables as tables
     inner join pg_class as class on class.oid = tables.table_oid
     inner join pg_index as index on index.indrelid = class.oid and index.indisprimary
@@ -59,6 +59,7 @@ class _Table:
     estimate: int
     key: str
     key_type: str
+    is_called: str
 
     @property
     def digest(self) -> str:
@@ -149,6 +150,14 @@ def _read(database: Connection) -> list[_Table]:
 
 def _tables(link: Link, table: str | None) -> list[_Table]:
     tables = _read(link.database)
+    for one in tables:
+        if one.name != one.is_called:
+            raise NotReady(
+                f"The table {one.name} of {link.service.database} is called {one.is_called} now.",
+                where=describe(link.database.info.dsn),
+                mend=f"runner.py psql {link.service.role} -c 'ALTER TABLE"
+                f' {link.service.database}."{one.is_called}" RENAME TO {one.name}\'',
+            )
     if table is None:
         return tables
     chosen = [one for one in tables if one.name == table]

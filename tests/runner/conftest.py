@@ -113,6 +113,16 @@ def split(
     yield from make_split(server, tmp_path, tmp_path_factory.getbasetemp() / "dbt")
 
 
+@pytest.fixture(scope="module")
+def living(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Split]:
+    """Give a monolith that payments_db follows; every test leaves the two in step."""
+    folder = tmp_path_factory.mktemp("living")
+    for split in make_split(server, folder, tmp_path_factory.getbasetemp() / "dbt"):
+        result = split.runner("run", "payments")
+        assert result.returncode == 0, result.stderr
+        yield split
+
+
 def make_split(server: Server, folder: Path, dbt: Path) -> Iterator[Split]:
     """Copy a server's sample monolith, and clear away all that is made of it.
 

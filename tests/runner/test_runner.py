@@ -50,7 +50,7 @@ def test_services_are_known_by_both_names_and_run_in_phase_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["provision", "land", "build", "run", "sync", "status", "url", "psql"]
+    "command", ["provision", "land", "build", "run", "sync", "status", "verify", "url", "psql"]
 )
 def test_an_unknown_service_is_refused_with_the_names_that_exist(
     split: Split, command: str

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,6 @@ from migration.sync import Tick, carry_over, follow, sync
 from tests.runner.conftest import SAMPLE_ROWS, Server, Split, make_split
 
 (PAYMENTS,) = select(("payments",))
-
-
-@pytest.fixture(scope="module")
-def living(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Split]:
-    """Give a monolith that payments_db follows; every test leaves the two in step."""
-    folder = tmp_path_factory.mktemp("living")
-    for split in make_split(server, folder, tmp_path_factory.getbasetemp() / "dbt"):
-        result = split.runner("run", "payments")
-        assert result.returncode == 0, result.stderr
-        yield split
 
 
 def first_payment(split: Split) -> str:
