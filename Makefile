@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 ROWS ?= 50000
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test lint pytest docs bench bench-following lock clean
+.PHONY: demo test lint pytest docs bench bench-following bench-proof lock clean
 
 demo: .venv/ready
 	@.venv/bin/python runner.py demo --rows $(ROWS)
@@ -36,6 +36,10 @@ bench: .venv/ready
 # How long a sync takes and how far a follower lags, at 0.2 and at 2 million payments; ten minutes
 bench-following: .venv/ready
 	.venv/bin/python -m bench.following
+
+# What verifying costs, against one pass over both sides, at 2 million payments; five minutes
+bench-proof: .venv/ready
+	.venv/bin/python -m bench.proof
 
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \

@@ -1,8 +1,9 @@
-"""What is known and what can be proven: analyze, verify."""
+"""What is known, what can be proven, and what was done: analyze, verify, report."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.text import Text
 from commands import json_option, services_argument
 from migration import analyze as analyzing
 from migration import pages, screen
+from migration import report as reporting
 from migration import sync as syncing
 from migration import verify as verifying
 from migration.analyze import Analysis, Group
@@ -22,6 +24,7 @@ from migration.compare import Comparison, Sample
 from migration.connections import resolve
 from migration.errors import DataDiffers
 from migration.ledger import open_ledger
+from migration.pages import account as account_page
 from migration.pages import analysis as analysis_page
 from migration.screen import out, printable, size
 from migration.services import SERVICES, select
@@ -147,7 +150,7 @@ def verified_as_data(verified: Verified) -> dict[str, Any]:
         "seconds": round(verified.seconds, 3),
         "proven_by_a_run_cut_short": verified.earlier,
         "tables": {
-            name: {"identical": found.identical, **verifying.as_data(found)}
+            name: {"identical": found.identical, **asdict(found)}
             for name, found in verified.tables.items()
         },
     }
@@ -222,3 +225,34 @@ def _value(text: str | None) -> str:
     if text is None:
         return "null"
     return repr(text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…")
+
+
+@click.command()
+@services_argument
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="Where the page goes.",
+)
+@json_option
+def report(names: tuple[str, ...], html: Path, as_json: bool) -> None:
+    """Write what was done for each SERVICE as a page, for the change ticket.
+
+    What moved, how long it took, how the tests and the verification ended, and the ledger. The page
+    is one file that needs no network. With --json it is printed as data instead.
+    """
+    services, connections = select(names), resolve()
+    if as_json:
+        screen.show_json(asdict(reporting.report(services, connections)))
+        return
+    pages.check_writable(html)
+    found = reporting.report(services, connections)
+    pages.write(html, account_page.page(found))
+    for one in found.accounts:
+        last = one.steps[-1] if one.steps else None
+        said = f"{last.step} {last.outcome or 'cut short, or under way'}" if last else "nothing yet"
+        out.print(f"{one.service.database:<18}{one.state.value:<13}last: {said}", markup=False)
+    out.print(f"The page is {html}.", markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from psycopg import sql
 
@@ -51,6 +52,7 @@ class _Outcome:
     tests: Tests = field(default_factory=Tests)
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
 
 
 def build(
@@ -95,6 +97,7 @@ def build(
             tables=tables,
             tests=vars(outcome.tests),
             warnings=outcome.warnings,
+            nodes=outcome.nodes,
             seconds=round(time.monotonic() - started, 3),
         )
     return Built(tables, mirror, outcome.tests, outcome.warnings, time.monotonic() - started)
@@ -157,6 +160,15 @@ def _read(results: Path, manifest: Path, target: str, connections: Connections) 
             outcome.failures.append(f"{kind.replace('_', ' ')} {name} was skipped")
         if kind == "model" and config["materialized"] == "service_table":
             outcome.tables.append(name)
+        outcome.nodes.append(
+            {
+                "name": name,
+                "kind": "parity" if "parity" in node.get("tags", ()) else kind,
+                "status": status,
+                "rows": run["failures"],
+                "seconds": round(run["execution_time"], 3),
+            }
+        )
         if kind in ("test", "unit_test"):
             outcome.tests.failed += failed
             outcome.tests.warned += status == "warn"

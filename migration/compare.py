@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ SESSION = """
 """
 ROWS_PER_BUCKET = 256
 MOST_BUCKETS = 16_384
-BATCH = 10_000
+BATCH = 2_000
 READ_AGAIN = 20_000
 AGREEING_READS = 3
 MOST_READS = 20
@@ -92,6 +92,15 @@ class Comparison:
     columns: dict[str, int] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     seconds: float = 0.0
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Comparison:
+        """Take one from the plain data that `dataclasses.asdict` made of it."""
+        samples = [
+            Sample(one["kind"], one["key"], {k: (v[0], v[1]) for k, v in one["values"].items()})
+            for one in data["samples"]
+        ]
+        return cls(**{**data, "samples": samples})
 
     @property
     def identical(self) -> int:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import md5
-from typing import Any
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -216,7 +215,7 @@ def _proven_since(
         " and (table_name, definition) in (select * from unnest(%s::text[], %s::text[]))",
         (service.database, since, [one.name for one in tables], [one.digest for one in tables]),
     )
-    return {name: Comparison(**result) for name, result in rows}
+    return {name: Comparison.of(result) for name, result in rows}
 
 
 def _record(ledger: Ledger, service: Service, table: _Table, found: Comparison) -> None:
@@ -233,11 +232,6 @@ def _record(ledger: Ledger, service: Service, table: _Table, found: Comparison) 
             table.digest,
             found.seconds,
             found.proven,
-            Jsonb(as_data(found)),
+            Jsonb(asdict(found)),
         ),
     )
-
-
-def as_data(found: Comparison) -> dict[str, Any]:
-    """Give a comparison as plain data."""
-    return asdict(found)

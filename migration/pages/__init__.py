@@ -124,7 +124,12 @@ def _environment() -> Environment:
         finalize=_shown,
     )
     environment.filters.update(
-        size=size, seconds=seconds, ago=ago, number=lambda n: f"{n:,}", clipped=_clipped
+        size=size,
+        seconds=seconds,
+        ago=ago,
+        number=lambda n: f"{n:,}",
+        clipped=_clipped,
+        sums=lambda counts: sum(counts.values()),
     )
     environment.globals["ticks"] = ticks
     return environment

@@ -57,7 +57,7 @@ def test_an_untouched_service_is_proven_and_the_proof_is_kept(living: Split) -> 
             "select table_name, result, finished_at > now() - interval '1 minute'"
             " from split.verifications where is_proven"
         ).fetchall()
-    assert {name: Comparison(**result) for name, result, _ in kept} == verified.tables
+    assert {name: Comparison.of(result) for name, result, _ in kept} == verified.tables
     assert all(is_recent for *_, is_recent in kept)
 
 
