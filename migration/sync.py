@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -30,6 +30,8 @@ PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 TROUBLE_SECONDS = 3.0
 RETRIES = 10
+
+Found = TypeVar("Found")
 
 
 class Busy(NotReady):
@@ -284,13 +286,22 @@ def _why_it_stopped(link: Link) -> SplitError:
 
 
 def carry_over(database: psycopg.Connection[Any]) -> Synced:
-    """Run `split.sync()` once; again, if somebody else wrote the same rows meanwhile.
+    """Run `split.sync()` once; see `carry_over_and_look`."""
+    return carry_over_and_look(database, lambda inside: None)[0]
+
+
+def carry_over_and_look(
+    database: psycopg.Connection[Any], look: Callable[[psycopg.Connection[Any]], Found]
+) -> tuple[Synced, Found]:
+    """Run `split.sync()` once, and look at what is there; again, if somebody wrote the same rows.
 
     Args:
         database: an autocommit connection to a service's database.
+        look: called in the same transaction, to which mirror and tables are in one state. No other
+            sync runs meanwhile.
 
     Returns:
-        Rows upserted and deleted by table, and seconds.
+        Rows upserted and deleted by table, and seconds; and what `look` has found.
 
     Raises:
         BuildFailed: rows break a rule of the service's tables. Nothing was changed; the changes are
@@ -306,6 +317,13 @@ def carry_over(database: psycopg.Connection[Any]) -> Synced:
                 database.execute("lock table split.turn in exclusive mode")
                 rows = database.execute("select * from split.sync()").fetchall()
                 as_of = database.execute("select as_of from split.service").fetchone()
+                synced = Synced(
+                    {table: upserted for table, upserted, _ in rows},
+                    {table: deleted for table, _, deleted in rows},
+                    time.monotonic() - started,
+                    as_of[0] if as_of else None,
+                )
+                return synced, look(database)
         except (errors.SerializationFailure, errors.DeadlockDetected) as error:
             if attempt == RETRIES - 1:
                 raise Busy(
@@ -323,14 +341,7 @@ def carry_over(database: psycopg.Connection[Any]) -> Synced:
                 " the table. Nothing was changed, and what has changed in the monolith is kept for"
                 " the next sync.",
             ) from error
-        else:
-            break
-    return Synced(
-        {table: upserted for table, upserted, _ in rows},
-        {table: deleted for table, _, deleted in rows},
-        time.monotonic() - started,
-        as_of[0] if as_of else None,
-    )
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _has_news(database: psycopg.Connection[Any]) -> bool:

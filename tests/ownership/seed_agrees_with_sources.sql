@@ -1,6 +1,6 @@
 {#
-    The seed and models/_sources.yml speak of the same columns, and every table that the seed
-    gives to this service is one of its models.
+    The seed and models/_sources.yml speak of the same columns, every table that the seed gives to
+    this service is one of its models, and every line is compared or says why it can't be.
 #}
 {{ config(
     enabled=target.name != 'blytz_hire' and not var('everything', false),
@@ -67,6 +67,16 @@ problems as (
     from owned
     left join models using (service_table)
     where owned.service = '{{ target.name }}' and models.service_table is null
+
+    union all
+
+    select
+        owned.monolith_table,
+        owned.monolith_column,
+        'its line for ' || coalesce(owned.service_column, 'no service')
+        || ' has neither a total nor a reason' as problem
+    from owned
+    where owned.total is null and owned.reason is null
 )
 
 select * from problems

@@ -108,6 +108,18 @@ def fingerprints(split: Split) -> dict[str, str]:
     return found
 
 
+def assert_totals_agree(split: Split) -> None:
+    """Compare what each of the monolith's columns comes to with where it went."""
+    result = split.runner("totals", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads(result.stdout)
+    assert list(found) == list(SERVICES)
+    columns = [column for one in found.values() for column in one["columns"]]
+    assert {column["verdict"] for column in columns} == {"agrees"}
+    assert len({(column["table"], column["column"]) for column in columns}) == 269
+    assert sum(column["service"]["count"] for column in columns) > SAMPLE_ROWS
+
+
 def assert_they_follow(split: Split) -> None:
     """Change the monolith in every way, and look whether the six have changed with it."""
     with split.monolith() as monolith:
@@ -125,6 +137,7 @@ def assert_they_follow(split: Split) -> None:
 def test_six_databases_out_of_one_monolith(split: Split) -> None:
     assert_six_databases(split)
     assert_a_second_run_changes_nothing(split)
+    assert_totals_agree(split)
 
 
 def test_six_databases_on_the_oldest_postgres(
@@ -132,4 +145,6 @@ def test_six_databases_on_the_oldest_postgres(
 ) -> None:
     for split in make_split(server_15, tmp_path, tmp_path_factory.getbasetemp() / "dbt15"):
         assert_six_databases(split)
+        assert_totals_agree(split)
         assert_they_follow(split)
+        assert_totals_agree(split)

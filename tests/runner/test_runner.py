@@ -23,6 +23,9 @@ COMMANDS = [
     "sync",
     "status",
     "analyze",
+    "verify",
+    "totals",
+    "report",
 ]
 
 
@@ -50,7 +53,7 @@ def test_services_are_known_by_both_names_and_run_in_phase_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["provision", "land", "build", "run", "sync", "status", "verify", "url", "psql"]
+    "command", ["provision", "land", "build", "run", "sync", "status", "verify", "totals", "report"]
 )
 def test_an_unknown_service_is_refused_with_the_names_that_exist(
     split: Split, command: str
@@ -120,7 +123,11 @@ def test_a_failed_build_exits_with_seven_and_says_why(split: Split) -> None:
 def test_a_service_that_has_not_been_built_is_refused(split: Split) -> None:
     assert split.runner("provision", "payments").returncode == 0
     assert split.runner("land", "payments").returncode == 0
-    for arguments in (("sync", "payments"), ("sync", "payments", "--follow")):
+    for arguments in (
+        ("sync", "payments"),
+        ("sync", "payments", "--follow"),
+        ("totals", "payments"),
+    ):
         ran = split.runner(*arguments)
         assert ran.returncode == NotReady.exit_code
         assert "payments_db has not been built" in ran.stderr
