@@ -18,6 +18,7 @@ from bench.following import Split, say, split
 from migration import screen
 from migration.ledger import open_ledger
 from migration.services import MONOLITH
+from migration.totals import Verdict, totals
 from migration.verify import Verified, verify
 
 RUNS = 5
@@ -50,6 +51,13 @@ def proof(place: Split) -> Verified:
     """Verify the payments."""
     with open_ledger(place.connections) as ledger:
         return verify(place.service, place.connections, ledger, "payments")
+
+
+def sum_up(place: Split) -> None:
+    """Compare the totals of all that the payments service holds."""
+    with open_ledger(place.connections) as ledger:
+        found = totals(place.service, place.connections, ledger)
+    assert found.count(Verdict.AGREES) == len(found.compared)
 
 
 def corrupt(place: Split, change: str) -> None:
@@ -86,6 +94,10 @@ def main() -> None:
         for how in ("at once", "in turn"):
             ratio = middle["verify"] / middle[how]
             table.add_row(f"verify : passes {how}", f"{ratio:.2f}", "< 1.5")
+        say("totals")
+        taken = timed(lambda: sum_up(place))
+        table.add_row("totals of all tables", f"{taken:.2f} s")
+        table.add_row("totals : passes at once", f"{taken / middle['at once']:.2f}")
         say("ten rows wrong")
         few = "where id in (select id from payments_db.payments order by id limit 10)"
         corrupt(place, f"update payments_db.payments set amount = amount + 1 {few}")

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from migration.connections import ALIKE
+
 if TYPE_CHECKING:
     from typing import LiteralString
 
@@ -30,13 +32,10 @@ Connection = psycopg.Connection[Any]
 Hashes = tuple[int | None, ...]
 Pair = tuple[Hashes | None, Hashes | None]
 
-# Values are compared as text, so both sides have to write them alike. There are far fewer buckets
-# than the planner takes hashes of a key to be, so grouping needs no sort.
-SESSION = """
-    set timezone = 'UTC'; set datestyle = 'ISO, MDY'; set intervalstyle = 'postgres';
-    set extra_float_digits = 1; set bytea_output = 'hex'; set xmloption = 'content';
-    set search_path = pg_catalog; set default_transaction_read_only = on; set jit = off;
-    set enable_sort = off; set work_mem = '64MB'
+# There are far fewer buckets than the planner takes hashes of a key to be: grouping needs no sort.
+SESSION = f"""
+    {ALIKE}; set search_path = pg_catalog; set default_transaction_read_only = on;
+    set jit = off; set enable_sort = off; set work_mem = '64MB'
 """
 ROWS_PER_BUCKET = 256
 MOST_BUCKETS = 16_384

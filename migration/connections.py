@@ -33,6 +33,12 @@ PATIENCE = """
     set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0
 """
 
+# Where values are compared as text, both sides have to write them alike.
+ALIKE = """
+    set timezone = 'UTC'; set datestyle = 'ISO, MDY'; set intervalstyle = 'postgres';
+    set extra_float_digits = 1; set bytea_output = 'hex'; set xmloption = 'content'
+"""
+
 
 @dataclass(frozen=True)
 class Connections:

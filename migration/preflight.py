@@ -218,3 +218,24 @@ def nothing_in_the_way(monolith: Connection, database: Connection, service: Serv
             mend="Move them away: "
             + " ".join(f"ALTER TABLE {MIRROR_SCHEMA}.{name} SET SCHEMA public;" for name in found),
         )
+
+
+def same_encoding(monolith: Connection, database: Connection) -> None:
+    """Check that two databases write a text as the same bytes, which is what hashes are of.
+
+    Args:
+        monolith: a connection to the one.
+        database: a connection to the other.
+
+    Raises:
+        NotReady: they do not.
+    """
+    one, other = (c.info.parameter_status("server_encoding") for c in (monolith, database))
+    if one != other:
+        raise NotReady(
+            f"The monolith is encoded in {one} and the service's database in {other}, so their"
+            " texts can't be compared by hashes.",
+            where=describe(monolith.info.dsn),
+            mend="Compare a copy of the monolith instead: createdb --template template0 --encoding"
+            f" {other} COPY && pg_dump MONOLITH | psql COPY",
+        )

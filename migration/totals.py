@@ -16,8 +16,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from migration import preflight
 from migration.catalog import expected
-from migration.connections import Connections, describe
+from migration.connections import ALIKE, Connections, describe
 from migration.errors import DataDiffers, NotReady
 from migration.ledger import Ledger
 from migration.ownership import (
@@ -36,11 +37,6 @@ Connection = psycopg.Connection[Any]
 
 ATTEMPTS = 4
 PAUSE_SECONDS = 0.25
-# What a value's text depends on, the same on both servers.
-SETTINGS = """
-    set timezone = 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres';
-    set extra_float_digits = 1; set bytea_output = 'hex'
-"""
 
 
 @dataclass(frozen=True)
@@ -140,16 +136,17 @@ def totals(
 
     Raises:
         NotReady: the service has not been built, or writes its tables itself; replication has
-            stopped.
+            stopped; the databases' encodings differ.
         SourceMismatch: the monolith's tables are no longer those that have landed.
         BuildFailed: rows break a rule of the service's tables.
     """
     started = time.monotonic()
     found: list[Compared] = []
     with ledger.step(service, "totals") as step, ready(service, connections) as link:
+        preflight.same_encoding(link.monolith, link.database)
         _require_following(link)
         for end in (link.monolith, link.database):
-            end.execute(SETTINGS)
+            end.execute(ALIKE)
         for table, wanted in comparisons(service).items():
             found += _compare(link, table, wanted)
             on_table(table)

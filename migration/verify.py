@@ -17,6 +17,7 @@ from hashlib import md5
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from migration import preflight
 from migration.compare import Comparison, Connection, Shape, Side, compare
 from migration.connections import Connections, connect, describe, explained
 from migration.errors import NotReady
@@ -89,12 +90,14 @@ def verify(
         from now on; if some are not, it is not any more.
 
     Raises:
-        NotReady: the service has not been built, has no such table, or replication has stopped.
+        NotReady: the service has not been built, has no such table, or replication has stopped;
+            the databases' encodings differ.
         SourceMismatch: the monolith's tables are no longer those that have landed.
         BuildFailed: rows break a rule of the service's tables, so they can't be brought up to date.
     """
     started = time.monotonic()
     with ready(service, connections) as link:
+        preflight.same_encoding(link.monolith, link.database)
         tables = _tables(link, table)
         since = _cut_short_since(ledger, service)
         earlier = _proven_since(ledger.connection, service, tables, since)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from migration import demo, embedded
-from migration.connections import Connections, resolve, with_database
+from migration import demo, embedded, preflight
+from migration.connections import Connections, connect, resolve, with_database
 from migration.errors import ConnectionFailed, NotReady
 from migration.land import land
 from migration.ledger import open_ledger
 from migration.provision import provision
 from migration.services import MONOLITH, select
+from tests.runner.conftest import Split
 
 
 @contextmanager
@@ -119,3 +120,21 @@ def test_a_monolith_that_dies_during_a_landing_is_named(
         with open_ledger(connections) as ledger:
             landed = land(select(("payments",))[0], connections, ledger)
         assert landed.rows["payments"] > 0
+
+
+def test_databases_with_different_encodings_can_not_be_compared(split: Split) -> None:
+    name = "latin"
+    split.server.execute(
+        f"create database {name} template template0 encoding 'LATIN1' lc_collate 'C' lc_ctype 'C'"
+    )
+    try:
+        with (
+            connect(with_database(split.server.socket, name), name) as monolith,
+            split.monolith() as database,
+        ):
+            preflight.same_encoding(database, database)
+            with pytest.raises(NotReady, match="encoded in LATIN1 .* in UTF8") as caught:
+                preflight.same_encoding(monolith, database)
+        assert "createdb --template template0 --encoding UTF8" in caught.value.mend
+    finally:
+        split.server.execute(f"drop database {name} with (force)")
