@@ -125,7 +125,8 @@ def test_a_monolith_that_dies_during_a_landing_is_named(
 def test_databases_with_different_encodings_can_not_be_compared(split: Split) -> None:
     name = "latin"
     split.server.execute(
-        f"create database {name} template template0 encoding 'LATIN1' lc_collate 'C' lc_ctype 'C'"
+        f"create database {name} template template0 encoding 'LATIN1'"
+        " locale_provider libc locale 'C'"
     )
     try:
         with (
