@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.markup import escape
 
 from commands import json_option, services_argument
+from commands.proof import show_verified, verified_as_data
 from migration import build as building
 from migration import land as landing
 from migration import provision as provisioning
+from migration import rehearse as rehearsing
 from migration import run as running
 from migration import screen
-from migration.connections import resolve
+from migration.connections import Connections, resolve
+from migration.errors import DataDiffers
 from migration.ledger import open_ledger
+from migration.rehearse import Rehearsal
 from migration.run import Report, RunReport
 from migration.services import Service, select
 
@@ -122,13 +128,21 @@ def build(names: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 @services_argument
+@click.option("--dry-run", is_flag=True, help="Do it to a copy, prove it, throw it away.")
 @json_option
-def run(names: tuple[str, ...], as_json: bool) -> None:
+def run(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Provision, land and build each SERVICE, in phase order.
 
     What is done already is not done again: a run that was cut short goes on where it stood.
+
+    With --dry-run all of it is done, and verified, on a server of its own with a copy of the
+    monolith, and thrown away. The monolith is only read. The exit code is what the real run's
+    would be.
     """
     services, connections = select(names), resolve()
+    if dry_run:
+        _dry_run(services, connections, as_json)
+        return
     with screen.watching() as watcher:
         report = running.run(services, connections, watcher)
     if as_json:
@@ -137,7 +151,59 @@ def run(names: tuple[str, ...], as_json: bool) -> None:
         show_run(report)
 
 
-def show_run(report: RunReport) -> None:
+def _dry_run(services: list[Service], connections: Connections, as_json: bool) -> None:
+    try:
+        with screen.watching() as watcher:
+            done = rehearsing.rehearse(services, connections, watcher, rehearsing.folder())
+    except KeyboardInterrupt:
+        screen.err.print("stopped; the dry run's copy is thrown away, the monolith was only read")
+        sys.exit(130)
+    if as_json:
+        screen.show_json(dry_run_as_data(done))
+    else:
+        show_dry_run(done)
+    if not all(one.proven for one in done.verified):
+        sys.exit(DataDiffers.exit_code)
+    if done.stops:
+        sys.exit(done.stops[0].exit_code)
+
+
+def show_dry_run(done: Rehearsal) -> None:
+    """Print a dry run's tables, what would stop the real run, and what became of the copy."""
+    screen.show_notes(map(note_opened, done.opened))
+    show_run(done.report, thrown_away=True)
+    show_verified(done.verified, thrown_away=True)
+    for stop in done.stops:
+        screen.out.print("[bold red]The real run would stop at:[/]")
+        screen.out.print(str(stop), markup=False, soft_wrap=True)
+    screen.out.print(
+        f"Dry run: production was only read. A copy of {done.rows:,} rows"
+        f" ({screen.size(done.bytes)}) was made and thrown away; all of it took"
+        f" {screen.seconds(done.seconds)}.",
+        soft_wrap=True,
+    )
+
+
+def dry_run_as_data(done: Rehearsal) -> dict[str, Any]:
+    """Give a dry run as plain data for `--json`."""
+    return {
+        **run_as_data(done.report),
+        "verified": {one.service.database: verified_as_data(one) for one in done.verified},
+        "real_run_would_stop_at": [
+            {"what": stop.what, "where": stop.where, "mend": stop.mend} for stop in done.stops
+        ],
+        "copied_rows": done.rows,
+        "copied_bytes": done.bytes,
+        "seconds": round(done.seconds, 3),
+    }
+
+
+def note_opened(folder: Path) -> str:
+    """Say that the embedded server's start has opened a folder above it."""
+    return f"{folder} now lets the server's account pass through (chmod o+x)"
+
+
+def show_run(report: RunReport, *, thrown_away: bool = False) -> None:
     """Print the closing table of a run, then what to know: warnings and notes."""
     rows = screen.table("service", ">tables", ">rows in", ">rows out", "tests", ">seconds")
     for one in report.services:
@@ -154,9 +220,10 @@ def show_run(report: RunReport) -> None:
     screen.show_notes(note for one in report.services for note in one.provisioned.notes)
     warned = sorted((r.service.role, w) for r in report.services for w in r.built.warnings)
     if warned:
+        listed = "./runner.py psql SERVICE -xc 'table audit.NAME'"
         screen.out.print(
             "Warnings: references that the monolith never had a key for and that lead\n"
-            "nowhere. Their rows are kept; ./runner.py psql SERVICE -xc 'table audit.NAME'"
+            f"nowhere. Their rows are kept; {'./runner.py analyze' if thrown_away else listed}"
         )
         for role, warning in warned:
             name, _, rest = warning.partition(":")

@@ -10,10 +10,11 @@ import click
 from psycopg.conninfo import conninfo_to_dict
 
 from commands import json_option
-from commands.phases import run_as_data, show_run
+from commands.phases import note_opened, run_as_data, show_run
 from migration import demo as sample
 from migration import embedded, screen
 from migration import provision as provisioning
+from migration import rehearse as rehearsing
 from migration import run as running
 from migration.connections import describe, resolve
 from migration.services import MONOLITH, ROOT, select
@@ -47,7 +48,7 @@ def demo(rows: int, as_json: bool) -> None:
     if as_json:
         screen.show_json(run_as_data(report))
         return
-    screen.show_notes(map(_opened, opened))
+    screen.show_notes(map(note_opened, opened))
     show_run(report)
     screen.out.print(
         "\nThe six databases are up. Look inside:\n"
@@ -72,12 +73,8 @@ def up() -> None:
         screen.out.print(f"Nothing to start: the monolith is {where}.")
         return
     server = embedded.start(ROOT)
-    screen.show_notes(map(_opened, server.opened))
+    screen.show_notes(map(note_opened, server.opened))
     screen.out.print(f"The server is up; its data is in {server.data_directory}.", soft_wrap=True)
-
-
-def _opened(folder: Path) -> str:
-    return f"{folder} now lets the server's account pass through (chmod o+x)"
 
 
 @click.command()
@@ -87,6 +84,9 @@ def down(wipe: bool) -> None:
     was_running = embedded.stop(ROOT)
     if wipe:
         embedded.wipe(ROOT)
+        if rehearsing.folder().exists():  # a dry run that was killed leaves a copy behind
+            with rehearsing.held(rehearsing.folder()):
+                pass
     screen.out.print(
         ("The server is stopped" if was_running else "The server was not running")
         + (" and its data is deleted." if wipe else ".")

@@ -44,13 +44,15 @@ ALIKE = """
 class Connections:
     """The seven URLs by target name, and whether the embedded server is behind them.
 
-    `folder` is where each service's own URL is written for it.
+    `folder` is where each service's own URL is written for it, `dbt_folder` where dbt's files are
+    kept if they are not to be among the project's.
     """
 
     urls: Mapping[str, str]
     embedded: bool
     replication_url: str
     folder: Path
+    dbt_folder: Path | None = None
 
     def environ(self) -> dict[str, str]:
         """Give the environment in which dbt finds the same databases."""

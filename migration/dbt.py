@@ -41,8 +41,11 @@ def run(
     Raises:
         BuildFailed: dbt stopped before it came to an end; a failed test is not that.
     """
-    folder = Path(os.environ.get("DBT_TARGET_PATH") or ROOT / "target") / target
-    logs = Path(os.environ.get("DBT_LOG_PATH") or ROOT / "logs") / target
+    if connections.dbt_folder:
+        folder, logs = (connections.dbt_folder / name / target for name in ("target", "logs"))
+    else:
+        folder = Path(os.environ.get("DBT_TARGET_PATH") or ROOT / "target") / target
+        logs = Path(os.environ.get("DBT_LOG_PATH") or ROOT / "logs") / target
     made = folder / makes
     made.unlink(missing_ok=True)
     command = [sys.executable, "-m", "dbt.cli.main", "--log-format", "json", *arguments]

@@ -25,6 +25,9 @@ class Step(Protocol):
     def copied(self, progress: Progress) -> None:
         """A landing has copied more."""
 
+    def say(self, said: str) -> None:
+        """There is something to tell."""
+
     def finished_node(self, name: str) -> None:
         """dbt has finished a model or a test."""
 
