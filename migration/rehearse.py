@@ -15,12 +15,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+import psutil
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -40,6 +41,12 @@ SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 WAL_BYTES = 4 * 2**30  # the embedded server's max_wal_size
 SERVER_BYTES = 256 * 2**20  # an empty server with seven databases, and dbt's files
 SECONDS_BETWEEN_LOOKS = 0.2
+# What a copy may lack without any difference to the split, which moves tables only. If a table
+# needs an extension or a function, making the table fails, too.
+DISPENSABLE = (
+    *("COMMENT ", "CREATE EXTENSION ", "CREATE VIEW ", "CREATE MATERIALIZED VIEW "),
+    *("CREATE FUNCTION ", "CREATE PROCEDURE ", "CREATE FOREIGN TABLE "),
+)
 AGAIN = "Mend what it says, and do the dry run again."
 
 
@@ -156,6 +163,12 @@ def held(home: Path) -> Iterator[None]:
 
 
 def _empty(home: Path) -> None:
+    # The dbt of a runner that was killed goes on, and would write into the folder.
+    for process in psutil.process_iter(["cmdline"]):
+        if any(word.startswith(f"{home}/dbt/") for word in process.info["cmdline"] or ()):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                process.wait(10)
     embedded.wipe(home)
     for path in home.iterdir():
         shutil.rmtree(path)
@@ -176,13 +189,22 @@ def _look(
     """Ask the monolith, only reading, what a landing asks it, and whether the copy has room."""
     needed, stops = _needed(services), list[SplitError]()
     with connections.connect(MONOLITH) as monolith:
-        catalog.check(monolith, needed)
+        monolith.execute(f"set lock_timeout = '{replication.LOCK_TIMEOUT}'")
         try:
-            preflight.source(monolith, services[0], needed)
-        except NotReady as error:
-            stops.append(error)  # the copy can do without: a login that only reads is enough
-        _require_readable(monolith)
-        live = catalog.live(monolith)
+            _require_readable(monolith)
+            catalog.check(monolith, needed)
+            try:
+                preflight.source(monolith, services[0], needed)
+            except NotReady as error:
+                stops.append(error)  # the copy can do without: a login that only reads is enough
+            live = catalog.live(monolith)
+        except psycopg.errors.LockNotAvailable as error:
+            raise NotReady(
+                "A table of the monolith is locked by somebody who alters it.",
+                where=describe(connections.urls[MONOLITH]),
+                mend="Wait for them: select pid, relation::regclass from pg_locks"
+                " where mode = 'AccessExclusiveLock';",
+            ) from error
     copied = sum(live[table].bytes for table in needed)
     mirrors = sum(live[table].bytes for one in services for table in catalog.landed_tables(one))
     # A service's own tables are taken to be as large as its mirror.
@@ -322,14 +344,15 @@ def _read(file: IO[bytes]) -> str:
 
 
 def _fatal(said: str) -> str:
-    """Give what pg_restore failed at if tables or rows are among it; a view may be missing."""
-    entries = re.findall(r"from TOC entry \d+; \d+ \d+ (.+)\n(pg_restore: error: .+)", said)
-    others = len(re.findall("^pg_restore: error: ", said, re.MULTILINE)) > len(entries)
-    if not others and not any(entry.startswith(("TABLE", "SCHEMA")) for entry, _ in entries):
-        return ""
-    if others:
-        return said
-    return "\n".join(f"  - {entry}: {error.split('ERROR:')[-1]}" for entry, error in entries[:10])
+    """Give what pg_restore failed at, if tables or rows may be among it; a view may be missing."""
+    failed = []
+    for error in re.split("^pg_restore: error: ", said, flags=re.MULTILINE)[1:]:
+        what, _, command = error.partition("Command was: ")
+        if not command.startswith(DISPENSABLE):
+            what = what.removeprefix("could not execute query: ").strip().splitlines()[0]
+            command = command.splitlines()[0].rstrip(" (") if command else ""
+            failed.append(f"  - {what}" + (f" at {command}" if command else ""))
+    return "\n".join(failed[:10])
 
 
 @contextmanager
