@@ -151,6 +151,7 @@ def following(as_json: bool) -> Iterator[Following]:
 def show_status(found: Sequence[Status]) -> None:
     """Print where services stand, their tables, and what is wrong with them."""
     shown = table("service", "state", "mirror", ">lag", ">pending", ">synced ago", ">WAL")
+    shown.columns[0].min_width = len("communication_db")
     for one in found:
         # When all that has arrived is carried over, the tables are as old as the mirror.
         lag = one.lag_seconds if one.pending or not one.synced_at else one.mirror_lag_seconds

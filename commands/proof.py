@@ -133,7 +133,11 @@ def verify(names: tuple[str, ...], table: str | None, as_json: bool) -> None:
         for service in services:
             with watcher.step(f"{service.role}: verify") as step:
                 found = verifying.verify(service, connections, ledger, table, step.say)
-                step.say(f"{sum(one.rows for one in found.tables.values()):,} rows")
+                rows = sum(one.rows for one in found.tables.values())
+                if found.proven:
+                    step.say(f"{rows:,} rows")
+                else:
+                    step.fail(found.complaint)
                 verified.append(found)
     if as_json:
         screen.show_json({one.service.database: verified_as_data(one) for one in verified})
@@ -189,6 +193,7 @@ def show_verified(verified: list[Verified], *, thrown_away: bool = False) -> Non
         out.print("[bold red]Not proven.[/] Nothing was changed; what copies and compares anew is:")
         for role in differing:
             out.print(f"  ./runner.py land {role} --again && ./runner.py run {role}")
+            out.print(f"  ./runner.py verify {role}")
     elif unsettled:
         out.print("Not proven: verify again when the rows named above are at rest.")
     else:

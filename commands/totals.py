@@ -53,7 +53,11 @@ def totals(names: tuple[str, ...], as_json: bool) -> None:
         for service in services:
             with watcher.step(f"{service.role}: totals") as step:
                 one = totalling.totals(service, connections, ledger, step.finished_node)
-                step.say(f"{len(one.compared)} compared")
+                differing = one.count(Verdict.DIFFERS)
+                if differing:
+                    step.fail(f"{differing} differ")
+                else:
+                    step.say(f"{len(one.compared)} compared")
                 found.append(one)
     error = totalling.difference(found)
     if as_json:
@@ -62,6 +66,10 @@ def totals(names: tuple[str, ...], as_json: bool) -> None:
     _show(found)
     if error:
         raise error
+    moving = sum(one.count(Verdict.MOVING) for one in found)
+    if not moving:
+        agreeing = sum(one.count(Verdict.AGREES) for one in found)
+        screen.out.print(f"[green]Nothing lost:[/] the totals of {agreeing:,} columns agree.")
 
 
 def _show(found: Sequence[Totals]) -> None:
@@ -112,6 +120,9 @@ def _show_differences(totals: Totals) -> None:
                 else (column.monolith, column.mirror)
             )
             for total in differing(one, other):
+                if total == "checksum":  # which tells nobody anything
+                    screen.out.print("  their values do; count, sum and bounds are alike")
+                    continue
                 here, there = _shown(getattr(one, total)), _shown(getattr(other, total))
                 screen.out.print(
                     f"  {total:<9}{here} in the {left}, {there} in the {right}",
@@ -119,7 +130,7 @@ def _show_differences(totals: Totals) -> None:
                     markup=False,
                 )
         if columns:
-            screen.out.print(f"  {said.format(service.database)}", soft_wrap=True)
+            screen.out.print(f"  {said.format(service.database)}")
 
 
 def differing(one: Total, other: Total) -> list[str]:

@@ -81,11 +81,15 @@ class State(str, Enum):
 
 @dataclass
 class Step:
-    """A step under way; what is put into `detail` and `enters` is recorded with its outcome."""
+    """A step under way; what is put into its fields is recorded when it ends.
+
+    An `outcome` of `failed` is for a step that came to its end and found something wrong.
+    """
 
     id: int
     enters: State | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    outcome: str = "done"
 
 
 class Ledger:
@@ -129,7 +133,7 @@ class Ledger:
                 self._finish(step.id, "failed", {"error": said})
             raise
         with self.lock, self.connection.transaction():
-            self._finish(step.id, "done", step.detail)
+            self._finish(step.id, step.outcome, step.detail)
             if step.enters is not None:
                 self._enter(service, step.enters)
 

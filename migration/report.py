@@ -68,6 +68,19 @@ class Account:
         done = [one for one in self.steps if one.step == step and one.outcome == "done"]
         return done[-1] if done else None
 
+    def newest(self, step: str) -> Step | None:
+        """Give the last entry of a step, however it ended; None if it never was."""
+        named = [one for one in self.steps if one.step == step]
+        return named[-1] if named else None
+
+    @property
+    def totals(self) -> Step | None:
+        """The last comparison of totals, unless the service has landed anew since."""
+        totals, land = self.newest("totals"), self.last("land")
+        if totals and land and land.started_at > totals.started_at:
+            return None
+        return totals
+
     def nodes(self, *kinds: str) -> list[dict[str, Any]]:
         """Give what the last build ran, of some kinds: model, seed, test, unit_test, parity."""
         built = self.last("build")

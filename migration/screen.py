@@ -40,6 +40,7 @@ class Line:
     progress: Progress
     task: TaskID
     nodes: int = 0
+    mark: str = "[green]✓[/]"
 
     def copied(self, copied: Copied) -> None:
         """Show rows and bytes of a landing."""
@@ -53,6 +54,11 @@ class Line:
     def say(self, said: str) -> None:
         """Show what came of it."""
         self.progress.update(self.task, said=said)
+
+    def fail(self, said: str) -> None:
+        """Show that it came to its end and found something wrong."""
+        self.mark = "[red]✗[/]"
+        self.say(said)
 
     def finished_node(self, name: str) -> None:
         """Count a model or test that dbt has finished."""
@@ -76,7 +82,7 @@ class Screen:
             self.progress.update(line.task, said="failed", mark="[red]✗[/]")
             self.progress.stop_task(line.task)
             raise
-        self.progress.update(line.task, total=1, completed=1, mark="[green]✓[/]")
+        self.progress.update(line.task, total=1, completed=1, mark=line.mark)
 
 
 class _MarkColumn(SpinnerColumn):

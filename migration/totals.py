@@ -20,7 +20,7 @@ from migration import preflight
 from migration.catalog import expected
 from migration.connections import ALIKE, Connections, describe
 from migration.errors import DataDiffers, NotReady
-from migration.ledger import Ledger
+from migration.ledger import Ledger, State
 from migration.ownership import (
     Comparison,
     Pair,
@@ -132,7 +132,8 @@ def totals(
         on_table: called with the name of each monolith table that has been compared.
 
     Returns:
-        Every column's totals and verdict; a difference is no error here.
+        Every column's totals and verdict. A difference is no error here, but the service is not
+        verified any more.
 
     Raises:
         NotReady: the service has not been built, or writes its tables itself; replication has
@@ -154,6 +155,10 @@ def totals(
             service, tuple(found), tuple(not_compared(service)), time.monotonic() - started
         )
         step.detail.update(done.summary())
+        if differing := done.count(Verdict.DIFFERS):
+            ledger.return_to(service, State.BUILT)
+            step.outcome = "failed"
+            step.detail["error"] = f"columns whose totals differ: {differing}"
     return done
 
 
@@ -170,7 +175,7 @@ def difference(found: Sequence[Totals]) -> DataDiffers | None:
         if column.verdict is Verdict.DIFFERS
     ]
     return DataDiffers(
-        f"The totals of {sum(wrong.values())} column(s) differ from the monolith's.",
+        f"Columns whose totals differ from the monolith's: {sum(wrong.values())}.",
         where=", ".join(f"{s.database} ({count})" for s, count in wrong.items()),
         mend="\n".join(dict.fromkeys(mend(service, blames) for service, blames in blamed)),
     )

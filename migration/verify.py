@@ -51,6 +51,15 @@ class Verified:
         """Whether every row of every table was seen to be right."""
         return all(found.proven for found in self.tables.values())
 
+    @property
+    def complaint(self) -> str:
+        """What keeps it from being proven, in a few words."""
+        differing = sum(found.differing for found in self.tables.values())
+        unsettled = sum(found.unsettled for found in self.tables.values())
+        if differing:
+            return "1 row differs" if differing == 1 else f"{differing:,} rows differ"
+        return f"rows that did not hold still: {unsettled:,}"
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -114,6 +123,8 @@ def verify(
             verified = Verified(service, found, tuple(earlier), time.monotonic() - started)
             if not verified.proven:
                 ledger.return_to(service, State.BUILT)
+                step.outcome = "failed"
+                step.detail["error"] = verified.complaint
             elif table is None:
                 step.enters = State.VERIFIED
             step.detail.update(
@@ -200,7 +211,7 @@ def _catch_up(link: Link) -> None:
 def _cut_short_since(ledger: Ledger, service: Service) -> str | None:
     """Tell since when the last verification has been under way, if it never ended."""
     row = ledger.connection.execute(
-        "select outcome is null or detail ? 'error',"
+        "select outcome is null or (outcome = 'failed' and not detail ? 'differing'),"
         " coalesce(intent ->> 'goes_on_from', started_at::text)"
         " from split.ledger where service = %s and step in ('verify', 'build', 'land')"
         " order by id desc limit 1",

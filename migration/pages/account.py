@@ -33,5 +33,10 @@ def page(report: Report) -> str:
             for node in account.nodes("test", "unit_test", "parity")
         ],
         proofs=[proof for account in report.accounts for proof in account.proofs],
+        unequal=sum(
+            totals.detail.get("differs", 0)
+            for account in report.accounts
+            if (totals := account.totals)
+        ),
         landed=[last for account in report.accounts if (last := account.last("land"))],
     )

@@ -102,3 +102,16 @@ def test_a_page_that_can_not_be_written_is_told_at_once(
     result = living.runner("report", "--html", str(tmp_path / place))
     assert result.returncode == NotReady.exit_code
     assert "The page cannot be written" in result.stderr
+
+
+def test_totals_that_differ_are_shown_until_the_service_has_landed_anew() -> None:
+    difference = {"column": "payments.amount", "in": ["payments.amount"], "blames": "model"}
+    found = {"compared": 9, "agrees": 8, "differs": 1, "moving": 0, "differences": [difference]}
+    land, totals = step("land", 0, rows={"payments": 1}, bytes=9), step("totals", 9, **found)
+    shown = text_of(page(report_of(land, totals)))
+    assert "1 total differs" in shown
+    assert "8 agree, 0 were being written, 1 differ" in shown
+    assert "a model is wrong, or somebody wrote" in shown
+    again = text_of(page(report_of(land, totals, step("land", 99, rows={"payments": 1}, bytes=9))))
+    assert "total differs" not in again
+    assert "Totals were not compared" in again
