@@ -78,9 +78,14 @@ def main() -> int:
             )
         )
     except click.ClickException as error:
+        if "--json" in sys.argv:
+            found = {"what": error.format_message(), "mend": "runner.py --help"}
+            screen.show_json({"error": found, "exit_code": error.exit_code})
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
+        if "--json" in sys.argv:
+            screen.show_json({"error": {"what": "stopped"}, "exit_code": 130})
         screen.err.print("stopped; the same command goes on from here")
         return 130
     return 0

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from typing import LiteralString
 
 Connection = psycopg.Connection[Any]
-Hashes = tuple[int | None, ...]
+Hashes = tuple[int, ...]
 Pair = tuple[Hashes | None, Hashes | None]
 
 # There are far fewer buckets than the planner takes hashes of a key to be: grouping needs no sort.
 SESSION = f"""
     {ALIKE}; set search_path = pg_catalog; set default_transaction_read_only = on;
-    set jit = off; set enable_sort = off; set work_mem = '64MB'
+    set lock_timeout = '10s'; set jit = off; set enable_sort = off; set work_mem = '64MB'
 """
 ROWS_PER_BUCKET = 256
 MOST_BUCKETS = 16_384
@@ -45,6 +45,7 @@ AGREEING_READS = 3
 MOST_READS = 20
 READ_PAUSE_SECONDS = 0.1
 MOST_SAMPLES = 5
+MOST_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -184,11 +185,14 @@ class _Reader:
             yield key, tuple(hashes)
 
     def hashes(self, keys: Sequence[str]) -> dict[str, Hashes]:
-        """Give hashes by column of some rows."""
-        return {key: tuple(found) for key, found in self._pick("{hashes}", keys)}
+        """Give hashes by column of some rows, one after the other where rows share a key."""
+        found: dict[str, Hashes] = {}
+        for key, hashes in self._pick("{hashes}", keys):
+            found[key] = found.get(key, ()) + tuple(hashes)
+        return found
 
     def texts(self, keys: Sequence[str]) -> dict[str, list[str | None]]:
-        """Give the values of some rows as text."""
+        """Give the values of some rows as text, long ones cut short."""
         return dict(self._pick("{texts}", keys))
 
     def _pick(self, what: LiteralString, keys: Sequence[str]) -> list[tuple[str, Any]]:
@@ -202,19 +206,26 @@ class _Reader:
         id = sql.Identifier(self.shape.key)
         key = sql.SQL("(compared.{}::text)").format(id)
         values = [sql.Identifier("compared", name) for name in self.shape.columns]
-        texts = [sql.SQL("{}::text").format(value) for value in values]
         return sql.SQL(template).format(
             id=id,
             kind=sql.SQL(self.shape.key_type),
             key=key,
             bucket=sql.SQL("(hashtextextended({}, 0) & {})").format(key, sql.Literal(mask)),
             values=sql.SQL(", ").join(values),
-            texts=sql.SQL(", ").join(texts),
+            texts=sql.SQL(", ").join(_short(value) for value in values),
+            # As a row of one column: what the text of the whole row tells apart, this does too.
             hashes=sql.SQL(", ").join(
-                sql.SQL("hashtextextended({}, 1)").format(text) for text in texts
+                sql.SQL("hashtextextended(row({})::text, 1)").format(value) for value in values
             ),
             rows=sql.SQL("({}) as compared").format(self.side.query),
         )
+
+
+def _short(value: sql.Composable) -> sql.Composed:
+    return sql.SQL(
+        "case when length({text}) <= {most} then {text} else"
+        " left({text}, {most}) || '… (' || length({text}) || ', md5 ' || md5({text}) || ')' end"
+    ).format(text=sql.SQL("{}::text").format(value), most=sql.Literal(MOST_CHARACTERS))
 
 
 @contextmanager
@@ -266,7 +277,10 @@ def _settle(
                 wanted.append(key)
         if wanted:
             left, right = expected.texts(wanted), actual.texts(wanted)
-            found.samples += [_sample(k, left.get(k), right.get(k), actual.shape) for k in wanted]
+            for key in wanted:
+                kind = _kind(batch[key])
+                values = _values(left.get(key), right.get(key), actual.shape)
+                found.samples.append(Sample(kind, key, values))
 
 
 def _read_again(
@@ -274,12 +288,14 @@ def _read_again(
 ) -> tuple[dict[str, Pair], int]:
     """Tell which rows really differ, and how many never held still.
 
-    A row is right if, after catching up, it is as expected just before or just after. It is wrong
-    if several readings in a row find the same two values: once might be chance, where a value
-    changes to and fro.
+    A row is right if, after catching up, it is as expected both before and after. One that is being
+    written is right if it was as expected before or after with two different values: so it moves
+    along, and does not just meet a value that comes and goes. It is wrong if several readings in a
+    row find the same two values: once might be chance, where a value changes to and fro.
     """
     real: dict[str, Pair] = {}
     seen: dict[str, tuple[Pair, int]] = {}
+    met: dict[str, set[Hashes | None]] = {}
     for attempt in range(MOST_READS):
         before = expected.hashes(keys)
         catch_up()
@@ -288,10 +304,13 @@ def _read_again(
         undecided = []
         for key in keys:
             pair = (before.get(key), held.get(key))
+            still = pair[0] == after.get(key)
             if pair[1] in (pair[0], after.get(key)):
+                met.setdefault(key, set()).add(pair[1])
+                if not still and len(met[key]) < 2:
+                    undecided.append(key)
                 continue
             last, times = seen.get(key, (None, 0))
-            still = pair[0] == after.get(key)
             times = times + 1 if still and last == pair else int(still)
             seen[key] = (pair, times)
             if times >= AGREEING_READS:
@@ -308,23 +327,28 @@ def _read_again(
 def _count(pair: Pair, shape: Shape, found: Comparison) -> str:
     """Count a row that differs; give the kind of its difference."""
     expected, actual = pair
-    if actual is None:
+    kind = _kind(pair)
+    if kind == "missing":
         found.missing += 1
-        return "missing"
-    if expected is None:
-        found.extra += 1
-        return "extra"
-    found.modified += 1
-    for name, one, other in zip(shape.columns, expected, actual, strict=True):
-        if one != other:
-            found.columns[name] = found.columns.get(name, 0) + 1
-    return "modified"
+    elif kind == "extra":
+        found.extra += (len(actual or ()) - len(expected or ())) // len(shape.columns)
+    else:
+        found.modified += 1
+        for name, one, other in zip(shape.columns, expected or (), actual or (), strict=True):
+            if one != other:
+                found.columns[name] = found.columns.get(name, 0) + 1
+    return kind
 
 
-def _sample(
-    key: str, expected: list[str | None] | None, actual: list[str | None] | None, shape: Shape
-) -> Sample:
-    kind = "missing" if actual is None else "extra" if expected is None else "modified"
+def _kind(pair: Pair) -> str:
+    """Name a difference; where a key's rows are several, their hashes are more."""
+    expected, actual = (len(hashes or ()) for hashes in pair)
+    return "modified" if expected == actual else "missing" if expected > actual else "extra"
+
+
+def _values(
+    expected: list[str | None] | None, actual: list[str | None] | None, shape: Shape
+) -> dict[str, tuple[str | None, str | None]]:
     nothing = [None] * len(shape.columns)
     pairs = zip(shape.columns, expected or nothing, actual or nothing, strict=True)
-    return Sample(kind, key, {name: (one, other) for name, one, other in pairs if one != other})
+    return {name: (one, other) for name, one, other in pairs if one != other}

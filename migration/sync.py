@@ -30,6 +30,7 @@ PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 TROUBLE_SECONDS = 3.0
 RETRIES = 10
+LOCK_TIMEOUT = "10s"
 
 Found = TypeVar("Found")
 
@@ -229,7 +230,9 @@ def ready(service: Service, connections: Connections) -> Iterator[Link]:
     with (
         connections.connect(MONOLITH) as monolith,
         explained(connections.urls[MONOLITH], MONOLITH),
+        _locks_told(connections.urls[service.database]),
     ):
+        monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         if not state(monolith, service).reached(State.BUILT):
             raise NotReady(
                 f"{service.database} has not been built since it last landed, so it has no tables"
@@ -246,6 +249,19 @@ def ready(service: Service, connections: Connections) -> Iterator[Link]:
             link = Link(service, monolith, database)
             link.require_unbroken()
             yield link
+
+
+@contextmanager
+def _locks_told(url: str) -> Iterator[None]:
+    try:
+        yield
+    except errors.LockNotAvailable as error:
+        raise Busy(
+            f"Somebody holds a lock that keeps everybody out: {str(error).strip()}",
+            where=f"the monolith, or {describe(url)}",
+            mend="Wait for them, or see who it is: select pid, relation::regclass from pg_locks"
+            " where mode = 'AccessExclusiveLock' and granted;",
+        ) from error
 
 
 def arrive(link: Link) -> None:
@@ -313,6 +329,7 @@ def carry_over_and_look(
         try:
             with database.transaction():
                 database.execute("set transaction isolation level repeatable read")
+                database.execute("set local lock_timeout = 0")  # the one before may take long
                 # Before the snapshot, which so contains what the caller before this one has done.
                 database.execute("lock table split.turn in exclusive mode")
                 rows = database.execute("select * from split.sync()").fetchall()

@@ -31,7 +31,7 @@ from migration.ownership import (
 )
 from migration.replication import Link
 from migration.services import MIRROR_SCHEMA, Service
-from migration.sync import arrive, carry_over_and_look, ready
+from migration.sync import LOCK_TIMEOUT, arrive, carry_over_and_look, ready
 
 Connection = psycopg.Connection[Any]
 
@@ -147,7 +147,7 @@ def totals(
         preflight.same_encoding(link.monolith, link.database)
         _require_following(link)
         for end in (link.monolith, link.database):
-            end.execute(ALIKE)
+            end.execute(f"{ALIKE}; set lock_timeout = '{LOCK_TIMEOUT}'")
         for table, wanted in comparisons(service).items():
             found += _compare(link, table, wanted)
             on_table(table)

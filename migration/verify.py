@@ -24,15 +24,22 @@ from migration.errors import NotReady
 from migration.ledger import Ledger, State
 from migration.replication import Link
 from migration.services import MONOLITH, Service
-from migration.sync import arrive, carry_over, ready
+from migration.sync import LOCK_TIMEOUT, arrive, carry_over, ready
 
 TABLES = """
-    select tables.table_name, tables.definition, class.reltuples, key.attname,
-        format_type(key.atttypid, key.atttypmod), class.relname
+    select
+        tables.table_name,
+        tables.definition,
+        coalesce(class.reltuples, 0),
+        coalesce(key.attname, ''),
+        format_type(key.atttypid, key.atttypmod),
+        coalesce(format('%s.%s', namespace.nspname, class.relname), '')
     from split.service_tables as tables
-    inner join pg_class as class on class.oid = tables.table_oid
-    inner join pg_index as index on index.indrelid = class.oid and index.indisprimary
-    inner join pg_attribute as key on key.attrelid = class.oid and key.attnum = index.indkey[0]
+    left join pg_class as class on class.oid = tables.table_oid
+    left join pg_namespace as namespace on namespace.oid = class.relnamespace
+    left join pg_index as index
+        on index.indrelid = class.oid and index.indisprimary and index.indnkeyatts = 1
+    left join pg_attribute as key on key.attrelid = class.oid and key.attnum = index.indkey[0]
     order by tables.table_name
 """
 
@@ -67,7 +74,7 @@ class _Table:
     definition: str
     estimate: int
     key: str
-    key_type: str
+    key_type: str | None
     is_called: str
 
     @property
@@ -107,13 +114,17 @@ def verify(
     started = time.monotonic()
     with ready(service, connections) as link:
         preflight.same_encoding(link.monolith, link.database)
+        link.database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         tables = _tables(link, table)
-        since = _cut_short_since(ledger, service)
+        # One table is always looked at anew.
+        since = None if table else _cut_short_since(ledger, service)
         earlier = _proven_since(ledger.connection, service, tables, since)
         with ledger.step(
             service, "verify", tables=[one.name for one in tables], goes_on_from=since
         ) as step:
             found = dict(earlier)
+            if table is None:  # proven again, or not any more
+                ledger.return_to(service, State.BUILT)
             _catch_up(link)
             for one in tables:
                 if one.name not in found:
@@ -164,13 +175,7 @@ def _read(database: Connection) -> list[_Table]:
 def _tables(link: Link, table: str | None) -> list[_Table]:
     tables = _read(link.database)
     for one in tables:
-        if one.name != one.is_called:
-            raise NotReady(
-                f"The table {one.name} of {link.service.database} is called {one.is_called} now.",
-                where=describe(link.database.info.dsn),
-                mend=f"runner.py psql {link.service.role} -c 'ALTER TABLE"
-                f' {link.service.database}."{one.is_called}" RENAME TO {one.name}\'',
-            )
+        _require_as_made(one, link)
     if table is None:
         return tables
     chosen = [one for one in tables if one.name == table]
@@ -183,6 +188,51 @@ def _tables(link: Link, table: str | None) -> list[_Table]:
     return chosen
 
 
+def _require_as_made(table: _Table, link: Link) -> None:
+    """Refuse what is not the table any more that this project made: nothing of it is proven."""
+    name = f"{link.service.database}.{table.name}"
+    if not table.is_called:
+        what = f"The table {name} has been dropped."
+        mend = f"dbt build --target {link.service.database}"
+    elif table.is_called != name:
+        what = f"The table {name} is called {table.is_called} now."
+        mend = f"Give it back its name and schema: runner.py psql {link.service.role}"
+    elif not table.key:
+        what = f"The table {name} has no primary key of one column any more."
+        mend = (
+            "Add the key that its model's yml names: alter table … add primary key (…);"
+            " rows that share a key are not the monolith's."
+        )
+    else:
+        return
+    raise NotReady(what, where=describe(link.database.info.dsn), mend=mend)
+
+
+def _shape(table: _Table, link: Link, source: sql.SQL, relation: sql.Identifier) -> Shape:
+    """Find the columns that both sides have; they have to be the same, and of the same types."""
+    made = link.monolith.execute(sql.SQL("select * from ({}) as model limit 0").format(source))
+    there = link.database.execute(sql.SQL("select * from {} limit 0").format(relation))
+    columns, has = (
+        {column.name: (column.type_code, column.type_display) for column in found.description or ()}
+        for found in (made, there)
+    )
+    wrong = [
+        f"{name} is {has[name][1] if name in has else 'missing'}"
+        f" where the model gives {columns[name][1] if name in columns else 'no such column'}"
+        for name in {**columns, **has}
+        if has.get(name, (0,))[0] != columns.get(name, (0,))[0]
+    ]
+    if wrong:
+        raise NotReady(
+            f"The columns of {link.service.database}.{table.name} are not those that were built:\n"
+            + "\n".join(f"  - {said}" for said in wrong),
+            where=describe(link.database.info.dsn),
+            mend=f"Alter the table back. dbt build --target {link.service.database} tells when it"
+            " is as it was.",
+        )
+    return Shape(table.key, table.key_type or "text", list(columns))
+
+
 def _verify(table: _Table, link: Link, connections: Connections) -> Comparison:
     database, source = link.service.database, sql.SQL(table.definition)
     relation = sql.Identifier(database, table.name)
@@ -191,9 +241,7 @@ def _verify(table: _Table, link: Link, connections: Connections) -> Comparison:
         partial(_connected, connections.urls[database], database),
         sql.SQL("select * from {}").format(relation),
     )
-    cursor = link.monolith.execute(sql.SQL("select * from ({}) as model limit 0").format(source))
-    columns = [column.name for column in cursor.description or []]
-    shape = Shape(table.key, table.key_type, columns)
+    shape = _shape(table, link, source, relation)
     return compare(expected, actual, shape, int(table.estimate), partial(_catch_up, link))
 
 
@@ -209,10 +257,14 @@ def _catch_up(link: Link) -> None:
 
 
 def _cut_short_since(ledger: Ledger, service: Service) -> str | None:
-    """Tell since when the last verification has been under way, if it never ended."""
+    """Tell since when the last verification has been under way, if it never ended.
+
+    What was proven longer ago than an hour is proven again.
+    """
     row = ledger.connection.execute(
         "select outcome is null or (outcome = 'failed' and not detail ? 'differing'),"
-        " coalesce(intent ->> 'goes_on_from', started_at::text)"
+        " greatest(coalesce((intent ->> 'goes_on_from')::timestamptz, started_at),"
+        " now() - interval '1 hour')::text"
         " from split.ledger where service = %s and step in ('verify', 'build', 'land')"
         " order by id desc limit 1",
         (service.database,),

@@ -40,6 +40,7 @@ def write(path: Path, html: str) -> None:
     Raises:
         NotReady: the file cannot be written.
     """
+    path = path.resolve()  # what a link leads to is replaced, not the link
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
@@ -65,8 +66,11 @@ def check_writable(path: Path) -> None:
     Raises:
         NotReady: it is a folder, or its folder is missing or may not be written to.
     """
+    path = path.resolve()
     if path.is_dir():
         raise _unwritable(path, "it is a folder")
+    if path.exists() and not path.is_file():
+        raise _unwritable(path, "it is no file")
     if not path.parent.is_dir():
         raise _unwritable(path, f"there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):

@@ -21,6 +21,7 @@ from migration.verify import Verified
 from tests.runner.conftest import Split
 
 PAYMENTS = SERVICES_BY_NAME["payments_db"]
+FIRST_REVIEW = "id = (select min(id) from payments_db.reviews)"
 PAYMENT = "(select min(id) from payments_db.payments)"
 
 
@@ -325,13 +326,116 @@ def test_it_says_what_keeps_it_from_looking(living: Split) -> None:
     assert check(living).proven
 
 
-def test_a_table_that_was_renamed_is_named(living: Split) -> None:
+DUPLICATES = (
+    "create table payments_db.more () inherits (payments_db.payments);"
+    " insert into payments_db.more select * from only payments_db.payments"
+    " order by id limit 3"
+)
+
+
+def test_rows_that_are_there_twice_are_found(living: Split) -> None:
     with living.service("payments_db") as database:
-        database.execute("alter table payments_db.disputes rename to disputed")
+        database.execute(DUPLICATES.encode())
+        try:
+            found = check(living, "payments").tables["payments"]
+        finally:
+            database.execute("drop table payments_db.more")
+    assert (found.modified, found.missing, found.extra) == (0, 0, 3)
+    assert {sample.kind for sample in found.samples} == {"extra"}
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "said"),
+    [
+        (
+            "alter table payments_db.disputes rename to disputed",
+            "alter table payments_db.disputed rename to disputes",
+            "The table payments_db.disputes is called payments_db.disputed now",
+        ),
+        (
+            "alter table payments_db.disputes set schema public",
+            "alter table public.disputes set schema payments_db",
+            "The table payments_db.disputes is called public.disputes now",
+        ),
+        (
+            "alter table payments_db.refunds drop constraint refunds_pkey",
+            "alter table payments_db.refunds add primary key (payment_id)",
+            "The table payments_db.refunds has no primary key of one column any more",
+        ),
+        (
+            "alter table payments_db.disputes rename reason to reasons",
+            "alter table payments_db.disputes rename reasons to reason",
+            "reason is missing where the model gives text",
+        ),
+        (
+            "alter table payments_db.reviews alter comment type varchar",
+            "alter table payments_db.reviews alter comment type text",
+            "comment is varchar where the model gives text",
+        ),
+    ],
+    ids=["renamed", "moved", "no key", "column renamed", "type changed"],
+)
+def test_a_table_that_is_not_as_it_was_made_is_never_called_proven(
+    living: Split, change: str, back: str, said: str
+) -> None:
+    with living.service("payments_db") as database:
+        database.execute(change.encode())
         try:
             result = living.runner("verify", "payments")
         finally:
-            database.execute("alter table payments_db.disputed rename to disputes")
-    assert result.returncode == NotReady.exit_code
-    assert "The table disputes of payments_db is called disputed now" in result.stderr
-    assert "RENAME TO disputes" in result.stderr
+            database.execute(back.encode())
+    assert result.returncode == NotReady.exit_code, result.stdout
+    assert said in result.stderr
+
+
+def test_a_value_that_stands_still_while_the_monolith_toggles_is_not_proven(
+    living: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "MOST_READS", 4)
+    one = "id = (select min(id) from blytz_hire.reviews)"
+
+    def toggle(link: Any) -> None:
+        with living.monolith() as monolith:
+            monolith.execute(f"update blytz_hire.reviews set rating = 6 - rating where {one}")
+
+    with living.monolith() as monolith:
+        row = monolith.execute(f"select rating from blytz_hire.reviews where {one}").fetchone()
+        assert row is not None
+        monolith.execute(f"update blytz_hire.reviews set rating = 1 where {one}")
+    assert check(living, "reviews").proven
+    monkeypatch.setattr(verify, "_catch_up", toggle)
+    found = check(living, "reviews").tables["reviews"]
+    monkeypatch.undo()
+    assert (found.unsettled, found.differing, found.proven) == (1, 0, False)
+    with living.monolith() as monolith:
+        monolith.execute(f"update blytz_hire.reviews set rating = %s where {one}", row)
+    assert check(living).proven
+
+
+def test_a_lock_is_waited_for_with_patience_but_not_for_ever(
+    living: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "LOCK_TIMEOUT", "50ms")
+    with living.service("payments_db") as database, database.transaction():
+        database.execute("lock table payments_db.disputes in access exclusive mode")
+        with pytest.raises(NotReady, match="Somebody holds a lock") as caught:
+            check(living, "disputes")
+    assert "pg_locks" in caught.value.mend
+
+
+def test_a_long_value_is_shown_cut_short(living: Split) -> None:
+    long = (
+        f"update payments_db.reviews set comment = repeat('x', 100000) || '!' where {FIRST_REVIEW}"
+    )
+    with corrupted(living, "reviews", long):
+        (sample,) = check(living, "reviews").tables["reviews"].samples
+    shown = sample.values["comment"][1]
+    assert shown is not None
+    assert len(shown) < 300
+    assert "… (100001, md5 " in shown
+
+
+def test_stopped_or_mistyped_it_still_prints_json(living: Split) -> None:
+    mistyped = living.runner("verify", "payments", "--json", "--bogus")
+    assert mistyped.returncode == 2
+    assert "No such option" in json.loads(mistyped.stdout)["error"]["what"]
