@@ -234,7 +234,8 @@ def test_a_difference_is_told_with_where_it_arose_and_what_shows_it(living: Spli
             "select outcome, detail from split.ledger where step = 'totals'"
             " order by id desc limit 1"
         ).fetchall()[0]
-    assert step == "done"
+    assert step == "failed"
+    assert detail["error"] == f"columns whose totals differ: {1 + len(REVIEWS)}"
     assert detail["differs"] == len(detail["differences"]) == 1 + len(REVIEWS)
     put_back(living)
 
