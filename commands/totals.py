@@ -121,7 +121,11 @@ def _show_differences(totals: Totals) -> None:
             )
             for total in differing(one, other):
                 if total == "checksum":  # which tells nobody anything
-                    screen.out.print("  their values do; count, sum and bounds are alike")
+                    screen.out.print(
+                        f"  values   differ between the {left} and the {right}; count and sum"
+                        " do not",
+                        soft_wrap=True,
+                    )
                     continue
                 here, there = _shown(getattr(one, total)), _shown(getattr(other, total))
                 screen.out.print(
