@@ -210,6 +210,21 @@ def test_a_verification_that_was_cut_short_goes_on(living: Split) -> None:
     assert whole.earlier == ()
 
 
+def test_what_was_proven_long_ago_is_proven_again(living: Split) -> None:
+    def stop_at_payments(name: str) -> None:
+        if name == "payments":
+            raise KeyboardInterrupt
+
+    with open_ledger(living.connections) as ledger:
+        with pytest.raises(KeyboardInterrupt):
+            verify.verify(PAYMENTS, living.connections, ledger, on_table=stop_at_payments)
+        for table in ("ledger", "verifications"):
+            ledger.connection.execute(
+                f"update split.{table} set started_at = started_at - interval '61 minutes'".encode()
+            )
+        assert verify.verify(PAYMENTS, living.connections, ledger).earlier == ()
+
+
 class Writers:
     """Clients that change payments in the monolith: never the 2nd of four, often the 3rd."""
 
@@ -386,6 +401,8 @@ def test_a_table_that_is_not_as_it_was_made_is_never_called_proven(
             database.execute(back.encode())
     assert result.returncode == NotReady.exit_code, result.stdout
     assert said in result.stderr
+    with living.monolith() as monolith:
+        assert state(monolith, PAYMENTS) == State.BUILT
 
 
 def test_a_value_that_stands_still_while_the_monolith_toggles_is_not_proven(
