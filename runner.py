@@ -20,7 +20,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {missing}\n  mend:  make .venv/ready && source .venv/bin/activate")
 
-from commands import follow, phases, proof, server, totals
+from commands import backups, follow, phases, proof, server, totals, truth
 from migration import screen
 from migration.errors import SplitError
 from migration.services import SERVICES_BY_NAME
@@ -44,7 +44,7 @@ def cli() -> None:
     """
 
 
-for module in (server, phases, follow, proof, totals):
+for module in (server, phases, follow, proof, totals, truth, backups):
     for found in vars(module).values():
         if isinstance(found, click.Command):
             cli.add_command(found)

@@ -249,7 +249,7 @@ def compare(link: Link, percent: int, runs: int) -> list[float]:
     seconds = []
     for _ in range(runs):
         link.database.execute(
-            "insert into split.changes select 'payments', 'id', id"
+            "insert into split.changes select 'blytz_hire.payments', 'id', id"
             f" from blytz_hire.payments tablesample bernoulli ({percent})"
             if percent < 100
             else "update split.service_tables set is_stale = true"

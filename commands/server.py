@@ -12,8 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from commands import json_option
 from commands.phases import note_opened, run_as_data, show_run
 from migration import demo as sample
-from migration import embedded, screen
-from migration import provision as provisioning
+from migration import embedded, screen, targets
 from migration import rehearse as rehearsing
 from migration import run as running
 from migration.connections import describe, resolve
@@ -126,7 +125,7 @@ def _url(target: str, as_service: bool) -> str:
         return connections.urls[MONOLITH]
     (service,) = select((target,))
     if as_service:
-        return provisioning.own_url(service, connections)
+        return targets.own_url(service, connections)
     return connections.urls[service.database]
 
 

@@ -69,6 +69,16 @@ def landed_tables(service: Service) -> dict[str, tuple[str, ...]]:
     return {name: held[name] for name in names}
 
 
+def owned_tables(service: Service) -> dict[str, tuple[str, ...]]:
+    """Name the tables that a service owns, with all their columns, by name."""
+    owned = sorted((t for t in expected().values() if t.owner == service.database), key=_name)
+    return {table.name: tuple(table.columns) for table in owned}
+
+
+def _name(table: Table) -> str:
+    return table.name
+
+
 LIVE_TABLES = """
     select
         class.relname,

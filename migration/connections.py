@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -44,8 +44,11 @@ ALIKE = """
 class Connections:
     """The seven URLs by target name, and whether the embedded server is behind them.
 
-    `folder` is where each service's own URL is written for it, `dbt_folder` where dbt's files are
-    kept if they are not to be among the project's.
+    `folder` is where each service's URLs are written for its applications, `dbt_folder` where
+    dbt's files are kept if they are not to be among the project's. `application_url` is the
+    monolith as applications log in to it, the monolith's own URL if none is given.
+    `pgbouncer_url` is empty if there is no PgBouncer, and `after_change` if nothing is to be run
+    when applications are pointed elsewhere.
     """
 
     urls: Mapping[str, str]
@@ -53,10 +56,25 @@ class Connections:
     replication_url: str
     folder: Path
     dbt_folder: Path | None = None
+    application_url: str = ""
+    pgbouncer_url: str = ""
+    after_change: str = ""
+    replication_urls: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Let applications log in to the monolith as the runner does, if nothing else is said."""
+        if not self.application_url:
+            object.__setattr__(self, "application_url", self.urls[MONOLITH])
 
     def environ(self) -> dict[str, str]:
         """Give the environment in which dbt finds the same databases."""
         return {f"{target.upper()}_URL": url for target, url in self.urls.items()}
+
+    def for_servers(self, target: str) -> str:
+        """Give a target's URL as the other servers reach it, for replication."""
+        if target == MONOLITH:
+            return self.replication_url
+        return self.replication_urls.get(target) or self.urls[target]
 
     def connect(self, target: str, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
         """Open an autocommit connection to a target; see `connect`."""
@@ -69,8 +87,12 @@ def resolve(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Conne
     Args:
         environ: where `BLYTZ_HIRE_URL` and the six service URLs are looked up. An optional
             `BLYTZ_HIRE_REPLICATION_URL` is the monolith as the service *servers* reach it, for
-            when their network names differ from the runner's, and `BLYTZ_HIRE_CONNECTIONS` the
-            folder for the services' own URLs.
+            when their network names differ from the runner's, and `PAYMENTS_DB_REPLICATION_URL`
+            and its siblings the services as the *monolith's* server reaches them,
+            `BLYTZ_HIRE_CONNECTIONS` the folder for the services' own URLs,
+            `BLYTZ_HIRE_APPLICATION_URL` the monolith as applications log in to it,
+            `BLYTZ_HIRE_AFTER_CHANGE` a command to run when they are pointed elsewhere, and
+            `PGBOUNCER_ADMIN_URL` the console of their PgBouncer.
         root: the project's directory, which the embedded server belongs to.
 
     Returns:
@@ -82,9 +104,15 @@ def resolve(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Conne
     """
     folder = Path(environ.get(f"{MONOLITH.upper()}_CONNECTIONS") or root / "connections")
     given = {t: environ.get(f"{t.upper()}_URL", "") for t in (MONOLITH, *SERVICES)}
+    pointing: dict[str, Any] = {
+        "application_url": _given(environ, f"{MONOLITH.upper()}_APPLICATION_URL", MONOLITH),
+        "pgbouncer_url": _given(environ, "PGBOUNCER_ADMIN_URL", "pgbouncer"),
+        "after_change": environ.get(f"{MONOLITH.upper()}_AFTER_CHANGE", ""),
+        "replication_urls": {s: environ.get(f"{s.upper()}_REPLICATION_URL", "") for s in SERVICES},
+    }
     if not any(given.values()):
         urls = {target: embedded.url(root, target) for target in given}
-        return Connections(urls, True, urls[MONOLITH], folder)
+        return Connections(urls, True, urls[MONOLITH], folder, **pointing)
     if not given[MONOLITH]:
         named = ", ".join(f"{t.upper()}_URL" for t, url in given.items() if url)
         raise ConnectionFailed(
@@ -102,24 +130,30 @@ def resolve(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Conne
             else {**monolith, "dbname": service}
         )
     seen: dict[tuple[str, str, str], str] = {}
-    for target, field in fields.items():
-        place = (field["host"], field["port"], field["dbname"])
-        if field["dbname"] in RESERVED or set(field["dbname"]) & set("'\"\\"):
+    for target, found in fields.items():
+        place = (found["host"], found["port"], found["dbname"])
+        if found["dbname"] in RESERVED or set(found["dbname"]) & set("'\"\\"):
             raise ConnectionFailed(
-                f"{target} can't be the database {field['dbname']}.",
-                where=f"{field['host']}:{field['port']}",
+                f"{target} can't be the database {found['dbname']}.",
+                where=f"{found['host']}:{found['port']}",
                 mend=f"Give {target.upper()}_URL a database of its own, with a plain name.",
             )
         if place in seen:
             raise ConnectionFailed(
-                f"{seen[place]} and {target} are the same database, {field['dbname']}.",
-                where=f"{field['host']}:{field['port']}",
+                f"{seen[place]} and {target} are the same database, {found['dbname']}.",
+                where=f"{found['host']}:{found['port']}",
                 mend=f"Give {target.upper()}_URL a database of its own.",
             )
         seen[place] = target
-    urls = {target: _url(field) for target, field in fields.items()}
+    urls = {target: _url(found) for target, found in fields.items()}
     replication = environ.get(f"{MONOLITH.upper()}_REPLICATION_URL") or urls[MONOLITH]
-    return Connections(urls, False, replication, folder)
+    return Connections(urls, False, replication, folder, **pointing)
+
+
+def _given(environ: Mapping[str, str], variable: str, database: str) -> str:
+    """Give an optional URL with every part filled in, or nothing."""
+    url = environ.get(variable, "")
+    return _url({"dbname": database, **_parse(variable, url)}) if url else ""
 
 
 def _parse(variable: str, url: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from threading import RLock
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from migration.connections import Connections
@@ -73,6 +74,8 @@ class State(str, Enum):
     LANDED = "landed"
     BUILT = "built"
     VERIFIED = "verified"
+    SWITCHED = "switched"
+    COMPLETED = "completed"
 
     def reached(self, other: State) -> bool:
         """Tell whether this state is `other` or one behind it."""
@@ -83,11 +86,13 @@ class State(str, Enum):
 class Step:
     """A step under way; what is put into its fields is recorded when it ends.
 
-    An `outcome` of `failed` is for a step that came to its end and found something wrong.
+    An `outcome` of `failed` is for a step that came to its end and found something wrong. `enters`
+    is a state further on; `returns_to` one that the service is back in.
     """
 
     id: int
     enters: State | None = None
+    returns_to: State | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     outcome: str = "done"
 
@@ -130,12 +135,14 @@ class Ledger:
             said = str(error) or type(error).__name__
             # If the monolith itself went away, the intent without an outcome tells that.
             with suppress(psycopg.OperationalError), self.lock:
-                self._finish(step.id, "failed", {"error": said})
+                self._finish(step.id, "failed", {**step.detail, "error": said})
             raise
         with self.lock, self.connection.transaction():
             self._finish(step.id, step.outcome, step.detail)
-            if step.enters is not None:
-                self._enter(service, step.enters)
+            if step.enters is not None and not self.state(service).reached(step.enters):
+                self._set(service, step.enters)
+            if step.returns_to is not None:
+                self._set(service, step.returns_to)
 
     def _finish(self, step: int, outcome: str, detail: dict[str, Any]) -> None:
         self.connection.execute(
@@ -153,6 +160,23 @@ class Ledger:
         ).fetchone()
         return row[0] if row else {}
 
+    def was_begun(self, service: Service, step: str) -> bool:
+        """Tell whether a step of a service was ever begun, however it ended."""
+        row = self.connection.execute(
+            "select exists (select from split.ledger where service = %s and step = %s)",
+            (service.database, step),
+        ).fetchone()
+        return row == (True,)
+
+    def has_made(self, service: Service, step: str, what: str) -> bool:
+        """Tell whether a step has ever recorded that it made something."""
+        row = self.connection.execute(
+            "select coalesce(bool_or((detail ->> %s)::boolean), false) from split.ledger"
+            " where service = %s and step = %s",
+            (what, service.database, step),
+        ).fetchone()
+        return row == (True,)
+
     def state(self, service: Service) -> State:
         """Tell where a service stands."""
         return state(self.connection, service)
@@ -160,21 +184,45 @@ class Ledger:
     def return_to(self, service: Service, state: State) -> None:
         """Record that a service is back in an earlier state, before what makes it so begins.
 
-        What was proven of its tables no longer counts if they are to be built anew; atomic.
+        What was proven of its tables no longer counts if they are to be built anew; atomic. One
+        that has been switched stays so: only a rollback takes it back.
         """
         with self.lock, self.connection.transaction():
-            self.connection.execute(
-                "update split.states set state = %s, since = clock_timestamp() where service = %s",
-                (state.value, service.database),
-            )
+            if self.state(service).reached(State.SWITCHED):
+                return
+            self._set(service, state)
             if not state.reached(State.BUILT):
                 self.connection.execute(
                     "delete from split.verifications where service = %s", (service.database,)
                 )
 
-    def _enter(self, service: Service, state: State) -> None:
-        if self.state(service).reached(state):
-            return  # doing an early step again takes a service nowhere back
+    def forget(self, service: Service) -> list[str]:
+        """Forget where a service stands, and what was proven of it; atomic.
+
+        The ledger keeps what was done.
+
+        Returns:
+            The databases of the services of which something is still there.
+        """
+        with self.lock, self.connection.transaction():
+            for table in ("states", "verifications", "heartbeats", "gates"):
+                if self._has(table):
+                    self.connection.execute(
+                        sql.SQL("delete from split.{} where service in (%s, %s)").format(
+                            sql.Identifier(table)
+                        ),
+                        (service.database, f"{service.database} back"),
+                    )
+            rows = self.connection.execute("select service from split.states order by service")
+            return [row[0] for row in rows]
+
+    def _has(self, table: str) -> bool:
+        row = self.connection.execute(
+            "select to_regclass(%s) is not null", (f"split.{table}",)
+        ).fetchone()
+        return row == (True,)
+
+    def _set(self, service: Service, state: State) -> None:
         self.connection.execute(
             "insert into split.states (service, state) values (%s, %s)"
             " on conflict (service) do update"

@@ -26,36 +26,7 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
         NotReady: `wal_level` is not logical, no slot or sender is free, or privileges lack.
     """
     where = describe(monolith.info.dsn)
-    settings = dict(
-        monolith.execute(
-            "select name, setting from pg_settings"
-            " where name in ('wal_level', 'max_replication_slots', 'max_wal_senders')"
-        ).fetchall()
-    )
-    if settings["wal_level"] != "logical":
-        raise NotReady(
-            f"wal_level is {settings['wal_level']}; following the monolith needs logical.",
-            where=where,
-            mend="ALTER SYSTEM SET wal_level = 'logical'; then restart the monolith's server.",
-        )
-    row = monolith.execute(
-        "select (select count(*) from pg_replication_slots where slot_name <> %s),"
-        " (select count(*) from pg_stat_replication)",
-        (service.replication,),
-    ).fetchone()
-    assert row is not None
-    for setting, used, what in (
-        ("max_replication_slots", row[0], "replication slot"),
-        ("max_wal_senders", row[1], "WAL sender"),
-    ):
-        if used >= int(settings[setting]):
-            raise NotReady(
-                f"No {what} is free: {used} of {settings[setting]} are in use.",
-                where=where,
-                mend=f"ALTER SYSTEM SET {setting} = {int(settings[setting]) + 20}; then restart"
-                " the monolith's server; or drop a slot that nobody uses:"
-                " select * from pg_replication_slots where not active;",
-            )
+    _can_publish(monolith, service.replication, "the monolith")
     role = monolith.execute(
         "select rolsuper, rolreplication,"
         " has_database_privilege(current_database(), 'create')"
@@ -98,6 +69,77 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
         )
 
 
+def _can_publish(source: Connection, slot: str, name: str) -> None:
+    """Check that a server decodes its WAL, and has room for one more slot and its sender."""
+    where = describe(source.info.dsn)
+    settings = dict(
+        source.execute(
+            "select name, setting from pg_settings"
+            " where name in ('wal_level', 'max_replication_slots', 'max_wal_senders')"
+        ).fetchall()
+    )
+    if settings["wal_level"] != "logical":
+        raise NotReady(
+            f"wal_level is {settings['wal_level']}; following {name} needs logical.",
+            where=where,
+            mend=f"ALTER SYSTEM SET wal_level = 'logical'; then restart the server of {name}.",
+        )
+    row = source.execute(
+        "select (select count(*) from pg_replication_slots where slot_name <> %s),"
+        " (select count(*) from pg_stat_replication)",
+        (slot,),
+    ).fetchone()
+    assert row is not None
+    for setting, used, what in (
+        ("max_replication_slots", row[0], "replication slot"),
+        ("max_wal_senders", row[1], "WAL sender"),
+    ):
+        if used >= int(settings[setting]):
+            raise NotReady(
+                f"No {what} is free: {used} of {settings[setting]} are in use.",
+                where=where,
+                mend=f"ALTER SYSTEM SET {setting} = {int(settings[setting]) + 20}; then restart"
+                f" the server of {name}; or drop a slot that nobody uses:"
+                " select * from pg_replication_slots where not active;",
+            )
+
+
+def way_back(
+    database: Connection, monolith: Connection, service: Service, *, made_before: bool
+) -> None:
+    """Check that the monolith can subscribe to a service's database.
+
+    Args:
+        database: a connection to the service's database.
+        monolith: a connection to the monolith.
+        service: the service.
+        made_before: whether what bears its name may be this project's own.
+
+    Raises:
+        NotReady: `wal_level`, a slot, a sender, a worker or a privilege lacks.
+        TargetOccupied: somebody else's publication, slot or subscription bears the name.
+    """
+    name = service.way_back
+    _can_publish(database, name, service.database)
+    _can_subscribe(monolith, name, "the monolith's server")
+    for connection, what, question in (
+        (database, "publication", "select true from pg_publication where pubname = %s"),
+        (database, "slot", "select true from pg_replication_slots where slot_name = %s"),
+        (
+            monolith,
+            "subscription",
+            "select true from pg_subscription where subname = %s and subdbid ="
+            " (select oid from pg_database where datname = current_database())",
+        ),
+    ):
+        if not made_before and connection.execute(question, (name,)).fetchone():
+            raise TargetOccupied(
+                f"There is a {what} {name} already, which no switch has made. Nothing was changed.",
+                where=describe(connection.info.dsn),
+                mend="Drop it, if nobody needs it.",
+            )
+
+
 def target(database: Connection, service: Service) -> None:
     """Check that this login may subscribe in a service's database, and that a worker is free.
 
@@ -108,6 +150,10 @@ def target(database: Connection, service: Service) -> None:
     Raises:
         NotReady: it may not, or the server's workers are all spoken for.
     """
+    _can_subscribe(database, service.replication, "the service's server")
+
+
+def _can_subscribe(database: Connection, subscription: str, server: str) -> None:
     row = database.execute(
         "select rolsuper or (current_setting('server_version_num')::integer >= 160000"
         " and pg_has_role((select oid from pg_roles where rolname = 'pg_create_subscription'),"
@@ -125,7 +171,7 @@ def target(database: Connection, service: Service) -> None:
     row = database.execute(
         "select current_setting('max_logical_replication_workers')::integer,"
         " (select count(*) from pg_subscription where subname <> %s)",
-        (service.replication,),
+        (subscription,),
     ).fetchone()
     assert row is not None
     workers, others = row
@@ -135,7 +181,7 @@ def target(database: Connection, service: Service) -> None:
             where=describe(database.info.dsn),
             mend=f"ALTER SYSTEM SET max_logical_replication_workers = {others + 10};"
             f" ALTER SYSTEM SET max_worker_processes = {others + 20};"
-            " then restart the service's server.",
+            f" then restart {server}.",
         )
 
 

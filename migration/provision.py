@@ -7,7 +7,6 @@ that bears the database's name; not the mirror, not the bookkeeping.
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from migration import targets
 from migration.connections import Connections, connect, describe, with_database
 from migration.errors import NotReady, TargetOccupied
 from migration.ledger import Ledger, State
@@ -76,7 +76,10 @@ def provision(
     url = connections.urls[service.database]
     database = conninfo_to_dict(url)["dbname"]
     intent = {"database": database, "owner": service.owner, "login": service.login}
-    _require_folder(connections.folder)
+    targets.require_folder(connections.folder)
+    switched = ledger.state(service).reached(State.SWITCHED)
+    otherwise = targets.Place.SERVICE if switched else targets.Place.MONOLITH
+    places = targets.places(service, connections, otherwise)
     with ledger.step(service, "provision", enters=State.PROVISIONED, **intent) as step:
         with connect(_maintenance(url), service.database) as server:
             _require_privileges(server)
@@ -98,20 +101,118 @@ def provision(
             notes = _database_rights(server, service, str(database))
         with connect(url, service.database) as inside, inside.transaction():
             _schemas(inside, service)
-        file = connections.folder / f"{service.role}.env"
+        file = targets.file(service, connections)
         if password:
-            _write(
-                file,
-                service,
-                with_database(url, str(database), user=service.login, password=password),
-            )
-        elif not file.exists() or not same_place(read_url(file), url):
+            own = with_database(url, str(database), user=service.login, password=password)
+            notes += targets.establish(service, connections, own, places)
+        elif targets.has_own_url(service, connections):
+            own = targets.own_url(service, connections)
+            notes += targets.establish(service, connections, own, places)
+        else:
             notes.append(
                 f"{service.login} has a password that is not in {file}; "
                 f"runner.py provision {service.role} --new-password gives it another"
             )
         step.detail["created"] = not exists
     return Provisioned(service, not exists, file, tuple(notes))
+
+
+# What a rollback has laid aside there, by the comment that it bears.
+LAID_ASIDE = """
+    select format('%I.%I', 'audit', relname) from pg_class
+    where relnamespace = to_regnamespace('audit') and relkind = 'r'
+        and obj_description(oid, 'pg_class') like 'Rows as the service had them%'
+    order by 1
+"""
+
+
+def remove(service: Service, connections: Connections, ledger: Ledger) -> list[str]:
+    """Drop a service's database and its two roles; idempotent.
+
+    Of a database that was there before, only the schemas that this project made.
+
+    Args:
+        service: a service that is not switched.
+        connections: where its server is.
+        ledger: the monolith's ledger, which knows what was made.
+
+    Returns:
+        What was dropped.
+
+    Raises:
+        NotReady: somebody is connected to the database, or it holds what a rollback has laid aside.
+    """
+    url = connections.urls[service.database]
+    name, removed = str(conninfo_to_dict(url)["dbname"]), list[str]()
+    database = sql.Identifier(name)
+    with connect(_maintenance(url), service.database) as server:
+        if _exists(server, name):
+            is_ours = _empty(service, url)
+            if is_ours and ledger.has_made(service, "provision", "created"):
+                try:
+                    server.execute(sql.SQL("drop database {}").format(database))
+                except psycopg.errors.ObjectInUse as error:
+                    raise NotReady(
+                        f"Somebody is connected to {name}: {error.diag.message_detail}",
+                        where=describe(url),
+                        mend="End them: select pg_terminate_backend(pid) from pg_stat_activity"
+                        f" where datname = '{name}'; then: runner.py resume",
+                    ) from error
+                removed.append(f"database {name}")
+            elif is_ours:
+                server.execute(
+                    sql.SQL("alter database {} owner to {}").format(
+                        database, sql.Identifier(server.info.user)
+                    )
+                )
+                removed.append(f"schemas of {name}")
+        for role in (service.login, service.owner):
+            mark = server.execute(
+                "select shobj_description(oid, 'pg_authid') from pg_roles where rolname = %s",
+                (role,),
+            )
+            if mark.fetchone() == (service.mark,):
+                if _exists(server, name):
+                    server.execute(
+                        sql.SQL("revoke all on database {} from {}").format(
+                            database, sql.Identifier(role)
+                        )
+                    )
+                server.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
+                removed.append(f"role {role}")
+    return removed
+
+
+def _exists(server: psycopg.Connection[Any], name: str) -> bool:
+    found = server.execute("select true from pg_database where datname = %s", (name,))
+    return found.fetchone() is not None
+
+
+def _empty(service: Service, url: str) -> bool:
+    """Drop the project's schemas from a service's database; False if it is not the service's."""
+    with connect(url, service.database) as inside, inside.transaction():
+        mark = inside.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
+        if mark.fetchone() != (service.mark,):
+            return False
+        kept = [row[0] for row in inside.execute(LAID_ASIDE)]
+        if kept:
+            raise NotReady(
+                f"{service.database} holds rows that only the service had, laid aside by a"
+                f" rollback: {', '.join(kept)}. Nothing of it was dropped.",
+                where=describe(url),
+                mend="Keep them elsewhere (pg_dump --schema=audit), drop these tables, then:"
+                " runner.py resume",
+            )
+        for schema in (service.database, MIRROR_SCHEMA, "split", "audit"):
+            inside.execute(
+                sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema))
+            )
+        inside.execute(
+            sql.SQL("alter role {} in database {} reset all").format(
+                sql.Identifier(service.login), sql.Identifier(inside.info.dbname)
+            )
+        )
+    return True
 
 
 def _maintenance(url: str) -> str:
@@ -253,77 +354,3 @@ def _schemas(inside: psycopg.Connection[Any], service: Service) -> None:
             login, sql.Identifier(inside.info.dbname), own
         )
     )
-
-
-def read_url(file: Path) -> str:
-    """Read a service's own URL from the file that `provision` wrote.
-
-    Args:
-        file: `connections/SERVICE.env`.
-
-    Returns:
-        A PostgreSQL URL with a password.
-    """
-    return file.read_text(encoding="utf-8").strip().splitlines()[-1].partition("=")[2].strip("'")
-
-
-def own_url(service: Service, connections: Connections) -> str:
-    """Give the URL that a service itself connects with.
-
-    Args:
-        service: a provisioned service.
-        connections: where its database is, and the folder that its URL was written to.
-
-    Returns:
-        A PostgreSQL URL with a password.
-
-    Raises:
-        NotReady: it has none yet, or one for another server.
-    """
-    file = connections.folder / f"{service.role}.env"
-    if not file.exists():
-        raise NotReady(
-            f"{service.database} has no login of its own yet.",
-            where=str(file),
-            mend=f"runner.py provision {service.role}",
-        )
-    own = read_url(file)
-    if not same_place(own, connections.urls[service.database]):
-        raise NotReady(
-            f"{file} is for another server than {service.database} is on now.",
-            where=describe(connections.urls[service.database]),
-            mend=f"runner.py provision {service.role} --new-password",
-        )
-    return own
-
-
-def same_place(url: str, other: str) -> bool:
-    """Tell whether two URLs name the same database, whoever logs in."""
-    parts = ("host", "port", "dbname")
-    one, two = ({"port": "5432", **conninfo_to_dict(place)} for place in (url, other))
-    return [str(one.get(part)) for part in parts] == [str(two.get(part)) for part in parts]
-
-
-def _require_folder(folder: Path) -> None:
-    """Make the folder for the services' URLs before there is a password to lose."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotReady(
-            f"The services' own URLs can't be written: {error}",
-            where=str(folder),
-            mend="Name a folder that you may write to: export BLYTZ_HIRE_CONNECTIONS=…",
-        ) from error
-
-
-def _write(file: Path, service: Service, url: str) -> None:
-    """Write the service's own URL for it to read; atomic, and for this user's eyes only."""
-    draft = file.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        out.write(
-            f"# How {service.role} connects to its own database. Reads only until it is switched.\n"
-            f"{service.role.upper()}_SERVICE_URL='{url}'\n"
-        )
-    draft.replace(file)

@@ -40,19 +40,27 @@ def publish(monolith: Connection, service: Service, tables: Mapping[str, tuple[s
         service: the service.
         tables: the columns of each table.
     """
-    listed = sql.SQL(", ").join(
-        sql.SQL("{} ({})").format(
-            sql.Identifier(MIRROR_SCHEMA, table), sql.SQL(", ").join(map(sql.Identifier, columns))
-        )
-        for table, columns in tables.items()
-    )
     with monolith.transaction():
         monolith.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
         monolith.execute(
             sql.SQL(
                 "create publication {} for table {}, split.heartbeats where (service = {})"
-            ).format(sql.Identifier(service.replication), listed, sql.Literal(service.database))
+            ).format(
+                sql.Identifier(service.replication),
+                listed(tables),
+                sql.Literal(service.database),
+            )
         )
+
+
+def listed(tables: Mapping[str, tuple[str, ...]]) -> sql.Composed:
+    """Write tables of the monolith's schema, with their columns, as a publication lists them."""
+    return sql.SQL(", ").join(
+        sql.SQL("{} ({})").format(
+            sql.Identifier(MIRROR_SCHEMA, table), sql.SQL(", ").join(map(sql.Identifier, columns))
+        )
+        for table, columns in tables.items()
+    )
 
 
 @contextmanager
@@ -132,7 +140,7 @@ def subscribe(service: Service, connections: Connections, target: Connection) ->
                 " (create_slot = false, slot_name = {}, copy_data = false, enabled = false)"
             ).format(
                 name,
-                sql.Literal(conninfo(connections.replication_url)),
+                sql.Literal(conninfo(connections.for_servers(MONOLITH))),
                 name,
                 sql.Literal(service.replication),
             )
@@ -180,10 +188,10 @@ class Subscription:
         return not self.enabled or bool(self.blockers) or self.errors > 0
 
 
-def slot(monolith: Connection, service: Service) -> Slot | None:
-    """Look at a service's slot in the monolith; None if there is none."""
-    with monolith.cursor(row_factory=class_row(Slot)) as cursor:
-        return cursor.execute(SLOT, (service.replication,)).fetchone()
+def slot(source: Connection, name: str) -> Slot | None:
+    """Look at a slot by its name; None if the database has no such slot."""
+    with source.cursor(row_factory=class_row(Slot)) as cursor:
+        return cursor.execute(SLOT, (name,)).fetchone()
 
 
 @dataclass(frozen=True)
@@ -194,14 +202,61 @@ class Link:
     monolith: Connection
     database: Connection
 
+    @property
+    def name(self) -> str:
+        """The name of publication, slot and subscription."""
+        return self.service.replication
+
+    @property
+    def source(self) -> Connection:
+        """The end that publishes, and keeps the slot."""
+        return self.monolith
+
+    @property
+    def target(self) -> Connection:
+        """The end that subscribes."""
+        return self.database
+
+    @property
+    def beats_as(self) -> str:
+        """The key of its row in `split.heartbeats`, on either end."""
+        return self.service.database
+
+    @property
+    def leads_to(self) -> str:
+        """What it writes, for people."""
+        return f"the mirror of {self.service.database}"
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Source and target by name, for people."""
+        return "the monolith", self.service.database
+
+    @property
+    def subscriber(self) -> str:
+        """The target's name on the command line."""
+        return self.service.role
+
+    @property
+    def mended_by(self) -> str:
+        """What mends a way that has lost a part."""
+        return (
+            f"runner.py land {self.service.role} --again\n"
+            "It copies the mirror anew. The service's tables stay; the next build compares them."
+        )
+
     def slot(self) -> Slot | None:
         """Look at the slot in the monolith; None if there is none."""
-        return slot(self.monolith, self.service)
+        return slot(self.source, self.name)
 
     def subscription(self) -> Subscription | None:
         """Look at the subscription in the service's database; None if there is none."""
-        with self.database.cursor(row_factory=class_row(Subscription)) as cursor:
-            return cursor.execute(SUBSCRIPTION, (self.service.replication,)).fetchone()
+        with self.target.cursor(row_factory=class_row(Subscription)) as cursor:
+            return cursor.execute(SUBSCRIPTION, (self.name,)).fetchone()
+
+    def is_there(self) -> bool:
+        """Tell whether the way has been made: somebody subscribes."""
+        return self.subscription() is not None
 
     def enable(self) -> None:
         """Let the mirror follow, if it does not already."""
@@ -214,42 +269,41 @@ class Link:
 
         The slot comes first: one that is left behind keeps its WAL for ever.
         """
-        name = self.service.replication
+        name = self.name
         slot = "from pg_replication_slots where slot_name = %s and database = current_database()"
         if self.subscription():  # its worker would hold on to the slot
             self._alter("disable")
-        self.monolith.execute(f"select pg_terminate_backend(active_pid) {slot} and active", (name,))
+        self.source.execute(f"select pg_terminate_backend(active_pid) {slot} and active", (name,))
         for _ in range(50):
             with suppress(psycopg.errors.ObjectInUse):
-                self.monolith.execute(f"select pg_drop_replication_slot(slot_name) {slot}", (name,))
+                self.source.execute(f"select pg_drop_replication_slot(slot_name) {slot}", (name,))
                 break
             time.sleep(0.1)
-        self.monolith.execute(sql.SQL("drop publication if exists {}").format(sql.Identifier(name)))
+        self.source.execute(sql.SQL("drop publication if exists {}").format(sql.Identifier(name)))
         if self.subscription():
             self._alter("set (slot_name = none)")
-            self.database.execute(sql.SQL("drop subscription {}").format(sql.Identifier(name)))
+            self.target.execute(sql.SQL("drop subscription {}").format(sql.Identifier(name)))
 
     def _alter(self, how: str) -> None:
-        self.database.execute(
-            sql.SQL("alter subscription {} {}").format(
-                sql.Identifier(self.service.replication), sql.SQL(how)
-            )
+        self.target.execute(
+            sql.SQL("alter subscription {} {}").format(sql.Identifier(self.name), sql.SQL(how))
         )
 
     def beat(self) -> datetime:
-        """Write the service's heartbeat into the monolith; give its time, by that clock."""
-        row = self.monolith.execute(
+        """Write the way's heartbeat at its source; give its time, by that clock."""
+        row = self.source.execute(
             "insert into split.heartbeats (service, at) values (%s, clock_timestamp())"
             " on conflict (service) do update set at = excluded.at returning at",
-            (self.service.database,),
+            (self.beats_as,),
         ).fetchone()
         assert row is not None
         return row[0]  # type: ignore[no-any-return]
 
     def has_arrived(self, beat: datetime) -> bool:
-        """Tell whether a heartbeat, and so all that was committed before it, is in the mirror."""
-        row = self.database.execute(
-            "select coalesce(max(at) >= %s, false) from split.heartbeats", (beat,)
+        """Tell whether a heartbeat, and so all that was committed before it, has come over."""
+        row = self.target.execute(
+            "select coalesce(max(at) >= %s, false) from split.heartbeats where service = %s",
+            (beat, self.beats_as),
         ).fetchone()
         return row == (True,)
 
@@ -260,48 +314,47 @@ class Link:
             NotReady: subscription, publication or slot is gone, or the slot has been given up by
                 its server; what was changed since can no longer arrive.
         """
-        name, database = self.service.replication, self.service.database
-        slot = self.slot()
+        name, slot, (source, target) = self.name, self.slot(), self.ends
         published = "select true from pg_publication where pubname = %s"
         if self.subscription() is None:
-            what, where = f"The subscription {name} is gone from {database}", self.database
+            what, where = f"The subscription {name} is gone from {target}", self.target
         elif slot is None:
-            what, where = f"The slot {name} is gone from the monolith", self.monolith
+            what, where = f"The slot {name} is gone from {source}", self.source
         elif slot.lost:
-            what, where = f"The monolith has given up the slot {name}", self.monolith
-        elif not self.monolith.execute(published, (name,)).fetchone():
-            what, where = f"The publication {name} is gone from the monolith", self.monolith
+            what, where = (
+                f"{source[0].upper()}{source[1:]} has given up the slot {name}",
+                self.source,
+            )
+        elif not self.source.execute(published, (name,)).fetchone():
+            what, where = f"The publication {name} is gone from {source}", self.source
         else:
             return
         raise NotReady(
-            f"{what}: what has changed since it last moved can't reach {database} any more.",
+            f"{what}: what has changed since it last moved can't reach {target} any more.",
             where=describe(where.info.dsn),
-            mend=f"runner.py land {self.service.role} --again\n"
-            "It copies the mirror anew. The service's tables stay; the next build compares them.",
+            mend=self.mended_by,
         )
 
     def stopped(self) -> NotReady:
         """Say why the mirror does not move although no part is missing."""
-        found, where = self.subscription(), describe(self.database.info.dsn)
-        mirror = f"the mirror of {self.service.database}"
+        found, where = self.subscription(), describe(self.target.info.dsn)
         if found and not found.enabled:
             return NotReady(
-                f"Somebody has paused replication into {mirror}. The monolith keeps its WAL"
+                f"Somebody has paused replication into {self.leads_to}. Its source keeps the WAL"
                 " meanwhile.",
                 where=where,
-                mend=f"runner.py psql {self.service.role}"
-                f" -c 'alter subscription {self.service.replication} enable'",
+                mend=f"runner.py psql {self.subscriber} -c 'alter subscription {self.name} enable'",
             )
         if found and found.blockers:
             pids = ", ".join(map(str, found.blockers))
             return NotReady(
-                f"Replication waits for a lock on {mirror} that process {pids} holds.",
+                f"Replication waits for a lock on {self.leads_to} that process {pids} holds.",
                 where=where,
                 mend=f"Wait for it, or end it: select pg_terminate_backend({found.blockers[0]});",
             )
         said = self._last_words(found.oid) if found else ""
         return NotReady(
-            f"Replication into {mirror} has stopped"
+            f"Replication into {self.leads_to} has stopped"
             + (f", {found.errors} error(s) so far" if found and found.errors else "")
             + (f":\n  {said}" if said else "."),
             where=where,
@@ -311,14 +364,13 @@ class Link:
                 else "The server's log says why, in its lines about logical replication; it tries"
                 " again every few seconds."
             )
-            + " If it is a row that was put into the mirror by hand:"
-            f"\nrunner.py land {self.service.role} --again",
+            + f" If it is a row that was put there by hand:\n{self.mended_by}",
         )
 
     def _last_words(self, subscription: int) -> str:
         """Find the last error of a subscription in its server's log, if this login may read it."""
         try:
-            row = self.database.execute(LOG_TAIL).fetchone()
+            row = self.target.execute(LOG_TAIL).fetchone()
         except psycopg.Error:
             return ""  # not ours to read: whoever may is told to
         lines = row[0].splitlines() if row and row[0] else []

@@ -139,6 +139,16 @@ def report(services: Sequence[Service], connections: Connections) -> Report:
     return Report(describe(url), datetime.now(timezone.utc), accounts)
 
 
+def history(services: Sequence[Service], connections: Connections) -> list[Step]:
+    """Read the ledger's entries of some services, the oldest first; none if there is no ledger."""
+    with connections.connect(MONOLITH) as monolith:
+        known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
+        if known != (True,):
+            return []
+        with monolith.cursor(row_factory=class_row(Step)) as cursor:
+            return cursor.execute(STEPS, ([one.database for one in services],)).fetchall()
+
+
 def _account(monolith: Connection, service: Service) -> Account:
     with monolith.cursor(row_factory=class_row(Step)) as cursor:
         steps = cursor.execute(STEPS, ([service.database],)).fetchall()

@@ -42,6 +42,11 @@ class Service:
         """The name of the service's publication, slot and subscription."""
         return f"split_{self.database}"
 
+    @property
+    def way_back(self) -> str:
+        """The name of those three on the way back to the monolith."""
+        return f"{self.replication}_back"
+
 
 def _read() -> dict[str, Service]:
     with (ROOT / "seeds" / "services.csv").open(newline="", encoding="utf-8") as file:

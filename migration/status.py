@@ -130,14 +130,16 @@ def _probe(link: Link) -> float | None:
             subscription = link.subscription()
             if not subscription or not subscription.running or subscription.blockers:
                 return None
-            row = link.database.execute("select max(at) from split.heartbeats").fetchone()
+            row = link.database.execute(
+                "select max(at) from split.heartbeats where service = %s", (link.beats_as,)
+            ).fetchone()
             return (beat - row[0]).total_seconds() + PROBE_SECONDS if row and row[0] else None
         time.sleep(PROBE_INTERVAL_SECONDS)
     return time.monotonic() - started
 
 
 def _look_at_slot(monolith: Connection, found: Status) -> None:
-    held = slot(monolith, found.service)
+    held = slot(monolith, found.service.replication)
     if held is None:
         return  # which require_unbroken says better
     found.lag_bytes = held.behind_bytes

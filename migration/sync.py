@@ -203,7 +203,7 @@ def _look_and_carry_over(link: Link, rows: int, stop: Event, interval: float) ->
                 stopped_at = looked if stopped_at is None else stopped_at
                 if looked - stopped_at > patience:
                     trouble = str(_why_it_stopped(link))
-        if _has_news(link.database):
+        if _has_news(link):
             rows += carry_over(link.database).rows
         pending, lag = how_far(link)
         slot = link.slot()
@@ -361,11 +361,13 @@ def carry_over_and_look(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _has_news(database: psycopg.Connection[Any]) -> bool:
-    row = database.execute(
+def _has_news(link: Link) -> bool:
+    row = link.database.execute(
         "select exists (select from split.changes)"
         " or exists (select from split.service_tables where is_stale)"
-        " or (select max(at) from split.heartbeats) is distinct from as_of from split.service"
+        " or (select max(at) from split.heartbeats where service = %s) is distinct from as_of"
+        " from split.service",
+        (link.beats_as,),
     ).fetchone()
     return row == (True,)
 

@@ -168,6 +168,20 @@ def outdated(ledger: Ledger, database: Connection, service: Service) -> list[str
     return [one.name for one in _read(database) if proven.get(one.name) != one.digest]
 
 
+def require_unaltered(link: Link) -> None:
+    """Check that a service's tables have the names, keys and columns that they were made with.
+
+    Args:
+        link: the way to a service that has been built.
+
+    Raises:
+        NotReady: one of them has not; it is named, with what mends it.
+    """
+    for table in _tables(link, None):
+        relation = sql.Identifier(link.service.database, table.name)
+        _shape(table, link, sql.SQL(table.definition), relation)
+
+
 def _read(database: Connection) -> list[_Table]:
     return [_Table(*row) for row in database.execute(TABLES)]
 

@@ -16,7 +16,8 @@
 
     | config.meta    | meaning                                                              |
     |----------------|----------------------------------------------------------------------|
-    | follows        | which changes of the mirror touch which rows; see followed_mirrors()  |
+    | follows        | which changes of the mirror touch which rows; see followed_tables()   |
+    | owned_rows     | which rows are the service's once it is switched; see owned_rows()    |
     | mirror_indexes | what finds the mirror's rows for a key: columns, or macros, by mirror |
 
     Its SQL reads the mirror (and ephemeral models) only, so the same compiled SQL also runs on the
@@ -38,7 +39,7 @@
         {% do assert_service_table_is_ours(relation, made) %}
     {% endif %}
     {% set is_compared = existing is not none and (made.is_other_definition or should_full_refresh()) %}
-    {% if is_compared and made.switched_at is not none %}
+    {% if is_compared and made.switched_at is not none and owned_rows(model) == 'true' %}
         {% do exceptions.raise_compiler_error(
             this.schema ~ "." ~ this.identifier ~ " is written by the service since " ~ made.switched_at ~ ", and its model"
             ~ " has changed or --full-refresh was given: building it would undo what the service has written. Nothing was"

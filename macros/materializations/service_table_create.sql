@@ -16,8 +16,8 @@
     )
     with (fillfactor = 90);
 
-    insert into {{ relation }} ({{ service_table_columns() }})
-    select {{ service_table_columns() }}
+    insert into {{ relation }} ({{ quoted(model.columns) }})
+    select {{ quoted(model.columns) }}
     from (
         {{ sql }}
     ) as expected;

@@ -7,13 +7,14 @@
     | is_stale | the next split.sync() is to compare all rows                                   |
 #}
 {% macro service_table_record(relation, sql, is_stale) %}
-    insert into split.service_tables (table_name, table_oid, structure, definition, follows, is_stale)
+    insert into split.service_tables (table_name, table_oid, structure, definition, follows, owned_rows, is_stale)
     values (
         {{ dbt.string_literal(relation.identifier) }},
         {{ dbt.string_literal(relation) }}::regclass,
         '{{ service_table_structure() }}',
         {{ service_table_definition(sql) }},
         {{ service_table_follows() }},
+        {{ dbt.string_literal(dbt.escape_single_quotes(owned_rows(model))) }},
         {{ is_stale }}
     )
     on conflict (table_name) do update
@@ -22,21 +23,18 @@
         structure = excluded.structure,
         definition = excluded.definition,
         follows = excluded.follows,
+        owned_rows = excluded.owned_rows,
         is_stale = excluded.is_stale,
         built_at = now();
 {% endmacro %}
 
 
-{# The compiled SQL, and the mirror tables that the model follows, as literals. #}
+{# The compiled SQL, and the tables that the model follows, as literals. #}
 {% macro service_table_definition(sql) %}
     {%- do return(dbt.string_literal(dbt.escape_single_quotes(sql | trim))) -%}
 {% endmacro %}
 
 
 {% macro service_table_follows() %}
-    {%- set follows = [] -%}
-    {%- for one in followed_mirrors(model) -%}
-        {%- do follows.append(one.mirror) -%}
-    {%- endfor -%}
-    {%- do return("'{" ~ follows | join(',') ~ "}'::text[]") -%}
+    {%- do return("'{" ~ followed_tables(model) | map(attribute='table') | join(',') ~ "}'::text[]") -%}
 {% endmacro %}

@@ -1,5 +1,5 @@
 {#
-    service_table_sync_function(relation, sql): creates split.sync_TABLE(_whole), which makes the
+    service_table_sync_function(relation, sql): creates split.sync_MODEL(_whole), which makes the
     table equal to the model's SQL for the rows that captured changes concern.
 
     | argument or result | meaning                                                   |
@@ -14,33 +14,33 @@
     comparing it whole is the cheaper way, and taken.
 
     Where a followed column is not the primary key, a row may leave one key for another: the table's
-    rows are those that hold a key now or will.
+    rows are those that hold a key now or will. Of a table that is the service's in part, only the
+    other rows are looked at once it is switched.
 
-    The keys are constants to the planner, which therefore finds them through the mirror's indexes,
-    below joins, unions and groups; `_whole` makes it leave the restriction out. Foreign keys are the
-    caller's to defer. Names begin with an underscore to keep clear of columns.
+    The keys are constants to the planner, which therefore finds them through the indexes of what
+    the model reads, below joins, unions and groups; `_whole` makes it leave the restriction out.
+    Foreign keys are the caller's to defer. Names begin with an underscore to keep clear of columns.
 #}
 {% macro service_table_sync_function(relation, sql) %}
-    {% set key = adapter.quote(service_table_key()) %}
-    {% set followed = followed_mirrors(model) %}
+    {% set made = sync_shape(relation) %}
+    {% set key = adapter.quote(made.key) %}
+    {% set followed = followed_tables(model) %}
     {% set shape %}
-        select {{ key }} as _key, false as _vanished, false as _is_in_the_way, {{ service_table_columns() }}
+        select {{ key }} as _key, false as _vanished, false as _is_in_the_way, {{ quoted(made.columns) }}
         from {{ relation }}
     {% endset %}
     {# A session that lasts keeps its temporary tables: another shape is another table. #}
-    {% set difference = 'pg_temp.' ~ adapter.quote('difference_' ~ local_md5(shape ~ service_table_structure())) %}
-    {% set claimed = [] %}
-    {% for constraint in service_table_constraints(relation) if constraint.rank == 2 %}
-        {% do claimed.extend(constraint.columns) %}
-    {% endfor %}
+    {% set difference = 'pg_temp.' ~ adapter.quote('difference_' ~ local_md5(shape ~ tojson(made))) %}
     {% set is_touched %}
         {%- for one in followed -%}
             {{ adapter.quote(one.column) }} = any(_keys_{{ loop.index }}){{ ' or ' if not loop.last }}
         {%- endfor -%}
     {% endset %}
-    {% set follows_other_columns = followed | rejectattr('column', 'equalto', service_table_key()) | list | length > 0 %}
+    {% set follows_other_columns = followed | rejectattr('column', 'equalto', made.key) | list | length > 0 %}
+    {% set owned = 'false' if is_reverse(model) else owned_rows(model) %}
+    {% set is_followed = ' and not (_switched and (' ~ owned ~ '))' if owned not in ('true', 'false') else '' %}
 
-    create or replace function split.{{ adapter.quote('sync_' ~ relation.identifier) }}(
+    create or replace function split.{{ adapter.quote('sync_' ~ model.name) }}(
         _whole boolean, out _upserted bigint, out _deleted bigint
     )
     language plpgsql
@@ -50,13 +50,13 @@
     as $sync$
     #variable_conflict use_column
     declare
-        -- More keys than this cost more than comparing the whole table, or its mirrors, does.
+        -- More keys than this cost more than comparing the whole table, or what it follows, does.
         _most real := (
             select greatest(max(reltuples) / 8, 10000) from pg_class
             where oid in (
                 {{ dbt.string_literal(relation) }}::regclass
                 {%- for one in followed -%}
-                    , 'blytz_hire.{{ adapter.quote(one.mirror) }}'::regclass
+                    , '{{ one.table }}'::regclass
                 {%- endfor %}
             )
         );
@@ -66,11 +66,14 @@
         {% if follows_other_columns %}
             _touched text[];
         {% endif %}
+        {% if is_followed %}
+            _switched boolean := (select switched_at is not null from split.service);
+        {% endif %}
     begin
         {% for one in followed %}
             select _whole or changed.is_whole, changed.keys
             into _whole, _keys_{{ loop.index }}
-            from split.changed('{{ one.mirror }}', '{{ one.key }}', _most) as changed;
+            from split.changed('{{ one.table }}', '{{ one.key }}', _most) as changed;
         {% endfor %}
 
         {% if follows_other_columns %}
@@ -91,12 +94,12 @@
         insert into {{ difference }}
         with expected as (
             select * from ({{ sql }}) as model
-            where _whole or {{ is_touched }}
+            where (_whole or {{ is_touched }}){{ is_followed }}
         ),
 
         actual as (
             select * from {{ relation }}
-            where _whole or {{ key ~ ' = any(_touched)' if follows_other_columns else is_touched }}
+            where (_whole or {{ key ~ ' = any(_touched)' if follows_other_columns else is_touched }}){{ is_followed }}
         )
 
         select
@@ -105,15 +108,15 @@
             actual.{{ key }} is not null
             and (
                 expected.{{ key }} is null
-                {% for name in claimed | unique %}
+                {% for name in made.unique %}
                     or actual.{{ adapter.quote(name) }} is distinct from expected.{{ adapter.quote(name) }}
                 {% endfor %}
             ),
-            {{ service_table_columns('expected') }}
+            {{ quoted(made.columns, 'expected') }}
         from expected
         full join actual on expected.{{ key }} = actual.{{ key }}
         where
-            record_image_ne(row({{ service_table_columns('actual') }}), row({{ service_table_columns('expected') }}));
+            record_image_ne(row({{ quoted(made.columns, 'actual') }}), row({{ quoted(made.columns, 'expected') }}));
 
         select count(*) filter (where not _vanished), count(*) filter (where _vanished)
         into _upserted, _deleted
@@ -126,13 +129,13 @@
         delete from {{ relation }}
         where {{ key }} = any(array(select _key from {{ difference }} where _is_in_the_way));
 
-        insert into {{ relation }} ({{ service_table_columns() }})
-        select {{ service_table_columns() }}
+        insert into {{ relation }} ({{ quoted(made.columns) }})
+        select {{ quoted(made.columns) }}
         from {{ difference }}
         where not _vanished
         on conflict ({{ key }}) do update
         set
-            {% for name in model.columns if adapter.quote(name) != key %}
+            {% for name in made.columns if name != made.key %}
                 {{ adapter.quote(name) }} = excluded.{{ adapter.quote(name) }}{{ ',' if not loop.last }}
             {% endfor %};
     end

@@ -8,8 +8,8 @@
     | "2025-02-30T10:00:00.120Z"    |                            | null                    |
     | "yesterday", 1740823200000    |                            | null                    |
 
-    Never raises an error. The way back is `to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
-    what that would not write the same has to stay in the document.
+    Never raises an error. The way back is iso_text; what that would not write the same has to stay
+    in the document.
 #}
 {% macro iso_timestamp(value) -%}
     {%- set parsed -%}
@@ -19,7 +19,7 @@
     {%- endset -%}
     {%- set time = '(' ~ parsed ~ " #>> '{}')::timestamp(3)" -%}
     case
-        when to_char({{ time }}, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') = {{ value }} #>> '{}'
+        when {{ iso_text(time) }} = {{ value }} #>> '{}'
             then {{ time }}
     end
 {%- endmacro %}

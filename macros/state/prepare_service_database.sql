@@ -9,10 +9,14 @@
     |-----------------------|--------------------------------------------------------------------|
     | split.service         | one row: how far the service's tables follow, and since when they are the truth |
     | split.service_tables  | the tables this project made, by oid, and what they were made of   |
-    | split.changes         | the mirror's rows that have changed since the last sync            |
+    | split.mirror_tables   | the mirror's tables that can be rebuilt from them, and how         |
+    | split.changes         | the rows that have changed since the last sync: the mirror's, and, once the service is switched, its own |
     | split.turn            | locked by whoever brings the service's tables up to date           |
     | split.enforce()       | adds a constraint, or says which rows break it                     |
     | split.sync()          | brings all tables up to date in one transaction                    |
+    | split.way_back_differs()| what the reverse models would change of the mirror               |
+    | split.prepare_switch()| makes the service's own tables record their changes                |
+    | split.keep_unlike()   | lays aside what the monolith can't hold, before a rollback         |
 
     and the triggers and indexes of the mirror.
 #}
@@ -27,7 +31,8 @@
                 is_only boolean primary key default true check (is_only),
                 synced_at timestamptz,
                 as_of timestamptz,
-                switched_at timestamptz
+                switched_at timestamptz,
+                first_write_at timestamptz
             );
             insert into split.service default values on conflict do nothing;
             comment on table split.service is 'How far the service''s tables follow the monolith.';
@@ -36,6 +41,8 @@
             'The last heartbeat in it, by the monolith''s clock: what was committed before is here.';
             comment on column split.service.switched_at is
             'Since when the service writes its tables itself; null as long as the monolith is the truth.';
+            comment on column split.service.first_write_at is
+            'When the service wrote first since then, by this server''s clock.';
 
             create table if not exists split.service_tables (
                 table_name text primary key,
@@ -43,6 +50,7 @@
                 structure text not null,
                 definition text not null,
                 follows text[] not null,
+                owned_rows text not null,
                 is_stale boolean not null default false,
                 built_at timestamptz not null default now()
             );
@@ -51,15 +59,28 @@
             where not exists (select from pg_catalog.pg_class as class where class.oid = tables.table_oid);
             comment on table split.service_tables is
             'Tables that this project made: a checksum of their columns, keys and indexes, the SQL that'
-            ' gives their rows, the mirror tables that it reads, and whether all rows must be compared.';
+            ' gives their rows, the mirror tables that it reads, which rows are the service''s once it is'
+            ' switched, and whether all rows must be compared.';
+
+            create table if not exists split.mirror_tables (
+                table_name text primary key,
+                definition text not null,
+                follows text[] not null,
+                is_stale boolean not null default false
+            );
+            comment on table split.mirror_tables is
+            'Tables of the mirror that split.sync() keeps equal to the service''s once it is switched: the SQL'
+            ' that gives their rows, the service''s tables that it reads, and whether all rows must be compared.';
 
             create table if not exists split.changes (
-                mirror_table text not null,
+                changed_table text not null,
                 key_name text not null,
-                key text
+                key text,
+                at timestamptz
             );
             comment on table split.changes is
-            'Keys of mirror rows that have changed since the last sync; a null key means all of them.';
+            'Keys of rows that have changed since the last sync; a null key means all of them. `at` is known of'
+            ' what the service itself has written.';
 
             create table if not exists split.turn ();
             comment on table split.turn is 'Locked, and never written, by whoever syncs.';
@@ -67,7 +88,10 @@
             {{ create_enforce_function() }}
             {{ create_capture_functions() }}
             {{ create_sync_function() }}
+            {{ create_way_back_function() }}
+            {{ create_keep_function() }}
             {{ capture_mirror() }}
+            {{ capture_service() }}
         {% endif %}
     {% endif %}
 {% endmacro %}

@@ -17,12 +17,12 @@
     {% set keys = {} %}
     {% for source in graph.sources.values()
         if target.name == source.config.meta.owner or target.name in source.config.meta.get('shared', {}) %}
-        {% do keys.update({source.name: ['id']}) %}
+        {% do keys.update({'blytz_hire.' ~ source.name: ['id']}) %}
     {% endfor %}
     {% set indexes = [] %}
     {% for node in graph.nodes.values() if node.resource_type == 'model' and node.config.materialized == 'service_table' %}
-        {% for followed in followed_mirrors(node) %}
-            {% do keys[followed.mirror].append(followed.key) %}
+        {% for followed in followed_tables(node) %}
+            {% do keys[followed.table].append(followed.key) %}
         {% endfor %}
         {% for mirror, wanted in node.config.meta.get('mirror_indexes', {}).items() %}
             {% for key in wanted %}
@@ -31,35 +31,13 @@
         {% endfor %}
     {% endfor %}
 
-    {% for mirror, names in keys.items() %}
-        {% set names = names | unique | sort %}
-        create or replace function split.{{ adapter.quote('capture_' ~ mirror) }}()
-        returns trigger
-        language plpgsql
-        set search_path = pg_catalog, pg_temp
-        as $capture$
-        begin
-            if tg_op = 'TRUNCATE' then
-                insert into split.changes (mirror_table, key_name, key)
-                values {% for name in names %}('{{ mirror }}', '{{ name }}', null){{ ', ' if not loop.last }}{% endfor %};
-            else
-                insert into split.changes (mirror_table, key_name, key)
-                select distinct '{{ mirror }}', keys.key_name, keys.key
-                from (select old.* union all select new.*) as touched
-                cross join lateral (
-                    values {% for name in names %}('{{ name }}', ({{ mirror_key(name) }})::text){{ ', ' if not loop.last }}{% endfor %}
-                ) as keys (key_name, key)
-                where keys.key is not null;
-            end if;
-            return null;
-        end
-        $capture$;
-
-        select split.watch('{{ mirror }}');
+    {% for table, names in keys.items() %}
+        {{ create_capture_function(table, names) }}
+        select split.watch('{{ table.split('.')[1] }}');
     {% endfor %}
 
     {% for index in indexes %}
-        select split.index_mirror('{{ index.mirror }}', '{{ index.key }}', $key${{ mirror_key(index.key) }}$key$);
+        select split.index_mirror('{{ index.mirror }}', '{{ index.key }}', $key${{ followed_key(index.key) }}$key$);
     {% endfor %}
 {% endmacro %}
 
@@ -71,7 +49,7 @@
     |--------------------------------------|-------------------------------------------------------|
     | split.watch(mirror)                  | puts the triggers on a mirror table                   |
     | split.index_mirror(mirror, name, key)| builds an index on a mirror table, and its statistics |
-    | split.refuse_edits()                 | the trigger function that refuses                     |
+    | split.refuse_edits()                 | the trigger function that refuses all but split.sync()|
 
     A table that has not landed yet is passed over: the next build finds it.
 #}
@@ -82,6 +60,9 @@
     set search_path = pg_catalog, pg_temp
     as $refuse$
     begin
+        if current_setting('split.is_syncing', true) = 'on' then
+            return null;
+        end if;
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
             message = format(
@@ -107,11 +88,11 @@
         end if;
         execute format(
             'create trigger split_capture after insert or update or delete on %s'
-            ' for each row execute function split.%I()', relation, 'capture_' || mirror
+            ' for each row execute function split.%I()', relation, 'capture_blytz_hire_' || mirror
         );
         execute format(
             'create trigger split_capture_truncate after truncate on %s'
-            ' for each statement execute function split.%I()', relation, 'capture_' || mirror
+            ' for each statement execute function split.%I()', relation, 'capture_blytz_hire_' || mirror
         );
         execute format('alter table %s enable replica trigger split_capture', relation);
         execute format('alter table %s enable replica trigger split_capture_truncate', relation);

@@ -1,9 +1,10 @@
 {#
-    split.sync(): brings every table of the service from one state of the monolith to the next.
+    split.sync(): brings every table of the service from one state of the monolith to the next; and
+    the mirror of the tables that a switched service writes itself, to where the service stands.
 
     | returns       |                                                        |
     |---------------|--------------------------------------------------------|
-    | service_table | a table that a captured change concerns                |
+    | service_table | a table that a captured change concerns; blytz_hire.TABLE, if it is the mirror's |
     | upserted      | rows of it that were inserted or updated               |
     | deleted       | rows of it that were deleted                           |
 
@@ -21,6 +22,11 @@
     failure, to be retried. So does one whose snapshot is older than a TRUNCATE of the mirror.
     Foreign keys wait for the end, so the order of the tables does not matter.
 
+    After the switch the reverse models come first: they write the mirror, which replication carries
+    back. Only then the others, so that what they read of the mirror is as the service has it. Rows
+    that are the service's own are left alone from then on. The setting split.is_syncing tells the
+    triggers on either side who writes: what is carried over is neither captured nor refused.
+
     Runs as the schema's owner, whoever calls it.
 
     split.hold_mirror(): keeps TRUNCATE out until the transaction ends. A table that was truncated
@@ -28,12 +34,12 @@
     is not the one that the snapshot's catalogue names, gives it away. Never waits, since
     replication may hold one of the tables and wait for another.
 
-    split.changed(mirror, name, most): the keys of one kind that have changed; or, when one of them
+    split.changed(source, name, most): the keys of one kind that have changed; or, when one of them
     stands for all rows or there are more than `most`, that the whole table is to be compared.
 #}
 {% macro create_sync_function() %}
     create or replace function split.changed(
-        mirror text, name text, most real, out is_whole boolean, out keys text[]
+        source text, name text, most real, out is_whole boolean, out keys text[]
     )
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -42,11 +48,11 @@
         select coalesce(bool_or(changed.key is null), false) or count(*) > most
         into is_whole
         from (
-            select distinct key from split.changes where mirror_table = mirror and key_name = name
+            select distinct key from split.changes where changed_table = source and key_name = name
         ) as changed;
         if not is_whole then
             keys := array(
-                select distinct key from split.changes where mirror_table = mirror and key_name = name
+                select distinct key from split.changes where changed_table = source and key_name = name
             );
         end if;
     end
@@ -94,7 +100,8 @@
     set search_path = pg_catalog, pg_temp
     as $sync$
     declare
-        changed_mirrors text[];
+        changed_tables text[];
+        is_switched boolean;
         made record;
     begin
         if current_setting('transaction_isolation') not in ('repeatable read', 'serializable') then
@@ -108,13 +115,29 @@
         lock table split.turn in exclusive mode;
         perform split.hold_mirror();
         set constraints all deferred;
+        perform set_config('split.is_syncing', 'on', true);
 
-        changed_mirrors := array(select distinct mirror_table from split.changes);
+        is_switched := (select switched_at is not null from split.service);
+        changed_tables := array(select distinct changed_table from split.changes);
+        for made in
+            select tables.* from split.mirror_tables as tables
+            where is_switched and (tables.is_stale or tables.follows && changed_tables)
+            order by tables.table_name
+        loop
+            execute format('select _upserted, _deleted from split.%I($1)', 'sync_monolith_' || made.table_name)
+            into upserted, deleted
+            using made.is_stale;
+            service_table := 'blytz_hire.' || made.table_name;
+            return next;
+        end loop;
+
         for made in
             select tables.*, class.relname
             from split.service_tables as tables
             left join pg_class as class on class.oid = tables.table_oid
-            where tables.is_stale or tables.follows && changed_mirrors
+            where
+                (tables.is_stale or tables.follows && changed_tables)
+                and not (is_switched and tables.owned_rows = 'true')
             order by tables.table_name
         loop
             if made.relname is distinct from made.table_name then
@@ -130,11 +153,18 @@
             return next;
         end loop;
 
-        delete from split.changes;
-        update split.service_tables set is_stale = false where is_stale;
         set constraints all immediate;
+        perform set_config('split.is_syncing', '', true);
         update split.service
-        set synced_at = clock_timestamp(), as_of = (select max(at) from split.heartbeats);
+        set
+            synced_at = clock_timestamp(),
+            as_of = (select max(at) from split.heartbeats where service = '{{ target.name }}'),
+            first_write_at = coalesce(first_write_at, (select min(at) from split.changes));
+        -- What a rollback finds changed in the monolith is left for after it.
+        delete from split.changes
+        where not is_switched or changed_table not in (select 'blytz_hire.' || table_name from split.mirror_tables);
+        update split.service_tables set is_stale = false where is_stale;
+        update split.mirror_tables set is_stale = false where is_stale;
     end
     $sync$;
 

@@ -13,7 +13,7 @@
     exists (
         select from split.changes
         where
-            changes.mirror_table = '{{ mirror }}'
+            changes.changed_table = 'blytz_hire.{{ mirror }}'
             and changes.key_name = 'id'
             and (changes.key = {{ key }} or changes.key is null)
     )

@@ -13,8 +13,9 @@ from migration.connections import connect, with_database
 from migration.errors import BuildFailed, NotReady
 from migration.land import land
 from migration.ledger import State, open_ledger
-from migration.provision import provision, read_url
+from migration.provision import provision
 from migration.services import ROOT, Service, select
+from migration.targets import read_url
 from tests.runner.conftest import Split
 
 

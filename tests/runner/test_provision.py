@@ -11,8 +11,9 @@ import pytest
 from migration.connections import with_database
 from migration.errors import NotReady, TargetOccupied
 from migration.ledger import State, open_ledger
-from migration.provision import provision, read_url
+from migration.provision import provision
 from migration.services import SERVICES, select
+from migration.targets import read_url
 from tests.runner.conftest import Split
 
 

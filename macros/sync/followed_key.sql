@@ -1,5 +1,5 @@
 {#
-    mirror_key(key): a key of a mirror table, as an SQL expression over its columns.
+    followed_key(key): a key of a table that a model follows, as an SQL expression over its columns.
 
     | key                          | output                                |
     |------------------------------|---------------------------------------|
@@ -8,6 +8,6 @@
 
     Keys stand in models' `config.meta`, where dbt renders no macros; hence by name.
 #}
-{% macro mirror_key(key) %}
+{% macro followed_key(key) %}
     {% do return(context[key]() if key in context else adapter.quote(key)) %}
 {% endmacro %}

@@ -1,0 +1,251 @@
+"""What has to be so before the truth moves, asked before anything is touched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from migration import catalog, preflight, saga, targets, way_back
+from migration.connections import describe
+from migration.ends import Ends
+from migration.errors import NotReady, SplitError
+from migration.ledger import Ledger, State
+from migration.replication import Connection
+from migration.services import MIRROR_SCHEMA
+from migration.sync import arrive, carry_over
+from migration.verify import outdated, require_unaltered
+
+PROOF_HOURS = 24
+MOST_LAG_SECONDS = 5.0
+MOST_SYNC_SECONDS = 2.0
+LONG_TRANSACTION_SECONDS = 2.0
+CATCH_UPS = 10
+SETTLED_SECONDS = 0.1
+SAMPLES = 3
+
+# Who holds a lock that a writer takes, in a transaction that is not a short one; prepared
+# transactions have no process. Who only reads is in nobody's way.
+LONG_TRANSACTIONS = """
+    select distinct
+        coalesce(activity.pid::text, 'prepared transaction'),
+        lock.relation::regclass::text,
+        coalesce(extract(epoch from clock_timestamp() - activity.xact_start)::integer, 0)
+    from pg_locks as lock
+    left join pg_stat_activity as activity on activity.pid = lock.pid
+    where
+        lock.locktype = 'relation'
+        and lock.database = (select oid from pg_database where datname = current_database())
+        and lock.relation = any(%s::regclass[])
+        and lock.granted
+        and lock.mode not in ('AccessShareLock', 'RowShareLock')
+        and activity.backend_type is distinct from 'autovacuum worker'
+        and activity.backend_type is distinct from 'logical replication apply worker'
+        and coalesce(clock_timestamp() - activity.xact_start > make_interval(secs => %s), true)
+"""
+
+
+@dataclass
+class Readiness:
+    """What was found: problems with what mends them, and how long the ways take now, in seconds."""
+
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    lag_seconds: float = 0.0
+    sync_seconds: float = 0.0
+    rows_compared: int = 0
+
+    def add(self, what: str, mend: str) -> None:
+        """Note a problem."""
+        self.problems.append((what, mend))
+
+    def require(self, ends: Ends, operation: str) -> None:
+        """Raise NotReady with all problems in one message, if there are any."""
+        if not self.problems:
+            return
+        raise NotReady(
+            f"{ends.service.database} is not ready for {operation}. Nothing was changed:\n"
+            + "\n".join(f"  - {what}" for what, _ in self.problems),
+            where=describe(ends.database.info.dsn),
+            mend="\n".join(dict.fromkeys(mend for _, mend in self.problems)),
+        )
+
+
+def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
+    """Check that a service can be switched; only a heartbeat and a sync are written.
+
+    The way back is tried on every row: what the reverse models would make of the mirror is compared
+    with what it holds.
+
+    Args:
+        ends: both ends of the service.
+        ledger: the monolith's ledger.
+        say: is told what is looked at.
+
+    Returns:
+        What was found; see `Readiness.require`.
+
+    Raises:
+        NotReady: the service is in another state, or an operation on it stands unfinished.
+    """
+    require_state(ends, ledger, State.VERIFIED, "switched")
+    found, role = Readiness(), ends.service.role
+    verify = f"runner.py verify {role}"
+    if tables := outdated(ledger, ends.database, ends.service):
+        found.add(f"not verified as they are made now: {', '.join(tables)}", verify)
+    row = ledger.connection.execute(
+        "select extract(epoch from now() - min(finished_at)) / 3600 from split.verifications"
+        " where service = %s",
+        (ends.service.database,),
+    ).fetchone()
+    if row and row[0] and row[0] > PROOF_HOURS:
+        found.add(f"last verified {row[0]:.0f} hours ago, and {PROOF_HOURS} is the most", verify)
+    _collect(found, lambda: require_unaltered(ends.link))
+    _collect(found, lambda: catalog.drift(ends.monolith, ends.database, ends.service))
+    _collect(found, lambda: targets.read(ends.service, ends.connections))
+    before = ledger.was_begun(ends.service, "switch: prepare")
+    _collect(
+        found,
+        lambda: preflight.way_back(ends.database, ends.monolith, ends.service, made_before=before),
+    )
+    owned = [f"{MIRROR_SCHEMA}.{name}" for name in catalog.owned_tables(ends.service)]
+    _find_long_transactions(found, ends.monolith, owned)
+    say("how far behind")
+    _collect(found, lambda: _time_the_way(found, ends, role))
+    if not found.problems:
+        say("the way back, row by row")
+        _try_the_way_back(found, ends)
+    return found
+
+
+def for_rollback(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
+    """Check that a service can be rolled back; see `for_switch`."""
+    require_state(ends, ledger, State.SWITCHED, "rolled back")
+    found = _for_leaving(ends, say)
+    tables = [f"{ends.service.database}.{name}" for name in ends.service_gate.tables]
+    _find_long_transactions(found, ends.database, tables)
+    _collect(found, lambda: _require_following(ends))
+    return found
+
+
+def for_completion(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
+    """Check that a service can be completed; see `for_switch`."""
+    require_state(ends, ledger, State.SWITCHED, "completed")
+    return _for_leaving(ends, say)
+
+
+def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
+    """Refuse a service that is in another state, or that an operation has left on its way.
+
+    Raises:
+        NotReady: it says which state it is in, and the command that comes first.
+    """
+    service, state = ends.service, ledger.state(ends.service)
+    where = describe(ledger.connection.info.dsn)
+    if service.database in (left := saga.unfinished(ledger)):
+        operation = left[service.database].detail["operation"]
+        raise NotReady(
+            f"The last {operation} of {service.database} was cut short.",
+            where=where,
+            mend="runner.py resume",
+        )
+    if state is wanted:
+        return
+    mends = {
+        State.COMPLETED: "runner.py history: a completed service is not moved any more",
+        State.SWITCHED: f"runner.py rollback {service.role}, or runner.py complete {service.role}",
+        State.VERIFIED: f"runner.py switch {service.role}",
+        State.BUILT: f"runner.py verify {service.role}",
+    }
+    raise NotReady(
+        f"{service.database} is {state.value}; only what is {wanted.value} can be {done}."
+        " Nothing was changed.",
+        where=where,
+        mend=mends.get(state, f"runner.py run {service.role}, then runner.py verify"),
+    )
+
+
+def catch_up(ends: Ends) -> dict[str, object]:
+    """Bring mirror and tables so close that the next sync is short; give how long it took."""
+    for _ in range(CATCH_UPS):
+        arrive(ends.link)
+        done = carry_over(ends.database)
+        if done.seconds < SETTLED_SECONDS:
+            break
+    return {"rows": done.rows, "seconds": round(done.seconds, 3)}
+
+
+def _collect(found: Readiness, check: Callable[[], object]) -> None:
+    try:
+        check()
+    except SplitError as error:
+        found.add(error.what, error.mend)
+
+
+def _time_the_way(found: Readiness, ends: Ends, role: str) -> None:
+    _require_following(ends)
+    started = time.monotonic()
+    catch_up(ends)
+    begun = time.monotonic()
+    arrive(ends.link)
+    found.lag_seconds = time.monotonic() - begun
+    found.sync_seconds = carry_over(ends.database).seconds
+    for seconds, most, what in (
+        (found.lag_seconds, MOST_LAG_SECONDS, "a write takes {:.1f} s to the mirror"),
+        (found.sync_seconds, MOST_SYNC_SECONDS, "a sync takes {:.1f} s"),
+    ):
+        if seconds > most:
+            found.add(
+                f"{what.format(seconds)} after {time.monotonic() - started:.0f} s of catching up,"
+                f" and {most:.0f} s is the most",
+                f"runner.py sync {role} --follow, until it keeps up",
+            )
+
+
+def _require_following(ends: Ends) -> None:
+    ends.link.require_unbroken()
+    if not (subscription := ends.link.subscription()) or not subscription.enabled:
+        raise ends.link.stopped()
+
+
+def _for_leaving(ends: Ends, say: Callable[[str], None]) -> Readiness:
+    """Check that what the service has written is in the monolith, or soon can be."""
+    found, way = Readiness(), ends.way
+    say("how far the monolith is behind")
+
+    def look() -> None:
+        way.require_unbroken()
+        found.sync_seconds = carry_over(ends.database).seconds
+        started = time.monotonic()
+        way_back.arrive(way, MOST_LAG_SECONDS)
+        found.lag_seconds = time.monotonic() - started
+
+    _collect(found, look)
+    return found
+
+
+def _find_long_transactions(found: Readiness, database: Connection, tables: list[str]) -> None:
+    for pid, table, seconds in database.execute(
+        LONG_TRANSACTIONS, (tables, LONG_TRANSACTION_SECONDS)
+    ).fetchall():
+        found.add(
+            f"process {pid} has written {table} in a transaction that is open for {seconds} s",
+            f"Wait for it, or end it: select pg_terminate_backend({pid});"
+            if pid.isdigit()
+            else "commit prepared, or rollback prepared: select * from pg_prepared_xacts;",
+        )
+
+
+def _try_the_way_back(found: Readiness, ends: Ends) -> None:
+    for table in catalog.owned_tables(ends.service):
+        rows = ends.database.execute(
+            "select id, difference, count(*) over () from split.way_back_differs(%s) limit %s",
+            (table, SAMPLES),
+        ).fetchall()
+        if rows:
+            shown = ", ".join(f"{id} ({difference})" for id, difference, _ in rows)
+            found.add(
+                f"the way back would change {rows[0][2]} row(s) of {table}: {shown}",
+                f"Mend models/{ends.service.database}/reverse/monolith_{table}.sql; to see all:"
+                f' runner.py psql {ends.service.role} -c "select * from'
+                f" split.way_back_differs('{table}')\"",
+            )

@@ -1,0 +1,145 @@
+"""A saga: steps that are recorded before and after, and undone in order if one can't be done.
+
+There is a point in it from which it only goes on: the decision, a commit in one database. Before
+it, whatever goes wrong is undone; after it, what is left can be done again until it is done. Every
+step is idempotent, so a saga that was cut short anywhere is resumed by doing its steps again.
+
+After Garcia-Molina and Salem, "Sagas", 1987.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from migration.errors import NotReady, SplitError
+from migration.ledger import Ledger, State
+from migration.ledger import Step as Entry
+from migration.services import Service
+
+OPERATIONS = ("switch", "rollback", "complete", "abort")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: what it does, and what takes it back as long as nothing is decided.
+
+    `do` returns what the ledger is to keep. `undo` may be called whether or not `do` has begun.
+    """
+
+    name: str
+    do: Callable[[], Mapping[str, Any] | None]
+    undo: Callable[[], None] | None = None
+    undone_by: str = ""
+
+
+class Unfinished(NotReady):
+    """A saga stands behind its decision, and could not be brought to its end."""
+
+
+@dataclass(frozen=True)
+class Saga:
+    """An operation on a service, with its steps in order.
+
+    `is_decided` looks at the databases, not at the ledger: a crash may come between the two.
+    """
+
+    service: Service
+    operation: str
+    steps: Sequence[Step]
+    is_decided: Callable[[], bool]
+    enters: State | None = None
+    returns_to: State | None = None
+
+    def run(self, ledger: Ledger, on_step: Callable[[str], None], **intent: Any) -> None:
+        """Do all steps; undo them if one fails before the decision.
+
+        Args:
+            ledger: the monolith's ledger.
+            on_step: called with each step's name before it is done.
+            intent: what the ledger is to keep of the whole.
+
+        Raises:
+            SplitError: what the failing step raised; its message says that all was undone.
+            Unfinished: a step failed after the decision, or undoing did.
+        """
+        with ledger.step(self.service, self.operation, enters=self.enters, **intent) as whole:
+            begun: list[Step] = []
+            for step in self.steps:
+                begun.append(step)
+                on_step(step.name)
+                try:
+                    with self._recorded(ledger, step.name, undone_by=step.undone_by) as entry:
+                        entry.detail.update(step.do() or {})
+                except BaseException as error:
+                    whole.detail["unfinished"] = True
+                    self._undo(ledger, begun, error)
+                    whole.detail["unfinished"] = False
+                    raise
+            whole.returns_to = self.returns_to
+
+    def undo(self, ledger: Ledger, on_step: Callable[[str], None]) -> None:
+        """Take back a saga that was cut short before its decision."""
+        with ledger.step(self.service, self.operation, resumes=True) as whole:
+            whole.outcome = "failed"
+            whole.detail.update(unfinished=True)
+            for step in reversed(self.steps):
+                if step.undo:
+                    on_step(f"undo {step.name}")
+                    with self._recorded(ledger, f"undo {step.name}"):
+                        step.undo()
+            whole.detail.update(unfinished=False, error="It was cut short, and is undone.")
+
+    def _recorded(self, ledger: Ledger, name: str, **intent: Any) -> Any:
+        return ledger.step(self.service, f"{self.operation}: {name}", **intent)
+
+    def _undo(self, ledger: Ledger, begun: Sequence[Step], error: BaseException) -> None:
+        """Undo what has begun, unless it is decided; then say how to go on."""
+        why = str(error) or type(error).__name__
+        try:
+            if self.is_decided():
+                raise Unfinished(
+                    f"The {self.operation} of {self.service.database} is decided, but not at its"
+                    f" end: {why}",
+                    where=self.service.database,
+                    mend="runner.py resume",
+                ) from error
+            for step in reversed(begun):
+                if step.undo:
+                    with self._recorded(ledger, f"undo {step.name}"):
+                        step.undo()
+        except psycopg.Error as failed:
+            raise Unfinished(
+                f"The {self.operation} of {self.service.database} stopped, and could not be undone:"
+                f" {why}; then: {str(failed).strip()}",
+                where=self.service.database,
+                mend="runner.py resume, as soon as both servers answer. A gate that is closed on a"
+                " lease opens by itself meanwhile.",
+            ) from error
+        if isinstance(error, SplitError):
+            error.what += f"\nThe {self.operation} was undone: all is as it was before."
+
+
+def unfinished(ledger: Ledger) -> dict[str, Entry]:
+    """Find the operations that neither came to their end nor were undone, by service.
+
+    Args:
+        ledger: the monolith's ledger.
+
+    Returns:
+        By the service's database, the last operation's entry: its id, and its intent as `detail`.
+    """
+    rows = ledger.connection.execute(
+        "select service, id, step, intent from ("
+        " select distinct on (service) service, id, step, intent, outcome, detail"
+        " from split.ledger where step = any(%s) order by service, id desc"
+        ") as last where outcome is null or (detail ->> 'unfinished')::boolean",
+        (list(OPERATIONS),),
+    )
+    return {
+        service: Entry(id, detail={"operation": step, **intent})
+        for service, id, step, intent in rows
+    }
