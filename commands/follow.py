@@ -167,6 +167,11 @@ def show_status(found: Sequence[Status]) -> None:
             "" if one.wal_kept_bytes is None else size(one.wal_kept_bytes),
         )
     out.print(shown)
+    for one in found:
+        if one.way_back:
+            out.print(f"  {one.service.role}: {told_back(one)}", soft_wrap=True)
+        elif one.reads_at == "service" and one.writes_at == "monolith":
+            out.print(f"  {one.service.role}: reads from its own database, writes to the monolith")
     if any(one.rows for one in found):
         out.print("Rows, as the planner estimates them:")
     for one in found:
@@ -178,6 +183,15 @@ def show_status(found: Sequence[Status]) -> None:
     for one in found:
         for warning in one.warnings:
             out.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def told_back(one: Status) -> str:
+    """Say how the monolith follows a switched service."""
+    lag, kept = one.way_back_lag_seconds, one.way_back_kept_bytes
+    said = f"the monolith {one.way_back} it" if one.way_back == "follows" else one.way_back
+    if lag is not None:
+        said += f", {seconds(lag)} behind what is synced"
+    return said + ("" if kept is None else f"; {size(kept)} of WAL kept for it")
 
 
 def status_as_data(found: Sequence[Status]) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import errors, sql
 
-from migration import catalog, feed, provision, readiness, targets, way_back
+from migration import catalog, feed, provision, readiness, targets
 from migration.backup import Backup, backup
 from migration.connections import Connections, describe
 from migration.ends import Ends, opened
@@ -126,7 +126,7 @@ def complete(
         def end_way_back() -> None:
             if ends.way.is_there():
                 carry_over(ends.database)
-                way_back.arrive(ends.way)
+                ends.way.arrive()
                 ends.way.remove()
 
         def retire() -> Mapping[str, Any]:
@@ -237,7 +237,8 @@ def abort(
         What was removed, and what is left for people to see to.
 
     Raises:
-        NotReady: it is switched or completed, or its database holds what a rollback laid aside.
+        NotReady: it is switched or completed, another operation was cut short, or its database
+            holds what a rollback laid aside; nothing was changed.
     """
     done, state = Aborted(service), ledger.state(service)
     if state.reached(State.SWITCHED):
@@ -249,6 +250,9 @@ def abort(
             if state is State.SWITCHED
             else "runner.py history",
         )
+
+    readiness.require_finished(service, ledger, but="abort")
+    provision.require_nothing_kept(service, connections)
 
     def drop() -> Mapping[str, Any]:
         dropped = provision.remove(service, connections, ledger)
@@ -270,8 +274,12 @@ def abort(
 
 def _remove_ways(service: Service, connections: Connections, done: Aborted) -> Mapping[str, Any]:
     """Remove both ways and the gate; a database that is gone already is passed over."""
-    with connections.connect(MONOLITH) as monolith:
-        with suppress(ConnectionFailed), opened(service, connections) as ends:
+    with connections.connect(MONOLITH) as monolith, ExitStack() as stack:
+        ends = None
+        # It is gone, or was emptied by an abort that was cut short.
+        with suppress(ConnectionFailed, NotReady):
+            ends = stack.enter_context(opened(service, connections))
+        if ends:
             for way in (ends.way, ends.link):
                 if way.is_there():
                     done.removed.append(f"replication {way.name}")

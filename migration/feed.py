@@ -17,7 +17,6 @@ from migration.ledger import State, state
 from migration.replication import Connection, Link
 from migration.services import SERVICES_BY_NAME, Service
 from migration.way_back import (
-    arrive,
     carry_no_more,
     create_slot,
     publish_and_subscribe,
@@ -116,8 +115,8 @@ def hand_over(ends: Ends, consumer: Service, link: Link, connections: Connection
             feed.remove()
             with ends.database.transaction():
                 ends.database.execute("lock table split.turn in exclusive mode")
-                arrive(ends.way)
-                arrive(link)
+                ends.way.arrive()
+                link.arrive()
                 url = connections.for_servers(ends.service.database)
                 publish_and_subscribe(feed, tables, url)
                 create_slot(feed)
@@ -125,4 +124,4 @@ def hand_over(ends: Ends, consumer: Service, link: Link, connections: Connection
                     carry_no_more(link.monolith, link.name, list(tables))
         # From here on a run that was cut short finds all made, and only has to let it go on.
         feed.enable()
-        arrive(feed)
+        feed.arrive()

@@ -44,7 +44,7 @@ GATES = """
     declare
         gate record;
     begin
-        if tg_level = 'STATEMENT' and pg_trigger_depth() > 1 then
+        if tg_level = 'STATEMENT' and tg_op <> 'TRUNCATE' and pg_trigger_depth() > 1 then
             return null;
         end if;
         select * into gate from split.gates where service = tg_argv[0] for share;

@@ -250,6 +250,17 @@ def state(monolith: psycopg.Connection[Any], service: Service) -> State:
     return State(row[0]) if row else State.ABSENT
 
 
+def completed(monolith: psycopg.Connection[Any]) -> frozenset[str]:
+    """Name the databases of the services that are completed: their tables are retired here."""
+    known = monolith.execute("select to_regclass('split.states') is not null").fetchone()
+    if known != (True,):
+        return frozenset()
+    rows = monolith.execute(
+        "select service from split.states where state = %s", (State.COMPLETED.value,)
+    )
+    return frozenset(row[0] for row in rows)
+
+
 @contextmanager
 def open_ledger(connections: Connections) -> Iterator[Ledger]:
     """Open the monolith's ledger for the only runner that may be at work.

@@ -194,15 +194,7 @@ def _empty(service: Service, url: str) -> bool:
         mark = inside.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
         if mark.fetchone() != (service.mark,):
             return False
-        kept = [row[0] for row in inside.execute(LAID_ASIDE)]
-        if kept:
-            raise NotReady(
-                f"{service.database} holds rows that only the service had, laid aside by a"
-                f" rollback: {', '.join(kept)}. Nothing of it was dropped.",
-                where=describe(url),
-                mend="Keep them elsewhere (pg_dump --schema=audit), drop these tables, then:"
-                " runner.py resume",
-            )
+        _require_nothing_kept(inside, service)
         for schema in (service.database, MIRROR_SCHEMA, "split", "audit"):
             inside.execute(
                 sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema))
@@ -213,6 +205,36 @@ def _empty(service: Service, url: str) -> bool:
             )
         )
     return True
+
+
+def require_nothing_kept(service: Service, connections: Connections) -> None:
+    """Refuse to remove a database that holds what a rollback has laid aside.
+
+    Args:
+        service: a service; one without a database has nothing.
+        connections: where its server is.
+
+    Raises:
+        NotReady: there are such tables; they are named.
+    """
+    url = connections.urls[service.database]
+    with connect(_maintenance(url), service.database) as server:
+        there = _exists(server, str(conninfo_to_dict(url)["dbname"]))
+    if there:
+        with connect(url, service.database) as inside:
+            _require_nothing_kept(inside, service)
+
+
+def _require_nothing_kept(inside: psycopg.Connection[Any], service: Service) -> None:
+    kept = [row[0] for row in inside.execute(LAID_ASIDE)]
+    if kept:
+        raise NotReady(
+            f"{service.database} holds rows that only the service had, laid aside by a rollback:"
+            f" {', '.join(kept)}. Nothing was changed.",
+            where=describe(inside.info.dsn),
+            mend="Keep them elsewhere (pg_dump --schema=audit), drop these tables, then:"
+            f" runner.py abort {service.role}",
+        )
 
 
 def _maintenance(url: str) -> str:

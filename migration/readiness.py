@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from migration import catalog, preflight, saga, targets, way_back
+from migration import catalog, preflight, saga, targets
 from migration.connections import describe
 from migration.ends import Ends
 from migration.errors import NotReady, SplitError
-from migration.ledger import Ledger, State
+from migration.ledger import Ledger, State, completed
 from migration.replication import Connection
-from migration.services import MIRROR_SCHEMA
-from migration.sync import arrive, carry_over
+from migration.services import MIRROR_SCHEMA, Service
+from migration.sync import carry_over
 from migration.verify import outdated, require_unaltered
 
 PROOF_HOURS = 24
@@ -100,7 +100,10 @@ def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readin
     if row and row[0] and row[0] > PROOF_HOURS:
         found.add(f"last verified {row[0]:.0f} hours ago, and {PROOF_HOURS} is the most", verify)
     _collect(found, lambda: require_unaltered(ends.link))
-    _collect(found, lambda: catalog.drift(ends.monolith, ends.database, ends.service))
+    _collect(
+        found,
+        lambda: catalog.drift(ends.monolith, ends.database, ends.service, completed(ends.monolith)),
+    )
     _collect(found, lambda: targets.read(ends.service, ends.connections))
     before = ledger.was_begun(ends.service, "switch: prepare")
     _collect(
@@ -123,7 +126,7 @@ def for_rollback(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Read
     found = _for_leaving(ends, say)
     tables = [f"{ends.service.database}.{name}" for name in ends.service_gate.tables]
     _find_long_transactions(found, ends.database, tables)
-    _collect(found, lambda: _require_following(ends))
+    _collect(found, ends.link.require_running)
     return found
 
 
@@ -141,13 +144,7 @@ def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
     """
     service, state = ends.service, ledger.state(ends.service)
     where = describe(ledger.connection.info.dsn)
-    if service.database in (left := saga.unfinished(ledger)):
-        operation = left[service.database].detail["operation"]
-        raise NotReady(
-            f"The last {operation} of {service.database} was cut short.",
-            where=where,
-            mend="runner.py resume",
-        )
+    require_finished(service, ledger)
     if state is wanted:
         return
     mends = {
@@ -164,10 +161,25 @@ def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
     )
 
 
+def require_finished(service: Service, ledger: Ledger, *, but: str = "") -> None:
+    """Refuse a service that an operation has left on its way, except for the one named.
+
+    Raises:
+        NotReady: what was begun comes first, since only it knows which side is the truth.
+    """
+    left = saga.unfinished(ledger).get(service.database)
+    if left and left.detail["operation"] != but:
+        raise NotReady(
+            f"The last {left.detail['operation']} of {service.database} was cut short.",
+            where=describe(ledger.connection.info.dsn),
+            mend="runner.py resume",
+        )
+
+
 def catch_up(ends: Ends) -> dict[str, object]:
     """Bring mirror and tables so close that the next sync is short; give how long it took."""
     for _ in range(CATCH_UPS):
-        arrive(ends.link)
+        ends.link.arrive()
         done = carry_over(ends.database)
         if done.seconds < SETTLED_SECONDS:
             break
@@ -182,12 +194,10 @@ def _collect(found: Readiness, check: Callable[[], object]) -> None:
 
 
 def _time_the_way(found: Readiness, ends: Ends, role: str) -> None:
-    _require_following(ends)
+    ends.link.require_running()
     started = time.monotonic()
     catch_up(ends)
-    begun = time.monotonic()
-    arrive(ends.link)
-    found.lag_seconds = time.monotonic() - begun
+    found.lag_seconds = ends.link.arrive()
     found.sync_seconds = carry_over(ends.database).seconds
     for seconds, most, what in (
         (found.lag_seconds, MOST_LAG_SECONDS, "a write takes {:.1f} s to the mirror"),
@@ -201,23 +211,21 @@ def _time_the_way(found: Readiness, ends: Ends, role: str) -> None:
             )
 
 
-def _require_following(ends: Ends) -> None:
-    ends.link.require_unbroken()
-    if not (subscription := ends.link.subscription()) or not subscription.enabled:
-        raise ends.link.stopped()
-
-
 def _for_leaving(ends: Ends, say: Callable[[str], None]) -> Readiness:
     """Check that what the service has written is in the monolith, or soon can be."""
     found, way = Readiness(), ends.way
     say("how far the monolith is behind")
 
     def look() -> None:
-        way.require_unbroken()
+        way.require_running()
         found.sync_seconds = carry_over(ends.database).seconds
-        started = time.monotonic()
-        way_back.arrive(way, MOST_LAG_SECONDS)
-        found.lag_seconds = time.monotonic() - started
+        try:
+            found.lag_seconds = way.arrive(within_seconds=MOST_LAG_SECONDS)
+        except TimeoutError:
+            found.add(
+                f"{way.leads_to} are more than {MOST_LAG_SECONDS:.0f} s behind",
+                f"runner.py sync {ends.service.role}, until it has caught up; then again",
+            )
 
     _collect(found, look)
     return found

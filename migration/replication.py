@@ -27,6 +27,8 @@ Connection = psycopg.Connection[Any]
 
 LOCK_TIMEOUT = "5s"
 SLOT_TIMEOUT_SECONDS = 60
+PATIENCE_SECONDS = 60.0
+LOOK_SECONDS = 1.0
 
 
 def publish(monolith: Connection, service: Service, tables: Mapping[str, tuple[str, ...]]) -> None:
@@ -306,6 +308,51 @@ class Link:
             (beat, self.beats_as),
         ).fetchone()
         return row == (True,)
+
+    def arrive(
+        self,
+        patience_seconds: float = PATIENCE_SECONDS,
+        within_seconds: float | None = None,
+    ) -> float:
+        """Wait until all that is committed at the source now is at the target.
+
+        Args:
+            patience_seconds: how long without a sign of life.
+            within_seconds: how long at all, if that is limited.
+
+        Returns:
+            The seconds that it took.
+
+        Raises:
+            NotReady: a part of the way is gone, it failed, or it gave no sign of life.
+            TimeoutError: it did not arrive in time.
+        """
+        started = moved = looked = time.monotonic()
+        beat, before, wait = self.beat(), self.subscription(), 0.001
+        errors_before = before.errors if before else 0
+        while not self.has_arrived(beat):
+            now = time.monotonic()
+            if within_seconds is not None and now - started > within_seconds:
+                raise TimeoutError(f"{self.leads_to} had not got there")
+            time.sleep(wait)
+            wait = min(wait * 1.4, 0.02 if within_seconds else 0.2)
+            if now - looked < LOOK_SECONDS:
+                continue
+            looked = now
+            self.require_unbroken()
+            found = self.subscription()
+            if found and found.running and not found.blockers:
+                moved = looked
+            failed = found is not None and (found.errors > errors_before or not found.enabled)
+            if failed or looked - moved > patience_seconds:
+                raise self.stopped()
+        return time.monotonic() - started
+
+    def require_running(self) -> None:
+        """Check that no part is missing and nobody has paused it; else NotReady."""
+        self.require_unbroken()
+        if not (found := self.subscription()) or not found.enabled:
+            raise self.stopped()
 
     def require_unbroken(self) -> None:
         """Check that the way has no part missing.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from migration import catalog, preflight
+from migration import catalog, preflight, targets
 from migration.connections import Connections, explained
 from migration.errors import SplitError
-from migration.ledger import State, state
-from migration.replication import Connection, Link, slot
+from migration.feed import Feed, completed_owners, needs_monolith
+from migration.ledger import State, completed, state
+from migration.replication import Connection, Link, Slot, slot
 from migration.services import MONOLITH, Service
 from migration.sync import how_far
+from migration.targets import Place
+from migration.way_back import WayBack
 
 PROBE_SECONDS = 2.0
 PROBE_INTERVAL_SECONDS = 0.02
@@ -33,7 +37,8 @@ class Status:
 
     `mirror_lag_seconds` is how long a row written in the monolith now takes to its mirror, or how
     old the mirror is when it does not arrive; `lag_seconds` the age of what the service's tables
-    show; `pending` the captured changes in between. `rows` are the planner's estimates.
+    show; `pending` the captured changes in between. `rows` are the planner's estimates. Of a
+    switched service `way_back` tells how the monolith follows it, with the same measures.
     """
 
     service: Service
@@ -46,6 +51,12 @@ class Status:
     synced_at: datetime | None = None
     wal_kept_bytes: int | None = None
     wal_limit_bytes: int | None = None
+    way_back: str = ""
+    way_back_lag_seconds: float | None = None
+    way_back_kept_bytes: int | None = None
+    reads_at: str = ""
+    writes_at: str = ""
+    feeds: dict[str, float | None] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -74,48 +85,97 @@ def status(service: Service, connections: Connections) -> Status:
         found = Status(service, state(monolith, service))
         if not found.state.reached(State.LANDED):
             return found
-        _look_at_slot(monolith, found)
+        _look_at_targets(found, connections)
+        is_needed = needs_monolith(monolith, service)
+        if is_needed:
+            _look_at_slot(monolith, found)
         try:
-            with connections.connect(service.database) as database:
-                _look(Link(service, monolith, database), found)
+            with connections.connect(service.database) as database, ExitStack() as opened:
+                preflight.provisioned(database, service)
+                link = Link(service, monolith, database)
+                if is_needed:
+                    _look(link, found)
+                for owner in completed_owners(monolith, service):
+                    there = opened.enter_context(connections.connect(owner.database))
+                    _look_at_feed(Feed(service, monolith, database, owner, there), found)
+                _look_at_way_back(WayBack(service, monolith, database), found)
+                if found.state.reached(State.BUILT):
+                    _look_at_tables(link, found)
         except SplitError as error:
             found.replication = found.replication or "unknown"
             found.warnings.append(str(error))
     return found
 
 
-def _look(link: Link, found: Status) -> None:
-    preflight.provisioned(link.database, link.service)
-    subscription = link.subscription()
+def _look_at_targets(found: Status, connections: Connections) -> None:
+    """Tell where applications are pointed; and whether that is where the truth is."""
     try:
-        found.notes = catalog.drift(link.monolith, link.database, link.service)
+        reads, writes = targets.places(found.service, connections)
     except SplitError as error:
         found.warnings.append(str(error))
+        return
+    found.reads_at, found.writes_at = reads.value, writes.value
+    if (writes is Place.SERVICE) != found.state.reached(State.SWITCHED):
+        found.warnings.append(
+            f"{targets.file(found.service, connections)} says that writes go to the {writes.value},"
+            f" and {found.service.database} is {found.state.value}.\n  mend:  runner.py resume"
+        )
+
+
+def _look(link: Link, found: Status) -> None:
+    try:
+        found.notes = catalog.drift(
+            link.monolith, link.database, link.service, completed(link.monolith)
+        )
+    except SplitError as error:
+        found.warnings.append(str(error))
+    found.replication, found.mirror_lag_seconds = _look_at_way(link, found)
+
+
+def _look_at_way(link: Link, found: Status) -> tuple[str, float | None]:
+    """Tell in a word how a way is, and how long a heartbeat takes; warn of what is wrong."""
     try:
         link.require_unbroken()
     except SplitError as error:
-        found.replication = "broken"
         found.warnings.append(str(error))
-    else:
-        assert subscription is not None
-        if not subscription.enabled:
-            found.replication = "paused"
-            if found.state.reached(State.BUILT):
-                found.warnings.append(str(link.stopped()))
-        else:
-            found.mirror_lag_seconds = _probe(link)
-            if found.mirror_lag_seconds is not None:
-                found.replication = "follows"
-            elif subscription.running or subscription.stops_for_a_reason:
-                found.replication = "stopped"
-                found.warnings.append(str(link.stopped()))
-            else:
-                found.replication = "starting"
-    if found.state.reached(State.BUILT):
-        found.pending, found.lag_seconds = how_far(link)
-        row = link.database.execute("select synced_at from split.service").fetchone()
-        found.synced_at = row[0] if row else None
-        found.rows = dict(link.database.execute(ROWS).fetchall())
+        return "broken", None
+    subscription = link.subscription()
+    assert subscription is not None
+    if not subscription.enabled:
+        if found.state.reached(State.BUILT):
+            found.warnings.append(str(link.stopped()))
+        return "paused", None
+    lag = _probe(link)
+    if lag is not None:
+        return "follows", lag
+    if subscription.running or subscription.stops_for_a_reason:
+        found.warnings.append(str(link.stopped()))
+        return "stopped", None
+    return "starting", None
+
+
+def _look_at_feed(way: Feed, found: Status) -> None:
+    how, lag = _look_at_way(way, found)
+    found.feeds[way.owner.database] = lag
+    found.replication = how if found.replication in ("", "follows") else found.replication
+    if found.mirror_lag_seconds is None:
+        found.mirror_lag_seconds = lag
+
+
+def _look_at_way_back(way: WayBack, found: Status) -> None:
+    if found.state is not State.SWITCHED:
+        return
+    found.way_back, found.way_back_lag_seconds = _look_at_way(way, found)
+    if held := way.slot():
+        found.way_back_kept_bytes = held.kept_bytes
+        _warn_of_kept(found, way.name, held, found.service.database)
+
+
+def _look_at_tables(link: Link, found: Status) -> None:
+    found.pending, found.lag_seconds = how_far(link)
+    row = link.database.execute("select synced_at from split.service").fetchone()
+    found.synced_at = row[0] if row else None
+    found.rows = dict(link.database.execute(ROWS).fetchall())
 
 
 def _probe(link: Link) -> float | None:
@@ -130,7 +190,7 @@ def _probe(link: Link) -> float | None:
             subscription = link.subscription()
             if not subscription or not subscription.running or subscription.blockers:
                 return None
-            row = link.database.execute(
+            row = link.target.execute(
                 "select max(at) from split.heartbeats where service = %s", (link.beats_as,)
             ).fetchone()
             return (beat - row[0]).total_seconds() + PROBE_SECONDS if row and row[0] else None
@@ -143,18 +203,21 @@ def _look_at_slot(monolith: Connection, found: Status) -> None:
     if held is None:
         return  # which require_unbroken says better
     found.lag_bytes = held.behind_bytes
+    found.wal_kept_bytes, found.wal_limit_bytes = held.kept_bytes, held.limit_bytes
+    _warn_of_kept(found, found.service.replication, held, "the monolith")
+
+
+def _warn_of_kept(found: Status, name: str, held: Slot, where: str) -> None:
     kept, limit = held.kept_bytes, held.limit_bytes
-    found.wal_kept_bytes, found.wal_limit_bytes = kept, limit
-    name = found.service.replication
     if limit is not None and kept > limit * NEAR_LIMIT:
         found.warnings.append(
-            f"The slot {name} keeps {kept // 2**20} MB of WAL on the monolith and is given up at"
+            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where} and is given up at"
             f" {limit // 2**20} MB; what it has not sent then is lost to the mirror.\n"
             "  mend:  Let it catch up: runner.py sync, or raise max_slot_wal_keep_size."
         )
     elif limit is None and kept > MUCH_WAL_BYTES:
         found.warnings.append(
-            f"The slot {name} keeps {kept // 2**20} MB of WAL on the monolith, without a limit but"
+            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where}, without a limit but"
             " its disk.\n"
             "  mend:  Let it catch up: runner.py sync, or set max_slot_wal_keep_size."
         )

@@ -119,9 +119,10 @@ def move_reads(service: Service, connections: Connections, ledger: Ledger, place
         A warning, if the command that is to run after a change failed.
 
     Raises:
-        NotReady: the service is not verified, or switched already.
+        NotReady: the service is not verified, or switched already, or was left on its way.
     """
     with opened(service, connections) as ends:
+        readiness.require_finished(service, ledger)
         if place is Place.SERVICE or ledger.state(service).reached(State.SWITCHED):
             readiness.require_state(ends, ledger, State.VERIFIED, "read from")
         with ledger.step(service, "point reads", at=place.value):
@@ -352,6 +353,18 @@ class _Walk(ABC):
             raise self.too_long()
         return left
 
+    def arrive(self, way: Link) -> float:
+        """Wait for all that was committed on one side; give the seconds that it took.
+
+        Raises:
+            NotReady: it did not arrive within the pause.
+        """
+        try:
+            return way.arrive(within_seconds=self.remaining())
+        except TimeoutError as error:
+            way.require_running()
+            raise self.too_long(f"; {error}") from error
+
     def measure(self) -> None:
         """Work out how long writers stood still; wait a moment for the first write."""
         moved = self.moved
@@ -433,7 +446,7 @@ class _Switch(_Walk):
         return readiness.catch_up(self.ends)
 
     def drain(self) -> dict[str, Any]:
-        arrived_after = _arrive(self.ends.link, self)
+        arrived_after = self.arrive(self.ends.link)
         done = carry_over(self.ends.database)
         self.remaining()
         return {"arrived": round(arrived_after, 4), "rows": done.rows, "synced": done.seconds}
@@ -467,7 +480,7 @@ class _Switch(_Walk):
             row = database.execute("select first_write_at from split.service").fetchone()
             self.moved.first_write_at = row[0] if row else None
             time.sleep(0.02)
-        way_back.arrive(self.ends.way)
+        self.ends.way.arrive()
         return {"first_write_at": str(self.moved.first_write_at or "none yet")}
 
 
@@ -495,12 +508,12 @@ class _Rollback(_Walk):
 
     def catch_up(self) -> dict[str, Any]:
         done = carry_over(self.ends.database)
-        way_back.arrive(self.ends.way)
+        self.ends.way.arrive()
         return {"rows": done.rows}
 
     def drain(self) -> dict[str, Any]:
         done = carry_over(self.ends.database)
-        arrived_after = _arrive(self.ends.way, self)
+        arrived_after = self.arrive(self.ends.way)
         return {"arrived": round(arrived_after, 4), "rows": done.rows, "synced": done.seconds}
 
     def decide(self) -> None:
@@ -544,19 +557,6 @@ class _Rollback(_Walk):
                     self.moved.kept[table] = (f"audit.{kept_in}", rows)
                 database.execute(CLOSE_SERVICE)
         carry_over(database)
-
-
-def _arrive(link: Link, walk: _Walk) -> float:
-    """Wait for all that was committed on one side; give the seconds that it took."""
-    started = time.monotonic()
-    beat, wait = link.beat(), 0.001
-    while not link.has_arrived(beat):
-        if time.monotonic() > walk.ends_at:
-            link.require_unbroken()
-            raise walk.too_long(f"; {link.leads_to} had not got there")
-        time.sleep(wait)
-        wait = min(wait * 1.3, 0.02)
-    return time.monotonic() - started
 
 
 def _disarm(gate: Gate) -> None:

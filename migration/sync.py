@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Event
@@ -22,12 +22,12 @@ from psycopg import errors
 from migration import catalog, preflight
 from migration.connections import Connections, describe, explained
 from migration.errors import BuildFailed, ConnectionFailed, NotReady, SplitError
-from migration.ledger import State, state
-from migration.replication import Link
+from migration.feed import Feed, completed_owners, needs_monolith
+from migration.ledger import State, completed, state
+from migration.replication import LOOK_SECONDS, PATIENCE_SECONDS, Link
 from migration.services import MONOLITH, SERVICES_BY_NAME, Service
+from migration.way_back import WayBack
 
-PATIENCE_SECONDS = 60.0
-LOOK_SECONDS = 1.0
 TROUBLE_SECONDS = 3.0
 RETRIES = 10
 LOCK_TIMEOUT = "10s"
@@ -109,9 +109,11 @@ def sync(service: Service, connections: Connections) -> Synced:
             kept.
     """
     started = time.monotonic()
-    with ready(service, connections) as link:
-        arrive(link)
-        done = carry_over(link.database)
+    with ready(service, connections) as route:
+        arrive(route)
+        done = carry_over(route.database)
+        if route.back:
+            route.back.arrive()
     return Synced(done.upserted, done.deleted, time.monotonic() - started, done.as_of)
 
 
@@ -140,11 +142,11 @@ def follow(
     rows, begun = 0, False
     while not stop.is_set():
         try:
-            with ready(service, connections) as link:
+            with ready(service, connections) as route:
                 begun = True
                 # What a crash would lose is then still among the changes, and is done again.
-                link.database.execute("set synchronous_commit = off")
-                for tick in _look_and_carry_over(link, rows, stop, interval):
+                route.database.execute("set synchronous_commit = off")
+                for tick in _look_and_carry_over(route, rows, stop, interval):
                     rows = tick.rows
                     on_tick(tick)
         except (ConnectionFailed, BuildFailed, Busy) as error:
@@ -185,34 +187,57 @@ def follow_all(
         follower.result()
 
 
-def _look_and_carry_over(link: Link, rows: int, stop: Event, interval: float) -> Iterator[Tick]:
+@dataclass(frozen=True)
+class Route(Link):
+    """All ways into a service's mirror, and the way back if it is switched.
+
+    `incoming` is the way from the monolith, as long as anything comes by it, and a feed from each
+    completed owner of what the service shares.
+    """
+
+    incoming: tuple[Link, ...] = ()
+    back: WayBack | None = None
+
+    @property
+    def ways(self) -> tuple[Link, ...]:
+        """All of them."""
+        return (*self.incoming, self.back) if self.back else self.incoming
+
+
+def _look_and_carry_over(route: Route, rows: int, stop: Event, interval: float) -> Iterator[Tick]:
     started, rows_before = time.monotonic(), rows
     looked, stopped_at, trouble = 0.0, None, ""
     while not stop.is_set():
         if time.monotonic() - looked >= LOOK_SECONDS:
             looked = time.monotonic()
-            link.beat()
-            link.require_unbroken()
-            found = link.subscription()
-            assert found is not None
-            if found.running and not found.blockers:
+            if _leads_elsewhere(route):
+                return  # switched, rolled back, or handed over: who follows begins anew
+            still = None
+            for way in route.ways:
+                way.beat()
+                way.require_unbroken()
+                found = way.subscription()
+                assert found is not None
+                if not found.running or found.blockers:
+                    # A server takes its time to start workers, one after the other.
+                    patience = 0.0 if found.stops_for_a_reason else PATIENCE_SECONDS
+                    still = (way, patience)
+            if still is None:
                 stopped_at, trouble = None, ""
             else:
-                # A server takes its time to start workers, one after the other; a look is too few.
-                patience = 0.0 if found.stops_for_a_reason else PATIENCE_SECONDS
                 stopped_at = looked if stopped_at is None else stopped_at
-                if looked - stopped_at > patience:
-                    trouble = str(_why_it_stopped(link))
-        if _has_news(link):
-            rows += carry_over(link.database).rows
-        pending, lag = how_far(link)
-        slot = link.slot()
+                if looked - stopped_at > still[1]:
+                    trouble = str(_why_it_stopped(route, still[0]))
+        if _has_news(route):
+            rows += carry_over(route.database).rows
+        pending, lag = how_far(route)
+        slots = [way.slot() for way in route.incoming]
         yield Tick(
-            link.service,
+            route.service,
             rows,
             (rows - rows_before) / max(time.monotonic() - started, interval),
             lag,
-            slot.behind_bytes if slot else None,
+            sum(slot.behind_bytes for slot in slots if slot) if any(slots) else None,
             pending,
             trouble,
         )
@@ -220,35 +245,53 @@ def _look_and_carry_over(link: Link, rows: int, stop: Event, interval: float) ->
 
 
 @contextmanager
-def ready(service: Service, connections: Connections) -> Iterator[Link]:
-    """Connect to both ends of a service that can follow.
+def ready(service: Service, connections: Connections) -> Iterator[Route]:
+    """Connect to all ends of a service that can follow.
 
     Raises:
-        NotReady: the service has not been built, or a part of the way is gone.
+        NotReady: the service has not been built, or a part of a way is gone.
         SourceMismatch: the monolith's tables are no longer those that have landed.
     """
     with (
+        ExitStack() as opened,
         connections.connect(MONOLITH) as monolith,
         explained(connections.urls[MONOLITH], MONOLITH),
         _locks_told(connections.urls[service.database]),
     ):
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
-        if not state(monolith, service).reached(State.BUILT):
+        stands = state(monolith, service)
+        if not stands.reached(State.BUILT):
             raise NotReady(
                 f"{service.database} has not been built since it last landed, so it has no tables"
                 " to look at.",
                 where=describe(connections.urls[service.database]),
                 mend=f"runner.py run {service.role}",
             )
-        with (
-            connections.connect(service.database) as database,
-            explained(connections.urls[service.database], service.database, database),
-        ):
-            preflight.provisioned(database, service)
-            catalog.drift(monolith, database, service)
-            link = Link(service, monolith, database)
-            link.require_unbroken()
-            yield link
+        database = opened.enter_context(connections.connect(service.database))
+        opened.enter_context(
+            explained(connections.urls[service.database], service.database, database)
+        )
+        preflight.provisioned(database, service)
+        catalog.drift(monolith, database, service, completed(monolith))
+        incoming: list[Link] = []
+        if needs_monolith(monolith, service):
+            incoming.append(Link(service, monolith, database))
+        for owner in completed_owners(monolith, service):
+            there = opened.enter_context(connections.connect(owner.database))
+            incoming.append(Feed(service, monolith, database, owner, there))
+        back = WayBack(service, monolith, database) if stands is State.SWITCHED else None
+        route = Route(service, monolith, database, tuple(incoming), back)
+        for way in route.ways:
+            way.require_unbroken()
+        yield route
+
+
+def _leads_elsewhere(route: Route) -> bool:
+    """Tell whether the service's ways are others by now than when they were opened."""
+    feeds = {way.owner for way in route.incoming if isinstance(way, Feed)}
+    return set(completed_owners(route.monolith, route.service)) != feeds or (
+        state(route.monolith, route.service) is State.SWITCHED
+    ) != (route.back is not None)
 
 
 @contextmanager
@@ -264,41 +307,31 @@ def _locks_told(url: str) -> Iterator[None]:
         ) from error
 
 
-def arrive(link: Link) -> None:
-    """Wait until all that is committed in the monolith now is in the mirror.
+def arrive(route: Route) -> None:
+    """Wait until all that is committed where a service's data come from is in its mirror.
 
     Args:
-        link: the way to a service that has been built.
+        route: the ways of a service that has been built.
 
     Raises:
         NotReady: replication is paused or broken, or nothing has moved for a minute.
         SourceMismatch: it stopped because the monolith's tables have changed.
     """
-    beat, before = link.beat(), link.subscription()
-    errors_before = before.errors if before else 0
-    moved = looked = time.monotonic()
-    wait = 0.01
-    while not link.has_arrived(beat):
-        time.sleep(wait)
-        wait = min(wait * 1.5, 0.2)
-        if time.monotonic() - looked < LOOK_SECONDS:
-            continue
-        looked = time.monotonic()
-        link.require_unbroken()
-        found = link.subscription()
-        if found and found.running and not found.blockers:
-            moved = looked
-        failed = found is not None and (found.errors > errors_before or not found.enabled)
-        if failed or looked - moved > PATIENCE_SECONDS:
-            raise _why_it_stopped(link)
+    for way in route.incoming:
+        if isinstance(way, Feed):  # what its owner's tables hold has to be in the owner's mirror
+            carry_over(way.source)
+        try:
+            way.arrive()
+        except NotReady as error:
+            raise _why_it_stopped(route, way, error) from error
 
 
-def _why_it_stopped(link: Link) -> SplitError:
+def _why_it_stopped(route: Route, way: Link, otherwise: NotReady | None = None) -> SplitError:
     try:
-        catalog.drift(link.monolith, link.database, link.service)
+        catalog.drift(route.monolith, route.database, route.service, completed(route.monolith))
     except SplitError as error:
         return error
-    return link.stopped()
+    return otherwise or way.stopped()
 
 
 def carry_over(database: psycopg.Connection[Any]) -> Synced:
@@ -361,13 +394,12 @@ def carry_over_and_look(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _has_news(link: Link) -> bool:
-    row = link.database.execute(
+def _has_news(route: Route) -> bool:
+    row = route.database.execute(
         "select exists (select from split.changes)"
         " or exists (select from split.service_tables where is_stale)"
-        " or (select max(at) from split.heartbeats where service = %s) is distinct from as_of"
-        " from split.service",
-        (link.beats_as,),
+        " or exists (select from split.mirror_tables where is_stale)"
+        " or split.mirror_as_of() is distinct from as_of from split.service"
     ).fetchone()
     return row == (True,)
 

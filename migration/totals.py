@@ -31,7 +31,7 @@ from migration.ownership import (
 )
 from migration.replication import Link
 from migration.services import MIRROR_SCHEMA, Service
-from migration.sync import LOCK_TIMEOUT, arrive, carry_over_and_look, ready
+from migration.sync import LOCK_TIMEOUT, Route, arrive, carry_over_and_look, ready
 
 Connection = psycopg.Connection[Any]
 
@@ -195,11 +195,11 @@ def _require_following(link: Link) -> None:
             f"{link.service.database} is written by the service since {row[0]}: what it holds is"
             " no longer the monolith's.",
             where=describe(link.database.info.dsn),
-            mend="runner.py status",
+            mend=f"runner.py verify {link.service.role}, which compares the other way round",
         )
 
 
-def _compare(link: Link, table: str, wanted: list[Comparison]) -> list[Compared]:
+def _compare(link: Route, table: str, wanted: list[Comparison]) -> list[Compared]:
     """Compare one monolith table's columns, again while the monolith's writers are in the way.
 
     The mirror was the monolith at a moment between two looks at it. A column that both looks agree

@@ -2,6 +2,8 @@
 
 What they should hold is the model's own SQL, run on the monolith itself: a schema of the same name
 is there. So landing, replication and sync are all under test, and nothing that they did is trusted.
+After a switch it is the other way round: what the monolith's tables should hold is the reverse
+model's SQL, run on the service's database; what the service only shares is compared as before.
 How each table was found is kept in the monolith, `split.verifications`.
 """
 
@@ -10,26 +12,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import md5
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from migration import preflight
+from migration import catalog, preflight
 from migration.compare import Comparison, Connection, Shape, Side, compare
 from migration.connections import Connections, connect, describe, explained
 from migration.errors import NotReady
-from migration.ledger import Ledger, State
+from migration.feed import Feed, needs_monolith
+from migration.ledger import Ledger, State, completed
 from migration.replication import Link
-from migration.services import MONOLITH, Service
-from migration.sync import LOCK_TIMEOUT, arrive, carry_over, ready
+from migration.services import MIRROR_SCHEMA, MONOLITH, Service
+from migration.sync import LOCK_TIMEOUT, Route, arrive, carry_over, ready
 
 TABLES = """
     select
         tables.table_name,
         tables.definition,
+        tables.follows,
+        tables.owned_rows,
         coalesce(class.reltuples, 0),
         coalesce(key.attname, ''),
         format_type(key.atttypid, key.atttypmod),
@@ -43,15 +48,28 @@ TABLES = """
     order by tables.table_name
 """
 
+MIRROR_TABLES = """
+    select tables.table_name, tables.definition, greatest(class.reltuples, 0)::bigint
+    from split.mirror_tables as tables
+    inner join pg_class as class
+        on class.relname = tables.table_name and class.relnamespace = 'blytz_hire'::regnamespace
+    order by tables.table_name
+"""
+
 
 @dataclass(frozen=True)
 class Verified:
-    """How a service's tables were found; `earlier` are those that a run cut short had proven."""
+    """How a service's tables were found; `earlier` are those that a run cut short had proven.
+
+    Of a switched service the monolith's tables are among them, as blytz_hire.TABLE. `passed_over`
+    are tables whose rows come from several databases by now.
+    """
 
     service: Service
     tables: dict[str, Comparison]
     earlier: tuple[str, ...]
     seconds: float
+    passed_over: tuple[str, ...] = ()
 
     @property
     def proven(self) -> bool:
@@ -72,6 +90,8 @@ class Verified:
 class _Table:
     name: str
     definition: str
+    follows: list[str]
+    owned_rows: str
     estimate: int
     key: str
     key_type: str | None
@@ -79,7 +99,23 @@ class _Table:
 
     @property
     def digest(self) -> str:
-        return md5(self.definition.encode(), usedforsecurity=False).hexdigest()
+        return _digest(self.definition)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Two sides of a table that should hold the same rows."""
+
+    name: str
+    digest: str
+    expected: Side
+    actual: Side
+    shape: Shape
+    estimate: int
+
+
+def _digest(definition: str) -> str:
+    return md5(definition.encode(), usedforsecurity=False).hexdigest()
 
 
 def verify(
@@ -112,26 +148,30 @@ def verify(
         BuildFailed: rows break a rule of the service's tables, so they can't be brought up to date.
     """
     started = time.monotonic()
-    with ready(service, connections) as link:
-        preflight.same_encoding(link.monolith, link.database)
-        link.database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+    with ready(service, connections) as route:
+        if needs_monolith(route.monolith, service):
+            preflight.same_encoding(route.monolith, route.database)
+        route.database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         if table is None:  # proven again below, or not any more
             ledger.return_to(service, State.BUILT)
-        tables = _tables(link, table)
+        checks, passed_over = _checks(route, connections, ledger.state(service))
+        checks = _chosen(checks, table, route)
         # One table is always looked at anew.
         since = None if table else _cut_short_since(ledger, service)
-        earlier = _proven_since(ledger.connection, service, tables, since)
+        earlier = _proven_since(ledger.connection, service, checks, since)
         with ledger.step(
-            service, "verify", tables=[one.name for one in tables], goes_on_from=since
+            service, "verify", tables=[one.name for one in checks], goes_on_from=since
         ) as step:
             found = dict(earlier)
-            _catch_up(link)
-            for one in tables:
+            _catch_up(route)
+            for one in checks:
                 if one.name not in found:
                     on_table(one.name)
-                    found[one.name] = _verify(one, link, connections)
+                    sides = (one.expected, one.actual, one.shape, one.estimate)
+                    found[one.name] = compare(*sides, partial(_catch_up, route))
                     _record(ledger, service, one, found[one.name])
-            verified = Verified(service, found, tuple(earlier), time.monotonic() - started)
+            seconds = time.monotonic() - started
+            verified = Verified(service, found, tuple(earlier), seconds, tuple(passed_over))
             if not verified.proven:
                 ledger.return_to(service, State.BUILT)
                 step.outcome = "failed"
@@ -177,29 +217,131 @@ def require_unaltered(link: Link) -> None:
     Raises:
         NotReady: one of them has not; it is named, with what mends it.
     """
-    for table in _tables(link, None):
-        relation = sql.Identifier(link.service.database, table.name)
-        _shape(table, link, sql.SQL(table.definition), relation)
+    for table in _tables(link):
+        _shape(table.key, table.key_type, _model(table, link), _service_table(table, link))
 
 
 def _read(database: Connection) -> list[_Table]:
     return [_Table(*row) for row in database.execute(TABLES)]
 
 
-def _tables(link: Link, table: str | None) -> list[_Table]:
+def _tables(link: Link) -> list[_Table]:
     tables = _read(link.database)
     for one in tables:
         _require_as_made(one, link)
-    if table is None:
-        return tables
-    chosen = [one for one in tables if one.name == table]
+    return tables
+
+
+def _chosen(checks: list[_Check], table: str | None, link: Link) -> list[_Check]:
+    chosen = [one for one in checks if table in (None, one.name, one.name.split(".")[-1])]
     if not chosen:
         raise NotReady(
             f"{link.service.database} has no table {table} that a model makes.",
             where=describe(link.database.info.dsn),
-            mend=f"Choose from: {', '.join(one.name for one in tables)}.",
+            mend=f"Choose from: {', '.join(one.name for one in checks)}.",
         )
     return chosen
+
+
+@dataclass(frozen=True)
+class _End:
+    """One side of a table, before it is known whether its columns are those of the other."""
+
+    database: str
+    connection: Connection
+    query: sql.Composable
+    what: str
+
+    def side(self, connections: Connections) -> Side:
+        url = connections.urls[self.database]
+        return Side(partial(_connected, url, self.database), self.query)
+
+
+def _checks(
+    route: Route, connections: Connections, stands: State
+) -> tuple[list[_Check], list[str]]:
+    """Work out what is to be compared with what; name what can't be, too."""
+    switched, checks, passed_over = stands.reached(State.SWITCHED), list[_Check](), list[str]()
+    for table in _tables(route):
+        if switched and table.owned_rows == "true":
+            continue
+        expected = _model(table, route)
+        if expected is None:
+            passed_over.append(table.name)
+            continue
+        actual = _service_table(table, route)
+        if switched and table.owned_rows != "false":
+            expected, actual = (_without(table.owned_rows, end) for end in (expected, actual))
+        checks.append(
+            _Check(
+                table.name,
+                table.digest,
+                expected.side(connections),
+                actual.side(connections),
+                _shape(table.key, table.key_type, expected, actual),
+                table.estimate,
+            )
+        )
+    if switched:
+        checks += _reverse_checks(route, connections, stands)
+    return checks, passed_over
+
+
+def _reverse_checks(route: Route, connections: Connections, stands: State) -> list[_Check]:
+    """Compare the monolith's tables, or when they are retired the mirror's, with the service's."""
+    checks, service = [], route.service.database
+    for name, definition, rows in route.database.execute(MIRROR_TABLES).fetchall():
+        label = f"{MIRROR_SCHEMA}.{name}"
+        columns = sql.SQL(", ").join(map(sql.Identifier, catalog.expected()[name].columns))
+        query = sql.SQL("select {} from {}").format(columns, sql.Identifier(MIRROR_SCHEMA, name))
+        expected = _End(service, route.database, sql.SQL(definition), f"the model of {label}")
+        actual = (
+            _End(service, route.database, query, f"{label} in the mirror")
+            if stands is State.COMPLETED
+            else _End(MONOLITH, route.monolith, query, f"{label} in the monolith")
+        )
+        checks.append(
+            _Check(
+                label,
+                _digest(definition),
+                expected.side(connections),
+                actual.side(connections),
+                _shape("id", "text", expected, actual),
+                rows,
+            )
+        )
+    return checks
+
+
+def _model(table: _Table, link: Link) -> _End | None:
+    """Give what a service's table should hold, where all that its model reads is; else None."""
+    what = f"the model of {link.service.database}.{table.name}"
+    owners = {catalog.expected()[name.split(".")[1]].owner for name in table.follows}
+    feeds = {
+        way.owner.database: way
+        for way in (link.incoming if isinstance(link, Route) else ())
+        if isinstance(way, Feed)
+    }
+    retired = completed(link.monolith)
+    places = {owner if owner in retired else MONOLITH for owner in owners}
+    if len(places) > 1:
+        return None
+    (place,) = places
+    if place != MONOLITH and place not in feeds:
+        return None
+    connection = link.monolith if place == MONOLITH else feeds[place].source
+    return _End(place, connection, sql.SQL(table.definition), what)
+
+
+def _service_table(table: _Table, link: Link) -> _End:
+    name = link.service.database
+    query = sql.SQL("select * from {}").format(sql.Identifier(name, table.name))
+    return _End(name, link.database, query, f"{name}.{table.name}")
+
+
+def _without(rows: str, end: _End) -> _End:
+    query = sql.SQL("select * from ({}) as held where not ({})").format(end.query, sql.SQL(rows))
+    return replace(end, query=query)
 
 
 def _require_as_made(table: _Table, link: Link) -> None:
@@ -222,13 +364,17 @@ def _require_as_made(table: _Table, link: Link) -> None:
     raise NotReady(what, where=describe(link.database.info.dsn), mend=mend)
 
 
-def _shape(table: _Table, link: Link, source: sql.SQL, relation: sql.Identifier) -> Shape:
+def _shape(key: str, key_type: str | None, expected: _End | None, actual: _End) -> Shape:
     """Find the columns that both sides have; they have to be the same, and of the same types."""
-    made = link.monolith.execute(sql.SQL("select * from ({}) as model limit 0").format(source))
-    there = link.database.execute(sql.SQL("select * from {} limit 0").format(relation))
+    if expected is None:
+        return Shape(key, key_type or "text", [])
+    query = sql.SQL("select * from ({}) as compared limit 0")
     columns, has = (
-        {column.name: (column.type_code, column.type_display) for column in found.description or ()}
-        for found in (made, there)
+        {
+            column.name: (column.type_code, column.type_display)
+            for column in end.connection.execute(query.format(end.query)).description or ()
+        }
+        for end in (expected, actual)
     )
     wrong = [
         f"{name} is {has[name][1] if name in has else 'missing'}"
@@ -238,25 +384,13 @@ def _shape(table: _Table, link: Link, source: sql.SQL, relation: sql.Identifier)
     ]
     if wrong:
         raise NotReady(
-            f"The columns of {link.service.database}.{table.name} are not those that were built:\n"
+            f"The columns of {actual.what} are not those that were built:\n"
             + "\n".join(f"  - {said}" for said in wrong),
-            where=describe(link.database.info.dsn),
-            mend=f"Alter the table back. dbt build --target {link.service.database} tells when it"
+            where=describe(actual.connection.info.dsn),
+            mend=f"Alter the table back. dbt build --target {actual.database} tells when it"
             " is as it was.",
         )
-    return Shape(table.key, table.key_type or "text", list(columns))
-
-
-def _verify(table: _Table, link: Link, connections: Connections) -> Comparison:
-    database, source = link.service.database, sql.SQL(table.definition)
-    relation = sql.Identifier(database, table.name)
-    expected = Side(partial(_connected, connections.urls[MONOLITH], MONOLITH), source)
-    actual = Side(
-        partial(_connected, connections.urls[database], database),
-        sql.SQL("select * from {}").format(relation),
-    )
-    shape = _shape(table, link, source, relation)
-    return compare(expected, actual, shape, int(table.estimate), partial(_catch_up, link))
+    return Shape(key, key_type or "text", list(columns))
 
 
 @contextmanager
@@ -265,9 +399,11 @@ def _connected(url: str, target: str) -> Iterator[Connection]:
         yield connection
 
 
-def _catch_up(link: Link) -> None:
-    arrive(link)
-    carry_over(link.database)
+def _catch_up(route: Route) -> None:
+    arrive(route)
+    carry_over(route.database)
+    if route.back:
+        route.back.arrive()
 
 
 def _cut_short_since(ledger: Ledger, service: Service) -> str | None:
@@ -287,7 +423,7 @@ def _cut_short_since(ledger: Ledger, service: Service) -> str | None:
 
 
 def _proven_since(
-    monolith: Connection, service: Service, tables: list[_Table], since: str | None
+    monolith: Connection, service: Service, tables: list[_Check], since: str | None
 ) -> dict[str, Comparison]:
     rows = monolith.execute(
         "select table_name, result from split.verifications"
@@ -298,7 +434,7 @@ def _proven_since(
     return {name: Comparison.of(result) for name, result in rows}
 
 
-def _record(ledger: Ledger, service: Service, table: _Table, found: Comparison) -> None:
+def _record(ledger: Ledger, service: Service, table: _Check, found: Comparison) -> None:
     ledger.connection.execute(
         "insert into split.verifications"
         " (service, table_name, definition, started_at, is_proven, result)"

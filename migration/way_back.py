@@ -7,7 +7,6 @@ the side that is the truth, so nothing that is carried over ever returns to wher
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,6 @@ from migration.replication import Connection, Link
 from migration.services import MIRROR_SCHEMA
 
 SLOT_TIMEOUT_SECONDS = 20
-PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def prepare(way: WayBack, connections: Connections) -> None:
     carry_no_more(way.source, way.name, list(owned))
     create_slot(way)
     way.enable()
-    arrive(way)
+    way.arrive()
 
 
 def publish_and_subscribe(way: Link, tables: Mapping[str, tuple[str, ...]], url: str) -> None:
@@ -190,30 +188,3 @@ def create_slot(way: Link) -> None:
             mend="Wait for it, or end it: select pid, xact_start, query from pg_stat_activity"
             " where backend_xid is not null order by xact_start;",
         ) from error
-
-
-def arrive(way: Link, within_seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until all that is committed at a way's source now is at its target.
-
-    Args:
-        way: the way back, or any other.
-        within_seconds: how long without any sign of life.
-
-    Raises:
-        NotReady: a part of the way is gone, it has failed, or time is up.
-    """
-    beat, started, wait = way.beat(), time.monotonic(), 0.001
-    before = way.subscription()
-    errors_before = before.errors if before else 0
-    looked = started
-    while not way.has_arrived(beat):
-        time.sleep(wait)
-        wait = min(wait * 1.3, 0.05)
-        if time.monotonic() - looked < 1.0:
-            continue
-        looked = time.monotonic()
-        way.require_unbroken()
-        found = way.subscription()
-        failed = found is not None and (found.errors > errors_before or not found.enabled)
-        if failed or looked - started > within_seconds:
-            raise way.stopped()

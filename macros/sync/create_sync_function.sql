@@ -34,6 +34,9 @@
     is not the one that the snapshot's catalogue names, gives it away. Never waits, since
     replication may hold one of the tables and wait for another.
 
+    split.mirror_as_of(): what was committed before that moment, wherever it comes from, is in the
+    mirror, by the clocks of those servers.
+
     split.changed(source, name, most): the keys of one kind that have changed; or, when one of them
     stands for all rows or there are more than `most`, that the whole table is to be compared.
 #}
@@ -57,6 +60,20 @@
         end if;
     end
     $changed$;
+
+    create or replace function split.mirror_as_of()
+    returns timestamptz
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+    as $as_of$
+    begin
+        return (
+            select min(at) from split.heartbeats
+            where service = '{{ target.name }}' or starts_with(service, '{{ target.name }} from ')
+        );
+    end
+    $as_of$;
 
     create or replace function split.hold_mirror()
     returns void
@@ -158,7 +175,7 @@
         update split.service
         set
             synced_at = clock_timestamp(),
-            as_of = (select max(at) from split.heartbeats where service = '{{ target.name }}'),
+            as_of = split.mirror_as_of(),
             first_write_at = coalesce(first_write_at, (select min(at) from split.changes));
         -- What a rollback finds changed in the monolith is left for after it.
         delete from split.changes

@@ -135,6 +135,7 @@ def make_split(server: Server, folder: Path, dbt: Path) -> Iterator[Split]:
         **inherited,
         "BLYTZ_HIRE_URL": with_database(server.socket, MONOLITH),
         "BLYTZ_HIRE_CONNECTIONS": str(folder / "connections"),
+        "BLYTZ_HIRE_BACKUPS": str(folder / "backups"),
         "DBT_TARGET_PATH": str(dbt / "target"),
         "DBT_LOG_PATH": str(dbt / "logs"),
         "COLUMNS": "80",

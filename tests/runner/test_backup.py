@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,11 +86,6 @@ def begin(split: Split, home: Path) -> tuple[subprocess.Popen[str], Path]:
     return started, parts[0].parent
 
 
-def finish_quickly(split: Split) -> None:
-    with split.monolith() as monolith:
-        monolith.execute("truncate blytz_hire.slow")
-
-
 def dumping(part: Path) -> list[psutil.Process]:
     """Find pg_dump, its head first, and its workers."""
     found = [
@@ -137,13 +131,15 @@ def test_a_backup_of_a_monolith_that_is_written_is_one_snapshot_and_restorable(
                 n += 1
                 writing.execute("update public.written set n = n + 1")
                 writing.execute(
-                    "insert into blytz_hire.users select (jsonb_populate_record(u,"
+                    "insert into blytz_hire.users select (jsonb_populate_record("
+                    "null::blytz_hire.users, to_jsonb(u) ||"
                     " jsonb_build_object('id', %s::text, 'email', %s::text))).*"
                     " from (select * from blytz_hire.users order by id limit 1) as u",
                     (f"written {n}", f"{n}@written"),
                 )
                 writing.execute(
-                    "insert into blytz_hire.notifications select (jsonb_populate_record(m,"
+                    "insert into blytz_hire.notifications select (jsonb_populate_record("
+                    "null::blytz_hire.notifications, to_jsonb(m) ||"
                     " jsonb_build_object('id', %s::text, 'userId', %s::text))).*"
                     " from (select * from blytz_hire.notifications order by id limit 1) as m",
                     (f"written {n}", f"written {n}"),
@@ -177,15 +173,20 @@ def test_a_backup_of_a_monolith_that_is_written_is_one_snapshot_and_restorable(
     assert restored.tables == len(made.tables) and restored.notes == ()
     written = one(scratch, "select n from public.written")
     assert 20 <= written <= after
-    for table in ("users", "notifications"):
+    for table in ("notifications", "users"):
         counted = f"select count(*) from blytz_hire.{table} where id like 'written %'"
         assert one(scratch, counted) == written
         with connect(scratch, "database") as database:
             database.execute(f"delete from blytz_hire.{table} where id like 'written %'")
     assert checksums(scratch) == before
-    assert one(scratch, "select count(*) from pg_constraint where not convalidated") == 0
-    keys = "select count(*) from pg_constraint where contype = 'f'"
-    assert one(scratch, keys) == one(split.connections.urls[MONOLITH], keys) > 0
+    constraints = (
+        "select string_agg(conrelid::regclass || ' ' || conname || convalidated"
+        " || pg_get_constraintdef(oid), '; ' order by conrelid::regclass::text, conname)"
+        " from pg_constraint where connamespace = 'blytz_hire'::regnamespace"
+    )
+    found = one(scratch, constraints)
+    assert found == one(split.connections.urls[MONOLITH], constraints)
+    assert 'FOREIGN KEY ("userId")' in found
     # What the backup itself recorded before it began is in it, and publications are not.
     assert one(scratch, "select intent ->> 'path' from split.ledger") == str(made.path)
     assert one(scratch, "select count(*) from pg_publication") == 0
@@ -217,9 +218,6 @@ def test_backups_are_listed_and_the_missing_are_marked(split: Split, home: Path)
     assert backups(split.connections)[1] == first
 
     shutil.rmtree(first.path)
-    elsewhere = home.parent / "elsewhere"
-    Path(newest["path"]).rename(elsewhere)
-    elsewhere.rename(newest["path"])
     listed = runner(split, home, "backups")
     assert listed.returncode == 0, listed.stderr
     lines = listed.stdout.splitlines()
@@ -264,7 +262,6 @@ def test_a_killed_runner_leaves_no_final_name_and_the_next_one_clears_up(
     half = runner(split, home, "restore", str(part), split.connections.urls[MONOLITH])
     assert half.returncode == NotReady.exit_code
     assert "Its name says that it was not finished." in half.stderr
-    finish_quickly(split) if not dumping(part) else None
     again = runner(split, home, "backup", "--json")
     assert again.returncode == 0, again.stderr
     (made,) = json.loads(again.stdout)["backups"]
@@ -540,8 +537,7 @@ def test_a_restore_point_is_what_the_wal_archive_can_be_recovered_to(
     archive = Path(f"/tmp/blytz-archive-{os.getpid()}")
     for path in (first, second, archive):
         path.mkdir(mode=0o711)
-    with suppress(PermissionError):
-        archive.chmod(0o777)
+    archive.chmod(0o777)  # the server may run as another account
     settings = {"archive_mode": "on", "archive_command": f"cp %p {archive}/%f", "fsync": "off"}
     embedded.start(first, settings)
     try:
@@ -559,9 +555,9 @@ def test_a_restore_point_is_what_the_wal_archive_can_be_recovered_to(
         with connect(url, MONOLITH) as monolith:
             before = monolith.execute("select count(*) from blytz_hire.payments").fetchone()
             monolith.execute("truncate blytz_hire.payments cascade; select pg_switch_wal()")
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 20
             while not monolith.execute(
-                "select from pg_stat_archiver where last_archived_wal >= pg_walfile_name(%s)",
+                "select true from pg_stat_archiver where last_archived_wal >= pg_walfile_name(%s)",
                 (made.lsn,),
             ).fetchone():
                 assert time.monotonic() < deadline

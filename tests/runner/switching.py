@@ -1,0 +1,314 @@
+"""What the tests of switch and rollback share: where a service stands, and a writer that follows it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+
+from migration import targets
+from migration.ends import Ends
+from migration.ledger import open_ledger, state
+from migration.saga import unfinished
+from migration.services import Service, select
+from migration.targets import Place
+from migration.way_back import published
+from tests.runner.conftest import Split
+from tests.runner.test_sync import until
+
+(PAYMENTS,) = select(("payments",))
+OWNED = ("payments", "reviews")
+NEW_PAYMENT = {
+    Place.MONOLITH: 'insert into blytz_hire.payments (id, "userId", "receiverId",'
+    ' "stripePaymentIntentId", amount, status, method, "updatedAt")'
+    " select %(id)s, (select min(id) from blytz_hire.users), 'nobody', 'pi ' || %(id)s, 700,"
+    " 'paid', 'card', now()",
+    Place.SERVICE: "insert into payments_db.payments (id, sender_id, receiver_id,"
+    " stripe_payment_intent_id, amount, status, method, updated_at)"
+    " select %(id)s, (select min(sender_id) from payments_db.payments), 'nobody',"
+    " 'pi ' || %(id)s, 7.00, 'paid', 'card', now()",
+}
+ADD_A_CENT = {
+    Place.MONOLITH: "update blytz_hire.payments set amount = amount + 1 where id = %(id)s",
+    Place.SERVICE: "update payments_db.payments set amount = amount + 0.01 where id = %(id)s",
+}
+
+
+def words(text: str) -> str:
+    """Give what was printed without its line breaks."""
+    return " ".join(text.split())
+
+
+def ran(split: Split, *arguments: str, code: int = 0) -> str:
+    """Run runner.py as a person would; give all that it said."""
+    done = split.runner(*arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    return words(done.stdout + " " + done.stderr)
+
+
+def move(split: Split, operation: str, *arguments: str) -> str:
+    """Switch or roll back, without a dump first."""
+    return ran(split, operation, "payments", "--no-backup", *arguments)
+
+
+def stands(split: Split) -> str:
+    """Tell the state that the ledger has the service in."""
+    with split.monolith() as monolith:
+        return state(monolith, PAYMENTS).value
+
+
+def bring_to_verified(split: Split) -> None:
+    """End whatever a test has left on its way, and take the service back."""
+    with open_ledger(split.connections) as ledger:
+        is_cut_short = PAYMENTS.database in unfinished(ledger)
+    if is_cut_short:
+        ran(split, "resume")
+    if stands(split) == "switched":
+        move(split, "rollback")
+    if targets.places(PAYMENTS, split.connections)[0] is Place.SERVICE:
+        ran(split, "rollback", "payments")
+    if stands(split) == "built":
+        ran(split, "verify", "payments")
+    assert stands(split) == "verified"
+
+
+def set_aside(split: Split) -> list[str]:
+    """Name the tables that rollbacks have made in the schema audit."""
+    with split.service("payments_db") as database:
+        rows = database.execute(
+            "select relname from pg_class where relnamespace = 'audit'::regnamespace"
+            " and relkind = 'r'"
+            " and obj_description(oid, 'pg_class') like 'Rows as the service had them%'"
+            " order by 1"
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+@contextmanager
+def both_ends(split: Split) -> Iterator[Ends]:
+    """Connect to monolith and service."""
+    with split.monolith() as monolith, split.service("payments_db") as database:
+        yield Ends(PAYMENTS, split.connections, monolith, database)
+
+
+def assert_agreed(split: Split) -> str:
+    """All that tells which side is the truth says the same; give the state."""
+    state_is = stands(split)
+    is_switched = state_is == "switched"
+    place = Place.SERVICE if is_switched else Place.MONOLITH
+    with both_ends(split) as ends:
+        assert ends.monolith_gate.is_open() is not is_switched
+        assert ends.service_gate.is_open() is is_switched
+        assert ends.monolith_gate.is_closed_for_good() is is_switched
+        way, link = ends.way, ends.link
+        assert bool(published(ends.monolith, link.name) & set(OWNED)) is not is_switched
+        assert bool(published(ends.database, way.name) & set(OWNED)) is is_switched
+        assert way.is_there() is (way.slot() is not None) is is_switched
+        row = ends.database.execute("select switched_at is not null from split.service").fetchone()
+        assert row == (is_switched,)
+    assert targets.places(PAYMENTS, split.connections) == (place, place)
+    return state_is
+
+
+def assert_alike(split: Split) -> None:
+    """The service's tables are what its models make of the monolith, and the other way round."""
+    ran(split, "sync", "payments")
+    with both_ends(split) as ends:
+        database, monolith = ends.database, ends.monolith
+        made = database.execute("select table_name, definition from split.service_tables")
+        for table, definition in made.fetchall():
+            here = f"select md5(t::text) from payments_db.{table} as t order by 1"
+            there = f"select md5(t::text) from ({definition}) as t order by 1"
+            assert database.execute(here).fetchall() == monolith.execute(there).fetchall(), table
+        rebuilt = database.execute("select table_name, definition from split.mirror_tables")
+        for table, definition in rebuilt.fetchall():
+            row = database.execute(
+                "select string_agg(quote_ident(attname), ', ' order by attname) from pg_attribute"
+                " where attrelid = %s::regclass and attnum > 0 and not attisdropped",
+                (f"blytz_hire.{table}",),
+            ).fetchone()
+            assert row is not None
+            here = f"select md5(row({row[0]})::text) from ({definition}) as t order by 1"
+            there = f"select md5(row({row[0]})::text) from blytz_hire.{table} order by 1"
+            assert database.execute(here).fetchall() == monolith.execute(there).fetchall(), table
+
+
+PICTURES = {
+    "relations": "select oid::regclass::text, relkind, relacl::text from pg_class"
+    " where relnamespace::regnamespace::text !~ '^pg_|information_schema'",
+    "triggers": "select tgrelid::regclass::text, tgname, tgenabled from pg_trigger"
+    " where not tgisinternal",
+    "functions": "select oid::regprocedure::text, md5(prosrc) from pg_proc"
+    " where pronamespace::regnamespace::text !~ '^pg_|information_schema'",
+    "constraints": "select conrelid::regclass::text, conname, pg_get_constraintdef(oid),"
+    " convalidated from pg_constraint",
+    "published": "select pubname, schemaname, tablename, attnames::text from pg_publication_tables",
+    "subscriptions": "select subname, subenabled, subslotname from pg_subscription where subdbid ="
+    " (select oid from pg_database where datname = current_database())",
+    "slots": "select slot_name, database from pg_replication_slots",
+    "schemas": "select nspname, nspacl::text from pg_namespace where nspname !~ '^pg_'",
+}
+MONOLITH_RECORDS = {
+    "ledger": "select id, service, step, outcome, intent::text, detail::text from split.ledger",
+    "states": "select service, state, since from split.states",
+    "proofs": "select service, table_name, is_proven, finished_at from split.verifications",
+    "heartbeats": "select service from split.heartbeats",
+}
+SERVICE_RECORDS = {
+    "service": "select switched_at from split.service",
+    "tables": "select table_name, md5(definition), is_stale from split.service_tables",
+    "mirror": "select table_name, md5(definition), is_stale from split.mirror_tables",
+}
+SERVERS = {
+    "databases": "select datname from pg_database",
+    "roles": "select rolname from pg_roles",
+}
+
+
+def picture(split: Split) -> dict[str, list[Any]]:
+    """Give what is defined and recorded on both sides, and what applications are told."""
+    seen: dict[str, list[Any]] = {}
+    sides = {
+        "monolith": (split.monolith, {**PICTURES, **SERVERS, **MONOLITH_RECORDS}),
+        "service": (lambda: split.service("payments_db"), {**PICTURES, **SERVICE_RECORDS}),
+    }
+    for side, (connect, questions) in sides.items():
+        with connect() as connection:
+            for name, question in questions.items():
+                rows = connection.execute(question).fetchall()
+                seen[f"{side}'s {name}"] = sorted(map(repr, rows))
+            if connection.execute("select to_regclass('split.gates') is not null").fetchone() == (
+                True,
+            ):
+                rows = connection.execute("select * from split.gates").fetchall()
+                seen[f"{side}'s gates"] = sorted(map(repr, rows))
+    path = targets.file(PAYMENTS, split.connections)
+    seen["file"] = path.read_text().splitlines() if path.exists() else []
+    return seen
+
+
+@contextmanager
+def unchanged(split: Split) -> Iterator[None]:
+    """Whatever happens in the block, nothing is another than before."""
+    before = picture(split)
+    yield
+    after = picture(split)
+    for name in before.keys() | after.keys():
+        assert after.get(name) == before.get(name), name
+
+
+def checksums(split: Split) -> dict[str, str]:
+    """Give a checksum of each of the monolith's own tables."""
+    with split.monolith() as monolith:
+        tables = monolith.execute(
+            "select relname from pg_class where relnamespace = 'blytz_hire'::regnamespace"
+            " and relkind = 'r'"
+        ).fetchall()
+        found = {}
+        for (table,) in tables:
+            row = monolith.execute(
+                f"select md5(coalesce(string_agg(t::text, ',' order by t::text), ''))"
+                f" from blytz_hire.{table} as t"
+            ).fetchone()
+            assert row is not None
+            found[table] = row[0]
+    return found
+
+
+class Writer:
+    """An application: it writes where the service's file says, and knows what was acknowledged.
+
+    Each write adds a payment, or a cent to the writer's first one. One whose connection was lost
+    may have come through or not; one that was refused has not.
+    """
+
+    def __init__(self, split: Split, tag: str, seconds_between: float = 0.02) -> None:
+        self.split, self.tag, self.seconds_between = split, tag, seconds_between
+        self.added, self.unknown, self.refusals = list[str](), list[str](), list[str]()
+        self.cents = self.unknown_cents = self.attempts = 0
+        self.first = f"{tag}-0"
+        self.written_at = {place: 0 for place in Place}
+        self._stop, self._failed = threading.Event(), list[BaseException]()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        until(lambda: self.cents > 0 or bool(self._failed))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        assert not self._failed, self._failed
+
+    def assert_gets_through(self, place: Place) -> None:
+        """Some more writes succeed there."""
+        before = self.written_at[place]
+        until(lambda: self.written_at[place] > before + 2 or bool(self._failed))
+
+    def assert_nothing_lost(self) -> None:
+        """Every acknowledged write is on both sides, once; and none that was refused."""
+        ran(self.split, "sync", "payments")
+        sides = {
+            "blytz_hire": "select id, amount from blytz_hire.payments where id like %s",
+            "payments_db": "select id, (amount * 100)::integer from payments_db.payments"
+            " where id like %s",
+        }
+        found = {}
+        for side, question in sides.items():
+            with self.split.connections.connect(side) as connection:
+                rows = connection.execute(question, (f"{self.tag}-%",)).fetchall()
+            found[side] = dict(rows)
+        assert found["blytz_hire"] == found["payments_db"]
+        there = found["blytz_hire"]
+        assert set(self.added) <= set(there) <= {*self.added, *self.unknown}
+        extra = there[self.first] - 700 - self.cents
+        assert 0 <= extra <= self.unknown_cents
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._connected()
+        except BaseException as error:  # noqa: BLE001 whatever it is, the test is to show it
+            self._failed.append(error)
+
+    def _connected(self) -> None:
+        """Write on one connection until it is lost, or the file names another place."""
+        target = targets.read(PAYMENTS, self.split.connections)
+        place = target.writes_at
+        try:
+            connection = psycopg.connect(target.write, autocommit=True, connect_timeout=5)
+        except psycopg.OperationalError:
+            self._stop.wait(0.1)
+            return
+        with closing(connection):
+            while not self._stop.is_set() and self._written(connection, place):
+                self._stop.wait(self.seconds_between)
+                if targets.read(PAYMENTS, self.split.connections).write != target.write:
+                    return
+
+    def _written(self, connection: psycopg.Connection[Any], place: Place) -> bool:
+        number, self.attempts = self.attempts, self.attempts + 1
+        is_new = number % 2 == 0 or not self.added
+        name = self.first if not self.added else f"{self.tag}-{number}"
+        statement = (NEW_PAYMENT if is_new else ADD_A_CENT)[place]
+        try:
+            connection.execute(statement, {"id": name if is_new else self.first})
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            self.refusals.append(str(error))
+            return False
+        except psycopg.OperationalError:
+            if is_new:
+                self.unknown.append(name)
+            else:
+                self.unknown_cents += 1
+            return False
+        if is_new:
+            self.added.append(name)
+        else:
+            self.cents += 1
+        self.written_at[place] += 1
+        return True

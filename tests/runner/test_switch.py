@@ -1,0 +1,745 @@
+"""Switch, rollback, complete and abort: what they do, what they refuse, and what they say."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from migration import targets
+from migration.connections import with_database
+from migration.errors import NotReady
+from migration.ledger import open_ledger
+from migration.services import MONOLITH
+from migration.targets import Place
+from tests.runner.conftest import Split
+from tests.runner.switching import (
+    NEW_PAYMENT,
+    OWNED,
+    PAYMENTS,
+    Writer,
+    assert_agreed,
+    assert_alike,
+    both_ends,
+    bring_to_verified,
+    checksums,
+    move,
+    picture,
+    ran,
+    set_aside,
+    stands,
+    unchanged,
+    words,
+)
+from tests.runner.test_sync import until
+
+MOVED = "is written in the database payments_db now, and can't be written here."
+MOVED_BACK = "is written in the monolith now, and can't be written here."
+
+
+@pytest.fixture
+def verified(living: Split) -> Split:
+    """Give a service that could be switched."""
+    bring_to_verified(living)
+    return living
+
+
+@pytest.fixture
+def switched(verified: Split) -> Split:
+    """Give a service that has been switched."""
+    move(verified, "switch")
+    return verified
+
+
+def as_service(split: Split) -> psycopg.Connection[Any]:
+    """Connect as the service's applications do."""
+    return psycopg.connect(targets.own_url(PAYMENTS, split.connections), autocommit=True)
+
+
+def one(connection: psycopg.Connection[Any], question: str, *parameters: object) -> Any:
+    """Give the only value of the only row."""
+    row = connection.execute(question, parameters).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def refused(connection: psycopg.Connection[Any], statement: str) -> psycopg.Error:
+    with pytest.raises(psycopg.Error) as caught:
+        connection.execute(statement)
+    return caught.value
+
+
+@contextmanager
+def blocked_at(split: Split, step: str) -> Iterator[Callable[[], None]]:
+    """Let a runner wait as soon as it has begun a step; gives what waits until it does."""
+    with split.monolith() as holder:
+        holder.execute("select pg_advisory_lock(42)")
+        holder.execute(
+            "create function public.wait() returns trigger language plpgsql as"
+            " $$ begin perform pg_advisory_xact_lock(42); return null; end $$"
+        )
+        holder.execute(
+            "create trigger wait after insert on split.ledger for each row"
+            f" when (new.step = '{step}') execute function public.wait()"
+        )
+
+        def wait() -> None:
+            until(
+                lambda: one(
+                    holder,
+                    "select count(*) from pg_locks"
+                    " where locktype = 'advisory' and objid = 42 and not granted",
+                )
+                == 1
+            )
+
+        try:
+            yield wait
+        finally:
+            holder.execute("select pg_advisory_unlock_all()")
+            holder.execute("drop function public.wait() cascade")
+
+
+@contextmanager
+def running(split: Split, *arguments: str) -> Iterator[Callable[[], tuple[int, str]]]:
+    """Run runner.py beside the test; gives what waits for its exit code and what it said."""
+    found: list[tuple[int, str]] = []
+
+    def run() -> None:
+        done = split.runner(*arguments)
+        found.append((done.returncode, words(done.stdout + " " + done.stderr)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def result() -> tuple[int, str]:
+        thread.join()
+        return found[0]
+
+    try:
+        yield result
+    finally:
+        thread.join()
+
+
+# Switch
+
+
+def test_a_dry_run_says_that_it_is_ready_and_changes_nothing(verified: Split) -> None:
+    with unchanged(verified):
+        said = ran(verified, "switch", "payments", "--dry-run")
+        found = json.loads(verified.runner("switch", "payments", "--dry-run", "--json").stdout)
+    assert "payments_db is ready: a write takes" in said
+    assert "the way back was tried on every row. Nothing was changed." in said
+    assert found["payments_db"]["ready"] is True
+    assert found["payments_db"]["problems"] == []
+
+
+def test_a_switch_makes_the_service_the_truth(verified: Split) -> None:
+    done = verified.runner("switch", "payments", "--json")
+    assert done.returncode == 0, done.stderr
+    moved = json.loads(done.stdout)["payments_db"]
+    assert moved["operation"] == "switch"
+    assert moved["paused_seconds"] > 0
+    assert moved["closed_at"] < moved["opened_at"]
+    assert moved["backup"]["phase"] == "switch"
+    assert assert_agreed(verified) == "switched"
+    assert_alike(verified)
+    listed = json.loads(verified.runner("backups", "--json").stdout)["backups"]
+    assert listed[0]["phase"] == "switch"
+    steps = json.loads(verified.runner("history", "payments", "--json", "--last", "9").stdout)
+    assert [step["step"] for step in steps["steps"]] == ["switch"] + [
+        f"switch: {name}"
+        for name in "prepare,catch up,close,drain,decide,open,point,finish".split(",")
+    ]
+    assert {step["outcome"] for step in steps["steps"]} == {"done"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update blytz_hire.payments set status = 'late'",
+        "update blytz_hire.payments set status = 'late' where false",
+        "delete from blytz_hire.reviews",
+        NEW_PAYMENT[Place.MONOLITH] % {"id": "'late'"},
+        "truncate blytz_hire.payments",
+        "truncate blytz_hire.users cascade",
+        "update blytz_hire.contracts set id = id || '!'",
+    ],
+)
+def test_the_monolith_refuses_what_has_moved(switched: Split, statement: str) -> None:
+    before = checksums(switched)
+    with switched.monolith() as monolith:
+        error = refused(monolith, statement)
+        assert isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+        assert MOVED in str(error)
+        assert "Connect where connections/payments.env says that writes go." in str(error)
+    assert checksums(switched) == before
+    move(switched, "rollback")
+
+
+def test_the_monolith_refuses_copies_and_what_triggers_do(switched: Split) -> None:
+    with switched.monolith() as monolith:
+        with (
+            pytest.raises(psycopg.errors.ReadOnlySqlTransaction, match="now, and can't be written"),
+            monolith.cursor() as cursor,
+            cursor.copy("copy blytz_hire.reviews (id) from stdin") as copy,
+        ):
+            copy.write_row(("late",))
+        with monolith.transaction(force_rollback=True):
+            monolith.execute(
+                "create function public.clean() returns trigger language plpgsql as"
+                " $$ begin truncate blytz_hire.reviews; return null; end $$"
+            )
+            monolith.execute(
+                "create trigger clean after update on blytz_hire.jobs"
+                " execute function public.clean()"
+            )
+            error = refused(monolith, "update blytz_hire.jobs set id = id")
+            assert MOVED in str(error)
+        assert one(monolith, "select count(*) from blytz_hire.reviews") > 0
+    move(switched, "rollback")
+
+
+def test_a_transaction_that_began_before_a_switch_writes_nothing_after_it(verified: Split) -> None:
+    """Its snapshot shows an open gate, or none at all."""
+    with verified.monolith() as first, verified.monolith() as second:
+        for writer in (first, second):
+            writer.execute("begin isolation level repeatable read")
+            one(writer, "select count(*) from blytz_hire.payments")
+        second.execute("update blytz_hire.users set name = name where false")
+        move(verified, "switch")
+        for writer in (first, second):
+            error = refused(writer, "update blytz_hire.payments set status = 'late'")
+            assert isinstance(
+                error,
+                psycopg.errors.SerializationFailure | psycopg.errors.ReadOnlySqlTransaction,
+            )
+            writer.execute("rollback")
+            assert MOVED in str(refused(writer, "update blytz_hire.payments set status = 'late'"))
+    with verified.service("payments_db") as database:
+        assert one(database, "select count(*) from payments_db.payments where status = 'late'") == 0
+    move(verified, "rollback")
+
+
+def test_other_tables_of_the_monolith_are_written_as_before(switched: Split) -> None:
+    with switched.monolith() as monolith:
+        for table, column in (("jobs", "jobId"), ("matches", "matchId")):
+            refers = f'select "{column}" from blytz_hire.payments where "{column}" is not null'
+            concerned = one(monolith, f"{refers} limit 1")
+            with monolith.transaction(force_rollback=True):
+                free = f"copy of {table}"
+                columns = one(
+                    monolith,
+                    "select string_agg(quote_ident(attname), ', ') from pg_attribute"
+                    " where attnum > 0 and not attisdropped and attname not in ('id', %s, %s)"
+                    f" and attrelid = 'blytz_hire.{table}'::regclass",
+                    "jobPostingId" if table == "matches" else "",
+                    "vaProfileId" if table == "matches" else "",
+                )
+                more = ', "jobPostingId", "vaProfileId"' if table == "matches" else ""
+                value = (
+                    ", (select id from blytz_hire.job_postings as p where not exists (select from"
+                    ' blytz_hire.matches where "jobPostingId" = p.id and "vaProfileId" = v.id)'
+                    " limit 1), v.id"
+                    if table == "matches"
+                    else ""
+                )
+                source = ", blytz_hire.va_profiles as v" if table == "matches" else ""
+                monolith.execute(
+                    f"insert into blytz_hire.{table} (id, {columns}{more})"
+                    f" select '{free}', {columns}{value} from (select {columns}"
+                    f" from blytz_hire.{table} limit 1) as one{source} limit 1"
+                )
+                done = monolith.execute(f"delete from blytz_hire.{table} where id = '{free}'")
+                assert done.rowcount == 1
+            with monolith.transaction(force_rollback=True):
+                monolith.execute("set constraints all deferred")
+                monolith.execute(f"create table public.kept as table blytz_hire.{table}")
+                error = refused(
+                    monolith, f"update blytz_hire.{table} set id = 'x' where id = '{concerned}'"
+                )
+                assert MOVED in str(error)
+        assert one(monolith, "select count(*) from blytz_hire.payments") > 0
+    move(switched, "rollback")
+
+
+def test_the_service_writes_its_own_tables_and_no_others(switched: Split) -> None:
+    with as_service(switched) as service:
+        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "own"})
+        for statement in (
+            "update payments_db.users_public set id = id",
+            "insert into blytz_hire.payments (id) values ('x')",
+            "delete from blytz_hire.reviews",
+            "truncate payments_db.payments cascade",
+            "update split.gates set is_open = true",
+            "update split.service set switched_at = null",
+            "select split.sync()",
+        ):
+            error = refused(service, statement)
+            assert isinstance(
+                error, psycopg.errors.InsufficientPrivilege | psycopg.errors.UndefinedTable
+            ), statement
+        for table in one(
+            service,
+            "select array_agg(tablename) from pg_tables where schemaname = 'payments_db'"
+            " and tablename not in ('payments', 'refunds', 'disputes', 'reviews')",
+        ):
+            error = refused(service, f"delete from payments_db.{table}")
+            assert isinstance(error, psycopg.errors.InsufficientPrivilege), table
+    assert_alike(switched)
+    move(switched, "rollback")
+
+
+WRITES = {
+    "a payment": NEW_PAYMENT[Place.SERVICE] % {"id": "'new'"},
+    "its amounts": "update payments_db.payments set amount = -0.01, stripe_fee = 21474836.47,"
+    " platform_fee = 0.10 where id = 'new'",
+    "a refund": "insert into payments_db.refunds (payment_id, reason, amount)"
+    " values ('new', 'späte \"Lieferung\" 🚀', 1.50)",
+    "its time": "update payments_db.refunds set refunded_at = '2025-01-02 03:04:05.678',"
+    " reason = null where payment_id = 'new'",
+    "a dispute": "insert into payments_db.disputes values ('new', 'not delivered')",
+    "another reason": "update payments_db.disputes set reason = '' where payment_id = 'new'",
+    "documents": """update payments_db.payments set metadata = '{"disputeReason": "", "n": 1.50}'
+        where id = 'new'""",
+    "a settled dispute": "delete from payments_db.disputes where payment_id = 'new'",
+    "no refund": "delete from payments_db.refunds where payment_id = 'new'",
+    "another key": "update payments_db.payments set id = 'newer' where id = 'new'",
+    "a review": "insert into payments_db.reviews (id, reviewer_id, target_id, target_type, rating,"
+    " categories, updated_at) select 'new', 'nobody', target_id, target_type, 5, '[1.50]',"
+    " '2025-01-02 03:04:05.678' from payments_db.reviews where target_id in (select id from"
+    " payments_db.va_profiles intersect select id from payments_db.companies) limit 1",
+    "no review": "delete from payments_db.reviews where id = (select min(id) from"
+    " payments_db.reviews)",
+    "all of them": "update payments_db.payments set status = status || '!'",
+    "no payment": "delete from payments_db.payments where id = 'newer'",
+}
+
+
+def test_whatever_the_service_writes_arrives_in_the_monolith(switched: Split) -> None:
+    with switched.monolith() as monolith, as_service(switched) as service:
+        both = "select id from blytz_hire.va_profiles intersect select id from blytz_hire.companies"
+        target = monolith.execute(f"{both} limit 1").fetchone()
+        for what, statement in WRITES.items():
+            if what == "a review":
+                statement = (
+                    "insert into payments_db.reviews (id, reviewer_id, target_id, target_type,"
+                    " rating, categories, updated_at) values ('new', 'nobody',"
+                    f" '{target[0] if target else 'nobody'}', 'va', 5, '[1.50]',"
+                    " '2025-01-02 03:04:05.678')"
+                )
+            done = service.execute(statement)
+            assert done.rowcount > 0, what
+            assert_alike(switched)
+        with service.transaction():
+            names = [
+                row[0]
+                for row in service.execute("select id from payments_db.payments order by id limit 2")
+            ]
+            swap = "update payments_db.payments set stripe_payment_intent_id = %s where id = %s"
+            intents = dict(
+                service.execute(
+                    "select id, stripe_payment_intent_id from payments_db.payments"
+                    " where id = any(%s)",
+                    (names,),
+                ).fetchall()
+            )
+            service.execute(swap, ("on its way", names[0]))
+            service.execute(swap, (intents[names[0]], names[1]))
+            service.execute(swap, (intents[names[1]], names[0]))
+        assert_alike(switched)
+        found = one(
+            monolith,
+            'select "stripePaymentIntentId" from blytz_hire.payments where id = %s',
+            names[0],
+        )
+        assert found == intents[names[1]]
+    move(switched, "rollback")
+    assert_alike(switched)
+
+
+@pytest.mark.parametrize(
+    ("statement", "check"),
+    [
+        ("update payments_db.payments set currency = 'EUR'", "payments_currency_fits_monolith"),
+        ("update payments_db.payments set amount = 21474836.48", "payments_amount_fits_monolith"),
+        (
+            "insert into payments_db.refunds (payment_id) select max(id) from payments_db.payments",
+            "refunds_refunded_at_fits_monolith",
+        ),
+    ],
+)
+def test_what_the_monolith_could_not_hold_is_refused_by_name(
+    switched: Split, statement: str, check: str
+) -> None:
+    with as_service(switched) as service:
+        error = refused(service, statement)
+    assert isinstance(error, psycopg.errors.CheckViolation)
+    assert error.diag.constraint_name == check
+
+
+# Rollback
+
+
+def test_a_rollback_makes_the_monolith_the_truth_with_all_that_was_written(
+    switched: Split,
+) -> None:
+    landings = "select count(*) from split.ledger where step in ('land', 'release')"
+    with switched.monolith() as monolith, as_service(switched) as service:
+        before = one(monolith, landings)
+        service.execute("""update payments_db.payments set status = 'by the service'
+            where id = (select min(id) from payments_db.payments)""")
+        done = switched.runner("rollback", "payments", "--json")
+        assert done.returncode == 0, done.stderr
+        moved = json.loads(done.stdout)["payments_db"]
+        assert moved["kept"] == {}
+        assert moved["paused_seconds"] > 0
+        assert moved["backup"]["phase"] == "rollback"
+        assert assert_agreed(switched) == "verified"
+        status = "select count(*) from blytz_hire.payments where status = 'by the service'"
+        assert one(monolith, status) == 1
+
+        error = refused(service, "update payments_db.payments set status = 'late'")
+        assert isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+        assert MOVED_BACK in str(error)
+
+        monolith.execute("update blytz_hire.payments set status = 'again'")
+        assert_alike(switched)
+        statuses = "select array_agg(distinct status) from payments_db.payments"
+        assert one(service, statuses) == ["again"]
+        assert one(monolith, landings) == before
+    ran(switched, "verify", "payments")
+    for operation, state in (("switch", "switched"), ("rollback", "verified")):
+        move(switched, operation)
+        assert assert_agreed(switched) == state
+    assert_alike(switched)
+
+
+def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -> None:
+    with as_service(switched) as service:
+        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "no object"})
+        service.execute("""update payments_db.payments set metadata = '[1]'
+            where id = 'no object'""")
+        service.execute(
+            "insert into payments_db.refunds (payment_id, reason, amount)"
+            " values ('no object', 'nowhere to put it', 1.00)"
+        )
+        service.execute("insert into payments_db.disputes values ('no object', 'nor this')")
+    said = move(switched, "rollback")
+    names = set_aside(switched)
+    assert [name.rpartition("_2")[0] for name in names] == ["disputes", "refunds"]
+    for name in names:
+        table = name.rpartition("_2")[0]
+        assert (
+            f"note: 1 row(s) of {table} held what the monolith can't; as they were, they are in"
+            f" audit.{name}" in said
+        )
+    with switched.service("payments_db") as database:
+        kept = database.execute(f"select reason from audit.{names[1]}").fetchall()
+        assert kept == [("nowhere to put it",)]
+        follows = "select reason from payments_db.refunds where payment_id = 'no object'"
+        assert database.execute(follows).fetchall() == [(None,)]
+    assert_alike(switched)
+
+    before = checksums(switched)
+    said = ran(switched, "abort", "payments", code=NotReady.exit_code)
+    assert f"laid aside by a rollback: audit.{names[0]}, audit.{names[1]}" in said
+    assert "Keep them elsewhere (pg_dump --schema=audit), drop these tables" in said
+    assert checksums(switched) == before
+    with switched.service("payments_db") as database:
+        assert database.execute(f"select reason from audit.{names[1]}").fetchall() == kept
+        for name in names:
+            database.execute(f"drop table audit.{name}")
+
+
+def test_a_new_service_is_needed_after_that(living: Split) -> None:
+    """An abort that was refused half-way is ended by resume, and everything can begin anew."""
+    ran(living, "resume")
+    assert stands(living) == "absent"
+    ran(living, "run", "payments")
+    bring_to_verified(living)
+
+
+# Reads
+
+
+def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> None:
+    said = ran(verified, "switch", "payments", "--reads")
+    assert "payments reads from payments_db now; it writes to the monolith as before." in said
+    assert targets.places(PAYMENTS, verified.connections) == (Place.SERVICE, Place.MONOLITH)
+    assert stands(verified) == "verified"
+    with as_service(verified) as service, verified.monolith() as monolith:
+        monolith.execute("update blytz_hire.reviews set helpful = helpful + 1")
+        error = refused(service, "update payments_db.reviews set helpful = 0")
+        assert isinstance(error, psycopg.Error)
+    done = verified.runner("rollback", "payments", "--json")
+    assert json.loads(done.stdout) == {"payments_db": {"reads_at": "monolith", "warning": ""}}
+    assert assert_agreed(verified) == "verified"
+
+    ran(verified, "switch", "payments", "--reads")
+    move(verified, "switch")
+    assert assert_agreed(verified) == "switched"
+    with unchanged(verified):
+        said = ran(verified, "switch", "payments", "--reads", code=NotReady.exit_code)
+    assert "payments_db is switched; only what is verified can be read from." in said
+    move(verified, "rollback")
+    assert assert_agreed(verified) == "verified"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("state", "command", "what", "mend"),
+    [
+        (
+            "switched",
+            "switch",
+            "payments_db is switched; only what is verified can be switched. Nothing was changed.",
+            "runner.py rollback payments, or runner.py complete payments",
+        ),
+        (
+            "switched",
+            "abort",
+            "payments_db is switched: it holds what nobody else does. Nothing was changed.",
+            "runner.py rollback payments, then runner.py abort payments",
+        ),
+        (
+            "verified",
+            "rollback",
+            "payments_db is verified; only what is switched can be rolled back.",
+            "runner.py switch payments",
+        ),
+        (
+            "verified",
+            "complete",
+            "payments_db is verified; only what is switched can be completed.",
+            "runner.py switch payments",
+        ),
+    ],
+)
+def test_what_is_asked_in_the_wrong_order_is_refused(
+    verified: Split, state: str, command: str, what: str, mend: str
+) -> None:
+    if state == "switched":
+        move(verified, "switch")
+    with unchanged(verified):
+        said = ran(verified, command, "payments", code=NotReady.exit_code)
+    assert what in said
+    assert mend in said
+
+
+@pytest.mark.parametrize("operation", ["complete", "rollback"])
+def test_nothing_is_left_behind_that_the_monolith_lacks(switched: Split, operation: str) -> None:
+    way = PAYMENTS.way_back
+    with switched.monolith() as monolith, as_service(switched) as service:
+        monolith.execute(f"alter subscription {way} disable")
+        service.execute("update payments_db.reviews set helpful = helpful + 1")
+        with unchanged(switched):
+            said = ran(switched, operation, "payments", code=NotReady.exit_code)
+        assert "Somebody has paused replication into the monolith's tables of payments_db" in said
+        assert f"runner.py psql monolith -c 'alter subscription {way} enable'" in said
+        monolith.execute(f"alter subscription {way} enable")
+    assert assert_agreed(switched) == "switched"
+    assert_alike(switched)
+
+
+def lose_the_proof(split: Split) -> Callable[[], None]:
+    with split.monolith() as monolith:
+        monolith.execute("delete from split.verifications where table_name = 'payments'")
+    return lambda: None
+
+
+def outdate_the_proof(split: Split) -> Callable[[], None]:
+    with split.monolith() as monolith:
+        monolith.execute("update split.verifications set definition = 'of an older project'")
+    return lambda: None
+
+
+def age_the_proof(split: Split) -> Callable[[], None]:
+    with split.monolith() as monolith:
+        monolith.execute(
+            "update split.verifications set finished_at = finished_at - interval '30 hours'"
+        )
+    return lambda: None
+
+
+def rename_a_column(split: Split) -> Callable[[], None]:
+    alter = "alter table blytz_hire.reviews rename column"
+    with split.monolith() as monolith:
+        monolith.execute(f"{alter} comment to said")
+
+    def mend() -> None:
+        with split.monolith() as monolith:
+            monolith.execute(f"{alter} said to comment")
+
+    return mend
+
+
+def lose_the_file(split: Split) -> Callable[[], None]:
+    path = targets.file(PAYMENTS, split.connections)
+    aside = path.with_name("aside")
+    path.rename(aside)
+    return lambda: [aside.rename(path), None][1]
+
+
+def spoil_the_way_back(split: Split) -> Callable[[], None]:
+    split.replicate(
+        "payments_db",
+        "update payments_db.reviews set helpful = helpful - 1"
+        " where id = (select min(id) from payments_db.reviews)",
+    )
+    return lambda: split.replicate(
+        "payments_db",
+        "update payments_db.reviews set helpful = helpful + 1"
+        " where id = (select min(id) from payments_db.reviews)",
+    )
+
+
+def pause_the_follower(split: Split) -> Callable[[], None]:
+    with split.service("payments_db") as database:
+        database.execute("alter subscription split_payments_db disable")
+
+    def mend() -> None:
+        with split.service("payments_db") as database:
+            database.execute("alter subscription split_payments_db enable")
+
+    return mend
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what", "mend"),
+    [
+        (lose_the_proof, "not verified as they are made now: payments", "runner.py verify"),
+        (outdate_the_proof, "not verified as they are made now: ", "runner.py verify payments"),
+        (age_the_proof, "last verified 30 hours ago, and 24 is the most", "runner.py verify"),
+        (
+            rename_a_column,
+            'column blytz_hire.reviews."comment" is missing; perhaps it is "said" now',
+            'ALTER TABLE blytz_hire.reviews RENAME COLUMN "said" TO "comment";',
+        ),
+        (
+            lose_the_file,
+            "Nothing says yet where the applications of payments_db read and write.",
+            "runner.py provision payments",
+        ),
+        (
+            spoil_the_way_back,
+            "the way back would change 1 row(s) of reviews: ",
+            "Mend models/payments_db/reverse/monolith_reviews.sql; to see all: runner.py psql"
+            " payments -c \"select * from split.way_back_differs('reviews')\"",
+        ),
+        (
+            pause_the_follower,
+            "Somebody has paused replication into the mirror of payments_db.",
+            "runner.py psql payments -c 'alter subscription split_payments_db enable'",
+        ),
+    ],
+)
+def test_a_switch_that_is_not_ready_is_refused_with_what_mends_it(
+    verified: Split, spoil: Callable[[Split], Callable[[], None]], what: str, mend: str
+) -> None:
+    undo = spoil(verified)
+    try:
+        with unchanged(verified):
+            for dry_run in ((), ("--dry-run",)):
+                said = ran(verified, "switch", "payments", *dry_run, code=NotReady.exit_code)
+                assert "payments_db is not ready for a switch. Nothing was changed:" in said
+                assert what in said
+                assert mend in said
+    finally:
+        undo()
+    ran(verified, "verify", "payments")
+    ran(verified, "switch", "payments", "--dry-run")
+
+
+def test_all_that_is_in_the_way_is_said_at_once(verified: Split) -> None:
+    age_the_proof(verified)
+    undo = lose_the_file(verified)
+    said = ran(verified, "switch", "payments", code=NotReady.exit_code)
+    undo()
+    assert "last verified 30 hours ago" in said
+    assert "Nothing says yet where" in said
+    ran(verified, "verify", "payments")
+
+
+def test_what_was_cut_short_comes_first(verified: Split) -> None:
+    with verified.monolith() as monolith:
+        monolith.execute(
+            "insert into split.ledger (service, step, intent) values ('payments_db', 'switch', '{}')"
+        )
+    with unchanged(verified):
+        for command in (
+            ("switch", "payments"),
+            ("switch", "payments", "--reads"),
+            ("rollback", "payments"),
+            ("complete", "payments"),
+            ("abort", "payments"),
+        ):
+            said = ran(verified, *command, code=NotReady.exit_code)
+            assert "The last switch of payments_db was cut short." in said
+            assert "mend: runner.py resume" in said
+    said = ran(verified, "resume")
+    assert "payments_db: The switch had not been decided, and is undone." in said
+    found = json.loads(verified.runner("resume", "--json").stdout)
+    assert found == {"resumed": {}}
+    assert assert_agreed(verified) == "verified"
+
+
+@pytest.mark.parametrize("length", ["0", "soon", "-1s", "1h", "10ms", "11min"])
+def test_a_pause_that_is_none_is_refused(living: Split, length: str) -> None:
+    said = ran(living, "switch", "payments", "--max-pause", length, code=2)
+    assert "is no time between 50ms and 10min, such as 500ms or 5s" in said
+
+
+# Those who hold the tables
+
+
+def test_a_long_transaction_that_writes_is_named_before_anything_is_touched(
+    verified: Split,
+) -> None:
+    with verified.monolith() as holder, holder.transaction():
+        holder.execute("update blytz_hire.payments set status = status where false")
+        holder.execute("select pg_sleep(2.1)")
+        with unchanged(verified):
+            said = ran(verified, "switch", "payments", code=NotReady.exit_code)
+    pid = holder.info.backend_pid
+    assert f"process {pid} has written blytz_hire.payments in a transaction that is open" in said
+    assert f"select pg_terminate_backend({pid});" in said
+
+
+def test_a_lock_that_comes_after_the_checks_ends_a_switch_and_no_writer(verified: Split) -> None:
+    with verified.monolith() as holder, Writer(verified, "patient", 0.005) as writer:
+        with (
+            blocked_at(verified, "switch: catch up") as wait,
+            running(
+                verified, "switch", "payments", "--no-backup", "--max-pause", "1500ms"
+            ) as result,
+        ):
+            wait()
+            holder.execute("begin")
+            holder.execute("update blytz_hire.reviews set helpful = helpful where false")
+            holder.execute("select 1 from pg_advisory_unlock_all()")
+            with verified.monolith() as opener:
+                opener.execute("select 1")
+            release(verified)
+            code, said = result()
+        holder.execute("rollback")
+        writer.assert_gets_through(Place.MONOLITH)
+    assert code == NotReady.exit_code
+    pid = holder.info.backend_pid
+    assert f"Somebody holds a lock on blytz_hire.payments, blytz_hire.reviews: process {pid}" in said
+    assert "The switch was undone: all is as it was before." in said
+    assert "pg_terminate_backend(PID)" in said
+    assert writer.refusals == []
+    assert assert_agreed(verified) == "verified"
+    writer.assert_nothing_lost()
+    assert "Nothing was cut short." in ran(verified, "resume")
+    move(verified, "switch")
+    move(verified, "rollback")

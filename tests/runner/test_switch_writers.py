@@ -1,0 +1,216 @@
+"""Clients that write all the while the truth moves: to the service, back, there again for good."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from migration import catalog
+from migration.complete import RETIRED_SCHEMA
+from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, Service, select
+from tests.runner.clients import (
+    KINDS,
+    WHOSE,
+    Accepted,
+    Client,
+    Known,
+    acknowledged,
+    acquaint,
+    mark,
+    read,
+    writing,
+    wrong,
+)
+from tests.runner.conftest import Server, Split, make_split
+from tests.runner.test_sync import until
+
+(USERS,) = select(("users",))
+CLIENTS = 4
+PER_SECOND = 200
+WRITES = 500  # before anything is moved again
+PATIENT = ("--max-pause", "30s", "--no-backup")  # the tests' machine may be slow
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Living:
+    """A monolith that all six services follow, and whom its clients know."""
+
+    split: Split
+    known: Known
+    follower: subprocess.Popen[str]
+    said: Path
+
+    def succeeds(self, *arguments: str) -> str:
+        """Run runner.py, which has to succeed; give what it printed."""
+        ran = self.split.runner(*arguments)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    def clients(self, service: Service, first: int) -> list[Client]:
+        """Make clients, which have yet to be started; each number is given once."""
+        folder = self.split.connections.folder
+        return [
+            Client(service, folder, self.known, number, PER_SECOND / CLIENTS)
+            for number in range(first, first + CLIENTS)
+        ]
+
+    def follows(self) -> bool:
+        """Tell whether the follower is well."""
+        said = self.said.read_text("utf-8").splitlines()
+        return self.follower.poll() is None and all(" behind" in line for line in said)
+
+
+@pytest.fixture(scope="module")
+def living(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Living]:
+    folder = tmp_path_factory.mktemp("writers")
+    for split in make_split(server, folder, tmp_path_factory.getbasetemp() / "dbt"):
+        with split.monolith() as monolith:
+            known = acquaint(monolith)
+        for command in ("run",), ("verify", "payments", "users"):
+            ran = split.runner(*command)
+            assert ran.returncode == 0, ran.stderr
+        with following(split, folder / "said") as follower:
+            yield Living(split, known, follower, folder / "said")
+
+
+@contextmanager
+def following(split: Split, said: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a follower of all six services for the block."""
+    with (
+        said.open("w") as out,
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "runner.py"), "sync", "--follow", "--interval", "0.2"],
+            env=dict(split.environ),
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as follower,
+    ):
+        try:
+            yield follower
+        finally:
+            follower.send_signal(signal.SIGINT)
+            follower.wait(60)
+
+
+def write(clients: Sequence[Client], database: str) -> None:
+    """Wait until clients have written there a while, some through a connection that is cut."""
+
+    def there(one: Accepted) -> bool:
+        return one.database == database
+
+    enough = acknowledged(clients, there) + WRITES
+    until(lambda: acknowledged(clients, there) > enough - WRITES // 2 or stopped(clients))
+    with psycopg.connect(clients[0].write_url(), autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = %s and usename = current_user",
+            (clients[0].name,),
+        )
+    until(lambda: acknowledged(clients, there) >= enough or stopped(clients))
+
+
+def stopped(clients: Sequence[Client]) -> bool:
+    """Tell whether a client has failed; it says why when it is stopped."""
+    return not all(client.works for client in clients)
+
+
+def digests(
+    connection: psycopg.Connection[Any], service: Service, schema: str, *, of_clients: bool = True
+) -> dict[str, tuple[int, str]]:
+    """Give number and checksum of the rows that a service owns, in the monolith's shape."""
+    found = {}
+    for table in catalog.owned_tables(service):
+        row = connection.execute(
+            f"select count(*), md5(string_agg(t::text, '' order by id)) from {schema}.{table} as t"
+            f" where {of_clients} or id !~ {WHOSE.as_string()}"
+        ).fetchone()
+        assert row is not None
+        found[table] = row
+    return found
+
+
+def assert_kept(living: Living, service: Service, clients: Sequence[Client]) -> None:
+    """Hold the clients' books against each place that has the rows of a service."""
+    living.succeeds("sync", service.role)
+    kinds = KINDS[service.database]
+    with living.split.monolith() as monolith, living.split.service(service.database) as database:
+        places = {
+            "the service": read(database, kinds, service.database, as_service=True),
+            "the mirror": read(database, kinds, MIRROR_SCHEMA),
+        }
+        there = monolith.execute(
+            "select to_regclass('blytz_hire.' || %s) is not null",
+            (next(iter(catalog.owned_tables(service))),),
+        ).fetchone()
+        if there == (True,):
+            places["the monolith"] = read(monolith, kinds, MIRROR_SCHEMA)
+            mirrored = digests(database, service, MIRROR_SCHEMA)
+            assert digests(monolith, service, MIRROR_SCHEMA) == mirrored
+    for place, rows in places.items():
+        found = wrong(clients, rows)
+        assert not found, "\n".join([f"{len(found)} in {place}:", *found[:SHOWN]])
+
+
+def never_done(clients: Sequence[Client], service: Service) -> set[tuple[str, str]]:
+    """Name the writes that were acknowledged in one of the databases never, or by no client."""
+    expected = {
+        (f"{how} {kind.name}", database)
+        for how in ("insert", "update", "delete")
+        for kind in KINDS[service.database]
+        for database in (MONOLITH, service.database)
+    }
+    return expected - {(one.what, one.database) for client in clients for one in client.accepted}
+
+
+@pytest.mark.parametrize("name", ["payments", "users"])
+def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> None:
+    (service,) = select((name,))
+    first, others = living.clients(service, 1), living.clients(service, 1 + CLIENTS)
+    with living.split.monolith() as monolith:
+        before = digests(monolith, service, MIRROR_SCHEMA, of_clients=False)
+
+    with writing(first):
+        write(first, MONOLITH)
+        for command, database, truth in (
+            ("switch", service.database, service.database),
+            ("rollback", MONOLITH, "the monolith"),
+            ("switch", service.database, service.database),
+        ):
+            said = living.succeeds(command, name, *PATIENT)
+            assert f"{truth} is the truth for {service.holds} now." in " ".join(said.split())
+            assert "Writes stood still for" in said
+            write(first, database)
+    assert_kept(living, service, first)
+    assert not never_done(first, service)
+    assert any(client.refusals for client in first)
+    with living.split.monolith() as monolith:
+        assert digests(monolith, service, MIRROR_SCHEMA, of_clients=False) == before
+
+    everybody = [*first, *others]
+    with writing(others):
+        write(others, service.database)
+        at_first = mark(everybody)
+        refused = [sum(client.refusals.values()) for client in others]
+        said = living.succeeds("complete", name, "--no-backup")
+        assert f"{service.database} stands on its own now." in said
+        assert [sum(client.refusals.values()) for client in others] == refused
+        write(others, service.database)
+    assert_kept(living, service, everybody)
+    with living.split.monolith() as monolith:
+        retired = read(monolith, KINDS[service.database], RETIRED_SCHEMA)
+        found = wrong(everybody, retired, since=at_first)
+        assert not found, "\n".join(found[:SHOWN])
+        assert digests(monolith, service, RETIRED_SCHEMA, of_clients=False) == before
+    assert living.follows(), living.said.read_text("utf-8")
