@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 ROWS ?= 50000
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test lint pytest docs bench bench-following bench-proof lock clean
+.PHONY: demo test test-faults lint pytest docs bench bench-following bench-proof bench-switching lock clean
 
 demo: .venv/ready
 	@.venv/bin/python runner.py demo --rows $(ROWS)
@@ -23,6 +23,10 @@ lint: .venv/ready-dev
 
 pytest: .venv/ready-dev
 	.venv/bin/pytest -n 2 --dist loadfile
+
+# The runner and the servers killed at every step of a switch and of the way back; some minutes
+test-faults: .venv/ready-dev
+	.venv/bin/pytest -m "faults or not faults" tests/runner/test_switch_faults.py
 
 # The lineage of all six databases in one page: target/docs/static_index.html
 docs: .venv/ready
@@ -40,6 +44,11 @@ bench-following: .venv/ready
 # What verifying costs, against one pass over both sides, at 2 million payments; five minutes
 bench-proof: .venv/ready
 	.venv/bin/python -m bench.proof
+
+# How long writers stand still in a switch and a rollback, at 0.2 and at 2 million payments;
+# twenty minutes
+bench-switching: .venv/ready
+	.venv/bin/python -m bench.switching
 
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \

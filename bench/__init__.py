@@ -1,4 +1,4 @@
-"""Measurements; `make bench` and `make bench-following`."""
+"""Measurements; `make bench` and its kin."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -174,6 +174,7 @@ class Split:
 
     service: Service
     connections: Connections
+    environ: dict[str, str] = field(repr=False)
     rows: int
     last: int
 
@@ -208,7 +209,7 @@ def split(rows: int) -> Iterator[Split]:
         say("runner.py run payments")
         command = [sys.executable, str(ROOT / "runner.py"), "run", "payments", "--json"]
         subprocess.run(command, env=environ, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        yield Split(service, connections, rows, last)
+        yield Split(service, connections, environ, rows, last)
 
 
 def fill(connections: Connections, rows: int) -> int:

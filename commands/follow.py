@@ -150,7 +150,7 @@ def following(as_json: bool) -> Iterator[Following]:
 
 def show_status(found: Sequence[Status]) -> None:
     """Print where services stand, their tables, and what is wrong with them."""
-    shown = table("service", "state", "mirror", ">lag", ">pending", ">synced ago", ">WAL")
+    shown = table("service", "state", "mirror", ">lag", ">pending", ">synced", ">WAL")
     shown.columns[0].min_width = len("communication_db")
     for one in found:
         # When all that has arrived is carried over, the tables are as old as the mirror.

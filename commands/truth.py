@@ -253,9 +253,7 @@ def pause(moved: Moved) -> str:
 def show_moved(moved: Moved, as_json: bool) -> None:
     """Print what a switch or a rollback came to."""
     if as_json:
-        screen.show_json(
-            {moved.service.database: {**vars(moved), "service": moved.service.database}}
-        )
+        screen.show_json(_as_data(moved))
         return
     truth = moved.service.database if moved.operation == "switch" else "the monolith"
     out.print(f"[bold]{truth}[/] is the truth for {moved.service.holds} now.")
@@ -290,7 +288,7 @@ def show_moved(moved: Moved, as_json: bool) -> None:
 def show_completed(done: Completed, as_json: bool) -> None:
     """Print what a completion came to."""
     if as_json:
-        screen.show_json({done.service.database: {**vars(done), "service": done.service.database}})
+        screen.show_json(_as_data(done))
         return
     out.print(f"[bold]{done.service.database}[/] stands on its own now.")
     if done.retired:
@@ -311,6 +309,11 @@ def show_aborted(done: Aborted, as_json: bool) -> None:
         return
     out.print(f"Removed: {', '.join(done.removed)}." if done.removed else "There was nothing.")
     screen.show_notes(done.notes)
+
+
+def _as_data(done: Moved | Completed) -> dict[str, Any]:
+    database, dump = done.service.database, done.backup
+    return {database: {**vars(done), "service": database, "backup": dump and vars(dump)}}
 
 
 def _show_reads(service: Service, connections: Connections, said: str, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from migration.errors import ConnectionFailed, NotReady
 from migration.gate import Gate
 from migration.ledger import Ledger, State
 from migration.replication import Link
-from migration.saga import Saga, Step
+from migration.saga import Saga, Step, require_finished, unfinished
 from migration.services import MIRROR_SCHEMA, MONOLITH, Service
 from migration.sync import carry_over
 
@@ -251,8 +251,10 @@ def abort(
             else "runner.py history",
         )
 
-    readiness.require_finished(service, ledger, but="abort")
-    provision.require_nothing_kept(service, connections)
+    require_finished(service, ledger, but=["abort"])
+    if service.database not in unfinished(ledger):
+        with suppress(ConnectionFailed), opened(service, connections) as ends:
+            provision.require_nothing_kept(ends.database, service)
 
     def drop() -> Mapping[str, Any]:
         dropped = provision.remove(service, connections, ledger)

@@ -109,19 +109,19 @@ def hand_over(ends: Ends, consumer: Service, link: Link, connections: Connection
         NotReady: a way is broken, or the consumer's server can't reach the owner's.
     """
     tables = shared(ends.service, consumer)
-    with connections.connect(ends.service.database) as database:
-        feed = Feed(consumer, link.monolith, link.database, ends.service, database)
-        if published(link.monolith, link.name) & set(tables):
-            feed.remove()
-            with ends.database.transaction():
-                ends.database.execute("lock table split.turn in exclusive mode")
-                ends.way.arrive()
-                link.arrive()
-                url = connections.for_servers(ends.service.database)
-                publish_and_subscribe(feed, tables, url)
-                create_slot(feed)
-                with link.monolith.transaction():
-                    carry_no_more(link.monolith, link.name, list(tables))
-        # From here on a run that was cut short finds all made, and only has to let it go on.
-        feed.enable()
-        feed.arrive()
+    feed = Feed(consumer, link.monolith, link.database, ends.service, ends.database)
+    if published(link.monolith, link.name) & set(tables):
+        feed.remove()
+        # A connection of its own: what is written by the others meanwhile is committed at once.
+        with connections.connect(ends.service.database) as turn, turn.transaction():
+            turn.execute("lock table split.turn in exclusive mode")
+            ends.way.arrive()
+            link.arrive()
+            url = connections.for_servers(ends.service.database)
+            publish_and_subscribe(feed, tables, url)
+            create_slot(feed)
+            with link.monolith.transaction():
+                carry_no_more(link.monolith, link.name, list(tables))
+    # From here on a run that was cut short finds all made, and only has to let it go on.
+    feed.enable()
+    feed.arrive()

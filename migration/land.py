@@ -22,6 +22,7 @@ from migration.connections import Connections, describe, explained
 from migration.errors import NotReady
 from migration.ledger import HEARTBEATS, Ledger, State
 from migration.replication import Link
+from migration.saga import require_finished
 from migration.services import MIRROR_SCHEMA, MONOLITH, Service
 from migration.snapshot_copy import Copied, Progress
 
@@ -134,6 +135,7 @@ def _release(link: Link, ledger: Ledger) -> None:
     knows that there is none. What the service's tables hold is compared, whole, once the mirror is
     there again.
     """
+    require_finished(link.service, ledger)
     known = link.database.execute("select to_regclass('split.service_tables') is not null")
     is_built = known.fetchone() == (True,)
     if is_built:

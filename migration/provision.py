@@ -20,6 +20,7 @@ from migration import targets
 from migration.connections import Connections, connect, describe, with_database
 from migration.errors import NotReady, TargetOccupied
 from migration.ledger import Ledger, State
+from migration.saga import require_finished
 from migration.services import MIRROR_SCHEMA, Service
 
 FOREIGN_OBJECTS = """
@@ -69,10 +70,11 @@ def provision(
 
     Raises:
         ConnectionFailed: the server can't be reached.
-        NotReady: the login lacks CREATEDB or CREATEROLE.
+        NotReady: the login lacks CREATEDB or CREATEROLE, or an abort was cut short.
         TargetOccupied: the database holds objects that this project did not make, or a role of
             that name has rights that a service must not have.
     """
+    require_finished(service, ledger, but=["switch", "rollback", "complete"])
     url = connections.urls[service.database]
     database = conninfo_to_dict(url)["dbname"]
     intent = {"database": database, "owner": service.owner, "login": service.login}
@@ -194,7 +196,7 @@ def _empty(service: Service, url: str) -> bool:
         mark = inside.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
         if mark.fetchone() != (service.mark,):
             return False
-        _require_nothing_kept(inside, service)
+        require_nothing_kept(inside, service)
         for schema in (service.database, MIRROR_SCHEMA, "split", "audit"):
             inside.execute(
                 sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema))
@@ -207,25 +209,16 @@ def _empty(service: Service, url: str) -> bool:
     return True
 
 
-def require_nothing_kept(service: Service, connections: Connections) -> None:
+def require_nothing_kept(inside: psycopg.Connection[Any], service: Service) -> None:
     """Refuse to remove a database that holds what a rollback has laid aside.
 
     Args:
-        service: a service; one without a database has nothing.
-        connections: where its server is.
+        inside: a connection to the service's database.
+        service: the service.
 
     Raises:
         NotReady: there are such tables; they are named.
     """
-    url = connections.urls[service.database]
-    with connect(_maintenance(url), service.database) as server:
-        there = _exists(server, str(conninfo_to_dict(url)["dbname"]))
-    if there:
-        with connect(url, service.database) as inside:
-            _require_nothing_kept(inside, service)
-
-
-def _require_nothing_kept(inside: psycopg.Connection[Any], service: Service) -> None:
     kept = [row[0] for row in inside.execute(LAID_ASIDE)]
     if kept:
         raise NotReady(

@@ -12,7 +12,7 @@ from migration.ends import Ends
 from migration.errors import NotReady, SplitError
 from migration.ledger import Ledger, State, completed
 from migration.replication import Connection
-from migration.services import MIRROR_SCHEMA, Service
+from migration.services import MIRROR_SCHEMA
 from migration.sync import carry_over
 from migration.verify import outdated, require_unaltered
 
@@ -99,11 +99,7 @@ def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readin
     ).fetchone()
     if row and row[0] and row[0] > PROOF_HOURS:
         found.add(f"last verified {row[0]:.0f} hours ago, and {PROOF_HOURS} is the most", verify)
-    _collect(found, lambda: require_unaltered(ends.link))
-    _collect(
-        found,
-        lambda: catalog.drift(ends.monolith, ends.database, ends.service, completed(ends.monolith)),
-    )
+    _collect(found, lambda: _require_as_made(ends))
     _collect(found, lambda: targets.read(ends.service, ends.connections))
     before = ledger.was_begun(ends.service, "switch: prepare")
     _collect(
@@ -144,7 +140,7 @@ def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
     """
     service, state = ends.service, ledger.state(ends.service)
     where = describe(ledger.connection.info.dsn)
-    require_finished(service, ledger)
+    saga.require_finished(service, ledger)
     if state is wanted:
         return
     mends = {
@@ -159,21 +155,6 @@ def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
         where=where,
         mend=mends.get(state, f"runner.py run {service.role}, then runner.py verify"),
     )
-
-
-def require_finished(service: Service, ledger: Ledger, *, but: str = "") -> None:
-    """Refuse a service that an operation has left on its way, except for the one named.
-
-    Raises:
-        NotReady: what was begun comes first, since only it knows which side is the truth.
-    """
-    left = saga.unfinished(ledger).get(service.database)
-    if left and left.detail["operation"] != but:
-        raise NotReady(
-            f"The last {left.detail['operation']} of {service.database} was cut short.",
-            where=describe(ledger.connection.info.dsn),
-            mend="runner.py resume",
-        )
 
 
 def catch_up(ends: Ends) -> dict[str, object]:
@@ -191,6 +172,12 @@ def _collect(found: Readiness, check: Callable[[], object]) -> None:
         check()
     except SplitError as error:
         found.add(error.what, error.mend)
+
+
+def _require_as_made(ends: Ends) -> None:
+    """Both sides have the columns that they had; the service's are compared by the monolith's."""
+    catalog.drift(ends.monolith, ends.database, ends.service, completed(ends.monolith))
+    require_unaltered(ends.link)
 
 
 def _time_the_way(found: Readiness, ends: Ends, role: str) -> None:

@@ -9,12 +9,13 @@ After Garcia-Molina and Salem, "Sagas", 1987.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
+from migration.connections import describe
 from migration.errors import NotReady, SplitError
 from migration.ledger import Ledger, State
 from migration.ledger import Step as Entry
@@ -143,3 +144,24 @@ def unfinished(ledger: Ledger) -> dict[str, Entry]:
         service: Entry(id, detail={"operation": step, **intent})
         for service, id, step, intent in rows
     }
+
+
+def require_finished(service: Service, ledger: Ledger, *, but: Collection[str] = ()) -> None:
+    """Refuse a service that an operation has left on its way, except for those named.
+
+    Args:
+        service: the service.
+        ledger: the monolith's ledger.
+        but: operations that may have been, since what comes now does not go against them.
+
+    Raises:
+        NotReady: what was begun comes first, since until then not even its state tells which side
+            is the truth.
+    """
+    left = unfinished(ledger).get(service.database)
+    if left and left.detail["operation"] not in but:
+        raise NotReady(
+            f"The last {left.detail['operation']} of {service.database} was cut short.",
+            where=describe(ledger.connection.info.dsn),
+            mend="runner.py resume",
+        )

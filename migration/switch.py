@@ -28,7 +28,7 @@ from migration.gate import Gate
 from migration.ledger import Ledger, State
 from migration.readiness import Readiness
 from migration.replication import Link
-from migration.saga import Saga, Step
+from migration.saga import Saga, Step, require_finished
 from migration.services import MONOLITH, Service
 from migration.sync import carry_over
 from migration.targets import Place
@@ -122,7 +122,7 @@ def move_reads(service: Service, connections: Connections, ledger: Ledger, place
         NotReady: the service is not verified, or switched already, or was left on its way.
     """
     with opened(service, connections) as ends:
-        readiness.require_finished(service, ledger)
+        require_finished(service, ledger)
         if place is Place.SERVICE or ledger.state(service).reached(State.SWITCHED):
             readiness.require_state(ends, ledger, State.VERIFIED, "read from")
         with ledger.step(service, "point reads", at=place.value):

@@ -279,7 +279,7 @@ def _checks(
                 expected.side(connections),
                 actual.side(connections),
                 _shape(table.key, table.key_type, expected, actual),
-                table.estimate,
+                int(table.estimate),
             )
         )
     if switched:

@@ -143,7 +143,7 @@ def make_split(server: Server, folder: Path, dbt: Path) -> Iterator[Split]:
     try:
         yield Split(server, resolve(environ), environ)
     finally:
-        for target in SERVICES:
+        for target in (MONOLITH, *SERVICES):
             _drop_subscriptions(server, target)
         server.execute(
             "select pg_terminate_backend(active_pid) from pg_replication_slots where active"

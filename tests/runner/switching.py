@@ -1,10 +1,10 @@
-"""What the tests of switch and rollback share: where a service stands, and a writer that follows it."""
+"""What tests of switch and rollback share: where a service stands, and one who writes on."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -13,7 +13,7 @@ from migration import targets
 from migration.ends import Ends
 from migration.ledger import open_ledger, state
 from migration.saga import unfinished
-from migration.services import Service, select
+from migration.services import select
 from migration.targets import Place
 from migration.way_back import published
 from tests.runner.conftest import Split
@@ -70,6 +70,8 @@ def bring_to_verified(split: Split) -> None:
         move(split, "rollback")
     if targets.places(PAYMENTS, split.connections)[0] is Place.SERVICE:
         ran(split, "rollback", "payments")
+    if stands(split) == "absent":
+        ran(split, "run", "payments")
     if stands(split) == "built":
         ran(split, "verify", "payments")
     assert stands(split) == "verified"
@@ -114,26 +116,90 @@ def assert_agreed(split: Split) -> str:
 
 
 def assert_alike(split: Split) -> None:
-    """The service's tables are what its models make of the monolith, and the other way round."""
+    """The monolith's tables are what the reverse models make of the service's; and, as long as it
+    is the truth, the service's are what its models make of the monolith's.
+    """
     ran(split, "sync", "payments")
     with both_ends(split) as ends:
         database, monolith = ends.database, ends.monolith
-        made = database.execute("select table_name, definition from split.service_tables")
-        for table, definition in made.fetchall():
-            here = f"select md5(t::text) from payments_db.{table} as t order by 1"
-            there = f"select md5(t::text) from ({definition}) as t order by 1"
-            assert database.execute(here).fetchall() == monolith.execute(there).fetchall(), table
-        rebuilt = database.execute("select table_name, definition from split.mirror_tables")
-        for table, definition in rebuilt.fetchall():
+        for table, definition in database.execute(
+            "select table_name, definition from split.mirror_tables"
+        ).fetchall():
             row = database.execute(
                 "select string_agg(quote_ident(attname), ', ' order by attname) from pg_attribute"
                 " where attrelid = %s::regclass and attnum > 0 and not attisdropped",
                 (f"blytz_hire.{table}",),
             ).fetchone()
             assert row is not None
-            here = f"select md5(row({row[0]})::text) from ({definition}) as t order by 1"
-            there = f"select md5(row({row[0]})::text) from blytz_hire.{table} order by 1"
-            assert database.execute(here).fetchall() == monolith.execute(there).fetchall(), table
+            rebuilt = f"select row({row[0]})::text from ({definition}) as model order by 1"
+            there = f"select row({row[0]})::text from blytz_hire.{table} order by 1"
+            assert database.execute(rebuilt).fetchall() == monolith.execute(there).fetchall()
+        for table, definition, owned_rows in database.execute(
+            "select table_name, definition, owned_rows from split.service_tables"
+        ).fetchall():
+            if stands(split) == "switched" and owned_rows == "true":
+                continue
+            here = f"select t::text from payments_db.{table} as t order by 1"
+            model = f"select t::text from ({definition}) as t order by 1"
+            assert database.execute(here).fetchall() == monolith.execute(model).fetchall()
+
+
+class Halt:
+    """Where a runner is to stand still, and the way to let it go on."""
+
+    def __init__(self, monolith: psycopg.Connection[Any]) -> None:
+        self.monolith = monolith
+        monolith.execute("select pg_advisory_lock(42)")
+
+    def wait(self) -> int:
+        """Wait until it stands; give the process that serves it."""
+        until(lambda: self._standing() is not None)
+        standing = self._standing()
+        assert standing is not None
+        return standing
+
+    def release(self) -> None:
+        """Let it go on; if the server went down meanwhile, nothing stands any more."""
+        with suppress(psycopg.OperationalError):
+            self.monolith.execute("select pg_advisory_unlock_all()")
+
+    def _standing(self) -> int | None:
+        row = self.monolith.execute(
+            "select pid from pg_locks where locktype = 'advisory' and objid = 42 and not granted"
+            " and database = (select oid from pg_database where datname = current_database())"
+        ).fetchone()
+        return row[0] if row else None
+
+
+@contextmanager
+def halted(split: Split, step: str, moment: str = "begun") -> Iterator[Halt]:
+    """Let whoever records a step stand still at it.
+
+    `begun`: its intent is about to be committed, and will be, whatever becomes of the runner.
+    `done`: it is done, and whether that is recorded depends on the runner.
+    `recorded`: its outcome is about to be committed, and will be.
+    """
+    event = "insert" if moment == "begun" else "update"
+    kind = (
+        "create trigger halt after {} on split.ledger"
+        if moment == "done"
+        else "create constraint trigger halt after {} on split.ledger deferrable initially deferred"
+    ).format(event)
+    with split.monolith() as holder:
+        halt = Halt(holder)
+        holder.execute(
+            "create function public.halt() returns trigger language plpgsql as"
+            " $$ begin perform pg_advisory_xact_lock(42); return null; end $$"
+        )
+        holder.execute(
+            f"{kind} for each row when (new.step = '{step}') execute function public.halt()"
+        )
+        try:
+            yield halt
+        finally:
+            halt.release()
+            with split.monolith() as monolith:
+                monolith.execute("drop function if exists public.halt() cascade")
 
 
 PICTURES = {
@@ -230,7 +296,7 @@ class Writer:
         self.added, self.unknown, self.refusals = list[str](), list[str](), list[str]()
         self.cents = self.unknown_cents = self.attempts = 0
         self.first = f"{tag}-0"
-        self.written_at = {place: 0 for place in Place}
+        self.written_at = dict.fromkeys(Place, 0)
         self._stop, self._failed = threading.Event(), list[BaseException]()
         self._thread = threading.Thread(target=self._run)
 

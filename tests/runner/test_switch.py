@@ -12,10 +12,7 @@ import psycopg
 import pytest
 
 from migration import targets
-from migration.connections import with_database
 from migration.errors import NotReady
-from migration.ledger import open_ledger
-from migration.services import MONOLITH
 from migration.targets import Place
 from tests.runner.conftest import Split
 from tests.runner.switching import (
@@ -25,18 +22,16 @@ from tests.runner.switching import (
     Writer,
     assert_agreed,
     assert_alike,
-    both_ends,
     bring_to_verified,
     checksums,
+    halted,
     move,
-    picture,
     ran,
     set_aside,
     stands,
     unchanged,
     words,
 )
-from tests.runner.test_sync import until
 
 MOVED = "is written in the database payments_db now, and can't be written here."
 MOVED_BACK = "is written in the monolith now, and can't be written here."
@@ -72,37 +67,6 @@ def refused(connection: psycopg.Connection[Any], statement: str) -> psycopg.Erro
     with pytest.raises(psycopg.Error) as caught:
         connection.execute(statement)
     return caught.value
-
-
-@contextmanager
-def blocked_at(split: Split, step: str) -> Iterator[Callable[[], None]]:
-    """Let a runner wait as soon as it has begun a step; gives what waits until it does."""
-    with split.monolith() as holder:
-        holder.execute("select pg_advisory_lock(42)")
-        holder.execute(
-            "create function public.wait() returns trigger language plpgsql as"
-            " $$ begin perform pg_advisory_xact_lock(42); return null; end $$"
-        )
-        holder.execute(
-            "create trigger wait after insert on split.ledger for each row"
-            f" when (new.step = '{step}') execute function public.wait()"
-        )
-
-        def wait() -> None:
-            until(
-                lambda: one(
-                    holder,
-                    "select count(*) from pg_locks"
-                    " where locktype = 'advisory' and objid = 42 and not granted",
-                )
-                == 1
-            )
-
-        try:
-            yield wait
-        finally:
-            holder.execute("select pg_advisory_unlock_all()")
-            holder.execute("drop function public.wait() cascade")
 
 
 @contextmanager
@@ -155,7 +119,7 @@ def test_a_switch_makes_the_service_the_truth(verified: Split) -> None:
     steps = json.loads(verified.runner("history", "payments", "--json", "--last", "9").stdout)
     assert [step["step"] for step in steps["steps"]] == ["switch"] + [
         f"switch: {name}"
-        for name in "prepare,catch up,close,drain,decide,open,point,finish".split(",")
+        for name in ("prepare", "catch up", "close", "drain", "decide", "open", "point", "finish")
     ]
     assert {step["outcome"] for step in steps["steps"]} == {"done"}
 
@@ -212,7 +176,7 @@ def test_a_transaction_that_began_before_a_switch_writes_nothing_after_it(verifi
         for writer in (first, second):
             writer.execute("begin isolation level repeatable read")
             one(writer, "select count(*) from blytz_hire.payments")
-        second.execute("update blytz_hire.users set name = name where false")
+        second.execute("update blytz_hire.jobs set id = id where false")
         move(verified, "switch")
         for writer in (first, second):
             error = refused(writer, "update blytz_hire.payments set status = 'late'")
@@ -227,46 +191,37 @@ def test_a_transaction_that_began_before_a_switch_writes_nothing_after_it(verifi
     move(verified, "rollback")
 
 
-def test_other_tables_of_the_monolith_are_written_as_before(switched: Split) -> None:
-    with switched.monolith() as monolith:
-        for table, column in (("jobs", "jobId"), ("matches", "matchId")):
-            refers = f'select "{column}" from blytz_hire.payments where "{column}" is not null'
-            concerned = one(monolith, f"{refers} limit 1")
-            with monolith.transaction(force_rollback=True):
-                free = f"copy of {table}"
-                columns = one(
-                    monolith,
-                    "select string_agg(quote_ident(attname), ', ') from pg_attribute"
-                    " where attnum > 0 and not attisdropped and attname not in ('id', %s, %s)"
-                    f" and attrelid = 'blytz_hire.{table}'::regclass",
-                    "jobPostingId" if table == "matches" else "",
-                    "vaProfileId" if table == "matches" else "",
-                )
-                more = ', "jobPostingId", "vaProfileId"' if table == "matches" else ""
-                value = (
-                    ", (select id from blytz_hire.job_postings as p where not exists (select from"
-                    ' blytz_hire.matches where "jobPostingId" = p.id and "vaProfileId" = v.id)'
-                    " limit 1), v.id"
-                    if table == "matches"
-                    else ""
-                )
-                source = ", blytz_hire.va_profiles as v" if table == "matches" else ""
-                monolith.execute(
-                    f"insert into blytz_hire.{table} (id, {columns}{more})"
-                    f" select '{free}', {columns}{value} from (select {columns}"
-                    f" from blytz_hire.{table} limit 1) as one{source} limit 1"
-                )
-                done = monolith.execute(f"delete from blytz_hire.{table} where id = '{free}'")
-                assert done.rowcount == 1
-            with monolith.transaction(force_rollback=True):
-                monolith.execute("set constraints all deferred")
-                monolith.execute(f"create table public.kept as table blytz_hire.{table}")
-                error = refused(
-                    monolith, f"update blytz_hire.{table} set id = 'x' where id = '{concerned}'"
-                )
-                assert MOVED in str(error)
+def test_other_tables_of_the_monolith_are_written_unless_that_touches_what_has_moved(
+    verified: Split,
+) -> None:
+    with verified.monolith() as monolith:
+        for name in ("free", "paid for"):
+            monolith.execute(
+                "insert into blytz_hire.jobs select (jsonb_populate_record(j, %s)).*"
+                " from blytz_hire.jobs as j limit 1",
+                (json.dumps({"id": name}),),
+            )
+        monolith.execute(NEW_PAYMENT[Place.MONOLITH], {"id": "for a job"})
+        monolith.execute(
+            """update blytz_hire.payments set "jobId" = 'paid for' where id = 'for a job'"""
+        )
+        move(verified, "switch")
+        for statement in (
+            "update blytz_hire.jobs set id = 'freed' where id = 'free'",
+            "delete from blytz_hire.jobs where id = 'freed'",
+        ):
+            assert monolith.execute(statement).rowcount == 1
+        for statement in (
+            "update blytz_hire.jobs set id = 'paid' where id = 'paid for'",
+            "delete from blytz_hire.jobs where id = 'paid for'",
+        ):
+            assert MOVED in str(refused(monolith, statement))
         assert one(monolith, "select count(*) from blytz_hire.payments") > 0
-    move(switched, "rollback")
+        move(verified, "rollback")
+        assert monolith.execute(statement).rowcount == 1
+        found = """select "jobId" from blytz_hire.payments where id = 'for a job'"""
+        assert one(monolith, found) is None
+    assert_alike(verified)
 
 
 def test_the_service_writes_its_own_tables_and_no_others(switched: Split) -> None:
@@ -312,9 +267,8 @@ WRITES = {
     "no refund": "delete from payments_db.refunds where payment_id = 'new'",
     "another key": "update payments_db.payments set id = 'newer' where id = 'new'",
     "a review": "insert into payments_db.reviews (id, reviewer_id, target_id, target_type, rating,"
-    " categories, updated_at) select 'new', 'nobody', target_id, target_type, 5, '[1.50]',"
-    " '2025-01-02 03:04:05.678' from payments_db.reviews where target_id in (select id from"
-    " payments_db.va_profiles intersect select id from payments_db.companies) limit 1",
+    " categories, updated_at) select 'new', reviewer_id, target_id, target_type, 5, '[1.50]',"
+    " '2025-01-02 03:04:05.678' from payments_db.reviews limit 1",
     "no review": "delete from payments_db.reviews where id = (select min(id) from"
     " payments_db.reviews)",
     "all of them": "update payments_db.payments set status = status || '!'",
@@ -324,23 +278,16 @@ WRITES = {
 
 def test_whatever_the_service_writes_arrives_in_the_monolith(switched: Split) -> None:
     with switched.monolith() as monolith, as_service(switched) as service:
-        both = "select id from blytz_hire.va_profiles intersect select id from blytz_hire.companies"
-        target = monolith.execute(f"{both} limit 1").fetchone()
         for what, statement in WRITES.items():
-            if what == "a review":
-                statement = (
-                    "insert into payments_db.reviews (id, reviewer_id, target_id, target_type,"
-                    " rating, categories, updated_at) values ('new', 'nobody',"
-                    f" '{target[0] if target else 'nobody'}', 'va', 5, '[1.50]',"
-                    " '2025-01-02 03:04:05.678')"
-                )
             done = service.execute(statement)
             assert done.rowcount > 0, what
             assert_alike(switched)
         with service.transaction():
             names = [
                 row[0]
-                for row in service.execute("select id from payments_db.payments order by id limit 2")
+                for row in service.execute(
+                    "select id from payments_db.payments order by id limit 2"
+                )
             ]
             swap = "update payments_db.payments set stripe_payment_intent_id = %s where id = %s"
             intents = dict(
@@ -433,9 +380,9 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
         service.execute("insert into payments_db.disputes values ('no object', 'nor this')")
     said = move(switched, "rollback")
     names = set_aside(switched)
-    assert [name.rpartition("_2")[0] for name in names] == ["disputes", "refunds"]
+    assert [name.split("_")[0] for name in names] == ["disputes", "refunds"]
     for name in names:
-        table = name.rpartition("_2")[0]
+        table = name.split("_")[0]
         assert (
             f"note: 1 row(s) of {table} held what the monolith can't; as they were, they are in"
             f" audit.{name}" in said
@@ -447,23 +394,13 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
         assert database.execute(follows).fetchall() == [(None,)]
     assert_alike(switched)
 
-    before = checksums(switched)
-    said = ran(switched, "abort", "payments", code=NotReady.exit_code)
-    assert f"laid aside by a rollback: audit.{names[0]}, audit.{names[1]}" in said
+    with unchanged(switched):
+        said = ran(switched, "abort", "payments", code=NotReady.exit_code)
+    assert f"laid aside by a rollback: audit.{names[0]}, audit.{names[1]}. Nothing was" in said
     assert "Keep them elsewhere (pg_dump --schema=audit), drop these tables" in said
-    assert checksums(switched) == before
     with switched.service("payments_db") as database:
-        assert database.execute(f"select reason from audit.{names[1]}").fetchall() == kept
         for name in names:
             database.execute(f"drop table audit.{name}")
-
-
-def test_a_new_service_is_needed_after_that(living: Split) -> None:
-    """An abort that was refused half-way is ended by resume, and everything can begin anew."""
-    ran(living, "resume")
-    assert stands(living) == "absent"
-    ran(living, "run", "payments")
-    bring_to_verified(living)
 
 
 # Reads
@@ -672,7 +609,8 @@ def test_all_that_is_in_the_way_is_said_at_once(verified: Split) -> None:
 def test_what_was_cut_short_comes_first(verified: Split) -> None:
     with verified.monolith() as monolith:
         monolith.execute(
-            "insert into split.ledger (service, step, intent) values ('payments_db', 'switch', '{}')"
+            "insert into split.ledger (service, step, intent)"
+            " values ('payments_db', 'switch', '{}')"
         )
     with unchanged(verified):
         for command in (
@@ -705,41 +643,185 @@ def test_a_long_transaction_that_writes_is_named_before_anything_is_touched(
     verified: Split,
 ) -> None:
     with verified.monolith() as holder, holder.transaction():
+        pid = holder.info.backend_pid
         holder.execute("update blytz_hire.payments set status = status where false")
         holder.execute("select pg_sleep(2.1)")
         with unchanged(verified):
             said = ran(verified, "switch", "payments", code=NotReady.exit_code)
-    pid = holder.info.backend_pid
     assert f"process {pid} has written blytz_hire.payments in a transaction that is open" in said
     assert f"select pg_terminate_backend({pid});" in said
 
 
 def test_a_lock_that_comes_after_the_checks_ends_a_switch_and_no_writer(verified: Split) -> None:
     with verified.monolith() as holder, Writer(verified, "patient", 0.005) as writer:
+        pid = holder.info.backend_pid
         with (
-            blocked_at(verified, "switch: catch up") as wait,
+            halted(verified, "switch: catch up") as halt,
             running(
                 verified, "switch", "payments", "--no-backup", "--max-pause", "1500ms"
             ) as result,
         ):
-            wait()
+            halt.wait()
             holder.execute("begin")
             holder.execute("update blytz_hire.reviews set helpful = helpful where false")
-            holder.execute("select 1 from pg_advisory_unlock_all()")
-            with verified.monolith() as opener:
-                opener.execute("select 1")
-            release(verified)
+            halt.release()
             code, said = result()
         holder.execute("rollback")
         writer.assert_gets_through(Place.MONOLITH)
     assert code == NotReady.exit_code
-    pid = holder.info.backend_pid
-    assert f"Somebody holds a lock on blytz_hire.payments, blytz_hire.reviews: process {pid}" in said
+    assert (
+        f"Somebody holds a lock on blytz_hire.payments, blytz_hire.reviews: process {pid}" in said
+    )
     assert "The switch was undone: all is as it was before." in said
-    assert "pg_terminate_backend(PID)" in said
+    assert "Wait for them, or end them: select pg_terminate_backend(PID);" in said
     assert writer.refusals == []
     assert assert_agreed(verified) == "verified"
     writer.assert_nothing_lost()
     assert "Nothing was cut short." in ran(verified, "resume")
+
+
+def test_a_lock_that_comes_after_the_checks_ends_a_rollback(switched: Split) -> None:
+    with (
+        switched.service("payments_db") as holder,
+        halted(switched, "rollback: catch up") as halt,
+        running(switched, "rollback", "payments", "--no-backup", "--max-pause", "500ms") as result,
+    ):
+        halt.wait()
+        pid = holder.info.backend_pid
+        holder.execute("begin")
+        holder.execute("update payments_db.refunds set amount = amount where false")
+        halt.release()
+        code, said = result()
+    assert code == NotReady.exit_code
+    assert f"payments_db.reviews: process {pid}" in said
+    assert "The rollback was undone: all is as it was before." in said
+    assert assert_agreed(switched) == "switched"
+
+
+def test_those_who_read_are_in_nobodys_way(verified: Split) -> None:
+    with verified.monolith() as reader, verified.service("payments_db") as other:
+        for connection, table in (
+            (reader, "blytz_hire.payments"),
+            (other, "payments_db.payments"),
+        ):
+            connection.execute("begin isolation level repeatable read")
+            one(connection, f"select count(*) from {table}")
+        move(verified, "switch")
+        move(verified, "rollback")
+        assert one(reader, "select count(*) from blytz_hire.reviews") > 0
+
+
+def test_a_pause_that_is_over_is_undone(verified: Split) -> None:
+    """The mirror gets nothing more, so nothing drains."""
+    with (
+        verified.service("payments_db") as database,
+        halted(verified, "switch: catch up", "recorded") as halt,
+        running(verified, "switch", "payments", "--no-backup", "--max-pause", "300ms") as result,
+    ):
+        halt.wait()
+        database.execute("begin")
+        database.execute("lock table split.heartbeats in share mode")
+        halt.release()
+        code, said = result()
+    assert code == NotReady.exit_code
+    assert "The pause was longer than the 0.3 s that it may be" in said
+    assert "or allow more: --max-pause 10s" in said
+    assert "The switch was undone: all is as it was before." in said
+    assert assert_agreed(verified) == "verified"
+    assert_alike(verified)
+
+
+# The two ends
+
+
+def test_an_abort_removes_all_that_was_made_and_nothing_else(verified: Split) -> None:
     move(verified, "switch")
     move(verified, "rollback")
+    before = checksums(verified)
+    found = json.loads(verified.runner("abort", "payments", "--json").stdout)["payments_db"]
+    assert {
+        "replication split_payments_db",
+        "the gate in the monolith",
+        "database payments_db",
+        "role payments_service",
+        "role payments_owner",
+        str(targets.file(PAYMENTS, verified.connections)),
+    } <= set(found["removed"])
+    assert "the ledger is: runner.py history" in found["notes"][0]
+    assert checksums(verified) == before
+    assert stands(verified) == "absent"
+    with verified.monolith() as monolith:
+        for question in (
+            "select subname from pg_subscription",
+            "select pubname from pg_publication",
+            "select slot_name from pg_replication_slots",
+            "select datname from pg_database where datname = 'payments_db'",
+            "select rolname from pg_roles where rolname like 'payments%'",
+            "select tgname from pg_trigger where tgname like 'split%'",
+            "select service from split.gates",
+            "select service from split.heartbeats",
+            "select service from split.verifications",
+        ):
+            assert monolith.execute(question).fetchall() == [], question
+    said = ran(verified, "abort", "payments")
+    assert "There was nothing." in said
+    ran(verified, "run", "payments")
+    bring_to_verified(verified)
+    move(verified, "switch")
+    assert assert_agreed(verified) == "switched"
+    assert_alike(verified)
+
+
+def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
+    with as_service(switched) as service:
+        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "last"})
+        ran(switched, "sync", "payments")
+    with switched.monolith() as monolith:
+        counted = {
+            table: one(monolith, f"select count(*) from blytz_hire.{table}") for table in OWNED
+        }
+    done = switched.runner("complete", "payments", "--json")
+    assert done.returncode == 0, done.stderr
+    completed = json.loads(done.stdout)["payments_db"]
+    assert completed["retired"] == list(OWNED)
+    assert any('blytz_hire.payments "payments_userId_fkey"' in d for d in completed["detached"])
+    assert stands(switched) == "completed"
+    with switched.monolith() as monolith, switched.service("payments_db") as database:
+        assert counted == {
+            table: one(monolith, f"select count(*) from blytz_hire_retired.{table}")
+            for table in OWNED
+        }
+        last = "select status from blytz_hire_retired.payments where id = 'last'"
+        assert one(monolith, last) == "paid"
+        bound = (
+            "select count(*) from pg_constraint where contype = 'f' and (conrelid = any(%(all)s"
+            "::regclass[])) <> (confrelid = any(%(all)s::regclass[]))"
+        )
+        retired = [f"blytz_hire_retired.{table}" for table in OWNED]
+        assert monolith.execute(bound, {"all": retired}).fetchall() == [(0,)]
+        for connection, question in (
+            (monolith, "select count(*) from pg_subscription where subname = %s"),
+            (database, "select count(*) from pg_publication where pubname = %s"),
+            (database, "select count(*) from pg_replication_slots where slot_name = %s"),
+        ):
+            assert one(connection, question, PAYMENTS.way_back) == 0
+        assert (
+            one(
+                database,
+                "select count(*) from pg_constraint where conname like '%%fits\\_monolith'",
+            )
+            == 0
+        )
+        triggers = "select count(*) from pg_trigger where tgname like 'split\\_guard%%'"
+        assert one(monolith, triggers) == 0
+    with as_service(switched) as service:
+        service.execute("update payments_db.payments set currency = 'EUR' where id = 'last'")
+    assert targets.places(PAYMENTS, switched.connections) == (Place.SERVICE, Place.SERVICE)
+    listed = json.loads(switched.runner("backups", "--json").stdout)["backups"]
+    assert (listed[0]["phase"], listed[0]["path"]) == ("complete", completed["backup"]["path"])
+    for command in ("rollback", "switch", "complete"):
+        said = ran(switched, command, "payments", code=NotReady.exit_code)
+        assert "payments_db is completed; only what is" in said
+        assert "a completed service is not moved any more" in said
+    said = ran(switched, "abort", "payments", code=NotReady.exit_code)
+    assert "payments_db is completed: it holds what nobody else does." in said

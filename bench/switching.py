@@ -1,0 +1,256 @@
+"""Measures how long writers stand still while the truth moves: `python -m bench.switching`.
+
+Splits off the payments of two monoliths, one ten times the other, each on a server of its own.
+Then, in turn, switches and rolls back the one and the other, while clients write a steady 200 times
+a second and a follower runs. The gap is what the clients saw: from the last write that the old side
+accepted to the first that the new one did, by the server's clock. Last, what a sync of what the
+service has written costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+from bench.following import SOON_SECONDS, Split, following, milliseconds, say, split
+from migration import screen
+from migration.ends import opened
+from migration.services import MONOLITH, ROOT
+from migration.sync import carry_over
+from tests.runner.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
+
+CLIENTS = 4
+PER_SECOND = 200.0
+WRITES = 300
+CHANGED = 1000
+PATIENCE_SECONDS = 120
+INSIDE_THE_PAUSE = ("close", "drain", "decide", "open", "point")
+
+CHANGE = """
+    update payments_db.payments
+    set
+        amount = amount + 0.01,
+        status = case status when 'changed' then 'changed again' else 'changed' end,
+        updated_at = clock_timestamp() at time zone 'utc'
+    where id = any(%s)
+"""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One switch or rollback: seconds by the clients, by the command, and of its steps."""
+
+    gap: float
+    said_gap: float | None
+    said_paused: float
+    steps: dict[str, float]
+
+
+@dataclass
+class Place:
+    """A size: its servers, all clients that have written there, and what was measured."""
+
+    split: Split
+    known: Known
+    clients: list[Client] = field(default_factory=list)
+    moves: dict[str, list[Move]] = field(default_factory=lambda: {"switch": [], "rollback": []})
+    syncs: list[float] = field(default_factory=list)
+
+    @property
+    def database(self) -> str:
+        """The service's database."""
+        return self.split.service.database
+
+    def runner(self, *arguments: str) -> dict[str, object]:
+        """Run runner.py, as a person would; give its report."""
+        command = [sys.executable, str(ROOT / "runner.py"), *arguments, "--json"]
+        ran = subprocess.run(
+            command, env=self.split.environ, cwd=ROOT, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout)  # type: ignore[no-any-return]
+
+    def new_clients(self) -> list[Client]:
+        """Make clients that have yet to be started."""
+        service, folder = self.split.service, self.split.connections.folder
+        first = len(self.clients) + 1
+        made = [
+            Client(service, folder, self.known, number, PER_SECOND / CLIENTS)
+            for number in range(first, first + CLIENTS)
+        ]
+        self.clients += made
+        return made
+
+
+def there_and_back(place: Place) -> None:
+    """Switch and roll back while clients write."""
+    clients = place.new_clients()
+    with writing(clients):
+        for operation, old, new in (
+            ("switch", MONOLITH, place.database),
+            ("rollback", place.database, MONOLITH),
+        ):
+            wait_for_writes(clients, old)
+            place.moves[operation].append(move(place, operation, clients, old, new))
+
+
+def wait_for_writes(clients: Sequence[Client], database: str) -> None:
+    """Wait until so many more have been accepted there."""
+    enough = acknowledged(clients, lambda one: one.database == database) + WRITES
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while acknowledged(clients, lambda one: one.database == database) < enough:
+        assert time.monotonic() < deadline, f"Nobody writes in {database}."
+        assert all(client.works for client in clients), "A client has failed."
+        time.sleep(SOON_SECONDS)
+
+
+def move(place: Place, operation: str, clients: Sequence[Client], old: str, new: str) -> Move:
+    """Let the truth move once."""
+    before = [len(client.accepted) for client in clients]
+    role = place.split.service.role
+    said = place.runner(operation, role, "--no-backup", "--max-pause", "20s")[place.database]
+    wait_for_writes(clients, new)
+    since = [
+        one
+        for client, count in zip(clients, before, strict=True)
+        for one in client.accepted[count:]
+    ]
+    last = max(one.at for one in since if one.database == old)
+    first = min(one.at for one in since if one.database == new)
+    assert isinstance(said, dict)
+    return Move(
+        (first - last).total_seconds(),
+        said["gap_seconds"],
+        said["paused_seconds"],
+        last_steps(place, operation),
+    )
+
+
+def last_steps(place: Place, operation: str) -> dict[str, float]:
+    """Give how long the steps of the last such operation took."""
+    steps = place.runner("history", place.split.service.role, "--last", "20")["steps"]
+    assert isinstance(steps, list)
+    return {
+        step["step"].removeprefix(f"{operation}: "): step["seconds"]
+        for step in steps
+        if step["step"].startswith(f"{operation}: ")
+    }
+
+
+def syncs_back(place: Place, runs: int) -> None:
+    """Switch for good, then time syncs of what was changed in the service's tables."""
+    place.runner("switch", place.split.service.role, "--no-backup")
+    with opened(place.split.service, place.split.connections) as ends:
+        for run in range(runs + 1):
+            picked = random.sample(range(1, place.split.last + 1), CHANGED)
+            ids = [f"c{hashlib.md5(f'following{i}'.encode()).hexdigest()[:24]}" for i in picked]
+            changed = ends.database.execute(CHANGE, (ids,)).rowcount
+            assert changed == CHANGED, changed
+            done = carry_over(ends.database)
+            assert done.rows == CHANGED, done
+            ends.way.arrive()
+            if run:  # the first of a connection has its plans to make
+                place.syncs.append(done.seconds)
+
+
+def wrong_rows(place: Place) -> list[str]:
+    """Hold the clients' books against the service's tables and the monolith's."""
+    kinds, connections = KINDS[place.database], place.split.connections
+    with connections.connect(place.database) as database, connections.connect(MONOLITH) as monolith:
+        return [
+            *wrong(place.clients, read(database, kinds, place.database, as_service=True)),
+            *wrong(place.clients, read(monolith, kinds, MONOLITH)),
+        ]
+
+
+def show(places: Sequence[Place], table: Table) -> None:
+    """Print all figures."""
+    for operation in ("switch", "rollback"):
+        for place in places:
+            moves = place.moves[operation]
+            of = f"of {place.split.rows:,}"
+            table.add_row(
+                f"{operation} {of}: gap by the clients", figures(moves, lambda m: m.gap), "< 300 ms"
+            )
+            if any(one.said_gap for one in moves):
+                table.add_row("… gap that it told", figures(moves, lambda m: m.said_gap))
+            table.add_row("… pause that it told", figures(moves, lambda m: m.said_paused))
+            for step in INSIDE_THE_PAUSE:
+                table.add_row(f"    {step}", figures(moves, lambda m, s=step: m.steps.get(s)))
+        table.add_row(
+            f"{operation}: gap of the last as against the first",
+            ratio([[one.gap for one in place.moves[operation]] for place in places]),
+            "≤ 1.5",
+        )
+        table.add_section()
+    for place in places:
+        table.add_row(
+            f"sync back of {CHANGED:,} changed, of {place.split.rows:,}", milliseconds(place.syncs)
+        )
+    table.add_row("… the last as against the first", ratio([p.syncs for p in places]), "≤ 1.5")
+
+
+def figures(moves: Iterable[Move], of: Callable[[Move], float | None]) -> str:
+    """Give a median and its range of what is known."""
+    known = [seconds for seconds in map(of, moves) if seconds is not None]
+    return milliseconds(known) if known else ""
+
+
+def ratio(seconds: Sequence[Sequence[float]]) -> str:
+    """Compare the last median with the first."""
+    return f"{statistics.median(seconds[-1]) / statistics.median(seconds[0]):.2f}"
+
+
+def main() -> None:
+    """Measure both sizes, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=2_000_000, help="payments of the larger one")
+    parser.add_argument("--rounds", type=int, default=7, help="switches and rollbacks of each")
+    given = parser.parse_args()
+    if given.rows < 150_000:
+        parser.error("--rows: 150000 at least; the smaller one has a tenth, and 1,000 change")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as opened_places:
+        places = []
+        for rows in (given.rows // 10, given.rows):
+            one = opened_places.enter_context(split(rows))
+            with one.connections.connect(MONOLITH) as monolith:
+                places.append(Place(one, acquaint(monolith)))
+            say("runner.py verify payments")
+            places[-1].runner("verify", "payments")
+        with ExitStack() as followers:
+            for place in places:
+                followers.enter_context(following(place.split, 0.5))
+            for number in range(given.rounds):
+                for place in places:
+                    say(f"round {number + 1} of {place.split.rows:,}")
+                    there_and_back(place)
+        for place in places:
+            say(f"syncs back, of {place.split.rows:,}")
+            syncs_back(place, given.rounds)
+        lines = [line for place in places for line in wrong_rows(place)]
+    table = screen.table("what", ">figure", ">target")
+    show(places, table)
+    table.add_section()
+    written = sum(len(client.accepted) for place in places for client in place.clients)
+    table.add_row("writes acknowledged", f"{written:,}")
+    table.add_row("… of which lost, doubled or changed", f"{len(lines):,}", "0")
+    screen.out.print(table)
+    if lines:
+        sys.exit("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
