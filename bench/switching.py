@@ -27,6 +27,7 @@ from rich.table import Table
 from bench.following import SOON_SECONDS, Split, following, milliseconds, say, split
 from migration import screen
 from migration.ends import opened
+from migration.report import history
 from migration.services import MONOLITH, ROOT
 from migration.sync import carry_over
 from tests.runner.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
@@ -140,12 +141,10 @@ def move(place: Place, operation: str, clients: Sequence[Client], old: str, new:
 
 def last_steps(place: Place, operation: str) -> dict[str, float]:
     """Give how long the steps of the last such operation took."""
-    steps = place.runner("history", place.split.service.role, "--last", "20")["steps"]
-    assert isinstance(steps, list)
     return {
-        step["step"].removeprefix(f"{operation}: "): step["seconds"]
-        for step in steps
-        if step["step"].startswith(f"{operation}: ")
+        step.step.removeprefix(f"{operation}: "): step.seconds
+        for step in history([place.split.service], place.split.connections)
+        if step.step.startswith(f"{operation}: ") and step.seconds is not None
     }
 
 

@@ -259,7 +259,7 @@ def report(names: tuple[str, ...], html: Path, as_json: bool) -> None:
     found = reporting.report(services, connections)
     pages.write(html, account_page.page(found))
     for one in found.accounts:
-        last = one.steps[-1] if one.steps else None
+        last = one.latest
         said = f"{last.step} {last.outcome or 'cut short, or under way'}" if last else "nothing yet"
         out.print(f"{one.service.database:<18}{one.state.value:<13}last: {said}", markup=False)
     out.print(f"The page is {html}.", markup=False, soft_wrap=True)

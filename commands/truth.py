@@ -300,6 +300,8 @@ def show_completed(done: Completed, as_json: bool) -> None:
     if done.backup:
         out.print(f"Dump: {done.backup.path}", soft_wrap=True)
         screen.show_notes(done.backup.notes)
+    for warning in done.warnings:
+        out.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
 def show_aborted(done: Aborted, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
-from migration import dbt, preflight
+from migration import dbt, preflight, read_through
 from migration.connections import Connections, describe
 from migration.errors import BuildFailed, NotReady
 from migration.ledger import Ledger, State
@@ -90,6 +90,8 @@ def build(
         mirror, tables = _count(service, connections, outcome.tables)
         if ledger.state(service) == State.LANDED:  # later on it is an operator's to pause
             _follow_from_now(service, connections)
+        if said := read_through.try_to_connect(service, connections, ledger):
+            outcome.warnings.append(said)
         with connections.connect(service.database) as database:
             if ledger.state(service) == State.VERIFIED and outdated(ledger, database, service):
                 ledger.return_to(service, State.BUILT)

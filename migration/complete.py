@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg import errors, sql
 
-from migration import catalog, feed, provision, readiness, targets
+from migration import catalog, feed, provision, read_through, readiness, targets
 from migration.backup import Backup, backup
 from migration.connections import Connections, describe
 from migration.ends import Ends, opened
@@ -60,6 +60,7 @@ class Completed:
     detached: list[str] = field(default_factory=list)
     handed_over: list[str] = field(default_factory=list)
     backup: Backup | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -147,6 +148,8 @@ def complete(
             enters=State.COMPLETED,
         ).run(ledger, say, tables=owned)
         _end_links(ends, ledger, connections)
+        if service == read_through.owner_of_users():
+            done.warnings += read_through.reconnect_all(connections, ledger)
     return done
 
 
@@ -258,6 +261,7 @@ def abort(
 
     def drop() -> Mapping[str, Any]:
         dropped = provision.remove(service, connections, ledger)
+        dropped += read_through.remove(service, connections)
         done.removed += dropped
         return {"removed": dropped}
 

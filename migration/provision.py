@@ -197,7 +197,7 @@ def _empty(service: Service, url: str) -> bool:
         if mark.fetchone() != (service.mark,):
             return False
         require_nothing_kept(inside, service)
-        for schema in (service.database, MIRROR_SCHEMA, "split", "audit"):
+        for schema in (service.database, MIRROR_SCHEMA, "split", "audit", "owner"):
             inside.execute(
                 sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema))
             )

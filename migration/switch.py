@@ -19,7 +19,7 @@ from typing import Any
 
 from psycopg import errors
 
-from migration import catalog, hold, readiness, targets, way_back
+from migration import catalog, hold, read_through, readiness, targets, way_back
 from migration.backup import Backup, backup
 from migration.connections import Connections, describe
 from migration.ends import Ends, opened
@@ -166,7 +166,7 @@ def switch(
         walk = _Switch(ends, moved, max_pause)
         walk.saga().run(ledger, say, max_pause=max_pause)
         walk.measure()
-        walk.settle()
+        walk.settle(ledger)
     return moved
 
 
@@ -193,7 +193,7 @@ def rollback(
         walk = _Rollback(ends, moved, max_pause)
         walk.saga().run(ledger, say, max_pause=max_pause)
         walk.measure()
-        walk.settle()
+        walk.settle(ledger)
     return moved
 
 
@@ -222,7 +222,7 @@ def resume(
         whole = walk.saga()
         if whole.is_decided():
             walk.saga(from_decision=True).run(ledger, say, resumes=True)
-            walk.settle()
+            walk.settle(ledger)
             moved.warnings.append(f"The {operation} had been decided, and is at its end now.")
         else:
             whole.undo(ledger, say)
@@ -375,11 +375,13 @@ class _Walk(ABC):
         if moved.first_write_at:
             moved.gap_seconds = (moved.first_write_at - moved.closed_at).total_seconds() - offset
 
-    def settle(self) -> None:
-        """Tell who has to be told."""
-        said = targets.announce(self.ends.service, self.ends.connections, AFTER_CHANGE_SECONDS)
-        if said:
+    def settle(self, ledger: Ledger) -> None:
+        """Tell who has to be told: the service's applications, and who asks it for users."""
+        service, connections = self.ends.service, self.ends.connections
+        if said := targets.announce(service, connections, AFTER_CHANGE_SECONDS):
             self.moved.warnings.append(said)
+        if service == read_through.owner_of_users():
+            self.moved.warnings += read_through.reconnect_all(connections, ledger)
 
     def too_long(self, why: str = "") -> NotReady:
         """Say that the pause is over."""

@@ -35,6 +35,7 @@ TABLES = """
         tables.definition,
         tables.follows,
         tables.owned_rows,
+        coalesce(tables.tombstone, ''),
         coalesce(class.reltuples, 0),
         coalesce(key.attname, ''),
         format_type(key.atttypid, key.atttypmod),
@@ -92,6 +93,7 @@ class _Table:
     definition: str
     follows: list[str]
     owned_rows: str
+    tombstone: str
     estimate: int
     key: str
     key_type: str | None
@@ -336,6 +338,8 @@ def _model(table: _Table, link: Link) -> _End | None:
 def _service_table(table: _Table, link: Link) -> _End:
     name = link.service.database
     query = sql.SQL("select * from {}").format(sql.Identifier(name, table.name))
+    if table.tombstone:  # rows that are gone where they came from
+        query += sql.SQL(" where {} is null").format(sql.Identifier(table.tombstone))
     return _End(name, link.database, query, f"{name}.{table.name}")
 
 

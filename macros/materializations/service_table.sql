@@ -17,6 +17,7 @@
     | config.meta    | meaning                                                              |
     |----------------|----------------------------------------------------------------------|
     | follows        | which changes of the mirror touch which rows; see followed_tables()   |
+    | tombstone      | a column that gets the time when a row vanishes, instead of a delete  |
     | owned_rows     | which rows are the service's once it is switched; see owned_rows()    |
     | mirror_indexes | what finds the mirror's rows for a key: columns, or macros, by mirror |
 

@@ -7,7 +7,7 @@
     | is_stale | the next split.sync() is to compare all rows                                   |
 #}
 {% macro service_table_record(relation, sql, is_stale) %}
-    insert into split.service_tables (table_name, table_oid, structure, definition, follows, owned_rows, is_stale)
+    insert into split.service_tables (table_name, table_oid, structure, definition, follows, owned_rows, tombstone, is_stale)
     values (
         {{ dbt.string_literal(relation.identifier) }},
         {{ dbt.string_literal(relation) }}::regclass,
@@ -15,6 +15,7 @@
         {{ service_table_definition(sql) }},
         {{ service_table_follows() }},
         {{ dbt.string_literal(dbt.escape_single_quotes(owned_rows(model))) }},
+        {{ dbt.string_literal(model.config.meta.tombstone) if model.config.meta.tombstone is defined else 'null' }},
         {{ is_stale }}
     )
     on conflict (table_name) do update
@@ -24,6 +25,7 @@
         definition = excluded.definition,
         follows = excluded.follows,
         owned_rows = excluded.owned_rows,
+        tombstone = excluded.tombstone,
         is_stale = excluded.is_stale,
         built_at = now();
 {% endmacro %}

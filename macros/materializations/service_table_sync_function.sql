@@ -15,7 +15,8 @@
 
     Where a followed column is not the primary key, a row may leave one key for another: the table's
     rows are those that hold a key now or will. Of a table that is the service's in part, only the
-    other rows are looked at once it is switched.
+    other rows are looked at once it is switched. A row of a table with a `tombstone` is not deleted:
+    that column gets the time, and the row stays as it last was until it comes back.
 
     The keys are constants to the planner, which therefore finds them through the indexes of what
     the model reads, below joins, unions and groups; `_whole` makes it leave the restriction out.
@@ -37,6 +38,7 @@
         {%- endfor -%}
     {% endset %}
     {% set follows_other_columns = followed | rejectattr('column', 'equalto', made.key) | list | length > 0 %}
+    {% set tombstone = model.config.meta.get('tombstone') %}
     {% set owned = 'false' if is_reverse(model) else owned_rows(model) %}
     {% set is_followed = ' and not (_switched and (' ~ owned ~ '))' if owned not in ('true', 'false') else '' %}
 
@@ -107,7 +109,7 @@
             expected.{{ key }} is null,
             actual.{{ key }} is not null
             and (
-                expected.{{ key }} is null
+                {{ 'false' if tombstone else 'expected.' ~ key ~ ' is null' }}
                 {% for name in made.unique %}
                     or actual.{{ adapter.quote(name) }} is distinct from expected.{{ adapter.quote(name) }}
                 {% endfor %}
@@ -116,7 +118,10 @@
         from expected
         full join actual on expected.{{ key }} = actual.{{ key }}
         where
-            record_image_ne(row({{ quoted(made.columns, 'actual') }}), row({{ quoted(made.columns, 'expected') }}));
+            record_image_ne(row({{ quoted(made.columns, 'actual') }}), row({{ quoted(made.columns, 'expected') }}))
+            {%- if tombstone %}
+                and (expected.{{ key }} is not null or actual.{{ adapter.quote(tombstone) }} is null)
+            {%- endif %};
 
         select count(*) filter (where not _vanished), count(*) filter (where _vanished)
         into _upserted, _deleted
@@ -128,6 +133,12 @@
         -- An array, because the planner takes it for short and looks its keys up.
         delete from {{ relation }}
         where {{ key }} = any(array(select _key from {{ difference }} where _is_in_the_way));
+
+        {% if tombstone %}
+            update {{ relation }}
+            set {{ adapter.quote(tombstone) }} = clock_timestamp() at time zone 'utc'
+            where {{ key }} = any(array(select _key from {{ difference }} where _vanished));
+        {% endif %}
 
         insert into {{ relation }} ({{ quoted(made.columns) }})
         select {{ quoted(made.columns) }}

@@ -32,7 +32,9 @@
                 synced_at timestamptz,
                 as_of timestamptz,
                 switched_at timestamptz,
-                first_write_at timestamptz
+                first_write_at timestamptz,
+                keep_events interval not null default interval '30 days',
+                events_removed_to bigint not null default 0
             );
             insert into split.service default values on conflict do nothing;
             comment on table split.service is 'How far the service''s tables follow the monolith.';
@@ -43,6 +45,9 @@
             'Since when the service writes its tables itself; null as long as the monolith is the truth.';
             comment on column split.service.first_write_at is
             'When the service wrote first since then, by this server''s clock.';
+            comment on column split.service.keep_events is 'How long user events are kept.';
+            comment on column split.service.events_removed_to is
+            'The last of the user events that are gone, being older than that.';
 
             create table if not exists split.service_tables (
                 table_name text primary key,
@@ -51,6 +56,7 @@
                 definition text not null,
                 follows text[] not null,
                 owned_rows text not null,
+                tombstone text,
                 is_stale boolean not null default false,
                 built_at timestamptz not null default now()
             );
@@ -60,7 +66,8 @@
             comment on table split.service_tables is
             'Tables that this project made: a checksum of their columns, keys and indexes, the SQL that'
             ' gives their rows, the mirror tables that it reads, which rows are the service''s once it is'
-            ' switched, and whether all rows must be compared.';
+            ' switched, which column tells that a row is gone from the mirror, and whether all rows must be'
+            ' compared.';
 
             create table if not exists split.mirror_tables (
                 table_name text primary key,

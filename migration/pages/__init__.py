@@ -13,7 +13,10 @@ from migration.errors import NotReady
 from migration.screen import ago, printable, seconds, size
 
 # Steps that a clock's scale may have, in seconds.
-STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200)
+STEPS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),
+    *(60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200),
+)
 DAY = 86400.0
 
 
@@ -96,6 +99,8 @@ def ticks(start: float, end: float, wanted: int = 8) -> list[tuple[float, str]]:
 
 
 def _duration(count: float, step: float) -> str:
+    if step < 0.1:
+        return f"{count * 1000:.0f} ms"
     if step < 1:
         return f"{count:.1f} s"
     if step < 60:
@@ -130,6 +135,7 @@ def _environment() -> Environment:
     environment.filters.update(
         size=size,
         seconds=seconds,
+        brief=_brief,
         ago=ago,
         number=lambda n: f"{n:,}",
         clipped=_clipped,
@@ -137,6 +143,11 @@ def _environment() -> Environment:
     )
     environment.globals["ticks"] = ticks
     return environment
+
+
+def _brief(count: float) -> str:
+    """Give a time that may be a very short one."""
+    return f"{count * 1000:,.0f} ms" if count < 1 else seconds(count)
 
 
 def _clipped(text: str, length: int) -> str:

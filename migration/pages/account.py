@@ -21,6 +21,7 @@ def page(report: Report) -> str:
     Returns:
         HTML that is complete in itself.
     """
+    proofs = [proof for account in report.accounts for proof in account.proofs]
     return render(
         "account.html.j2",
         report=report,
@@ -32,7 +33,16 @@ def page(report: Report) -> str:
             for account in report.accounts
             for node in account.nodes("test", "unit_test", "parity")
         ],
-        proofs=[proof for account in report.accounts for proof in account.proofs],
+        proofs=proofs,
+        # Of a switched service the monolith's tables are proven too: each row counts once.
+        identical=sum(proof.found.identical for proof in proofs if not proof.is_of_monolith),
+        switched=[one for one in report.accounts if one.state.reached(State.SWITCHED)],
+        pauses=[
+            pause.seconds
+            for account in report.accounts
+            for operation in account.operations
+            if (pause := operation.pause)
+        ],
         unequal=sum(
             totals.detail.get("differs", 0)
             for account in report.accounts

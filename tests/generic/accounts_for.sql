@@ -6,12 +6,13 @@
     | mirror   | the monolith table, or its mirror, that is counted    |         |
     | id_column| the column that holds the monolith row's id           | id      |
     | also     | tables whose rows count too, where several share them | none    |
+    | condition| which of the stored rows count                        | all     |
 
     Rows that have changed in the mirror since the last sync count on neither side.
 
     Returns one row with both counts where they differ; fails with the number of rows by which.
 #}
-{% test accounts_for(model, mirror, id_column='id', also=[]) %}
+{% test accounts_for(model, mirror, id_column='id', also=[], condition='true') %}
     {{ config(fail_calc='coalesce(sum(abs(stored - expected)), 0)') }}
 
     with
@@ -24,7 +25,7 @@
     counts as (
         {% for relation in [model] + also %}
             select count(*) as held from {{ relation }} as stored
-            where not {{ is_pending(mirror, 'stored.' ~ adapter.quote(id_column)) }}
+            where {{ condition }} and not {{ is_pending(mirror, 'stored.' ~ adapter.quote(id_column)) }}
             {{- '\n            union all' if not loop.last }}
         {% endfor %}
     ),

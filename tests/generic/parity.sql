@@ -8,6 +8,8 @@
     | field       | the column of `owner`                                        | id      |
     | condition   | which rows refer to this owner, when the column is polymorphic| all     |
 
+    A user who was deleted has a tombstone, and what refers to it leads somewhere: to that.
+
     Returns the referring rows whose reference leads nowhere and stores them in the schema
     `audit`. Reads the mirror, which may be ahead of the service's own tables: what has changed
     there since the last sync is left to the next test.
@@ -24,6 +26,10 @@
 
     owned as (
         select {{ adapter.quote(field) }} as owned_key from {{ source('blytz_hire', owner) }}
+        {% if owner == 'users' %}
+            union all
+            select id as owned_key from {{ ref('shared_users') }} where deleted_at is not null
+        {% endif %}
     ),
 
     orphaned as (

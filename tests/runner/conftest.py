@@ -152,7 +152,7 @@ def make_split(server: Server, folder: Path, dbt: Path) -> Iterator[Split]:
         for target in (MONOLITH, *SERVICES):
             server.execute(f"drop database if exists {target} with (force)")
         for service in SERVICES_BY_NAME.values():
-            for role in (service.login, service.owner):
+            for role in (service.login, service.owner, f"{service.role}_reader"):
                 server.execute(f"drop role if exists {role}")
 
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,7 @@ STEPS = {
     "complete": ("dump", "hand over", "end way back", "retire", "loosen"),
     "abort": ("ways", "database", "records"),
 }
+MOMENTS = ("begun", "done", "recorded")
 # One before the decision, those on either side of it, one that has only to be recorded.
 ALWAYS = {
     ("switch: close", "recorded"),
@@ -64,11 +65,7 @@ STATES = {"switch": ("verified", "switched"), "rollback": ("switched", "verified
 
 def points(operation: str) -> list[tuple[str, str]]:
     """Name all moments of an operation, in order: entries of the ledger, and `halted`'s moments."""
-    inner = [
-        (f"{operation}: {step}", moment)
-        for step in STEPS[operation]
-        for moment in ("begun", "done", "recorded")
-    ]
+    inner = [(f"{operation}: {step}", moment) for step in STEPS[operation] for moment in MOMENTS]
     return [(operation, "begun"), *inner, (operation, "done"), (operation, "recorded")]
 
 
@@ -197,7 +194,7 @@ def assert_ends_well(split: Split, operation: str, number: int, entry: str, mome
     assert_alike(split)
 
 
-@pytest.mark.parametrize("moment", ["done", "recorded"])
+@pytest.mark.parametrize("moment", [pytest.param("done", marks=pytest.mark.faults), "recorded"])
 def test_a_runner_that_is_killed_stops_the_monolith_no_longer_than_its_pause(
     verified: Split, moment: str
 ) -> None:
@@ -264,6 +261,7 @@ def test_a_decided_switch_is_brought_to_its_end_before_anything_else(
     writer.assert_nothing_lost()
 
 
+@pytest.mark.faults
 def test_an_abort_that_is_killed_over_and_over_comes_to_its_end(verified: Split) -> None:
     before = checksums(verified)
     command = ["abort", "payments"]
@@ -271,7 +269,7 @@ def test_an_abort_that_is_killed_over_and_over_comes_to_its_end(verified: Split)
         kill_at(verified, entry, moment, *command)
         command = ["resume"]
         if entry != "abort":
-            said = ran(verified, "run", "payments", code=NotReady.exit_code)
+            said = ran(verified, "provision", "payments", code=NotReady.exit_code)
             assert "The last abort of payments_db was cut short." in said
     assert "Nothing was cut short." in ran(verified, "resume")
     assert stands(verified) == "absent"
@@ -280,27 +278,52 @@ def test_an_abort_that_is_killed_over_and_over_comes_to_its_end(verified: Split)
     assert split_says(verified, "select count(*) from pg_roles where rolname ~ '^payments'") == 0
 
 
-def test_a_completion_that_is_killed_over_and_over_comes_to_its_end(switched: Split) -> None:
-    """The service is written throughout; nothing that it has acknowledged is lost."""
-    command = ["complete", "payments", "--no-backup"]
-    with Writer(switched, "completing") as writer:
-        for entry, moment in points("complete"):
-            kill_at(switched, entry, moment, *command)
-            command = ["resume"]
-            writer.assert_gets_through(Place.SERVICE)
-    assert "Nothing was cut short." in ran(switched, "resume")
-    assert stands(switched) == "completed"
-    assert writer.refusals == []
-    with switched.service("payments_db") as database:
-        rows = database.execute(
-            "select id from payments_db.payments where id like 'completing-%'"
-        ).fetchall()
-    assert {row[0] for row in rows} >= set(writer.added)
-    retired = "select count(*) from blytz_hire_retired.payments where id = 'completing-0'"
-    assert split_says(switched, retired) == 1
-
-
 # Workers and servers
+
+
+WORKERS = {
+    "apply worker": "select pid from pg_stat_subscription where subname = %s and pid is not null",
+    "sender": "select active_pid from pg_replication_slots where slot_name = %s and active",
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "worker"),
+    [
+        ("switch", "apply worker"),
+        pytest.param("switch", "sender", marks=pytest.mark.faults),
+        pytest.param("rollback", "apply worker", marks=pytest.mark.faults),
+        pytest.param("rollback", "sender", marks=pytest.mark.faults),
+    ],
+)
+def test_a_worker_that_is_ended_in_the_pause_starts_again(
+    verified: Split, operation: str, worker: str
+) -> None:
+    if operation == "rollback":
+        move(verified, "switch")
+    name = PAYMENTS.replication if operation == "switch" else PAYMENTS.way_back
+    with Writer(verified, f"{operation} {worker}") as writer:
+        with (
+            halted(verified, f"{operation}: drain") as halt,
+            running(verified, operation, "payments", "--no-backup", "--max-pause", "30s") as runner,
+        ):
+            halt.wait()
+            with verified.monolith() as monolith:
+                ended = monolith.execute(
+                    f"select pg_terminate_backend(pid) from ({WORKERS[worker]}) as found (pid)",
+                    (name,),
+                ).fetchall()
+            assert ended == [(True,)]
+            halt.release()
+            said = runner.communicate()[0]
+        assert runner.returncode == 0, said
+        assert assert_agreed(verified) == STATES[operation][True]
+        writer.assert_gets_through(Place.SERVICE if operation == "switch" else Place.MONOLITH)
+    writer.assert_nothing_lost()
+
+
+def test_a_completion_that_is_killed_as_it_retires_is_completed(switched: Split) -> None:
+    assert_completes(switched, [("complete: retire", moment) for moment in MOMENTS])
 
 
 @dataclass(frozen=True)
@@ -390,10 +413,7 @@ class Apart:
     clusters: dict[str, Cluster]
 
 
-@pytest.fixture(
-    scope="module",
-    params=["service on 15", pytest.param("monolith on 15", marks=pytest.mark.faults)],
-)
+@pytest.fixture(scope="module", params=["service on 15", "monolith on 15"])
 def apart(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Apart]:
@@ -417,6 +437,7 @@ def apart(
         yield Apart(Split(Server(url, url, ""), resolve(environ), environ), clusters)
 
 
+@pytest.mark.faults
 def test_two_servers_of_different_age_switch_and_roll_back(apart: Apart) -> None:
     bring_to_verified(apart.split)
     with Writer(apart.split, "apart") as writer:
@@ -474,40 +495,6 @@ def test_a_server_that_crashes_in_the_middle_loses_nothing(
     assert_alike(split)
 
 
-WORKERS = {
-    "apply worker": "select pid from pg_stat_subscription where subname = %s and pid is not null",
-    "sender": "select active_pid from pg_replication_slots where slot_name = %s and active",
-}
-
-
-@pytest.mark.parametrize("worker", list(WORKERS))
-@pytest.mark.parametrize("operation", ["switch", "rollback"])
-def test_a_worker_that_is_ended_in_the_pause_starts_again(
-    verified: Split, operation: str, worker: str
-) -> None:
-    if operation == "rollback":
-        move(verified, "switch")
-    name = PAYMENTS.replication if operation == "switch" else PAYMENTS.way_back
-    with Writer(verified, f"{operation} {worker}") as writer:
-        with (
-            halted(verified, f"{operation}: drain") as halt,
-            running(verified, operation, "payments", "--no-backup", "--max-pause", "30s") as runner,
-        ):
-            halt.wait()
-            with verified.monolith() as monolith:
-                ended = monolith.execute(
-                    f"select pg_terminate_backend(pid) from ({WORKERS[worker]}) as found (pid)",
-                    (name,),
-                ).fetchall()
-            assert ended == [(True,)]
-            halt.release()
-            said = runner.communicate()[0]
-        assert runner.returncode == 0, said
-        assert assert_agreed(verified) == STATES[operation][True]
-        writer.assert_gets_through(Place.SERVICE if operation == "switch" else Place.MONOLITH)
-    writer.assert_nothing_lost()
-
-
 @pytest.mark.faults
 @pytest.mark.parametrize("operation", ["switch", "rollback"])
 def test_a_sender_that_is_killed_takes_its_server_down_and_loses_nothing(
@@ -539,6 +526,34 @@ def test_a_sender_that_is_killed_takes_its_server_down_and_loses_nothing(
         writer.assert_gets_through(Place.SERVICE if state == "switched" else Place.MONOLITH)
     writer.assert_nothing_lost()
     assert_alike(split)
+
+
+def assert_completes(split: Split, killed_at: Sequence[tuple[str, str]]) -> None:
+    """Kill a completion again and again, one point further each time; its service is written on."""
+    command = ["complete", "payments", "--no-backup"]
+    with Writer(split, "completing") as writer:
+        for entry, moment in killed_at:
+            kill_at(split, entry, moment, *command)
+            command = ["resume"]
+            writer.assert_gets_through(Place.SERVICE)
+        ran(split, "resume")
+    assert "Nothing was cut short." in ran(split, "resume")
+    assert stands(split) == "completed"
+    assert writer.refusals == []
+    with split.service("payments_db") as database:
+        rows = database.execute(
+            "select id from payments_db.payments where id like 'completing-%'"
+        ).fetchall()
+    assert {row[0] for row in rows} >= set(writer.added)
+    retired = "select count(*) from blytz_hire_retired.payments where id = 'completing-0'"
+    assert split_says(split, retired) == 1
+
+
+@pytest.mark.faults
+def test_a_completion_that_is_killed_at_every_step_is_completed(apart: Apart) -> None:
+    bring_to_verified(apart.split)
+    move(apart.split, "switch")
+    assert_completes(apart.split, points("complete"))
 
 
 def answers(clusters: Iterable[Cluster]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migration import catalog
+from migration import catalog, feed
 from migration.complete import RETIRED_SCHEMA
 from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, Service, select
 from tests.runner.clients import (
@@ -67,7 +67,9 @@ class Living:
     def follows(self) -> bool:
         """Tell whether the follower is well."""
         said = self.said.read_text("utf-8").splitlines()
-        return self.follower.poll() is None and all(" behind" in line for line in said)
+        return self.follower.poll() is None and all(
+            " behind" in line or "is under way; following goes on" in line for line in said
+        )
 
 
 @pytest.fixture(scope="module")
@@ -213,4 +215,54 @@ def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> No
         found = wrong(everybody, retired, since=at_first)
         assert not found, "\n".join(found[:SHOWN])
         assert digests(monolith, service, RETIRED_SCHEMA, of_clients=False) == before
+    assert living.follows(), living.said.read_text("utf-8")
+
+
+def shared_rows(living: Living, consumer: Service) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Give what a service holds of others' tables, and what users_db's mirror yields for it."""
+    found = {}
+    with living.split.service(consumer.database) as here, living.split.service("users_db") as there:
+        tables = here.execute(
+            "select table_name, definition from split.service_tables where owned_rows = 'false'"
+        )
+        for table, definition in tables.fetchall():
+            held = f"select t::text from {consumer.database}.{table} as t order by 1"
+            due = f"select t::text from ({definition}) as t order by 1"
+            found[table] = (here.execute(held).fetchall(), there.execute(due).fetchall())
+    return found
+
+
+def test_who_shares_users_gets_them_from_users_db_then(living: Living) -> None:
+    if "completed" not in living.succeeds("status", "users"):  # when it is run by itself
+        living.succeeds("switch", "users", *PATIENT)
+        living.succeeds("complete", "users", "--no-backup")
+    with living.split.service("users_db") as database:
+        database.execute(
+            "update users_db.users set email = id || '@moved.example.com' where id = any(%s)",
+            (list(living.known.people),),
+        )
+    people = len(living.known.people)
+
+    def has_arrived(consumer: Service) -> bool:
+        with living.split.service(consumer.database) as database:
+            row = database.execute(
+                f"select count(*) from {consumer.database}.shared_users"
+                " where email like '%@moved.example.com'"
+            ).fetchone()
+        return row == (people,)
+
+    consumers = feed.consumers(USERS)
+    assert len(consumers) == 5
+    for consumer in consumers:
+        until(lambda one=consumer: has_arrived(one))  # type: ignore[misc]
+    living.succeeds("sync")
+    for consumer in consumers:
+        for table, (held, due) in shared_rows(living, consumer).items():
+            assert held == due, f"{table} of {consumer.database}"
+        with living.split.service(consumer.database) as database:
+            ways = database.execute(
+                "select subname from pg_subscription inner join pg_database as base"
+                " on base.oid = subdbid where datname = current_database()"
+            ).fetchall()
+        assert (f"{consumer.replication}_from_users_db",) in ways
     assert living.follows(), living.said.read_text("utf-8")

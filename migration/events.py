@@ -1,0 +1,127 @@
+"""Reads what happened to the users that a service shares: its ordered inbox, `user_events`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from threading import Event
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from migration.connections import Connections, describe
+from migration.errors import NotReady
+from migration.feed import consumers
+from migration.ledger import state
+from migration.read_through import owner_of_users
+from migration.services import MONOLITH, Service
+
+CHANNEL = "user_events"
+BATCH = 1_000
+# A notification may be missed while the connection is made anew; a look is cheap.
+LOOK_SECONDS = 5.0
+
+Numbered = tuple[int, dict[str, Any]]
+
+
+class Gone(NotReady):
+    """Events that were asked for are older than what is kept."""
+
+
+def last(service: Service, connections: Connections) -> int:
+    """Give the sequence of the newest event; of the last that is gone, if there is none newer.
+
+    Raises:
+        NotReady: the service has no inbox.
+    """
+    with connections.connect(service.database) as database:
+        _require_inbox(service, connections, database)
+        row = database.execute(
+            sql.SQL(
+                "select coalesce(max(sequence), (select events_removed_to from split.service))"
+                " from {}.user_events"
+            ).format(sql.Identifier(service.database))
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def read(service: Service, connections: Connections, since: int) -> Iterator[Numbered]:
+    """Give the events behind a sequence, in order, as the strategy's `UserEvent`.
+
+    Args:
+        service: a service that shares users.
+        connections: where its database is.
+        since: the sequence of the last event that was read; 0 for all that are kept.
+
+    Raises:
+        Gone: some of them are older than what is kept.
+        NotReady: the service has no inbox.
+    """
+    with connections.connect(service.database) as database:
+        _require_inbox(service, connections, database)
+        yield from _read(database, service, since)
+
+
+def follow(
+    service: Service, connections: Connections, since: int, stop: Event
+) -> Iterator[Numbered]:
+    """Give the events behind a sequence as they come, until told to stop; see `read`."""
+    with connections.connect(service.database) as database:
+        _require_inbox(service, connections, database)
+        database.execute(f"listen {CHANNEL}")
+        while not stop.is_set():
+            for sequence, event in _read(database, service, since):
+                yield sequence, event
+                since = sequence
+            for _ in database.notifies(timeout=LOOK_SECONDS, stop_after=1):
+                break
+
+
+def keep(service: Service, connections: Connections, how_long: timedelta) -> None:
+    """Set how long a service's events are kept; those that are older go when others come."""
+    with connections.connect(service.database) as database:
+        _require_inbox(service, connections, database)
+        database.execute("update split.service set keep_events = %s", (how_long,))
+
+
+def _read(database: psycopg.Connection[Any], service: Service, since: int) -> Iterator[Numbered]:
+    query = sql.SQL("select * from {}.user_events_since(%s, %s)").format(
+        sql.Identifier(service.database)
+    )
+    while True:
+        try:
+            rows = database.execute(query, (since, BATCH)).fetchall()
+        except psycopg.errors.NoDataFound as error:
+            raise Gone(
+                str(error.diag.message_primary),
+                where=describe(database.info.dsn),
+                mend=str(error.diag.message_hint),
+            ) from error
+        for since, event in rows:
+            yield since, event
+        if len(rows) < BATCH:
+            return
+
+
+def _require_inbox(
+    service: Service, connections: Connections, database: psycopg.Connection[Any]
+) -> None:
+    if service not in consumers(owner_of_users()):
+        raise NotReady(
+            f"{service.database} owns the users: it has no inbox of what happens to them.",
+            where=describe(database.info.dsn),
+            mend="Ask another service's: runner.py events payments",
+        )
+    row = database.execute(
+        "select to_regclass(%s) is not null", (f"{service.database}.user_events",)
+    ).fetchone()
+    if row != (True,):
+        with connections.connect(MONOLITH) as monolith:
+            stands = state(monolith, service).value
+        raise NotReady(
+            f"{service.database} is {stands}, and has no inbox yet.",
+            where=describe(database.info.dsn),
+            mend=f"runner.py run {service.role}",
+        )

@@ -1,0 +1,176 @@
+"""Looks for references between services that lead nowhere, in all databases at one cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg import sql
+
+from migration import catalog, dbt
+from migration.connections import Connections
+from migration.errors import BuildFailed, DataDiffers
+from migration.services import Service
+from migration.sync import arrive, carry_over, ready
+
+SAMPLES = 5
+AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A column of one service that refers to rows of another, and the rows that lead nowhere.
+
+    `had_key` tells whether the monolith had a foreign key for it: then an orphan is an error.
+    `stored_in` is the table of the schema `audit` that holds all of them.
+    """
+
+    service: str
+    table: str
+    column: str
+    owner: str
+    owner_table: str
+    had_key: bool
+    orphans: int
+    stored_in: str
+    samples: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Every reference that was followed."""
+
+    references: tuple[Reference, ...]
+
+    @property
+    def broken(self) -> list[Reference]:
+        """Those with orphans, the errors first."""
+        found = [one for one in self.references if one.orphans]
+        return sorted(found, key=lambda one: (not one.had_key, one.service, one.table, one.column))
+
+
+def parity(
+    services: Sequence[Service],
+    connections: Connections,
+    on_service: Callable[[Service], None] = lambda service: None,
+) -> Parity:
+    """Follow every reference between services to the row that it names.
+
+    The databases are first brought to where the truth stood at one moment, and the tagged dbt tests
+    are run in each. What seems to lead nowhere is looked at again after another such moment: on a
+    living system a row may just be on its way.
+
+    Args:
+        services: services that have been built.
+        connections: where the servers are.
+        on_service: called with each service that has been looked at.
+
+    Returns:
+        Every reference, with the rows that lead nowhere.
+
+    Raises:
+        NotReady: a service has not been built, or replication has stopped.
+        BuildFailed: dbt could not run the tests.
+    """
+    _bring_to_one_cut(services, connections)
+    first = _run_all(services, connections, {service: ["tag:parity"] for service in services})
+    suspects = {
+        service: [name for name, one in found.items() if one.orphans]
+        for service, found in first.items()
+    }
+    suspects = {service: names for service, names in suspects.items() if names}
+    if suspects:
+        _bring_to_one_cut(services, connections)
+        for service, found in _run_all(list(suspects), connections, suspects).items():
+            first[service].update(found)
+    references = []
+    for service in services:
+        references += [_with_samples(one, connections) for one in first[service].values()]
+        on_service(service)
+    return Parity(tuple(references))
+
+
+def difference(found: Parity) -> DataDiffers | None:
+    """Give the error that ends the command if a reference that had a key leads nowhere."""
+    wrong = [one for one in found.broken if one.had_key]
+    if not wrong:
+        return None
+    orphans = sum(one.orphans for one in wrong)
+    return DataDiffers(
+        f"References that had a foreign key in the monolith and lead nowhere: {orphans}.",
+        where=", ".join(f"{one.service}.{one.table}.{one.column}" for one in wrong),
+        mend="runner.py reconcile",
+    )
+
+
+def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> None:
+    """Bring all to a moment that is later than now; what has been carried over by then is judged."""
+    for service in services:
+        with ready(service, connections) as route:
+            arrive(route)
+            carry_over(route.database)
+
+
+def _run_all(
+    services: Sequence[Service], connections: Connections, select: dict[Service, list[str]]
+) -> dict[Service, dict[str, Reference]]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        running = {
+            service: pool.submit(_run, service, connections, select[service])
+            for service in services
+        }
+        return {service: future.result() for service, future in running.items()}
+
+
+def _run(service: Service, connections: Connections, select: list[str]) -> dict[str, Reference]:
+    """Run some of a service's parity tests; give what they found by the test's name."""
+    folder = dbt.run(
+        ["test", "--select", *select], service.database, connections, "run_results.json"
+    )
+    results = json.loads((folder / "run_results.json").read_text(encoding="utf-8"))["results"]
+    nodes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["nodes"]
+    found = {}
+    for result in results:
+        node = nodes[result["unique_id"]]
+        if result["status"] in ("error", "runtime error", "skipped"):
+            raise BuildFailed(
+                f"The test {node['name']} could not run: {result['message']}",
+                where=service.database,
+                mend=f"dbt test --target {service.database} --select {node['name']}",
+            )
+        if "parity" in node["tags"]:
+            found[node["name"]] = _reference(service, node, int(result["failures"] or 0))
+    return found
+
+
+def _reference(service: Service, node: dict[str, Any], orphans: int) -> Reference:
+    arguments = node["test_metadata"]["kwargs"]
+    return Reference(
+        service.database,
+        Path(node["original_file_path"]).stem,
+        arguments["column_name"],
+        catalog.expected()[arguments["owner"]].owner,
+        arguments["owner"],
+        node["config"]["severity"].lower() == "error",
+        orphans,
+        f"{node['schema']}.{node['alias']}",
+    )
+
+
+def _with_samples(one: Reference, connections: Connections) -> Reference:
+    if not one.orphans:
+        return one
+    schema, table = one.stored_in.split(".", 1)
+    with connections.connect(one.service) as database:
+        cursor = database.execute(
+            sql.SQL("select * from {} limit {}").format(
+                sql.Identifier(schema, table), sql.Literal(SAMPLES)
+            )
+        )
+        names = [column.name for column in cursor.description or ()]
+        rows = tuple(dict(zip(names, row, strict=True)) for row in cursor)
+    return Reference(**{**vars(one), "samples": rows})
