@@ -20,7 +20,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {missing}\n  mend:  make .venv/ready && source .venv/bin/activate")
 
-from commands import backups, follow, phases, proof, server, totals, truth
+from commands import backups, consistency, follow, phases, proof, server, totals, truth
 from migration import screen
 from migration.errors import SplitError
 from migration.services import SERVICES_BY_NAME
@@ -44,7 +44,7 @@ def cli() -> None:
     """
 
 
-for module in (server, phases, follow, proof, totals, truth, backups):
+for module in (server, phases, follow, proof, totals, truth, consistency, backups):
     for found in vars(module).values():
         if isinstance(found, click.Command):
             cli.add_command(found)

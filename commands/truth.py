@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from commands import json_option, services_argument
+from commands import json_option, one_service, services_argument
 from migration import complete as completing
 from migration import report as reporting
 from migration import saga, screen, targets
@@ -47,11 +47,6 @@ class Duration(click.ParamType[float]):
         return length
 
 
-def _service(ctx: click.Context, param: click.Parameter, value: str) -> Service:
-    return select((value,))[0]
-
-
-one_service = click.argument("service", metavar="SERVICE", callback=_service)
 max_pause = click.option(
     "--max-pause",
     type=Duration(),

@@ -29,8 +29,8 @@ class Gone(NotReady):
     """Events that were asked for are older than what is kept."""
 
 
-def last(service: Service, connections: Connections) -> int:
-    """Give the sequence of the newest event; of the last that is gone, if there is none newer.
+def bounds(service: Service, connections: Connections) -> tuple[int, int]:
+    """Give the sequence of the last event that is gone, and that of the newest.
 
     Raises:
         NotReady: the service has no inbox.
@@ -39,12 +39,13 @@ def last(service: Service, connections: Connections) -> int:
         _require_inbox(service, connections, database)
         row = database.execute(
             sql.SQL(
-                "select coalesce(max(sequence), (select events_removed_to from split.service))"
-                " from {}.user_events"
+                "select events_removed_to,"
+                " coalesce((select max(sequence) from {}.user_events), events_removed_to)"
+                " from split.service"
             ).format(sql.Identifier(service.database))
         ).fetchone()
     assert row is not None
-    return int(row[0])
+    return int(row[0]), int(row[1])
 
 
 def read(service: Service, connections: Connections, since: int) -> Iterator[Numbered]:

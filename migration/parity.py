@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ SAMPLES = 5
 AT_ONCE = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """A column of one service that refers to rows of another, and the rows that lead nowhere.
 
-    `had_key` tells whether the monolith had a foreign key for it: then an orphan is an error.
+    `had_key` tells whether the monolith had a foreign key for it: then an orphan is an error, and
+    `on_delete` says what that key did, `restrict` or `set null`.
     `stored_in` is the table of the schema `audit` that holds all of them.
     """
 
@@ -35,6 +36,7 @@ class Reference:
     owner: str
     owner_table: str
     had_key: bool
+    on_delete: str
     orphans: int
     stored_in: str
     samples: tuple[dict[str, Any], ...] = ()
@@ -61,8 +63,8 @@ def parity(
     """Follow every reference between services to the row that it names.
 
     The databases are first brought to where the truth stood at one moment, and the tagged dbt tests
-    are run in each. What seems to lead nowhere is looked at again after another such moment: on a
-    living system a row may just be on its way.
+    are run in each. What seems to lead nowhere, though it had a key, is looked at again after
+    another such moment: on a living system a row may just be on its way.
 
     Args:
         services: services that have been built.
@@ -79,7 +81,7 @@ def parity(
     _bring_to_one_cut(services, connections)
     first = _run_all(services, connections, {service: ["tag:parity"] for service in services})
     suspects = {
-        service: [name for name, one in found.items() if one.orphans]
+        service: [name for name, one in found.items() if one.orphans and one.had_key]
         for service, found in first.items()
     }
     suspects = {service: names for service, names in suspects.items() if names}
@@ -108,7 +110,7 @@ def difference(found: Parity) -> DataDiffers | None:
 
 
 def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> None:
-    """Bring all to a moment that is later than now; what has been carried over by then is judged."""
+    """Bring all to a moment later than now: what was true before it can be judged."""
     for service in services:
         with ready(service, connections) as route:
             arrive(route)
@@ -156,6 +158,7 @@ def _reference(service: Service, node: dict[str, Any], orphans: int) -> Referenc
         catalog.expected()[arguments["owner"]].owner,
         arguments["owner"],
         node["config"]["severity"].lower() == "error",
+        arguments.get("on_delete", "restrict"),
         orphans,
         f"{node['schema']}.{node['alias']}",
     )
@@ -173,4 +176,4 @@ def _with_samples(one: Reference, connections: Connections) -> Reference:
         )
         names = [column.name for column in cursor.description or ()]
         rows = tuple(dict(zip(names, row, strict=True)) for row in cursor)
-    return Reference(**{**vars(one), "samples": rows})
+    return replace(one, samples=rows)

@@ -1,8 +1,8 @@
 """Connects a service's get_shared_user() with whoever owns the users: the way of a cache's misses.
 
 Foreign tables in the schema `owner` of the service's database, over postgres_fdw, as a role that
-may read the shared columns of three tables and nothing else. They lead to the monolith until users_db
-is switched, and to the mirror in users_db from then on.
+may read the shared columns of three tables and nothing else. They lead to the monolith until
+users_db is switched, and to the mirror in users_db from then on.
 """
 
 from __future__ import annotations

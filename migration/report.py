@@ -241,6 +241,12 @@ class Account:
         return ends[-1] if ends else None
 
     @property
+    def proven_before_move(self) -> list[Proof]:
+        """What was proven before the truth moved last, and not since."""
+        at = self.moved_at
+        return [one for one in self.proofs if at and one.is_proven and one.finished_at < at]
+
+    @property
     def backups(self) -> list[Step]:
         """The backups that were made for it."""
         return [one for one in self.steps if one.step == "backup" and one.outcome == "done"]

@@ -89,6 +89,17 @@
             'Keys of rows that have changed since the last sync; a null key means all of them. `at` is known of'
             ' what the service itself has written.';
 
+            create table if not exists split.deleted_rows (
+                table_name text not null,
+                key text not null,
+                row jsonb not null,
+                deleted_at timestamptz not null default clock_timestamp()
+            );
+            create index if not exists deleted_rows_key_idx on split.deleted_rows (table_name, key);
+            comment on table split.deleted_rows is
+            'Rows that the service has deleted although others share columns of them, so that runner.py'
+            ' reconcile can bring them back; kept as long as events are.';
+
             create table if not exists split.turn ();
             comment on table split.turn is 'Locked, and never written, by whoever syncs.';
 

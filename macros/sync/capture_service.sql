@@ -12,14 +12,18 @@
     whoever writes the table, of whom there is none yet.
 #}
 {% macro capture_service() %}
-    {% set keys = {} %}
+    {% set keys, keeps = {}, {} %}
     {% for node in graph.nodes.values() if node.resource_type == 'model' and is_reverse(node) %}
         {% for followed in followed_tables(node) %}
             {% do keys.setdefault(followed.table, []).append(followed.key) %}
+            {% set mirrored = graph.sources.values() | selectattr('name', 'equalto', node.alias) | first %}
+            {% if mirrored.config.meta.get('shared') %}
+                {% do keeps.update({followed.table: followed.key}) %}
+            {% endif %}
         {% endfor %}
     {% endfor %}
     {% for table, names in keys.items() %}
-        {{ create_capture_function(table, names) }}
+        {{ create_capture_function(table, names, keeps.get(table)) }}
     {% endfor %}
 
     create or replace function split.refuse_followed()

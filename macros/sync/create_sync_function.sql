@@ -177,6 +177,8 @@
             synced_at = clock_timestamp(),
             as_of = split.mirror_as_of(),
             first_write_at = coalesce(first_write_at, (select min(at) from split.changes));
+        delete from split.deleted_rows
+        where deleted_at < clock_timestamp() - (select keep_events from split.service);
         -- What a rollback finds changed in the monolith is left for after it.
         delete from split.changes
         where not is_switched or changed_table not in (select 'blytz_hire.' || table_name from split.mirror_tables);

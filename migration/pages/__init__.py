@@ -120,7 +120,7 @@ def _unwritable(path: Path, why: str) -> NotReady:
 
 def _shown(value: Any) -> Any:
     # A control character would end the page for a strict reader, and may reorder a line.
-    return printable(value) if type(value) is str else value
+    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
 
 
 def _environment() -> Environment:

@@ -7,6 +7,7 @@
     | owner       | the monolith table, or its mirror, that holds what it names   |         |
     | field       | the column of `owner`                                        | id      |
     | condition   | which rows refer to this owner, when the column is polymorphic| all     |
+    | on_delete   | what the monolith's key did, for `runner.py reconcile`: restrict or set null | restrict |
 
     A user who was deleted has a tombstone, and what refers to it leads somewhere: to that.
 
@@ -14,7 +15,7 @@
     `audit`. Reads the mirror, which may be ahead of the service's own tables: what has changed
     there since the last sync is left to the next test.
 #}
-{% test parity(model, column_name, owner, field='id', condition='true') %}
+{% test parity(model, column_name, owner, field='id', condition='true', on_delete='restrict') %}
     {{ config(schema='audit', store_failures=true, tags=['parity']) }}
 
     with

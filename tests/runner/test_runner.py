@@ -26,6 +26,15 @@ COMMANDS = [
     "verify",
     "totals",
     "report",
+    "backup",
+    "backups",
+    "restore",
+    "switch",
+    "rollback",
+    "complete",
+    "abort",
+    "resume",
+    "history",
 ]
 
 
@@ -53,7 +62,11 @@ def test_services_are_known_by_both_names_and_run_in_phase_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["provision", "land", "build", "run", "sync", "status", "verify", "totals", "report"]
+    "command",
+    [
+        *("provision", "land", "build", "run", "sync", "status", "verify", "totals", "report"),
+        *("backup", "switch", "rollback", "complete", "abort", "history"),
+    ],
 )
 def test_an_unknown_service_is_refused_with_the_names_that_exist(
     split: Split, command: str

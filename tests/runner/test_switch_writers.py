@@ -219,14 +219,20 @@ def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> No
 
 
 def shared_rows(living: Living, consumer: Service) -> dict[str, tuple[list[Any], list[Any]]]:
-    """Give what a service holds of others' tables, and what users_db's mirror yields for it."""
+    """Give what a service holds of others' tables, and what users_db's mirror yields for it.
+
+    A user who is gone may be kept, with the time of it.
+    """
     found = {}
     with living.split.service(consumer.database) as here, living.split.service("users_db") as there:
         tables = here.execute(
             "select table_name, definition from split.service_tables where owned_rows = 'false'"
         )
         for table, definition in tables.fetchall():
-            held = f"select t::text from {consumer.database}.{table} as t order by 1"
+            held = (
+                f"select t::text from {consumer.database}.{table} as t"
+                " where to_jsonb(t) ->> 'deleted_at' is null order by 1"
+            )
             due = f"select t::text from ({definition}) as t order by 1"
             found[table] = (here.execute(held).fetchall(), there.execute(due).fetchall())
     return found

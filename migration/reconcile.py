@@ -1,0 +1,320 @@
+"""What cascades did between services: finds dependants that an owner's deletion has left behind.
+
+Within the monolith a foreign key refused such a deletion, or emptied the column that referred.
+Across databases nobody does, at once; here the same is done afterwards, as compensation. What was to be
+refused is taken back: the owner's row returns as it was. What was to be emptied is emptied. Users
+keep a tombstone, so what refers to them leads somewhere.
+
+Each action is an entry of the ledger with all that undoing it takes, recorded before it is done.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from migration.connections import Connections, describe
+from migration.errors import NotReady
+from migration.ledger import Ledger, State
+from migration.parity import Parity, Reference, parity
+from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, SERVICES_BY_NAME, Service
+from migration.sync import carry_over
+
+Connection = psycopg.Connection[Any]
+
+STEP = "reconcile"
+
+ORPHANS = """
+    select {key}::text, {column}::text from {orphans}
+"""
+EMPTY = """
+    update {table} set {column} = null where {key} = any(%s) and {column} = any(%s) returning {key}
+"""
+REFILL = """
+    update {table} set {column} = given.value
+    from unnest(%s::text[], %s::text[]) as given (key, value)
+    where {key} = given.key and {column} is null
+    returning {key}
+"""
+# The newest copy of each row that was deleted; a table's rows of one key come back together.
+KEPT = """
+    select distinct on (table_name, key) table_name, key, row
+    from split.deleted_rows where key = any(%s) and table_name = any(%s)
+    order by table_name, key, deleted_at desc
+"""
+TABLES = """
+    select split_part(followed, '.', 2) from split.mirror_tables, unnest(follows) as followed
+    where table_name = %s
+"""
+
+
+@dataclass(frozen=True)
+class Action:
+    """A compensation: `empty` a column of some rows, or `restore` an owner's rows.
+
+    `rows` gives by key what is emptied, or what is restored, table by table. `place` is the
+    database in which that is the truth. `reference` names what led nowhere, for people.
+    """
+
+    kind: str
+    place: str
+    schema: str
+    table: str
+    key: str
+    column: str
+    rows: Mapping[str, Any]
+    reference: str
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What was found, what is or was to be done about it, and what can't be."""
+
+    parity: Parity
+    actions: tuple[Action, ...]
+    helpless: tuple[Reference, ...]
+    applied: tuple[int, ...] = ()
+
+
+def reconcile(
+    services: Sequence[Service],
+    connections: Connections,
+    ledger: Ledger,
+    on_service: Callable[[Service], None] = lambda service: None,
+    *,
+    apply: bool = False,
+) -> Reconciled:
+    """Find what deletions have left behind in other services; told to, make up for it.
+
+    Idempotent: what was done before a crash is not found again, and what was not is.
+
+    Args:
+        services: services that have been built.
+        connections: where the servers are.
+        ledger: the monolith's ledger.
+        on_service: called with each service that has been looked at.
+        apply: do it, rather than say what would be done.
+
+    Returns:
+        The references, the actions, and those that nothing can be done about: the owner's row was
+        deleted before anybody kept it, or too long ago.
+    """
+    found = parity(services, connections, on_service)
+    actions, helpless = _plan([one for one in found.broken if one.had_key], connections, ledger)
+    applied = tuple(_apply(one, connections, ledger) for one in actions) if apply else ()
+    return Reconciled(found, tuple(actions), tuple(helpless), applied)
+
+
+def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
+    """Take a compensation back, as far as nobody has written the same rows since.
+
+    Args:
+        number: its number in the ledger.
+        connections: where the servers are.
+        ledger: the monolith's ledger.
+
+    Returns:
+        The action that was taken back.
+
+    Raises:
+        NotReady: the ledger has no such compensation.
+    """
+    row = ledger.connection.execute(
+        "select service, intent from split.ledger where id = %s and step = %s", (number, STEP)
+    ).fetchone()
+    if row is None:
+        raise NotReady(
+            f"The ledger has no compensation {number}.",
+            where=describe(ledger.connection.info.dsn),
+            mend="runner.py history --json",
+        )
+    service, action = SERVICES_BY_NAME[row[0]], Action(**row[1]["action"])
+    with (
+        connections.connect(action.place) as database,
+        ledger.step(service, f"{STEP}: undo", undoes=number) as step,
+        database.transaction(),
+    ):
+        if action.kind == "empty":
+            changed = database.execute(
+                _render(REFILL, action), (list(action.rows), list(action.rows.values()))
+            )
+            step.detail["rows"] = [key for (key,) in changed]
+        else:
+            step.detail["rows"] = _remove(database, action)
+    return action
+
+
+def _plan(
+    broken: Sequence[Reference], connections: Connections, ledger: Ledger
+) -> tuple[list[Action], list[Reference]]:
+    """Plan what makes up for each reference; what is restored for one need not be emptied for another.
+
+    A deletion that one key would have refused never would have emptied what another refers by.
+    """
+    orphans = {one: _orphans(one, connections) for one in broken}
+    restored: dict[tuple[str, str], set[str]] = {}
+    actions, helpless = list[Action](), list[Reference]()
+    refusing = [one for one in broken if one.on_delete != "set null"]
+    for place in dict.fromkeys((one.owner, one.owner_table) for one in refusing):
+        group = [one for one in refusing if (one.owner, one.owner_table) == place]
+        keys = {value for one in group for value in orphans[one][1].values()}
+        if action := _restoring(group, keys, connections, ledger):
+            actions.append(action)
+            restored[place] = keys
+        else:
+            helpless += group
+    for one in broken:
+        if one.on_delete == "set null":
+            back = restored.get((one.owner, one.owner_table), set())
+            key, rows = orphans[one]
+            rows = {row: value for row, value in rows.items() if value not in back}
+            if rows:
+                actions.append(_emptying(one, key, rows, ledger))
+    return actions, helpless
+
+
+def _orphans(reference: Reference, connections: Connections) -> tuple[str, dict[str, str]]:
+    """Give the referring table's key, and by it what each row refers to that is not there."""
+    schema, audit = reference.stored_in.split(".", 1)
+    with connections.connect(reference.service) as database:
+        key = _key(database, reference.service, reference.table)
+        query = sql.SQL(ORPHANS).format(
+            key=sql.Identifier(key),
+            column=sql.Identifier(reference.column),
+            orphans=sql.Identifier(schema, audit),
+        )
+        return key, dict(database.execute(query).fetchall())
+
+
+def _emptying(reference: Reference, key: str, rows: dict[str, str], ledger: Ledger) -> Action:
+    """Plan to empty a column where it is the truth: in the service, or still in the monolith."""
+    named = _named(reference)
+    if ledger.state(SERVICES_BY_NAME[reference.service]).reached(State.SWITCHED):
+        place = reference.service
+        return Action("empty", place, place, reference.table, key, reference.column, rows, named)
+    table, column = _in_monolith(reference)
+    return Action("empty", MONOLITH, MIRROR_SCHEMA, table, "id", column, rows, named)
+
+
+def _restoring(
+    references: Sequence[Reference], keys: set[str], connections: Connections, ledger: Ledger
+) -> Action | None:
+    """Plan to bring back what the owner has deleted; None if not all of it is kept."""
+    owner, table = SERVICES_BY_NAME[references[0].owner], references[0].owner_table
+    if not ledger.state(owner).reached(State.SWITCHED):
+        return None  # the monolith's own key has seen to it, or it was never there
+    with connections.connect(owner.database) as database:
+        tables = [row[0] for row in database.execute(TABLES, (table,))]
+        kept = database.execute(KEPT, (sorted(keys), tables)).fetchall()
+    if {key for name, key, _ in kept if name == table} != keys:
+        return None
+    rows: dict[str, dict[str, Any]] = {}
+    for name, key, row in kept:
+        rows.setdefault(name, {})[key] = row
+    # The table itself first: the others refer to it.
+    ordered = dict(sorted(rows.items(), key=lambda item: item[0] != table))
+    named = ", ".join(map(_named, references))
+    return Action("restore", owner.database, owner.database, table, "", "", ordered, named)
+
+
+def _named(reference: Reference) -> str:
+    return f"{reference.service}.{reference.table}.{reference.column}"
+
+
+def _apply(action: Action, connections: Connections, ledger: Ledger) -> int:
+    """Do it, recorded; give its number in the ledger."""
+    service = SERVICES_BY_NAME[action.reference.split(".", 1)[0]]
+    with (
+        connections.connect(action.place) as database,
+        ledger.step(service, STEP, action=asdict(action)) as step,
+    ):
+        with database.transaction():
+            if action.kind == "empty":
+                changed = database.execute(
+                    _render(EMPTY, action), (list(action.rows), list(set(action.rows.values())))
+                )
+                step.detail["rows"] = [key for (key,) in changed]
+            else:
+                step.detail["rows"] = _restore(database, action)
+        if action.place != MONOLITH:
+            carry_over(database)
+    return step.id
+
+
+def _restore(database: Connection, action: Action) -> list[str]:
+    """Put rows back that are not there; whoever came in their place since stays."""
+    restored = []
+    for table, rows in action.rows.items():
+        relation = sql.Identifier(action.schema, table)
+        for key, row in rows.items():
+            done = database.execute(
+                sql.SQL(
+                    "insert into {} select (jsonb_populate_record(null::{}, %s)).*"
+                    " on conflict do nothing returning true"
+                ).format(relation, relation),
+                (Jsonb(row),),
+            ).fetchone()
+            if done:
+                restored.append(f"{table} {key}")
+    return restored
+
+
+def _remove(database: Connection, action: Action) -> list[str]:
+    """Delete restored rows again that are still as they were restored."""
+    removed = []
+    for table, rows in reversed(list(action.rows.items())):
+        relation = sql.Identifier(action.schema, table)
+        for key, row in rows.items():
+            done = database.execute(
+                sql.SQL(
+                    "delete from {} as one"
+                    " where one = jsonb_populate_record(null::{}, %s) returning true"
+                ).format(relation, relation),
+                (Jsonb(row),),
+            ).fetchone()
+            if done:
+                removed.append(f"{table} {key}")
+    return removed
+
+
+def _render(template: Any, action: Action) -> sql.Composed:
+    return sql.SQL(template).format(
+        table=sql.Identifier(action.schema, action.table),
+        column=sql.Identifier(action.column),
+        key=sql.Identifier(action.key),
+    )
+
+
+def _key(database: Connection, schema: str, table: str) -> str:
+    row = database.execute(
+        "select attname from pg_index"
+        " inner join pg_attribute on attrelid = indrelid and attnum = indkey[0]"
+        " where indrelid = to_regclass(%s) and indisprimary",
+        (f"{schema}.{table}",),
+    ).fetchone()
+    assert row is not None  # every service table has one
+    return str(row[0])
+
+
+@cache
+def _ownership() -> dict[tuple[str, str, str], tuple[str, str]]:
+    with (ROOT / "seeds" / "column_ownership.csv").open(newline="", encoding="utf-8") as file:
+        return {
+            (row["service"], row["service_table"], row["service_column"]): (
+                row["monolith_table"],
+                row["monolith_column"],
+            )
+            for row in csv.DictReader(file)
+            if row["total"] == "same"
+        }
+
+
+def _in_monolith(reference: Reference) -> tuple[str, str]:
+    return _ownership()[reference.service, reference.table, reference.column]
