@@ -26,10 +26,10 @@ from rich.table import Table
 
 from bench.following import SOON_SECONDS, Split, following, milliseconds, say, split
 from migration import screen
-from migration.ends import opened
+from migration.ends import Ends, opened
 from migration.report import history
 from migration.services import MONOLITH, ROOT
-from migration.sync import carry_over
+from migration.sync import Tick, carry_over
 from tests.runner.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
 
 CLIENTS = 4
@@ -107,6 +107,14 @@ def there_and_back(place: Place) -> None:
             place.moves[operation].append(move(place, operation, clients, old, new))
 
 
+def require_follower(ticks: Sequence[tuple[float, Tick]]) -> None:
+    """Wait for the follower's next look: it has to outlive a switch and a rollback."""
+    looks, deadline = len(ticks), time.monotonic() + PATIENCE_SECONDS
+    while len(ticks) == looks:
+        assert time.monotonic() < deadline, "The follower has ended."
+        time.sleep(SOON_SECONDS)
+
+
 def wait_for_writes(clients: Sequence[Client], database: str) -> None:
     """Wait until so many more have been accepted there."""
     enough = acknowledged(clients, lambda one: one.database == database) + WRITES
@@ -148,20 +156,31 @@ def last_steps(place: Place, operation: str) -> dict[str, float]:
     }
 
 
-def syncs_back(place: Place, runs: int) -> None:
-    """Switch for good, then time syncs of what was changed in the service's tables."""
-    place.runner("switch", place.split.service.role, "--no-backup")
-    with opened(place.split.service, place.split.connections) as ends:
-        for run in range(runs + 1):
-            picked = random.sample(range(1, place.split.last + 1), CHANGED)
-            ids = [f"c{hashlib.md5(f'following{i}'.encode()).hexdigest()[:24]}" for i in picked]
-            changed = ends.database.execute(CHANGE, (ids,)).rowcount
-            assert changed == CHANGED, changed
-            done = carry_over(ends.database)
-            assert done.rows == CHANGED, done
-            ends.way.arrive()
-            if run:  # the first of a connection has its plans to make
-                place.syncs.append(done.seconds)
+def measure_syncs_back(places: Sequence[Place], runs: int) -> None:
+    """Switch for good, then time syncs of what was changed in the service's tables, in turns."""
+    with ExitStack() as stack:
+        pairs = []
+        for place in places:
+            say(f"syncs back, of {place.split.rows:,}")
+            place.runner("switch", place.split.service.role, "--no-backup")
+            both = stack.enter_context(opened(place.split.service, place.split.connections))
+            pairs.append((place, both))
+            sync_back(place, both)  # the first of a connection has its plans to make
+        for _ in range(runs):
+            for place, ends in pairs:
+                place.syncs.append(sync_back(place, ends))
+
+
+def sync_back(place: Place, ends: Ends) -> float:
+    """Change some payments and carry them over into the mirror; give the seconds of that."""
+    picked = random.sample(range(1, place.split.last + 1), CHANGED)
+    ids = [f"c{hashlib.md5(f'following{i}'.encode()).hexdigest()[:24]}" for i in picked]
+    changed = ends.database.execute(CHANGE, (ids,)).rowcount
+    assert changed == CHANGED, changed
+    done = carry_over(ends.database)
+    assert done.rows == CHANGED, done
+    ends.way.arrive()
+    return done.seconds
 
 
 def wrong_rows(place: Place) -> list[str]:
@@ -230,15 +249,13 @@ def main() -> None:
             say("runner.py verify payments")
             places[-1].runner("verify", "payments")
         with ExitStack() as followers:
-            for place in places:
-                followers.enter_context(following(place.split, 0.5))
+            looks = [followers.enter_context(following(place.split, 0.5)) for place in places]
             for number in range(given.rounds):
-                for place in places:
+                for place, ticks in zip(places, looks, strict=True):
                     say(f"round {number + 1} of {place.split.rows:,}")
                     there_and_back(place)
-        for place in places:
-            say(f"syncs back, of {place.split.rows:,}")
-            syncs_back(place, given.rounds)
+                    require_follower(ticks)
+        measure_syncs_back(places, given.rounds)
         lines = [line for place in places for line in wrong_rows(place)]
     table = screen.table("what", ">figure", ">target")
     show(places, table)

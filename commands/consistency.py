@@ -196,8 +196,8 @@ def show_reconciled(done: Reconciled, names: tuple[str, ...]) -> None:
     for reference in done.helpless:
         out.print(
             f"{reference.service}.{reference.table}.{reference.column}: {reference.orphans:,}"
-            f" row(s) refer to what {reference.owner}.{reference.owner_table} does not have, and no copy"
-            " of it is kept: mend them by hand",
+            f" row(s) refer to what {reference.owner}.{reference.owner_table} does not have, and no"
+            " copy of it is kept: mend them by hand",
             markup=False,
             soft_wrap=True,
         )

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from commands import json_option, one_service, services_argument
 from migration import complete as completing
+from migration import repair as repairing
 from migration import report as reporting
 from migration import saga, screen, targets
 from migration import switch as switching
@@ -111,7 +112,7 @@ def switch(
 @no_backup
 @json_option
 def rollback(service: Service, max_pause: float, no_backup: bool, as_json: bool) -> None:
-    """Make the monolith the truth again, with every write that SERVICE has taken.
+    """Make the monolith the truth again, with all that SERVICE wrote.
 
     Readers that were moved with switch --reads are moved back by it, too.
     """
@@ -140,10 +141,10 @@ def rollback(service: Service, max_pause: float, no_backup: bool, as_json: bool)
 @no_backup
 @json_option
 def complete(service: Service, no_backup: bool, as_json: bool) -> None:
-    """End SERVICE's way back: its tables in the monolith are retired, never dropped.
+    """End SERVICE's way back, and retire its tables in the monolith.
 
-    They are dumped and moved to the schema blytz_hire_retired. Who shares columns of them gets
-    them from SERVICE's database from then on. There is no rollback after this.
+    They are dumped and moved to the schema blytz_hire_retired, never dropped. Who shares columns
+    of them gets them from SERVICE's database from then on. There is no rollback after this.
     """
     connections = resolve()
     with (
@@ -162,7 +163,7 @@ def complete(service: Service, no_backup: bool, as_json: bool) -> None:
 @one_service
 @json_option
 def abort(service: Service, as_json: bool) -> None:
-    """Remove all that was made for SERVICE anywhere, before it is switched.
+    """Remove all that was made for SERVICE, before it is switched.
 
     Its database, roles, publication, slot and subscription, and its gate in the monolith. The
     monolith's own tables are as they were.
@@ -210,13 +211,40 @@ def resume(as_json: bool) -> None:
 
 
 @click.command()
+@one_service
+@json_option
+def repair(service: Service, as_json: bool) -> None:
+    """Make anew what replication of a switched SERVICE has lost.
+
+    Each broken way gets a new slot, and what differs at its state is carried over. What is whole
+    is left alone.
+    """
+    connections = resolve()
+    with (
+        open_ledger(connections) as ledger,
+        screen.watching() as watcher,
+        watcher.step(f"{service.role}: repair") as step,
+    ):
+        done = repairing.repair(service, connections, ledger, step.say)
+        step.say(f"{len(done)} made anew")
+    if as_json:
+        screen.show_json({service.database: {one.way: one.rows for one in done}})
+        return
+    for one in done:
+        rows = ", ".join(f"{table} {count:,}" for table, count in one.rows.items())
+        out.print(f"{one.way} is made anew; rows that differed: {rows}", soft_wrap=True)
+    if not done:
+        out.print("Nothing is broken.")
+
+
+@click.command()
 @services_argument
 @click.option(
     "--last", type=click.IntRange(1), default=40, show_default=True, help="Steps to show."
 )
 @json_option
 def history(names: tuple[str, ...], last: int, as_json: bool) -> None:
-    """Show what was meant to happen to each SERVICE, and what did: the ledger."""
+    """Show the ledger: what was meant for each SERVICE, and done."""
     connections = resolve()
     steps = reporting.history(select(names), connections)[-last:]
     if as_json:

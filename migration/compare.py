@@ -151,6 +151,21 @@ def compare(
     return found
 
 
+def differing_keys(expected: Side, actual: Side, shape: Shape) -> Iterator[str]:
+    """Give the keys of rows that differ, or that one side lacks, as both are now.
+
+    Memory does not grow with the rows; each server sorts its own.
+
+    Args:
+        expected: the one side.
+        actual: the other.
+        shape: key and columns of both.
+    """
+    with _reader(expected, shape) as left, _reader(actual, shape) as right:
+        for key, _ in _merge(left.stream(0, [0]), right.stream(0, [0])):
+            yield key
+
+
 def _buckets(estimate: int) -> int:
     wanted = max(1, min(estimate // ROWS_PER_BUCKET, MOST_BUCKETS))
     return 1 << (wanted - 1).bit_length()

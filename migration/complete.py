@@ -142,12 +142,11 @@ def complete(
                 Step("hand over", hand_over),
                 Step("end way back", end_way_back),
                 Step("retire", retire),
-                Step("loosen", lambda: _loosen(ends)),
+                Step("loosen", lambda: _loosen(ends), enters=State.COMPLETED),
+                Step("end links", lambda: _end_links(ends, connections)),
             ],
             is_decided=lambda: True,
-            enters=State.COMPLETED,
         ).run(ledger, say, tables=owned)
-        _end_links(ends, ledger, connections)
         if service == read_through.owner_of_users():
             done.warnings += read_through.reconnect_all(connections, ledger)
     return done
@@ -216,7 +215,7 @@ def _loosen(ends: Ends) -> Mapping[str, Any]:
     return {"dropped": statements}
 
 
-def _end_links(ends: Ends, ledger: Ledger, connections: Connections) -> None:
+def _end_links(ends: Ends, connections: Connections) -> None:
     """Remove the ways from the monolith by which nothing comes any more; idempotent."""
     for one in {ends.service, *feed.consumers(ends.service)}:
         if not feed.needs_monolith(ends.monolith, one):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from migration.connections import Connections, describe
+from migration.connections import Connections, describe, explained
 from migration.errors import NotReady
 from migration.feed import consumers
 from migration.ledger import state
@@ -35,8 +36,7 @@ def bounds(service: Service, connections: Connections) -> tuple[int, int]:
     Raises:
         NotReady: the service has no inbox.
     """
-    with connections.connect(service.database) as database:
-        _require_inbox(service, connections, database)
+    with _inbox(service, connections) as database:
         row = database.execute(
             sql.SQL(
                 "select events_removed_to,"
@@ -59,9 +59,9 @@ def read(service: Service, connections: Connections, since: int) -> Iterator[Num
     Raises:
         Gone: some of them are older than what is kept.
         NotReady: the service has no inbox.
+        ConnectionFailed: its database can't be reached, or no longer.
     """
-    with connections.connect(service.database) as database:
-        _require_inbox(service, connections, database)
+    with _inbox(service, connections) as database:
         yield from _read(database, service, since)
 
 
@@ -69,8 +69,7 @@ def follow(
     service: Service, connections: Connections, since: int, stop: Event
 ) -> Iterator[Numbered]:
     """Give the events behind a sequence as they come, until told to stop; see `read`."""
-    with connections.connect(service.database) as database:
-        _require_inbox(service, connections, database)
+    with _inbox(service, connections) as database:
         database.execute(f"listen {CHANNEL}")
         while not stop.is_set():
             for sequence, event in _read(database, service, since):
@@ -82,8 +81,7 @@ def follow(
 
 def keep(service: Service, connections: Connections, how_long: timedelta) -> None:
     """Set how long a service's events are kept; those that are older go when others come."""
-    with connections.connect(service.database) as database:
-        _require_inbox(service, connections, database)
+    with _inbox(service, connections) as database:
         database.execute("update split.service set keep_events = %s", (how_long,))
 
 
@@ -104,6 +102,20 @@ def _read(database: psycopg.Connection[Any], service: Service, since: int) -> It
             yield since, event
         if len(rows) < BATCH:
             return
+
+
+@contextmanager
+def _inbox(
+    service: Service, connections: Connections
+) -> Iterator[psycopg.Connection[Any]]:
+    """Connect to the database of a service that has an inbox."""
+    url = connections.urls[service.database]
+    with (
+        connections.connect(service.database) as database,
+        explained(url, service.database, database),
+    ):
+        _require_inbox(service, connections, database)
+        yield database
 
 
 def _require_inbox(

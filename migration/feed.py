@@ -54,10 +54,7 @@ class Feed(Link):
     @property
     def mended_by(self) -> str:
         """What mends a way that has lost a part."""
-        return (
-            f"Copy {', '.join(shared(self.owner, self.service))} anew from the mirror in"
-            f" {self.owner.database}, behind a new slot: see docs/complete.md"
-        )
+        return f"runner.py repair {self.service.role}"
 
 
 def shared(owner: Service, consumer: Service) -> dict[str, tuple[str, ...]]:

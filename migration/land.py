@@ -249,7 +249,7 @@ def _copy(
     service, database = link.service, link.database
     replication.publish(link.monolith, service, tables)
     live = _create_mirror(link, tables)
-    with replication.exported_snapshot(connections, service) as snapshot:
+    with replication.exported_snapshot(connections, service.replication) as snapshot:
         copied = snapshot_copy.copy(
             lambda: connections.connect(MONOLITH),
             lambda: connections.connect(service.database),

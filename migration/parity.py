@@ -5,20 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
-from migration import catalog, dbt
+from migration import catalog, dbt, feed
 from migration.connections import Connections
 from migration.errors import BuildFailed, DataDiffers
-from migration.services import Service
+from migration.ledger import State, state
+from migration.services import MONOLITH, SERVICES_BY_NAME, Service
 from migration.sync import arrive, carry_over, ready
 
 SAMPLES = 5
 AT_ONCE = 2
+
+NOTE = """
+    create temporary table {note} as select {key} as key, {column} as value from {orphans}
+"""
+FORGET = """
+    delete from {orphans} as found
+    where not exists (
+        select from {note} as note where note.key = found.{key} and note.value = found.{column}
+    )
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +77,8 @@ def parity(
 
     The databases are first brought to where the truth stood at one moment, and the tagged dbt tests
     are run in each. What seems to lead nowhere, though it had a key, is looked at again after
-    another such moment: on a living system a row may just be on its way.
+    another such moment: on a living system a row may just be on its way. Those rows are orphans
+    that were found both times.
 
     Args:
         services: services that have been built.
@@ -81,13 +95,12 @@ def parity(
     _bring_to_one_cut(services, connections)
     first = _run_all(services, connections, {service: ["tag:parity"] for service in services})
     suspects = {
-        service: [name for name, one in found.items() if one.orphans and one.had_key]
+        service: {name: one for name, one in found.items() if one.orphans and one.had_key}
         for service, found in first.items()
     }
-    suspects = {service: names for service, names in suspects.items() if names}
+    suspects = {service: found for service, found in suspects.items() if found}
     if suspects:
-        _bring_to_one_cut(services, connections)
-        for service, found in _run_all(list(suspects), connections, suspects).items():
+        for service, found in _look_again(suspects, connections).items():
             first[service].update(found)
     references = []
     for service in services:
@@ -110,11 +123,74 @@ def difference(found: Parity) -> DataDiffers | None:
 
 
 def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> None:
-    """Bring all to a moment later than now: what was true before it can be judged."""
+    """Bring all to a moment later than now: what was true before it can be judged.
+
+    What a switched owner has written comes by way of the monolith, so that goes first.
+    """
+    owners = {owner for service in services for owner in feed.owners(service)}
+    with connections.connect(MONOLITH) as monolith:
+        switched = [
+            one
+            for one in SERVICES_BY_NAME.values()
+            if one in owners and state(monolith, one) is State.SWITCHED
+        ]
+    for service in switched:
+        with ready(service, connections) as route:
+            carry_over(route.database)
+            if route.back:
+                route.back.arrive()
     for service in services:
         with ready(service, connections) as route:
             arrive(route)
             carry_over(route.database)
+
+
+def _look_again(
+    suspects: dict[Service, dict[str, Reference]], connections: Connections
+) -> dict[Service, dict[str, Reference]]:
+    """Follow references once more, at another cut; only what is found both times is an orphan."""
+    with ExitStack() as stack:
+        databases = {
+            service: stack.enter_context(connections.connect(service.database))
+            for service in suspects
+        }
+        for service, found in suspects.items():
+            for one in found.values():
+                databases[service].execute(_render(NOTE, one, databases[service]))
+        _bring_to_one_cut(list(suspects), connections)
+        again = _run_all(
+            list(suspects), connections, {service: list(found) for service, found in suspects.items()}
+        )
+        for service, found in again.items():
+            for name, one in found.items():
+                if one.orphans:
+                    forgotten = databases[service].execute(
+                        _render(FORGET, one, databases[service])
+                    )
+                    found[name] = replace(one, orphans=one.orphans - forgotten.rowcount)
+    return again
+
+
+def _render(template: Any, one: Reference, database: psycopg.Connection[Any]) -> sql.Composed:
+    schema, table = one.stored_in.split(".", 1)
+    return sql.SQL(template).format(
+        note=sql.Identifier("pg_temp", table),
+        orphans=sql.Identifier(schema, table),
+        key=sql.Identifier(key_of(database, one)),
+        column=sql.Identifier(one.column),
+    )
+
+
+def key_of(database: psycopg.Connection[Any], one: Reference) -> str:
+    """Name the column that is the referring table's key."""
+    row = database.execute(
+        "select attname from pg_index"
+        " inner join pg_attribute on attrelid = indrelid and attnum = indkey[0]"
+        " where indrelid = to_regclass(%s) and indisprimary",
+        (f"{one.service}.{one.table}",),
+    ).fetchone()
+    assert row is not None  # every service table has one
+    return str(row[0])
 
 
 def _run_all(

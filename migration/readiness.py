@@ -28,7 +28,7 @@ SAMPLES = 3
 # transactions have no process. Who only reads is in nobody's way.
 LONG_TRANSACTIONS = """
     select distinct
-        coalesce(activity.pid::text, 'prepared transaction'),
+        coalesce(lock.pid::text, 'prepared transaction'),
         lock.relation::regclass::text,
         coalesce(extract(epoch from clock_timestamp() - activity.xact_start)::integer, 0)
     from pg_locks as lock
@@ -41,7 +41,10 @@ LONG_TRANSACTIONS = """
         and lock.mode not in ('AccessShareLock', 'RowShareLock')
         and activity.backend_type is distinct from 'autovacuum worker'
         and activity.backend_type is distinct from 'logical replication apply worker'
-        and coalesce(clock_timestamp() - activity.xact_start > make_interval(secs => %s), true)
+        and (
+            lock.pid is null
+            or clock_timestamp() - activity.xact_start > make_interval(secs => %s)
+        )
 """
 
 

@@ -1,9 +1,9 @@
 """What cascades did between services: finds dependants that an owner's deletion has left behind.
 
 Within the monolith a foreign key refused such a deletion, or emptied the column that referred.
-Across databases nobody does, at once; here the same is done afterwards, as compensation. What was to be
-refused is taken back: the owner's row returns as it was. What was to be emptied is emptied. Users
-keep a tombstone, so what refers to them leads somewhere.
+Across databases nobody does, at once; here the same is done afterwards, as compensation. What was
+to be refused is taken back: the owner's row returns as it was. What was to be emptied is emptied.
+Users keep a tombstone, so what refers to them leads somewhere.
 
 Each action is an entry of the ledger with all that undoing it takes, recorded before it is done.
 """
@@ -23,7 +23,7 @@ from psycopg.types.json import Jsonb
 from migration.connections import Connections, describe
 from migration.errors import NotReady
 from migration.ledger import Ledger, State
-from migration.parity import Parity, Reference, parity
+from migration.parity import Parity, Reference, key_of, parity
 from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, SERVICES_BY_NAME, Service
 from migration.sync import carry_over
 
@@ -154,7 +154,7 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
 def _plan(
     broken: Sequence[Reference], connections: Connections, ledger: Ledger
 ) -> tuple[list[Action], list[Reference]]:
-    """Plan what makes up for each reference; what is restored for one need not be emptied for another.
+    """Plan what makes up for each reference; what is restored for one is not emptied for another.
 
     A deletion that one key would have refused never would have emptied what another refers by.
     """
@@ -184,7 +184,7 @@ def _orphans(reference: Reference, connections: Connections) -> tuple[str, dict[
     """Give the referring table's key, and by it what each row refers to that is not there."""
     schema, audit = reference.stored_in.split(".", 1)
     with connections.connect(reference.service) as database:
-        key = _key(database, reference.service, reference.table)
+        key = key_of(database, reference)
         query = sql.SQL(ORPHANS).format(
             key=sql.Identifier(key),
             column=sql.Identifier(reference.column),
@@ -290,17 +290,6 @@ def _render(template: Any, action: Action) -> sql.Composed:
         column=sql.Identifier(action.column),
         key=sql.Identifier(action.key),
     )
-
-
-def _key(database: Connection, schema: str, table: str) -> str:
-    row = database.execute(
-        "select attname from pg_index"
-        " inner join pg_attribute on attrelid = indrelid and attnum = indkey[0]"
-        " where indrelid = to_regclass(%s) and indisprimary",
-        (f"{schema}.{table}",),
-    ).fetchone()
-    assert row is not None  # every service table has one
-    return str(row[0])
 
 
 @cache

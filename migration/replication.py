@@ -21,6 +21,7 @@ from psycopg.rows import class_row
 
 from migration.connections import Connections, conninfo, describe
 from migration.errors import NotReady
+from migration.ledger import State, state
 from migration.services import MIRROR_SCHEMA, MONOLITH, Service
 
 Connection = psycopg.Connection[Any]
@@ -66,30 +67,31 @@ def listed(tables: Mapping[str, tuple[str, ...]]) -> sql.Composed:
 
 
 @contextmanager
-def exported_snapshot(connections: Connections, service: Service) -> Iterator[str]:
-    """Create the slot and hold its snapshot open for the block.
+def exported_snapshot(connections: Connections, slot: str, source: str = MONOLITH) -> Iterator[str]:
+    """Create a slot and hold its snapshot open for the block.
 
     The server waits for every transaction that was open before; a timer turns an endless wait
     into a message. See CREATE_REPLICATION_SLOT in PostgreSQL's streaming replication protocol.
 
     Args:
-        connections: where the monolith is.
-        service: the service, which has no slot yet.
+        connections: where the source is.
+        slot: the slot's name, which is free.
+        source: the database that it follows.
 
     Yields:
-        The snapshot's name: the state of the monolith from which the slot goes on.
+        The snapshot's name: the state of the source from which the slot goes on.
 
     Raises:
         NotReady: an old transaction holds the slot back, or the server refuses it.
     """
-    with connections.connect(MONOLITH, replication="database") as walsender:
-        slot = service.replication
+    where = describe(connections.urls[source])
+    with connections.connect(source, replication="database") as walsender:
         command = f"CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput (SNAPSHOT 'export')"
         with ThreadPoolExecutor(1) as waiter:
             future = waiter.submit(walsender.pgconn.exec_, command.encode())
             try:
                 started = bool(wait([future], timeout=SLOT_TIMEOUT_SECONDS).done)
-                oldest = "" if started else _oldest_transaction(connections)
+                oldest = "" if started else _oldest_transaction(connections, source)
             finally:  # on Ctrl-C too: the waiter ends only when the server answers
                 if not future.done():
                     walsender.pgconn.get_cancel().cancel()
@@ -97,15 +99,15 @@ def exported_snapshot(connections: Connections, service: Service) -> Iterator[st
             if not started:
                 raise NotReady(
                     f"The slot could not start within {SLOT_TIMEOUT_SECONDS} seconds:"
-                    f" the monolith has a transaction open since {oldest}.",
-                    where=describe(connections.urls[MONOLITH]),
+                    f" its server has a transaction open since {oldest}.",
+                    where=where,
                     mend="Wait for it, or end it: select pg_terminate_backend(PID);",
                 )
             result = future.result()
         if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
             raise NotReady(
                 f"The slot could not be created: {result.error_message.decode().strip()}",
-                where=describe(connections.urls[MONOLITH]),
+                where=where,
                 mend="select * from pg_replication_slots;",
             )
         snapshot = result.get_value(0, 2)
@@ -113,9 +115,9 @@ def exported_snapshot(connections: Connections, service: Service) -> Iterator[st
         yield snapshot.decode()
 
 
-def _oldest_transaction(connections: Connections) -> str:
-    with connections.connect(MONOLITH) as monolith:
-        row = monolith.execute(
+def _oldest_transaction(connections: Connections, source: str) -> str:
+    with connections.connect(source) as server:
+        row = server.execute(
             "select format('%s (process %s)', xact_start::timestamptz(0), pid)"
             " from pg_stat_activity where xact_start is not null and pid <> pg_backend_pid()"
             " and backend_type = 'client backend' order by xact_start limit 1"
@@ -242,6 +244,8 @@ class Link:
     @property
     def mended_by(self) -> str:
         """What mends a way that has lost a part."""
+        if state(self.monolith, self.service).reached(State.SWITCHED):
+            return f"runner.py repair {self.service.role}"
         return (
             f"runner.py land {self.service.role} --again\n"
             "It copies the mirror anew. The service's tables stay; the next build compares them."

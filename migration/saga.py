@@ -29,12 +29,14 @@ class Step:
     """A step: what it does, and what takes it back as long as nothing is decided.
 
     `do` returns what the ledger is to keep. `undo` may be called whether or not `do` has begun.
+    `enters` is the state that the service is in once the step is done.
     """
 
     name: str
     do: Callable[[], Mapping[str, Any] | None]
     undo: Callable[[], None] | None = None
     undone_by: str = ""
+    enters: State | None = None
 
 
 class Unfinished(NotReady):
@@ -73,7 +75,9 @@ class Saga:
                 begun.append(step)
                 on_step(step.name)
                 try:
-                    with self._recorded(ledger, step.name, undone_by=step.undone_by) as entry:
+                    with self._recorded(
+                        ledger, step.name, enters=step.enters, undone_by=step.undone_by
+                    ) as entry:
                         entry.detail.update(step.do() or {})
                 except BaseException as error:
                     whole.detail["unfinished"] = True

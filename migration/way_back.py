@@ -64,10 +64,7 @@ class WayBack(Link):
     @property
     def mended_by(self) -> str:
         """What mends a way that has lost a part."""
-        return (
-            f"runner.py repair {self.service.role}\n"
-            "It makes the way anew and carries over every row that differs by then."
-        )
+        return f"runner.py repair {self.service.role}"
 
 
 def published(connection: Connection, name: str) -> set[str]:

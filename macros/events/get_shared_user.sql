@@ -13,7 +13,8 @@
 
     The owner is asked with the model's own SQL over foreign tables (schema `owner`, made by the
     runner), restricted to the id, which postgres_fdw sends along. Hits and misses are counted by
-    sequences: these take no lock and outlive a rollback.
+    sequences: these take no lock and outlive a rollback. In a read-only transaction nothing is
+    counted and nothing kept; the answer is the same. An owner who does not answer in time is down.
 #}
 {% macro get_shared_user(shared_users, sql) %}
     {% set schema = shared_users.schema %}
@@ -36,25 +37,32 @@
     declare
         shared {{ shared_users }};
         reason text;
+        is_read_only boolean := current_setting('transaction_read_only')::boolean;
     begin
         select * into shared from {{ shared_users }} where id = user_id;
         if found then
-            perform nextval('split.user_cache_hits');
+            if not is_read_only then
+                perform nextval('split.user_cache_hits');
+            end if;
             return shared;
         end if;
         select {{ quoted(model.columns) }} into shared from split.fetched_users
         where id = user_id and fetched_at > clock_timestamp() - interval '1 minute';
         if found then
-            perform nextval('split.user_cache_hits');
+            if not is_read_only then
+                perform nextval('split.user_cache_hits');
+            end if;
             return shared;
         end if;
-        perform nextval('split.user_cache_misses');
+        if not is_read_only then
+            perform nextval('split.user_cache_misses');
+        end if;
         begin
             select {{ quoted(model.columns, 'found') }} into shared
             from ({{ sql | replace('"blytz_hire".', 'owner.') }}) as found
             where found.id = user_id;
         exception
-            when others then
+            when query_canceled or others then
                 reason := sqlerrm;
         end;
         if reason is not null then
@@ -66,6 +74,8 @@
         end if;
         if shared.id is null then
             return null;
+        elsif is_read_only then
+            return shared;
         end if;
         insert into split.fetched_users ({{ quoted(model.columns) }})
         values ({{ quoted(model.columns, '(shared)') }})

@@ -6,6 +6,7 @@
     | split.capture_SCHEMA_TABLE() | records the keys that the reverse models follow                  |
     | split.prepare_switch(login)  | puts the triggers on the tables, and lets the login write them    |
     | split.refuse_followed(owned) | refuses a row that goes on following another service's           |
+    | split.refuse_new_key(key)    | refuses another key for a row that other services refer to by it |
 
     The triggers are made by the switch, not before: until then nobody writes these tables. What
     split.sync() itself writes is not recorded, so nothing echoes. Idempotent; a trigger waits for
@@ -47,6 +48,22 @@
                 tg_table_schema, tg_table_name
             ),
             hint = format('Rows that may be written here: %s.', tg_argv[0]);
+    end
+    $refuse$;
+
+    create or replace function split.refuse_new_key()
+    returns trigger
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $refuse$
+    begin
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format(
+                'Other services may refer to this row of %I.%I by its %I, which stays as it is.',
+                tg_table_schema, tg_table_name, tg_argv[0]
+            ),
+            hint = 'Insert another row, let those who refer to this one refer to that, and delete this one then.';
     end
     $refuse$;
 
@@ -93,6 +110,16 @@
                 );
             end if;
         end loop;
+
+        {% for table, key in keeps.items() %}
+            if not exists (
+                select from pg_trigger where tgrelid = '{{ table }}'::regclass and tgname = 'split_refuse_new_key'
+            ) then
+                create trigger split_refuse_new_key before update on {{ table }}
+                for each row when (old.{{ key }} is distinct from new.{{ key }})
+                execute function split.refuse_new_key('{{ key }}');
+            end if;
+        {% endfor %}
     end
     $prepare$;
 {% endmacro %}

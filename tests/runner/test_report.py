@@ -12,6 +12,7 @@ import pytest
 
 from migration.errors import NotReady
 from migration.ledger import State
+from migration.pages import ticks
 from migration.pages.account import page
 from migration.report import Account, Operation, Report, Step
 from migration.services import SERVICES_BY_NAME
@@ -287,3 +288,13 @@ def test_parts_of_a_switch_are_left_out_of_the_last_stretch_of_work() -> None:
     assert [one.step for one in report_of(*steps).latest()] == ["switch"]
     latest = report_of(*steps).accounts[0].latest
     assert latest is not None and latest.step == "switch"
+
+
+def test_a_pause_of_milliseconds_has_a_scale_of_milliseconds() -> None:
+    assert [said for _, said in ticks(100.0, 100.048)] == [
+        "0 ms",
+        "10 ms",
+        "20 ms",
+        "30 ms",
+        "40 ms",
+    ]

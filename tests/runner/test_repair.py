@@ -1,0 +1,149 @@
+"""Ways that have lost a part after a switch: made anew, with what differs carried over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.runner.conftest import Server, Split, make_split
+
+OWNED = ("payments", "reviews")
+
+
+@pytest.fixture(scope="module")
+def switched(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Split]:
+    """Give a monolith whose payments have moved to payments_db."""
+    folder = tmp_path_factory.mktemp("switched")
+    for split in make_split(server, folder, tmp_path_factory.getbasetemp() / "dbt"):
+        for command in (["run"], ["verify"], ["switch", "--no-backup"]):
+            ran = split.runner(command[0], "payments", *command[1:])
+            assert ran.returncode == 0, ran.stderr
+        yield split
+
+
+def drop_slot(split: Split, name: str) -> None:
+    """Lose a slot as an operator does who needs its disk."""
+    split.server.execute(
+        f"select pg_terminate_backend(active_pid) from pg_replication_slots"
+        f" where slot_name = '{name}' and active"
+    )
+    for _ in range(100):
+        left = split.server.execute(
+            f"select pg_drop_replication_slot(slot_name) from pg_replication_slots"
+            f" where slot_name = '{name}' and not active"
+        )
+        if left:
+            return
+        split.server.execute("select pg_sleep(0.05)")
+    pytest.fail(f"{name} stayed in use")
+
+
+def assert_alike(split: Split) -> None:
+    """Compare the monolith's tables with the mirror's, row by row."""
+    with split.monolith() as monolith, split.service("payments_db") as database:
+        for table in OWNED:
+            query = f"select md5(t::text) from blytz_hire.{table} as t order by 1"
+            assert monolith.execute(query).fetchall() == database.execute(query).fetchall(), table
+
+
+def test_a_way_back_that_lost_its_slot_is_named_and_made_anew(switched: Split) -> None:
+    drop_slot(switched, "split_payments_db_back")
+    with switched.service("payments_db") as database:
+        # What nothing carries any more: an update, a delete, an insert.
+        database.execute(
+            "update payments_db.payments set status = 'in the gap' where id in"
+            " (select id from payments_db.payments order by id limit 3)"
+        )
+        database.execute(
+            "delete from payments_db.reviews where id = (select max(id) from payments_db.reviews)"
+        )
+        database.execute(
+            'insert into payments_db.reviews select (jsonb_populate_record(r, \'{"id": "new"}\')).*'
+            " from (select r from payments_db.reviews as r order by id limit 1) as one"
+        )
+    ran = switched.runner("sync", "payments")
+    assert ran.returncode == 4
+    assert "The slot split_payments_db_back is gone from payments_db" in ran.stderr
+    assert "runner.py repair payments" in ran.stderr
+
+    ran = switched.runner("repair", "payments", "--json")
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout)["payments_db"]
+    assert rows == {"split_payments_db_back": {"payments": 0, "reviews": 0}}
+    ran = switched.runner("sync", "payments")
+    assert ran.returncode == 0, ran.stderr
+    assert_alike(switched)
+
+
+def test_what_differs_when_a_way_is_made_anew_is_carried_over(switched: Split) -> None:
+    drop_slot(switched, "split_payments_db_back")
+    with switched.service("payments_db") as database:
+        database.execute(
+            "update payments_db.payments set status = 'synced' where id in"
+            " (select id from payments_db.payments order by id limit 3)"
+        )
+        database.execute(
+            "delete from payments_db.reviews where id = (select min(id) from payments_db.reviews)"
+        )
+        with database.transaction():
+            database.execute("set transaction isolation level repeatable read")
+            database.execute("lock table split.turn in exclusive mode")
+            database.execute("select * from split.sync()")
+    ran = switched.runner("repair", "payments", "--json")
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout)["payments_db"]
+    assert rows == {"split_payments_db_back": {"payments": 3, "reviews": 1}}
+    assert_alike(switched)
+
+
+def test_a_switched_service_whose_slot_in_the_monolith_is_lost_follows_again(
+    switched: Split,
+) -> None:
+    drop_slot(switched, "split_payments_db")
+    with switched.monolith() as monolith:
+        monolith.execute(
+            "update blytz_hire.users set email = 'gap-' || email where id in"
+            " (select id from blytz_hire.users order by id limit 2)"
+        )
+    ran = switched.runner("sync", "payments")
+    assert ran.returncode == 4
+    assert "The slot split_payments_db is gone from the monolith" in ran.stderr
+    assert "runner.py repair payments" in ran.stderr
+    ran = switched.runner("repair", "payments")
+    assert ran.returncode == 0, ran.stderr
+    assert "users 2" in ran.stdout
+    assert switched.runner("sync", "payments").returncode == 0
+    with switched.service("payments_db") as database:
+        row = database.execute(
+            "select count(*) from payments_db.shared_users where email like 'gap-%'"
+        ).fetchone()
+    assert row == (2,)
+
+    ran = switched.runner("rollback", "payments", "--no-backup")
+    assert ran.returncode == 0, ran.stderr
+    with switched.monolith() as monolith:
+        monolith.execute(
+            "update blytz_hire.payments set status = 'after' where id ="
+            " (select min(id) from blytz_hire.payments)"
+        )
+    assert switched.runner("sync", "payments").returncode == 0
+    with switched.service("payments_db") as database:
+        row = database.execute(
+            "select count(*) from payments_db.payments where status = 'after'"
+        ).fetchone()
+    assert row == (1,)
+
+
+def test_what_is_whole_is_left_alone_and_what_is_not_switched_is_refused(switched: Split) -> None:
+    refused = switched.runner("repair", "payments")  # rolled back by the test before
+    assert refused.returncode == 4
+    assert "land payments --again" in refused.stderr
+    ran = switched.runner("verify", "payments")
+    assert ran.returncode == 0, ran.stderr
+    ran = switched.runner("switch", "payments", "--no-backup")
+    assert ran.returncode == 0, ran.stderr
+    ran = switched.runner("repair", "payments")
+    assert ran.returncode == 0, ran.stderr
+    assert "Nothing is broken." in ran.stdout
