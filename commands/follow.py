@@ -172,6 +172,13 @@ def show_status(found: Sequence[Status]) -> None:
             out.print(f"  {one.service.role}: {told_back(one)}", soft_wrap=True)
         elif one.reads_at == "service" and one.writes_at == "monolith":
             out.print(f"  {one.service.role}: reads from its own database, writes to the monolith")
+    for one in found:
+        if one.user_cache_hits is not None:
+            out.print(
+                f"  {one.service.role}: shared users looked up: {one.user_cache_hits:,} known,"
+                f" {one.user_cache_misses:,} asked of their owner",
+                soft_wrap=True,
+            )
     if any(one.rows for one in found):
         out.print("Rows, as the planner estimates them:")
     for one in found:

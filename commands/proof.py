@@ -153,6 +153,7 @@ def verified_as_data(verified: Verified) -> dict[str, Any]:
         "proven": verified.proven,
         "seconds": round(verified.seconds, 3),
         "proven_by_a_run_cut_short": verified.earlier,
+        "passed_over": verified.passed_over,
         "tables": {
             name: {"identical": found.identical, **asdict(found)}
             for name, found in verified.tables.items()
@@ -178,27 +179,46 @@ def show_verified(verified: list[Verified], *, thrown_away: bool = False) -> Non
     for one in verified:
         for name, found in one.tables.items():
             if not found.proven:
-                _show_differences(f"{one.service.database}.{name}", found)
+                qualified = name if "." in name else f"{one.service.database}.{name}"
+                _show_differences(qualified, found)
     for one in verified:
         if one.earlier:
             out.print(
                 f"note: {one.service.role}: a verification that was cut short had proven"
                 f" {', '.join(one.earlier)} already; they were not compared again."
             )
-    differing = [one.service.role for one in verified if _differs(one)]
+        if one.passed_over:
+            out.print(
+                f"note: {one.service.role}: {', '.join(one.passed_over)} can't be compared, since"
+                " what they come from is in several databases by now; they follow all the same."
+            )
+    differing = [one for one in verified if _differs(one)]
     unsettled = [one.service.role for one in verified if not one.proven and not _differs(one)]
     if differing and thrown_away:
         out.print("[bold red]Not proven.[/] The rows named differ from what the monolith yields.")
     elif differing:
         out.print("[bold red]Not proven.[/] Nothing was changed; what copies and compares anew is:")
-        for role in differing:
+        for one in differing:
+            role = one.service.role
+            if one.is_switched:
+                out.print(f"  ./runner.py repair {role} --anew")
+                out.print(f"  ./runner.py verify {role}")
+                continue
             out.print(f"  ./runner.py land {role} --again && ./runner.py run {role}")
             out.print(f"  ./runner.py verify {role}")
     elif unsettled:
         out.print("Not proven: verify again when the rows named above are at rest.")
     else:
         total = sum(found.rows for one in verified for found in one.tables.values())
-        out.print(f"[green]Proven:[/] {total:,} rows are what the monolith yields.")
+        out.print(f"[green]Proven:[/] {total:,} rows are what {_truth(verified)}.")
+
+
+def _truth(verified: list[Verified]) -> str:
+    """Name who was right in a comparison."""
+    switched = {one.is_switched for one in verified}
+    if switched == {False}:
+        return "the monolith yields"
+    return "the services yield" if switched == {True} else "their owners yield"
 
 
 def _differs(verified: Verified) -> bool:

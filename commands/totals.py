@@ -44,10 +44,13 @@ def totals(names: tuple[str, ...], as_json: bool) -> None:
     """Compare each SERVICE's totals with the monolith's, column by column.
 
     Counts, checksums, sums and bounds, formed from seeds/column_ownership.csv and not from the
-    models. Without a name it is every service that has been built. Exits with 9 if any differs.
+    models. Without a name it is every service that follows the monolith. Exits with 9 if any
+    differs.
     """
     connections = resolve()
-    services = select(names) if names else syncing.built(connections)
+    services = (
+        select(names) if names else totalling.following(syncing.built(connections), connections)
+    )
     found: list[Totals] = []
     with open_ledger(connections) as ledger, screen.watching() as watcher:
         for service in services:

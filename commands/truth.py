@@ -212,8 +212,9 @@ def resume(as_json: bool) -> None:
 
 @click.command()
 @one_service
+@click.option("--anew", is_flag=True, help="Those that are whole, too: compare all rows.")
 @json_option
-def repair(service: Service, as_json: bool) -> None:
+def repair(service: Service, anew: bool, as_json: bool) -> None:
     """Make anew what replication of a switched SERVICE has lost.
 
     Each broken way gets a new slot, and what differs at its state is carried over. What is whole
@@ -225,7 +226,7 @@ def repair(service: Service, as_json: bool) -> None:
         screen.watching() as watcher,
         watcher.step(f"{service.role}: repair") as step,
     ):
-        done = repairing.repair(service, connections, ledger, step.say)
+        done = repairing.repair(service, connections, ledger, step.say, anew=anew)
         step.say(f"{len(done)} made anew")
     if as_json:
         screen.show_json({service.database: {one.way: one.rows for one in done}})
@@ -278,7 +279,7 @@ def show_moved(moved: Moved, as_json: bool) -> None:
     if as_json:
         screen.show_json(_as_data(moved))
         return
-    truth = moved.service.database if moved.operation == "switch" else "the monolith"
+    truth = moved.service.database if moved.operation == "switch" else "The monolith"
     out.print(f"[bold]{truth}[/] is the truth for {moved.service.holds} now.")
     if moved.paused_seconds is not None and moved.closed_at and moved.opened_at:
         out.print(

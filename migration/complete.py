@@ -10,21 +10,23 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg import errors, sql
 
-from migration import catalog, feed, provision, read_through, readiness, targets
+from migration import catalog, feed, preflight, provision, read_through, readiness, targets
 from migration.backup import Backup, backup
 from migration.connections import Connections, describe
 from migration.ends import Ends, opened
 from migration.errors import ConnectionFailed, NotReady
 from migration.gate import Gate
 from migration.ledger import Ledger, State
-from migration.replication import Link
+from migration.replication import Connection, Link
 from migration.saga import Saga, Step, require_finished, unfinished
 from migration.services import MIRROR_SCHEMA, MONOLITH, Service
 from migration.sync import carry_over
+
+Found = TypeVar("Found")
 
 RETIRED_SCHEMA = f"{MIRROR_SCHEMA}_retired"
 LOCK_TIMEOUT = "1s"
@@ -161,6 +163,12 @@ def _require_consumers(found: readiness.Readiness, ends: Ends, ledger: Ledger) -
                 " could not land any more",
                 f"runner.py run {consumer.role}",
             )
+            continue
+        with ends.connections.connect(consumer.database) as database:
+            try:
+                preflight.feed(ends.database, database, ends.service, consumer)
+            except NotReady as error:
+                found.add(error.what, error.mend)
 
 
 def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
@@ -174,45 +182,56 @@ def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
     tables: list[str] = row[0] if row else []
     if not tables:
         return owned, []
-    for attempt in range(TRIES):
-        try:
-            with monolith.transaction():
-                monolith.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
-                monolith.execute(
-                    sql.SQL("create schema if not exists {}").format(sql.Identifier(RETIRED_SCHEMA))
+
+    def retire() -> list[str]:
+        monolith.execute(
+            sql.SQL("create schema if not exists {}").format(sql.Identifier(RETIRED_SCHEMA))
+        )
+        ends.monolith_gate.remove()
+        qualified = [f"{MIRROR_SCHEMA}.{name}" for name in tables]
+        keys = monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
+        for _, statement in keys:
+            monolith.execute(statement)
+        for name in tables:
+            monolith.execute(
+                sql.SQL("alter table {} set schema {}").format(
+                    sql.Identifier(MIRROR_SCHEMA, name), sql.Identifier(RETIRED_SCHEMA)
                 )
-                ends.monolith_gate.remove()
-                qualified = [f"{MIRROR_SCHEMA}.{name}" for name in tables]
-                keys = monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
-                for _, statement in keys:
-                    monolith.execute(statement)
-                for name in tables:
-                    monolith.execute(
-                        sql.SQL("alter table {} set schema {}").format(
-                            sql.Identifier(MIRROR_SCHEMA, name), sql.Identifier(RETIRED_SCHEMA)
-                        )
-                    )
-            return owned, [definition for definition, _ in keys]
-        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-            if attempt == TRIES - 1:
-                raise NotReady(
-                    f"Somebody reads or writes {', '.join(tables)}, or what refers to them, without"
-                    f" a pause: {str(error).strip()}",
-                    where=describe(monolith.info.dsn),
-                    mend="Wait for them, or end them, then: runner.py resume",
-                ) from error
-            time.sleep(0.2)
-    raise AssertionError("the last attempt returns or raises")
+            )
+        return [definition for definition, _ in keys]
+
+    return owned, _locking(monolith, ", ".join(tables), retire)
 
 
 def _loosen(ends: Ends) -> Mapping[str, Any]:
     """Drop the checks that only kept a service's rows within what the monolith can hold."""
     statements = [row[0] for row in ends.database.execute(CHECKS, (ends.service.database,))]
-    with ends.database.transaction():
-        ends.database.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+
+    def drop() -> None:
         for statement in statements:
             ends.database.execute(statement)
+
+    _locking(ends.database, ", ".join(ends.service_gate.tables), drop)
     return {"dropped": statements}
+
+
+def _locking(database: Connection, what: str, change: Callable[[], Found]) -> Found:
+    """Change definitions in one transaction, never waiting long for a lock; again, if need be."""
+    for attempt in range(TRIES):
+        try:
+            with database.transaction():
+                database.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+                return change()
+        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+            if attempt == TRIES - 1:
+                raise NotReady(
+                    f"Somebody reads or writes {what}, or what refers to them, without a pause:"
+                    f" {str(error).strip()}",
+                    where=describe(database.info.dsn),
+                    mend="Wait for them, or end them, then: runner.py resume",
+                ) from error
+            time.sleep(0.2)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _end_links(ends: Ends, connections: Connections) -> None:
@@ -243,6 +262,14 @@ def abort(
             holds what a rollback laid aside; nothing was changed.
     """
     done, state = Aborted(service), ledger.state(service)
+    if gone := feed.completed_owners(ledger.connection, service):
+        names = ", ".join(one.database for one in gone)
+        raise NotReady(
+            f"{service.database} shares columns of what {names} took out of the monolith: it could"
+            " not land any more. Nothing was changed.",
+            where=describe(connections.urls[service.database]),
+            mend=f"runner.py verify {service.role}, then runner.py switch {service.role}",
+        )
     if state.reached(State.SWITCHED):
         raise NotReady(
             f"{service.database} is {state.value}: it holds what nobody else does. Nothing was"
@@ -301,21 +328,8 @@ def _remove_ways(service: Service, connections: Connections, done: Aborted) -> M
 
 def _remove_gate(gate: Gate, done: Aborted) -> Mapping[str, Any]:
     if gate.exists():
-        for attempt in range(TRIES):
-            try:
-                with gate.database.transaction():
-                    gate.database.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
-                    gate.remove()
-                done.removed.append("the gate in the monolith")
-                break
-            except errors.LockNotAvailable as error:
-                if attempt == TRIES - 1:
-                    raise NotReady(
-                        f"The gate of {gate.service.database} can't be removed: {error}",
-                        where=describe(gate.database.info.dsn),
-                        mend="Wait for whoever reads these tables, then: runner.py resume",
-                    ) from error
-                time.sleep(0.2)
+        _locking(gate.database, ", ".join(gate.tables), gate.remove)
+        done.removed.append("the gate in the monolith")
     return {"removed": list(done.removed)}
 
 

@@ -105,9 +105,7 @@ def _read(database: psycopg.Connection[Any], service: Service, since: int) -> It
 
 
 @contextmanager
-def _inbox(
-    service: Service, connections: Connections
-) -> Iterator[psycopg.Connection[Any]]:
+def _inbox(service: Service, connections: Connections) -> Iterator[psycopg.Connection[Any]]:
     """Connect to the database of a service that has an inbox."""
     url = connections.urls[service.database]
     with (

@@ -159,14 +159,14 @@ def _look_again(
                 databases[service].execute(_render(NOTE, one, databases[service]))
         _bring_to_one_cut(list(suspects), connections)
         again = _run_all(
-            list(suspects), connections, {service: list(found) for service, found in suspects.items()}
+            list(suspects),
+            connections,
+            {service: list(found) for service, found in suspects.items()},
         )
         for service, found in again.items():
             for name, one in found.items():
                 if one.orphans:
-                    forgotten = databases[service].execute(
-                        _render(FORGET, one, databases[service])
-                    )
+                    forgotten = databases[service].execute(_render(FORGET, one, databases[service]))
                     found[name] = replace(one, orphans=one.orphans - forgotten.rowcount)
     return again
 
@@ -176,18 +176,18 @@ def _render(template: Any, one: Reference, database: psycopg.Connection[Any]) ->
     return sql.SQL(template).format(
         note=sql.Identifier("pg_temp", table),
         orphans=sql.Identifier(schema, table),
-        key=sql.Identifier(key_of(database, one)),
+        key=sql.Identifier(key_of(database, one.service, one.table)),
         column=sql.Identifier(one.column),
     )
 
 
-def key_of(database: psycopg.Connection[Any], one: Reference) -> str:
-    """Name the column that is the referring table's key."""
+def key_of(database: psycopg.Connection[Any], schema: str, table: str) -> str:
+    """Name the column that is a service table's key."""
     row = database.execute(
         "select attname from pg_index"
         " inner join pg_attribute on attrelid = indrelid and attnum = indkey[0]"
         " where indrelid = to_regclass(%s) and indisprimary",
-        (f"{one.service}.{one.table}",),
+        (f"{schema}.{table}",),
     ).fetchone()
     assert row is not None  # every service table has one
     return str(row[0])

@@ -140,6 +140,23 @@ def way_back(
             )
 
 
+def feed(owner: Connection, consumer: Connection, source: Service, target: Service) -> None:
+    """Check that one service's database can subscribe to another's.
+
+    Args:
+        owner: a connection to the one that is to publish.
+        consumer: a connection to the one that is to subscribe.
+        source: the service that publishes.
+        target: the service that subscribes.
+
+    Raises:
+        NotReady: `wal_level`, a slot, a sender, a worker or a privilege lacks.
+    """
+    name = f"{target.replication}_from_{source.database}"
+    _can_publish(owner, name, source.database)
+    _can_subscribe(consumer, name, f"the server of {target.database}")
+
+
 def target(database: Connection, service: Service) -> None:
     """Check that this login may subscribe in a service's database, and that a worker is free.
 

@@ -81,7 +81,9 @@ def provision(
     targets.require_folder(connections.folder)
     switched = ledger.state(service).reached(State.SWITCHED)
     otherwise = targets.Place.SERVICE if switched else targets.Place.MONOLITH
-    places = targets.places(service, connections, otherwise)
+    reads, writes = targets.places(service, connections, otherwise)
+    # A file that outlived its database still says where that was.
+    places = (reads, writes) if switched else (reads, targets.Place.MONOLITH)
     with ledger.step(service, "provision", enters=State.PROVISIONED, **intent) as step:
         with connect(_maintenance(url), service.database) as server:
             _require_privileges(server)
@@ -95,6 +97,7 @@ def provision(
             _require_own_roles(server, service)
             password = _roles(server, service, new_password)
             if not exists:
+                places = (targets.Place.MONOLITH, targets.Place.MONOLITH)
                 server.execute(
                     sql.SQL(
                         "create database {} owner {} template template0 encoding 'UTF8'"

@@ -96,8 +96,9 @@ def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readin
     if tables := outdated(ledger, ends.database, ends.service):
         found.add(f"not verified as they are made now: {', '.join(tables)}", verify)
     row = ledger.connection.execute(
-        "select extract(epoch from now() - min(finished_at)) / 3600 from split.verifications"
-        " where service = %s",
+        "select extract(epoch from now() - max(finished_at)) / 3600 from split.ledger"
+        " where service = %s and step = 'verify' and outcome = 'done'"
+        " and (intent ->> 'whole')::boolean",
         (ends.service.database,),
     ).fetchone()
     if row and row[0] and row[0] > PROOF_HOURS:

@@ -11,8 +11,9 @@ Each action is an entry of the ledger with all that undoing it takes, recorded b
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -52,6 +53,29 @@ KEPT = """
 TABLES = """
     select split_part(followed, '.', 2) from split.mirror_tables, unnest(follows) as followed
     where table_name = %s
+"""
+# What a table's rows refer to within the service, and the tables in which a row of that is spread.
+PARENTS = """
+    select child.relname, own.attname, parent.relname, its.attname, array(
+        select distinct split_part(followed, '.', 2)
+        from split.mirror_tables as mirror, unnest(mirror.follows) as followed
+        where format('%%s.%%s', %(schema)s::text, parent.relname) = any(mirror.follows)
+    )
+    from pg_constraint as reference
+    inner join pg_class as child on child.oid = reference.conrelid
+    inner join pg_class as parent on parent.oid = reference.confrelid
+    inner join pg_attribute as own
+        on own.attrelid = reference.conrelid and own.attnum = reference.conkey[1]
+    inner join pg_attribute as its
+        on its.attrelid = reference.confrelid and its.attnum = reference.confkey[1]
+    where
+        reference.contype = 'f'
+        and reference.connamespace = to_regnamespace(%(schema)s)
+        and cardinality(reference.conkey) = 1
+"""
+MISSING = """
+    select given from unnest(%s::text[]) as given
+    where not exists (select from {table} where {key} = given)
 """
 
 
@@ -105,6 +129,9 @@ def reconcile(
     Returns:
         The references, the actions, and those that nothing can be done about: the owner's row was
         deleted before anybody kept it, or too long ago.
+
+    Raises:
+        NotReady: what was deleted can't return, since another row has taken its place.
     """
     found = parity(services, connections, on_service)
     actions, helpless = _plan([one for one in found.broken if one.had_key], connections, ledger)
@@ -124,7 +151,8 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
         The action that was taken back.
 
     Raises:
-        NotReady: the ledger has no such compensation.
+        NotReady: the ledger has no such compensation, or others refer by now to what it brought
+            back.
     """
     row = ledger.connection.execute(
         "select service, intent from split.ledger where id = %s and step = %s", (number, STEP)
@@ -139,15 +167,18 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
     with (
         connections.connect(action.place) as database,
         ledger.step(service, f"{STEP}: undo", undoes=number) as step,
-        database.transaction(),
+        _refusals_told(database, action),
     ):
-        if action.kind == "empty":
-            changed = database.execute(
-                _render(REFILL, action), (list(action.rows), list(action.rows.values()))
-            )
-            step.detail["rows"] = [key for (key,) in changed]
-        else:
-            step.detail["rows"] = _remove(database, action)
+        with database.transaction():
+            if action.kind == "empty":
+                changed = database.execute(
+                    _render(REFILL, action), (list(action.rows), list(action.rows.values()))
+                )
+                step.detail["rows"] = [key for (key,) in changed]
+            else:
+                step.detail["rows"] = _remove(database, action)
+        if action.place != MONOLITH:
+            carry_over(database)
     return action
 
 
@@ -165,11 +196,14 @@ def _plan(
     for place in dict.fromkeys((one.owner, one.owner_table) for one in refusing):
         group = [one for one in refusing if (one.owner, one.owner_table) == place]
         keys = {value for one in group for value in orphans[one][1].values()}
-        if action := _restoring(group, keys, connections, ledger):
+        action = _restoring(group, keys, connections, ledger)
+        back = restored[place] = set(action.rows[action.table]) if action else set()
+        if action:
             actions.append(action)
-            restored[place] = keys
-        else:
-            helpless += group
+        for one in group:
+            left = sum(value not in back for value in orphans[one][1].values())
+            if left:
+                helpless.append(replace(one, orphans=left))
     for one in broken:
         if one.on_delete == "set null":
             back = restored.get((one.owner, one.owner_table), set())
@@ -184,7 +218,7 @@ def _orphans(reference: Reference, connections: Connections) -> tuple[str, dict[
     """Give the referring table's key, and by it what each row refers to that is not there."""
     schema, audit = reference.stored_in.split(".", 1)
     with connections.connect(reference.service) as database:
-        key = key_of(database, reference)
+        key = key_of(database, reference.service, reference.table)
         query = sql.SQL(ORPHANS).format(
             key=sql.Identifier(key),
             column=sql.Identifier(reference.column),
@@ -206,22 +240,64 @@ def _emptying(reference: Reference, key: str, rows: dict[str, str], ledger: Ledg
 def _restoring(
     references: Sequence[Reference], keys: set[str], connections: Connections, ledger: Ledger
 ) -> Action | None:
-    """Plan to bring back what the owner has deleted; None if not all of it is kept."""
+    """Plan to bring back what the owner has deleted; None if nothing of it is kept."""
     owner, table = SERVICES_BY_NAME[references[0].owner], references[0].owner_table
     if not ledger.state(owner).reached(State.SWITCHED):
         return None  # the monolith's own key has seen to it, or it was never there
     with connections.connect(owner.database) as database:
         tables = [row[0] for row in database.execute(TABLES, (table,))]
-        kept = database.execute(KEPT, (sorted(keys), tables)).fetchall()
-    if {key for name, key, _ in kept if name == table} != keys:
+        rows: dict[str, dict[str, Any]] = {}
+        for key in sorted(keys):
+            found = _kept(database, tables, [key])
+            if key in found.get(table, {}) and _with_parents(database, owner.database, found):
+                for name, ones in found.items():
+                    rows.setdefault(name, {}).update(ones)
+    if not rows:
         return None
-    rows: dict[str, dict[str, Any]] = {}
-    for name, key, row in kept:
-        rows.setdefault(name, {})[key] = row
     # The table itself first: the others refer to it.
     ordered = dict(sorted(rows.items(), key=lambda item: item[0] != table))
     named = ", ".join(map(_named, references))
     return Action("restore", owner.database, owner.database, table, "", "", ordered, named)
+
+
+def _kept(
+    database: Connection, tables: Sequence[str], keys: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Give what is kept of deleted rows, by table and key."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, key, row in database.execute(KEPT, (list(keys), list(tables))):
+        rows.setdefault(name, {})[key] = row
+    return rows
+
+
+def _with_parents(database: Connection, schema: str, rows: dict[str, dict[str, Any]]) -> bool:
+    """Add what kept rows refer to within the service and is gone, too; False if it is not kept.
+
+    Within the monolith, who would have kept a profile from being deleted kept its user from it.
+    """
+    references = database.execute(PARENTS, {"schema": schema}).fetchall()
+    is_whole = False
+    while not is_whole:
+        is_whole = True
+        for child, column, parent, parent_key, tables in references:
+            wanted = {row[column] for row in rows.get(child, {}).values()} - {None}
+            query = sql.SQL(MISSING).format(
+                table=sql.Identifier(schema, parent), key=sql.Identifier(parent_key)
+            )
+            missing = {
+                key
+                for (key,) in database.execute(query, (sorted(wanted),))
+                if key not in rows.get(parent, {})
+            }
+            if not missing:
+                continue
+            found = _kept(database, tables, sorted(missing))
+            if found.get(parent, {}).keys() != missing:
+                return False
+            for name, ones in found.items():
+                rows.setdefault(name, {}).update(ones)
+            is_whole = False
+    return True
 
 
 def _named(reference: Reference) -> str:
@@ -234,6 +310,7 @@ def _apply(action: Action, connections: Connections, ledger: Ledger) -> int:
     with (
         connections.connect(action.place) as database,
         ledger.step(service, STEP, action=asdict(action)) as step,
+        _refusals_told(database, action),
     ):
         with database.transaction():
             if action.kind == "empty":
@@ -248,17 +325,32 @@ def _apply(action: Action, connections: Connections, ledger: Ledger) -> int:
     return step.id
 
 
+@contextmanager
+def _refusals_told(database: Connection, action: Action) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.IntegrityError as error:
+        said = ": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+        raise NotReady(
+            f"What {action.reference} refers to can't be changed so: {said}. Nothing was changed.",
+            where=describe(database.info.dsn),
+            mend="Mend that row by hand, then: runner.py reconcile",
+        ) from error
+
+
 def _restore(database: Connection, action: Action) -> list[str]:
     """Put rows back that are not there; whoever came in their place since stays."""
+    database.execute("set constraints all deferred")
     restored = []
     for table, rows in action.rows.items():
         relation = sql.Identifier(action.schema, table)
+        own = sql.Identifier(key_of(database, action.schema, table))
         for key, row in rows.items():
             done = database.execute(
                 sql.SQL(
                     "insert into {} select (jsonb_populate_record(null::{}, %s)).*"
-                    " on conflict do nothing returning true"
-                ).format(relation, relation),
+                    " on conflict ({}) do nothing returning true"
+                ).format(relation, relation, own),
                 (Jsonb(row),),
             ).fetchone()
             if done:
@@ -268,6 +360,7 @@ def _restore(database: Connection, action: Action) -> list[str]:
 
 def _remove(database: Connection, action: Action) -> list[str]:
     """Delete restored rows again that are still as they were restored."""
+    database.execute("set constraints all deferred")
     removed = []
     for table, rows in reversed(list(action.rows.items())):
         relation = sql.Identifier(action.schema, table)

@@ -54,7 +54,12 @@ class Repaired:
 
 
 def repair(
-    service: Service, connections: Connections, ledger: Ledger, say: Callable[[str], None]
+    service: Service,
+    connections: Connections,
+    ledger: Ledger,
+    say: Callable[[str], None],
+    *,
+    anew: bool = False,
 ) -> list[Repaired]:
     """Make every broken way of a switched service anew; leave the others alone.
 
@@ -65,6 +70,7 @@ def repair(
         connections: where the servers are.
         ledger: the monolith's ledger.
         say: is told what is looked at.
+        anew: make those anew too that are whole, such as when their target was written by hand.
 
     Returns:
         What was made anew; nothing, if nothing is broken.
@@ -83,7 +89,7 @@ def repair(
     with opened(service, connections) as ends:
         for way in _ways(ends, ledger):
             say(way.link.name)
-            if _is_broken(way.link):
+            if anew or _is_broken(way.link):
                 with ledger.step(service, "repair", way=way.link.name) as step:
                     rows = _make_anew(way, connections)
                     step.detail["rows"] = rows

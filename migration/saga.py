@@ -137,7 +137,12 @@ def unfinished(ledger: Ledger) -> dict[str, Entry]:
     Returns:
         By the service's database, the last operation's entry: its id, and its intent as `detail`.
     """
-    rows = ledger.connection.execute(
+    return left_unfinished(ledger.connection)
+
+
+def left_unfinished(monolith: psycopg.Connection[Any]) -> dict[str, Entry]:
+    """Find them without opening the ledger; see `unfinished`."""
+    rows = monolith.execute(
         "select service, id, step, intent from ("
         " select distinct on (service) service, id, step, intent, outcome, detail"
         " from split.ledger where step = any(%s) order by service, id desc"

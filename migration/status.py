@@ -13,6 +13,7 @@ from migration.errors import SplitError
 from migration.feed import Feed, completed_owners, needs_monolith
 from migration.ledger import State, completed, state
 from migration.replication import Connection, Link, Slot, slot
+from migration.saga import left_unfinished
 from migration.services import MONOLITH, Service
 from migration.sync import how_far
 from migration.targets import Place
@@ -29,6 +30,11 @@ ROWS = """
     inner join pg_class as class on class.oid = tables.table_oid
     order by class.relname
 """
+# A sequence that was never asked for a number stands where it does after the first.
+CACHE = """
+    select hits.last_value + hits.is_called::integer, misses.last_value + misses.is_called::integer
+    from split.user_cache_hits as hits, split.user_cache_misses as misses
+"""
 
 
 @dataclass
@@ -38,7 +44,8 @@ class Status:
     `mirror_lag_seconds` is how long a row written in the monolith now takes to its mirror, or how
     old the mirror is when it does not arrive; `lag_seconds` the age of what the service's tables
     show; `pending` the captured changes in between. `rows` are the planner's estimates. Of a
-    switched service `way_back` tells how the monolith follows it, with the same measures.
+    switched service `way_back` tells how the monolith follows it, with the same measures. The cache
+    counts how often its get_shared_user() knew a user, and how often it had to ask their owner.
     """
 
     service: Service
@@ -58,6 +65,8 @@ class Status:
     writes_at: str = ""
     feeds: dict[str, float | None] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    user_cache_hits: int | None = None
+    user_cache_misses: int | None = None
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -85,7 +94,13 @@ def status(service: Service, connections: Connections) -> Status:
         found = Status(service, state(monolith, service))
         if not found.state.reached(State.LANDED):
             return found
-        _look_at_targets(found, connections)
+        if service.database in (left := left_unfinished(monolith)):
+            found.warnings.append(
+                f"The last {left[service.database].detail['operation']} of {service.database} was"
+                " cut short, or is under way.\n  mend:  runner.py resume"
+            )
+        else:
+            _look_at_targets(found, connections)
         is_needed = needs_monolith(monolith, service)
         if is_needed:
             _look_at_slot(monolith, found)
@@ -176,6 +191,11 @@ def _look_at_tables(link: Link, found: Status) -> None:
     row = link.database.execute("select synced_at from split.service").fetchone()
     found.synced_at = row[0] if row else None
     found.rows = dict(link.database.execute(ROWS).fetchall())
+    row = link.database.execute(
+        "select to_regclass('split.user_cache_misses') is not null"
+    ).fetchone()
+    if row == (True,) and (counted := link.database.execute(CACHE).fetchone()):
+        found.user_cache_hits, found.user_cache_misses = counted
 
 
 def _probe(link: Link) -> float | None:

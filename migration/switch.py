@@ -51,7 +51,9 @@ CLOSE_SERVICE = """
     update split.service_tables set is_stale = true where owned_rows <> 'false'
 """
 BLOCKERS = """
-    select string_agg(distinct format('%%s (%%s)', lock.pid, activity.application_name), ', ')
+    select string_agg(
+        distinct format('%%s%%s', lock.pid, ' (' || nullif(activity.application_name, '') || ')'), ', '
+    )
     from pg_locks as lock
     inner join pg_stat_activity as activity using (pid)
     where
@@ -165,7 +167,6 @@ def switch(
             moved.backup = backup(MONOLITH, connections, ledger, service, "switch")
         walk = _Switch(ends, moved, max_pause)
         walk.saga().run(ledger, say, max_pause=max_pause)
-        walk.measure()
         walk.settle(ledger)
     return moved
 
@@ -192,7 +193,6 @@ def rollback(
             moved.backup = backup(service.database, connections, ledger, service, "rollback")
         walk = _Rollback(ends, moved, max_pause)
         walk.saga().run(ledger, say, max_pause=max_pause)
-        walk.measure()
         walk.settle(ledger)
     return moved
 
@@ -297,6 +297,7 @@ class _Walk(ABC):
             Step("open", self.open),
             Step("point", self.point),
             Step("finish", self.finish),
+            Step("measure", self.measure),
         ]
         if from_decision:
             steps = steps[4:]
@@ -365,23 +366,30 @@ class _Walk(ABC):
             way.require_running()
             raise self.too_long(f"; {error}") from error
 
-    def measure(self) -> None:
-        """Work out how long writers stood still; wait a moment for the first write."""
+    def measure(self) -> dict[str, Any]:
+        """Work out how long writers stood still."""
         moved = self.moved
         if not moved.closed_at or not moved.opened_at:
-            return
+            return {}  # resumed: the pause was another runner's
         offset = self.offset if self.operation == "switch" else -self.offset
         moved.paused_seconds = (moved.opened_at - moved.closed_at).total_seconds() - offset
         if moved.first_write_at:
             moved.gap_seconds = (moved.first_write_at - moved.closed_at).total_seconds() - offset
+        return {
+            "clock_offset": round(self.offset, 6),
+            "paused_seconds": round(moved.paused_seconds, 6),
+            "gap_seconds": moved.gap_seconds and round(moved.gap_seconds, 6),
+        }
 
     def settle(self, ledger: Ledger) -> None:
         """Tell who has to be told: the service's applications, and who asks it for users."""
         service, connections = self.ends.service, self.ends.connections
-        if said := targets.announce(service, connections, AFTER_CHANGE_SECONDS):
-            self.moved.warnings.append(said)
-        if service == read_through.owner_of_users():
-            self.moved.warnings += read_through.reconnect_all(connections, ledger)
+        with ledger.step(service, f"{self.operation}: tell") as step:
+            if said := targets.announce(service, connections, AFTER_CHANGE_SECONDS):
+                self.moved.warnings.append(said)
+            if service == read_through.owner_of_users():
+                self.moved.warnings += read_through.reconnect_all(connections, ledger)
+            step.detail["warnings"] = list(self.moved.warnings)
 
     def too_long(self, why: str = "") -> NotReady:
         """Say that the pause is over."""

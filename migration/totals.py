@@ -20,7 +20,7 @@ from migration import preflight
 from migration.catalog import expected
 from migration.connections import ALIKE, Connections, describe
 from migration.errors import DataDiffers, NotReady
-from migration.ledger import Ledger, State
+from migration.ledger import Ledger, State, state
 from migration.ownership import (
     Comparison,
     Pair,
@@ -30,7 +30,7 @@ from migration.ownership import (
     not_compared,
 )
 from migration.replication import Link
-from migration.services import MIRROR_SCHEMA, Service
+from migration.services import MIRROR_SCHEMA, MONOLITH, Service
 from migration.sync import LOCK_TIMEOUT, Route, arrive, carry_over_and_look, ready
 
 Connection = psycopg.Connection[Any]
@@ -160,6 +160,23 @@ def totals(
             step.outcome = "failed"
             step.detail["error"] = f"columns whose totals differ: {differing}"
     return done
+
+
+def following(services: Sequence[Service], connections: Connections) -> list[Service]:
+    """Name those of some services that still follow the monolith; a switched one does not.
+
+    Raises:
+        NotReady: none does.
+    """
+    with connections.connect(MONOLITH) as monolith:
+        found = [one for one in services if not state(monolith, one).reached(State.SWITCHED)]
+    if not found:
+        raise NotReady(
+            "Every service writes its tables itself: their totals are no longer the monolith's.",
+            where=describe(connections.urls[MONOLITH]),
+            mend="runner.py verify, which compares the other way round",
+        )
+    return found
 
 
 def difference(found: Sequence[Totals]) -> DataDiffers | None:

@@ -71,6 +71,7 @@ class Verified:
     earlier: tuple[str, ...]
     seconds: float
     passed_over: tuple[str, ...] = ()
+    is_switched: bool = False
 
     @property
     def proven(self) -> bool:
@@ -162,7 +163,11 @@ def verify(
         since = None if table else _cut_short_since(ledger, service)
         earlier = _proven_since(ledger.connection, service, checks, since)
         with ledger.step(
-            service, "verify", tables=[one.name for one in checks], goes_on_from=since
+            service,
+            "verify",
+            whole=table is None,
+            tables=[one.name for one in checks],
+            goes_on_from=since,
         ) as step:
             found = dict(earlier)
             _catch_up(route)
@@ -173,7 +178,10 @@ def verify(
                     found[one.name] = compare(*sides, partial(_catch_up, route))
                     _record(ledger, service, one, found[one.name])
             seconds = time.monotonic() - started
-            verified = Verified(service, found, tuple(earlier), seconds, tuple(passed_over))
+            switched = ledger.state(service).reached(State.SWITCHED)
+            verified = Verified(
+                service, found, tuple(earlier), seconds, tuple(passed_over), switched
+            )
             if not verified.proven:
                 ledger.return_to(service, State.BUILT)
                 step.outcome = "failed"

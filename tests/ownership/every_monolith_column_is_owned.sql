@@ -1,7 +1,8 @@
 {#
     Asks the live monolith's catalogue: every column it has is owned or dropped with a reason,
     and every column that is said to be owned exists. Kept beside the ledger, not in `audit`:
-    the monolith is given one schema of ours and no more.
+    the monolith is given one schema of ours and no more. A completed service's tables are retired,
+    in a schema beside.
 #}
 {{ config(enabled=target.name == 'blytz_hire', schema='split', store_failures=true) }}
 
@@ -14,7 +15,9 @@ live as (
     from pg_catalog.pg_attribute as attribute
     inner join pg_catalog.pg_class as class on attribute.attrelid = class.oid
     where
-        class.relnamespace = 'blytz_hire'::regnamespace
+        class.relnamespace in (
+            to_regnamespace('blytz_hire')::oid, to_regnamespace('blytz_hire_retired')::oid
+        )
         and class.relkind in ('r', 'p')
         and attribute.attnum > 0
         and not attribute.attisdropped
