@@ -136,6 +136,12 @@ def complete(
             done.retired, done.detached = _retire(ends, owned)
             return {"retired": done.retired, "detached": done.detached}
 
+        def end_links() -> Mapping[str, Any]:
+            _end_links(ends, connections)
+            if service == read_through.owner_of_users():
+                done.warnings += read_through.reconnect_all(connections, ledger)
+            return {"warnings": done.warnings}
+
         Saga(
             service,
             "complete",
@@ -145,12 +151,10 @@ def complete(
                 Step("end way back", end_way_back),
                 Step("retire", retire),
                 Step("loosen", lambda: _loosen(ends), enters=State.COMPLETED),
-                Step("end links", lambda: _end_links(ends, connections)),
+                Step("end links", end_links),
             ],
             is_decided=lambda: True,
         ).run(ledger, say, tables=owned)
-        if service == read_through.owner_of_users():
-            done.warnings += read_through.reconnect_all(connections, ledger)
     return done
 
 

@@ -27,7 +27,7 @@ Numbered = tuple[int, dict[str, Any]]
 
 
 class Gone(NotReady):
-    """Events that were asked for are older than what is kept."""
+    """Events that were asked for are older than what is kept, or the inbox is another by now."""
 
 
 def bounds(service: Service, connections: Connections) -> tuple[int, int]:
@@ -57,7 +57,7 @@ def read(service: Service, connections: Connections, since: int) -> Iterator[Num
         since: the sequence of the last event that was read; 0 for all that are kept.
 
     Raises:
-        Gone: some of them are older than what is kept.
+        Gone: some of them are older than what is kept, or there never was such a sequence.
         NotReady: the service has no inbox.
         ConnectionFailed: its database can't be reached, or no longer.
     """

@@ -127,6 +127,8 @@ def _reader(source: Connection, service: Service) -> str:
     secret = source.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
     verb = sql.SQL("alter" if _is_ours(source, service) else "create")
     with source.transaction():
+        # Services are built at once, and two grants on one table at once are refused.
+        source.execute("select pg_advisory_xact_lock(hashtext('blytz_hire.reader'))")
         source.execute(sql.SQL("{} role {} login password {}").format(verb, role, secret.decode()))
         source.execute(sql.SQL("comment on role {} is {}").format(role, service.mark))
         source.execute(

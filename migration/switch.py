@@ -52,7 +52,8 @@ CLOSE_SERVICE = """
 """
 BLOCKERS = """
     select string_agg(
-        distinct format('%%s%%s', lock.pid, ' (' || nullif(activity.application_name, '') || ')'), ', '
+        distinct format('%%s%%s', lock.pid, ' (' || nullif(activity.application_name, '') || ')'),
+        ', '
     )
     from pg_locks as lock
     inner join pg_stat_activity as activity using (pid)
@@ -314,8 +315,10 @@ class _Walk(ABC):
         """Close the old side; try until the pause would be over, never long at a stretch."""
         service, connections = self.ends.service, self.ends.connections
         self.offset = self.ends.clock_offset()
-        self.held.enter_context(hold.held(service, connections, self.max_pause))
-        gives_up_at = time.monotonic() + self.max_pause
+        # Clients that PgBouncer holds are waiting already while the tables' lock is waited for.
+        share = self.max_pause / 2 if connections.pgbouncer_url else self.max_pause
+        self.held.enter_context(hold.held(service, connections, share))
+        gives_up_at = time.monotonic() + share
         for tries in count(1):
             self.ends_at = time.monotonic() + self.max_pause
             patience = min(LOCK_SECONDS, self.max_pause / 2)

@@ -21,10 +21,11 @@ from psycopg import errors
 
 from migration import catalog, preflight
 from migration.connections import Connections, describe, explained
-from migration.errors import BuildFailed, ConnectionFailed, NotReady, SplitError
+from migration.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch, SplitError
 from migration.feed import Feed, completed_owners, needs_monolith
 from migration.ledger import State, completed, state
 from migration.replication import LOOK_SECONDS, PATIENCE_SECONDS, Link
+from migration.saga import left_unfinished
 from migration.services import MONOLITH, SERVICES_BY_NAME, Service
 from migration.way_back import WayBack
 
@@ -149,11 +150,18 @@ def follow(
                 for tick in _look_and_carry_over(route, rows, stop, interval):
                     rows = tick.rows
                     on_tick(tick)
-        except (ConnectionFailed, BuildFailed, Busy) as error:
-            if not begun:
+        except (ConnectionFailed, BuildFailed, NotReady, SourceMismatch) as error:
+            passes = isinstance(error, (ConnectionFailed, BuildFailed, Busy))
+            if not begun or not (passes or _is_being_moved(connections)):
                 raise
             on_tick(Tick(service, rows, trouble=str(error)))
             stop.wait(TROUBLE_SECONDS)
+
+
+def _is_being_moved(connections: Connections) -> bool:
+    """Tell whether some service is between two states: its ways are in pieces meanwhile."""
+    with connections.connect(MONOLITH) as monolith:
+        return bool(left_unfinished(monolith))
 
 
 def follow_all(

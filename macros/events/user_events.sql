@@ -12,7 +12,8 @@
     change, exactly once, also across crashes and replays. Only split.sync() changes it, one caller at
     a time, so whoever has seen an event never sees an earlier one come later. `NOTIFY user_events`
     carries the last sequence. Events older than split.service.keep_events are removed as others come;
-    who asks for events behind one that is gone is told so. The first copy makes no events.
+    who asks for events behind one that is gone, or one that never was, is told so. The first copy makes
+    no events.
 #}
 {% macro user_events(shared_users) %}
     {% set schema = shared_users.schema %}
@@ -94,11 +95,16 @@
     as $since$
     declare
         removed_to bigint := (select events_removed_to from split.service);
+        last_sequence bigint := coalesce((select max(events.sequence) from {{ schema }}.user_events as events), removed_to);
     begin
-        if since < removed_to then
+        if since not between removed_to and last_sequence then
             raise exception using
                 errcode = 'no_data_found',
-                message = format('The user events up to %s are gone, and what follows %s was asked for.', removed_to, since),
+                message = case
+                    when since < removed_to
+                        then format('The user events up to %s are gone, and what follows %s was asked for.', removed_to, since)
+                    else format('The last user event is %s, and what follows %s was asked for.', last_sequence, since)
+                end,
                 hint = format(
                     'Read all of %I.shared_users anew, in one transaction with: select coalesce(max(sequence), %s)'
                     ' from %I.user_events; and go on behind that.', '{{ schema }}', removed_to, '{{ schema }}'

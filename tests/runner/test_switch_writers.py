@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -64,12 +65,19 @@ class Living:
             for number in range(first, first + CLIENTS)
         ]
 
-    def follows(self) -> bool:
-        """Tell whether the follower is well."""
-        said = self.said.read_text("utf-8").splitlines()
-        return self.follower.poll() is None and all(
-            " behind" in line or "is under way; following goes on" in line for line in said
+    def is_followed(self) -> bool:
+        """Tell whether the follower is well: of each service it said last how far it is behind."""
+        said = re.findall(
+            r"^[-0-9]+ [:0-9]+ (\w+): (.*)$", self.said.read_text("utf-8"), re.MULTILINE
         )
+        return self.follower.poll() is None and all(
+            " behind" in line for line in dict(said).values()
+        )
+
+    def assert_followed(self) -> None:
+        """Wait until the follower is well; what moved its ways may have troubled it for a moment."""
+        until(lambda: self.is_followed() or self.follower.poll() is not None)
+        assert self.is_followed(), self.said.read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +223,7 @@ def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> No
         found = wrong(everybody, retired, since=at_first)
         assert not found, "\n".join(found[:SHOWN])
         assert digests(monolith, service, RETIRED_SCHEMA, of_clients=False) == before
-    assert living.follows(), living.said.read_text("utf-8")
+    living.assert_followed()
 
 
 def shared_rows(living: Living, consumer: Service) -> dict[str, tuple[list[Any], list[Any]]]:
@@ -271,4 +279,4 @@ def test_who_shares_users_gets_them_from_users_db_then(living: Living) -> None:
                 " on base.oid = subdbid where datname = current_database()"
             ).fetchall()
         assert (f"{consumer.replication}_from_users_db",) in ways
-    assert living.follows(), living.said.read_text("utf-8")
+    living.assert_followed()

@@ -1,0 +1,114 @@
+"""What tests of shared users have in common: who changes them, who follows, who listens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from migration import events, targets
+from migration.errors import SplitError
+from migration.services import Service
+from migration.sync import Tick, follow
+from tests.runner.conftest import Split
+from tests.runner.test_sync import until
+
+NEW_USERS = """
+    insert into blytz_hire.users (id, email, role, "lastSeenAt", "updatedAt")
+    select id, id || '@example.com', 'va', '2026-01-01', '2026-01-01' from unnest(%s::text[]) as id
+"""
+NEW_PROFILES = """
+    insert into blytz_hire.va_profiles (id, "userId", name, country, "hourlyRate")
+    select 'profile-' || id, id, 'Ann', 'PH', 20 from unnest(%s::text[]) as id
+"""
+
+
+def add_users(split: Split, *ids: str, with_profiles: bool = False) -> None:
+    """Commit new users in the monolith, perhaps with profiles."""
+    with split.monolith() as monolith, monolith.transaction():
+        monolith.execute(NEW_USERS, (list(ids),))
+        if with_profiles:
+            monolith.execute(NEW_PROFILES, (list(ids),))
+
+
+def inbox(split: Split, service: Service, since: int = 0) -> list[events.Numbered]:
+    """Read a service's events behind a sequence."""
+    return list(events.read(service, split.connections, since))
+
+
+def last_sequence(split: Split, service: Service) -> int:
+    """Give the sequence of a service's newest event."""
+    return events.bounds(service, split.connections)[1]
+
+
+def login(split: Split, service: Service) -> psycopg.Connection[Any]:
+    """Connect to a service's database as the service itself does."""
+    url = targets.own_url(service, split.connections)
+    return psycopg.connect(url, autocommit=True)
+
+
+class Followers:
+    """Followers of several services, a thread each: what each said last, and what it raised."""
+
+    def __init__(self, split: Split, services: Sequence[Service], interval: float = 0.1) -> None:
+        self.split, self.services, self.interval = split, services, interval
+        self.stop = threading.Event()
+        self.ticks: dict[Service, Tick] = {}
+        self.raised: list[BaseException] = []
+        self.threads = [threading.Thread(target=self._run, args=(one,)) for one in services]
+
+    def __enter__(self) -> Followers:
+        for thread in self.threads:
+            thread.start()
+        until(lambda: len(self.ticks) == len(self.services) or bool(self.raised))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+        assert not self.raised, self.raised
+
+    def _run(self, service: Service) -> None:
+        def tell(tick: Tick) -> None:
+            self.ticks[service] = tick
+
+        try:
+            follow(service, self.split.connections, self.stop, tell, self.interval)
+        except (SplitError, psycopg.Error) as error:
+            self.raised.append(error)
+
+
+class Consumer:
+    """Who consumes a service's events as they come, in a thread: what it got, in that order."""
+
+    def __init__(self, split: Split, service: Service, since: int) -> None:
+        self.split, self.service, self.since = split, service, since
+        self.got = list[events.Numbered]()
+        self.failed: BaseException | None = None
+        self.stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Consumer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        with self.split.service(self.service.database) as database:
+            database.execute("select pg_notify('user_events', '')")  # it looks, and sees the end
+        self._thread.join()
+
+    def has(self, sequence: int) -> bool:
+        """Tell whether it has got that far, or failed."""
+        return self.failed is not None or bool(self.got) and self.got[-1][0] >= sequence
+
+    def _run(self) -> None:
+        try:
+            connections = self.split.connections
+            for one in events.follow(self.service, connections, self.since, self.stop):
+                self.got.append(one)
+        except (SplitError, psycopg.Error) as error:
+            self.failed = error
