@@ -11,7 +11,6 @@ from threading import Event
 from typing import Any
 
 import click
-from rich.markup import escape
 
 from commands import json_option, one_service, services_argument
 from migration import events as listening
@@ -174,7 +173,8 @@ def show_parity(found: Parity) -> None:
         )
         for row in one.samples:
             key, value = next(iter(row.values())), row[one.column]
-            out.print(f"    {key}: {escape(str(value))}", soft_wrap=True)
+            said = screen.printable(f"    {key}: {value}")
+            out.print(said, markup=False, soft_wrap=True)
 
 
 def told(action: Action) -> str:

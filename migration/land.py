@@ -20,6 +20,7 @@ from psycopg import sql
 from migration import catalog, preflight, replication, snapshot_copy
 from migration.connections import Connections, describe, explained
 from migration.errors import NotReady
+from migration.feed import needs_monolith
 from migration.ledger import HEARTBEATS, Ledger, State
 from migration.replication import Link
 from migration.saga import require_finished
@@ -88,7 +89,8 @@ def land(
         preflight.provisioned(target, service)
         has_landed = ledger.state(service).reached(State.LANDED)
         if has_landed and not again:
-            _require_still_there(link)
+            if needs_monolith(monolith, service):
+                _require_still_there(link)
             done = ledger.last(service, "land")
             return Landed(done.get("rows", {}), done.get("bytes", 0), 0.0, already=True)
         with _definitions_held(connections, tables):

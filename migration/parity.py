@@ -104,7 +104,10 @@ def parity(
             first[service].update(found)
     references = []
     for service in services:
-        references += [_with_samples(one, connections) for one in first[service].values()]
+        ordered = sorted(
+            first[service].values(), key=lambda one: (one.owner, one.table, one.column)
+        )
+        references += [_with_samples(one, connections) for one in ordered]
         on_service(service)
     return Parity(tuple(references))
 

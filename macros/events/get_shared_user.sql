@@ -37,6 +37,7 @@
     declare
         shared {{ shared_users }};
         reason text;
+        detail text;
         is_read_only boolean := current_setting('transaction_read_only')::boolean;
     begin
         select * into shared from {{ shared_users }} where id = user_id;
@@ -63,7 +64,8 @@
             where found.id = user_id;
         exception
             when query_canceled or others then
-                reason := sqlerrm;
+                get stacked diagnostics reason = message_text, detail = pg_exception_detail;
+                reason := concat_ws(': ', reason, nullif(detail, ''));
         end;
         if reason is not null then
             raise exception using

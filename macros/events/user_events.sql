@@ -35,6 +35,7 @@
     set search_path = pg_catalog, pg_temp
     as $append$
     declare
+        appended bigint;
         last_sequence bigint;
         removed_to bigint;
     begin
@@ -43,6 +44,7 @@
             select 'USER_CREATED', became.id, split.user_data(became)
             from became
             order by became.id;
+            get diagnostics appended = row_count;
             delete from split.fetched_users using became where fetched_users.id = became.id;
         else
             insert into {{ schema }}.user_events (type, user_id, data)
@@ -57,9 +59,9 @@
             from became
             inner join was on became.id = was.id
             order by became.id;
+            get diagnostics appended = row_count;
         end if;
-        get diagnostics last_sequence = row_count;
-        if last_sequence = 0 then
+        if appended = 0 then
             return null;
         end if;
 

@@ -160,7 +160,7 @@ def test_an_owner_that_does_not_answer_keeps_nobody_waiting(living: Split) -> No
 def test_a_transaction_that_only_reads_may_ask(living: Split) -> None:
     add_users(living, "read only")
     with counted(living, 0, 0), login(living, PAYMENTS) as service:
-        service.read_only = True
+        service.execute("set default_transaction_read_only = on")
         for _ in range(2):
             row = service.execute(GET, ("read only",)).fetchone()
             assert row is not None

@@ -75,7 +75,7 @@ class Living:
         )
 
     def assert_followed(self) -> None:
-        """Wait until the follower is well; what moved its ways may have troubled it for a moment."""
+        """Wait until the follower is well: what moved its ways may have troubled it."""
         until(lambda: self.is_followed() or self.follower.poll() is not None)
         assert self.is_followed(), self.said.read_text("utf-8")
 
@@ -199,7 +199,9 @@ def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> No
             ("switch", service.database, service.database),
         ):
             said = living.succeeds(command, name, *PATIENT)
-            assert f"{truth} is the truth for {service.holds} now." in " ".join(said.split())
+            assert f"{truth} is the truth for {service.holds} now." in " ".join(
+                said.lower().split()
+            )
             assert "Writes stood still for" in said
             write(first, database)
     assert_kept(living, service, first)

@@ -478,6 +478,78 @@ def test_clients_that_log_in_meanwhile_wait_no_longer_than_the_others(bouncer: B
         assert pgbouncer.login_retry(console) == "15"
 
 
+INSERTS = {
+    MONOLITH: """insert into blytz_hire.reviews
+        select (jsonb_populate_record(one, jsonb_build_object('id', %s::text))).*
+        from blytz_hire.reviews as one order by id limit 1""",
+    "payments_db": """insert into payments_db.reviews
+        select (jsonb_populate_record(one, jsonb_build_object('id', %s::text))).*
+        from payments_db.reviews as one order by id limit 1""",
+}
+
+
+@dataclass
+class Reviewers(Writers):
+    """Clients that write reviews wherever PgBouncer leads, in the shape that they have there."""
+
+    def write(self, writer: int, over: threading.Event) -> None:
+        try:
+            with self.bouncer.connect() as connection:
+                for number in range(1_000_000):
+                    if over.is_set():
+                        return
+                    with connection.transaction():
+                        row = connection.execute("select current_database()").fetchone()
+                        assert row is not None
+                        connection.execute(INSERTS[row[0]], (f"held-{writer}-{number}",))
+                    self.written.append((writer, number))
+                    self.places.append(row[0])
+                    time.sleep(0.01)
+        except psycopg.Error as error:
+            self.failures.append(error)
+
+    places: list[str] = field(default_factory=list)
+
+
+def test_a_switch_and_a_rollback_behind_pgbouncer_give_clients_no_error(bouncer: Bouncer) -> None:
+    environ = {
+        "BLYTZ_HIRE_CONNECTIONS": str(bouncer.connections.folder),
+        "BLYTZ_HIRE_APPLICATION_URL": bouncer.connections.application_url,
+        "PGBOUNCER_ADMIN_URL": bouncer.connections.pgbouncer_url,
+    }
+    with bouncer.split.monolith() as monolith:
+        # No target is both a profile and a company: a real monolith has dropped one of the keys.
+        monolith.execute(
+            'alter table blytz_hire.reviews drop constraint "reviews_va_targetId_fkey",'
+            ' drop constraint "reviews_company_targetId_fkey"'
+        )
+    for command in ("run", "verify"):
+        ran = bouncer.split.runner(command, "payments", **environ)
+        assert ran.returncode == 0, ran.stderr
+    reviewers, over = Reviewers(bouncer), threading.Event()
+    threads = [threading.Thread(target=reviewers.write, args=(n, over)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for command, place in (("switch", "payments_db"), ("rollback", MONOLITH)):
+            until(lambda: len(reviewers.places) > 20)
+            ran = bouncer.split.runner(command, "payments", "--no-backup", **environ)
+            assert ran.returncode == 0, ran.stderr
+            reviewers.places.clear()
+            until(lambda: len(reviewers.places) > 20)
+            assert set(reviewers.places[5:]) == {place}
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert reviewers.failures == []
+    with bouncer.split.monolith() as monolith:
+        found = monolith.execute(
+            "select id from blytz_hire.reviews where id like 'held-%' order by id"
+        ).fetchall()
+    assert [one for (one,) in found] == sorted(f"held-{w}-{n}" for w, n in reviewers.written)
+
+
 def test_without_pgbouncer_nothing_is_held(split: Split) -> None:
     provision_payments(split.connections)
     with held(PAYMENTS, split.connections, 5):
