@@ -217,7 +217,7 @@ def show(places: Sequence[Place], table: Table) -> None:
         table.add_row(
             f"sync back of {CHANGED:,} changed, of {place.split.rows:,}", milliseconds(place.syncs)
         )
-    table.add_row("… the last as against the first", ratio([p.syncs for p in places]), "≤ 1.5")
+    table.add_row("… the last as against the first", ratio([p.syncs for p in places]))
 
 
 def figures(moves: Iterable[Move], of: Callable[[Move], float | None]) -> str:

@@ -249,7 +249,8 @@ def history(names: tuple[str, ...], last: int, as_json: bool) -> None:
     connections = resolve()
     steps = reporting.history(select(names), connections)[-last:]
     if as_json:
-        screen.show_json({"steps": [asdict(step) for step in steps]})
+        data = [{**asdict(step), "seconds": step.seconds} for step in steps]
+        screen.show_json({"steps": data})
         return
     if not steps:
         raise NotReady("Nothing has been done yet.", mend="runner.py run")
@@ -293,8 +294,8 @@ def show_moved(moved: Moved, as_json: bool) -> None:
         out.print("No write has come yet.")
     for table, (kept_in, count) in moved.kept.items():
         out.print(
-            f"note: {count:,} row(s) of {table} held what the monolith can't; as they were, they"
-            f" are in {kept_in}",
+            f"note: {count:,} row(s) of {table} do not come back just as they were, which are in"
+            f" {kept_in}",
             markup=False,
         )
     if moved.backup:

@@ -140,7 +140,7 @@ def follow(
     Raises:
         SplitError: it can't begin (see `sync`), or a part of the way is gone for good.
     """
-    rows, begun = 0, False
+    rows, begun, is_lost = 0, False, False
     while not stop.is_set():
         try:
             with ready(service, connections) as route:
@@ -148,20 +148,32 @@ def follow(
                 # What a crash would lose is then still among the changes, and is done again.
                 route.database.execute("set synchronous_commit = off")
                 for tick in _look_and_carry_over(route, rows, stop, interval):
-                    rows = tick.rows
+                    rows, is_lost = tick.rows, False
                     on_tick(tick)
         except (ConnectionFailed, BuildFailed, NotReady, SourceMismatch) as error:
-            passes = isinstance(error, (ConnectionFailed, BuildFailed, Busy))
-            if not begun or not (passes or _is_being_moved(connections)):
+            trouble = str(error)
+            if not isinstance(error, (ConnectionFailed, BuildFailed, Busy)):
+                moved = _being_moved(connections)
+                if not moved and is_lost:  # twice: it was no passing state of a switch
+                    raise
+                is_lost, trouble = not moved, moved or trouble
+            if not begun:
                 raise
-            on_tick(Tick(service, rows, trouble=str(error)))
+            on_tick(Tick(service, rows, trouble=trouble))
             stop.wait(TROUBLE_SECONDS)
 
 
-def _is_being_moved(connections: Connections) -> bool:
-    """Tell whether some service is between two states: its ways are in pieces meanwhile."""
-    with connections.connect(MONOLITH) as monolith:
-        return bool(left_unfinished(monolith))
+def _being_moved(connections: Connections) -> str:
+    """Say which services are between two states, if any: their ways are in pieces meanwhile."""
+    try:
+        with connections.connect(MONOLITH) as monolith:
+            left = left_unfinished(monolith)
+    except ConnectionFailed as error:
+        return str(error)
+    return ", ".join(
+        f"the {entry.detail['operation']} of {database} is under way"
+        for database, entry in left.items()
+    )
 
 
 def follow_all(

@@ -108,7 +108,7 @@
                     else format('The last user event is %s, and what follows %s was asked for.', last_sequence, since)
                 end,
                 hint = format(
-                    'Read all of %I.shared_users anew, in one transaction with: select coalesce(max(sequence), %s)'
+                    'Read all of %I.shared_users anew, in one repeatable-read transaction with: select coalesce(max(sequence), %s)'
                     ' from %I.user_events; and go on behind that.', '{{ schema }}', removed_to, '{{ schema }}'
                 );
         end if;

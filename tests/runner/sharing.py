@@ -10,6 +10,7 @@ import psycopg
 
 from migration import events, targets
 from migration.errors import SplitError
+from migration.parity import Parity
 from migration.services import Service
 from migration.sync import Tick, follow
 from tests.runner.conftest import Split
@@ -47,6 +48,52 @@ def login(split: Split, service: Service) -> psycopg.Connection[Any]:
     """Connect to a service's database as the service itself does."""
     url = targets.own_url(service, split.connections)
     return psycopg.connect(url, autocommit=True)
+
+
+def errors(found: Parity) -> dict[str, int]:
+    """Give the orphans of references that had a key, by where they are."""
+    return {f"{one.table}.{one.column}": one.orphans for one in found.broken if one.had_key}
+
+
+def delete_from_marketplace(split: Split) -> dict[str, str]:
+    """Delete a job, a match and a proposal that other services refer to, and a posting's own."""
+    with split.service("marketplace_db") as database, split.service("payments_db") as payments:
+        ((job,),) = payments.execute("select min(job_id) from payments_db.payments").fetchall()
+        ((match,),) = payments.execute("select min(match_id) from payments_db.payments").fetchall()
+        with database.transaction():
+            database.execute(
+                "update marketplace_db.proposals set job_id = null where job_id = %s", (job,)
+            )
+            database.execute("delete from marketplace_db.jobs where id = %s", (job,))
+            database.execute(
+                "delete from marketplace_db.match_votes as vote using marketplace_db.matches where"
+                " (vote.job_posting_id, vote.va_profile_id) = (matches.job_posting_id,"
+                " matches.va_profile_id) and matches.id = %s",
+                (match,),
+            )
+            database.execute("delete from marketplace_db.matches where id = %s", (match,))
+    return {"job": job, "match": match}
+
+
+def delete_company(split: Split) -> str:
+    """Delete a company that postings refer to, and its user, as users_db allows; give its id."""
+    with split.service("users_db") as database, split.service("marketplace_db") as marketplace:
+        ((company,),) = marketplace.execute(
+            "select min(company_id) from marketplace_db.job_postings where company_id in"
+            " (select companies.id from marketplace_db.shared_companies as companies"
+            " where not exists (select from marketplace_db.shared_va_profiles as profiles"
+            " where profiles.user_id = companies.user_id))"
+        ).fetchall()
+        with database.transaction():
+            for statement in (
+                "delete from users_db.company_details where company_id = %s",
+                "delete from users_db.users where id ="
+                " (select user_id from users_db.companies where id = %s)",
+                "delete from users_db.companies where id = %s",
+            ):
+                database.execute("set constraints all deferred")
+                database.execute(statement, (company,))
+    return str(company)
 
 
 class Followers:

@@ -518,7 +518,8 @@ def test_rows_that_break_a_rule_hold_the_events_back_too(living: Split) -> None:
     since = last_sequence(living, PAYMENTS)
     with living.service("payments_db") as database:
         database.execute(
-            "alter table payments_db.shared_users add constraint not_barred check (role <> 'barred')"
+            "alter table payments_db.shared_users"
+            " add constraint not_barred check (role <> 'barred')"
         )
         change(living, "update blytz_hire.users set role = 'barred' where id = 'held'")
         ran = living.runner("sync", "payments")

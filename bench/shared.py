@@ -1,0 +1,248 @@
+"""Measures how users are shared among all six services: `python -m bench.shared`.
+
+Splits a monolith into all six on one server, with a follower for each. Then times single updates
+from their commit until all five copies show them, with their events, and as many updates as fast as
+they come until the last of them has come; once in the monolith, and once more with users_db
+completed, which feeds the others then. Last, what asking the cache costs inside the server, as
+against reading the copy by its key, and what a miss does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from bench import server
+from bench.following import SOON_SECONDS, milliseconds, say
+from migration import demo, feed, screen
+from migration.connections import Connections, resolve
+from migration.replication import Connection
+from migration.services import MONOLITH, ROOT, Service, select
+
+SAMPLE_ROWS = 50_000
+PATIENCE_SECONDS = 300
+CALLS = 20_000
+MISSES = 200
+
+NEW_USERS = """
+    insert into blytz_hire.users (id, email, role, "lastSeenAt", "updatedAt")
+    select 'bench ' || i, 'bench ' || i || '@example.com', 'va', now(), now()
+    from generate_series(1, %s) as i
+"""
+# A writer inside the server, so that what is measured is not the client; each a transaction.
+WRITER = """
+    create procedure {schema}.bench_update(tag text, last integer) language plpgsql as $bench$
+    begin
+        for i in 1..last loop
+            update {schema}.users set email = tag || i where id = 'bench ' || i;
+            commit;
+        end loop;
+    end
+    $bench$
+"""
+# Each in a loop of its own, with one plan, as an application's prepared statement has it.
+CALL = """
+    do $bench$
+    declare
+        users text[] := array(select id from {database}.shared_users order by id limit 1000);
+        found {database}.shared_users;
+    begin
+        for i in 1..{calls} loop
+            {what}
+        end loop;
+    end
+    $bench$
+"""
+HIT = "select * into found from {database}.get_shared_user(users[1 + mod(i, 1000)]);"
+BY_KEY = "select * into found from {database}.shared_users where id = users[1 + mod(i, 1000)];"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A monolith that is split, and where its users are written now."""
+
+    connections: Connections
+    environ: dict[str, str]
+    users: int
+
+    def runner(self, *arguments: str) -> None:
+        """Run runner.py, which has to succeed."""
+        command = [sys.executable, str(ROOT / "runner.py"), *arguments]
+        ran = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+
+
+def consumers() -> list[Service]:
+    """Name the services that share users."""
+    return feed.consumers(select(("users",))[0])
+
+
+@contextlib.contextmanager
+def following(place: Place) -> Iterator[None]:
+    """Run followers of all services for the block, in one process, as an operator would."""
+    command = [sys.executable, str(ROOT / "runner.py"), "sync", "--follow"]
+    with subprocess.Popen(
+        command, env=place.environ, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as follower:
+        try:
+            yield
+        finally:
+            follower.send_signal(signal.SIGINT)
+            follower.communicate()
+
+
+@contextlib.contextmanager
+def watching(place: Place) -> Iterator[list[tuple[Service, Connection]]]:
+    """Connect to all copies."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            (one, stack.enter_context(place.connections.connect(one.database)))
+            for one in consumers()
+        ]
+
+
+def wait_for(copies: Sequence[tuple[Service, Connection]], user: int, email: str) -> float:
+    """Wait until all copies and their events have it; give the moment of the last."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    for service, database in copies:
+        query = f"select email = %s from {service.database}.shared_users where id = %s".encode()
+        while database.execute(query, (email, f"bench {user}")).fetchone() != (True,):
+            assert time.monotonic() < deadline, f"It does not arrive in {service.database}."
+            time.sleep(SOON_SECONDS)
+    return time.monotonic()
+
+
+def single_updates(place: Place, source: str, runs: int) -> list[float]:
+    """Time updates from their commit until they are in all copies."""
+    seconds = []
+    with watching(place) as copies, place.connections.connect(source) as owner:
+        for run in range(runs):
+            time.sleep(0.5 + random.random())
+            user, email = random.randint(1, place.users), f"{source} {run}"
+            owner.execute(
+                f"update {source}.users set email = %s where id = %s".encode(),
+                (email, f"bench {user}"),
+            )
+            committed = time.monotonic()
+            seconds.append(wait_for(copies, user, email) - committed)
+    return seconds
+
+
+def many_updates(place: Place, source: str, runs: int) -> list[float]:
+    """Time from the first of many updates until the last is in all copies, each once."""
+    seconds = []
+    with watching(place) as copies, place.connections.connect(source) as owner:
+        owner.execute(WRITER.format(schema=source).encode())
+        for run in range(runs):
+            before = [events(*copy) for copy in copies]
+            tag, started = f"{source} {run} of ", time.monotonic()
+            owner.execute(f"call {source}.bench_update(%s, %s)".encode(), (tag, place.users))
+            seconds.append(wait_for(copies, place.users, f"{tag}{place.users}") - started)
+            told = [events(*copy) - was for copy, was in zip(copies, before, strict=True)]
+            assert told == [place.users] * len(copies), told
+    return seconds
+
+
+def events(service: Service, database: Connection) -> int:
+    """Count a service's events."""
+    row = database.execute(
+        f"select count(*) from {service.database}.user_events".encode()
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def per_call(database: Connection, service: Service, what: str, runs: int) -> list[float]:
+    """Time calls inside the server, in seconds for one."""
+    statement = CALL.format(
+        database=service.database, calls=CALLS, what=what.format(database=service.database)
+    ).encode()
+    database.execute(statement)  # the first of a session has its plans to make
+    seconds = []
+    for _ in range(runs):
+        started = time.monotonic()
+        database.execute(statement)
+        seconds.append((time.monotonic() - started) / CALLS)
+    return seconds
+
+
+def misses(database: Connection, service: Service) -> list[float]:
+    """Time asking the owner for users whom nobody knows, in one session."""
+    seconds = []
+    for number in range(MISSES):
+        started = time.monotonic()
+        database.execute(
+            f"select id from {service.database}.get_shared_user(%s)".encode(), (f"no {number}",)
+        )
+        seconds.append(time.monotonic() - started)
+    return seconds[1:]  # the first connects
+
+
+def measure(place: Place, source: str, runs: int, table: Table) -> None:
+    """Measure propagation from where users are written."""
+    where = "the monolith" if source == MONOLITH else source
+    with following(place):
+        say(f"single updates in {where}")
+        table.add_row(
+            f"an update in {where} until all five copies have it",
+            milliseconds(single_updates(place, source, runs * 4)),
+            "< 1000 ms",
+        )
+        say(f"{place.users:,} updates in {where}")
+        taken = many_updates(place, source, runs)
+        table.add_row(
+            f"{place.users:,} updates in {where} until all five have all, each once",
+            f"{statistics.median(taken):.1f} s ({min(taken):.1f} to {max(taken):.1f})",
+            "< 15 s",
+        )
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=10_000, help="users, each updated once a run")
+    parser.add_argument("--runs", type=int, default=5)
+    given = parser.parse_args()
+    table = screen.table("what", ">figure", ">target")
+    with server() as environ:
+        place = Place(resolve(environ), environ, given.users)
+        say("a monolith, and runner.py run")
+        demo.create(place.connections.urls[MONOLITH], SAMPLE_ROWS)
+        with place.connections.connect(MONOLITH) as monolith:
+            monolith.execute(NEW_USERS, (given.users,))
+        place.runner("run")
+        measure(place, MONOLITH, given.runs, table)
+        say("switch and complete users")
+        place.runner("verify", "users")
+        place.runner("switch", "users", "--no-backup")
+        place.runner("complete", "users", "--no-backup")
+        measure(place, "users_db", given.runs, table)
+        table.add_section()
+        service = consumers()[0]
+        say(f"the cache of {service.database}")
+        with place.connections.connect(service.database) as database:
+            hits, by_key = list[float](), list[float]()
+            for _ in range(given.runs):
+                hits += per_call(database, service, HIT, 1)
+                by_key += per_call(database, service, BY_KEY, 1)
+            hit = statistics.median(hits)
+            table.add_row("a cache hit, in the server", f"{hit * 1000:.4f} ms", "< 0.2 ms")
+            ratio = hit / statistics.median(by_key)
+            table.add_row("… as against reading the copy by its key", f"{ratio:.1f}")
+            asked = statistics.median(misses(database, service))
+            table.add_row("a miss, from the client", f"{asked * 1000:.2f} ms")
+    screen.out.print(table)
+
+
+if __name__ == "__main__":
+    main()
