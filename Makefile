@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 ROWS ?= 50000
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test test-faults lint pytest docs bench bench-following bench-proof bench-switching lock clean
+.PHONY: demo test test-faults lint pytest docs bench bench-following bench-proof bench-switching bench-shared lock clean
 
 demo: .venv/ready
 	@.venv/bin/python runner.py demo --rows $(ROWS)
@@ -49,6 +49,10 @@ bench-proof: .venv/ready
 # twenty minutes
 bench-switching: .venv/ready
 	.venv/bin/python -m bench.switching
+
+# How soon users are the same in all services, and what a look into the cache costs; ten minutes
+bench-shared: .venv/ready
+	.venv/bin/python -m bench.shared
 
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \

@@ -22,10 +22,11 @@ import pytest
 from migration import catalog, feed, targets
 from migration.errors import DataDiffers
 from migration.events import Numbered
-from migration.ledger import open_ledger
+from migration.ledger import State, open_ledger
 from migration.parity import parity
 from migration.reconcile import reconcile
 from migration.services import MIRROR_SCHEMA, MONOLITH, SERVICES_BY_NAME, Service, select
+from migration.sync import carry_over
 from tests.runner.clients import REFUSALS, Client, Known, acknowledged, acquaint, writing
 from tests.runner.conftest import Server, Split, make_split
 from tests.runner.sharing import (
@@ -36,6 +37,7 @@ from tests.runner.sharing import (
     errors,
     inbox,
     last_sequence,
+    login,
 )
 from tests.runner.test_switch_writers import following
 from tests.runner.test_sync import until
@@ -336,3 +338,39 @@ def test_one_customer_in_six_databases(six: Six, tmp_path: Path) -> None:
     assert_copies_are_what_the_owner_yields(split)
     said = six.succeeds("parity")
     assert "error:" not in said
+
+
+def test_the_caches_ask_users_db_once_it_is_the_owner(six: Six) -> None:
+    split = six.split
+    with open_ledger(split.connections) as ledger:
+        is_moved = ledger.state(USERS).reached(State.SWITCHED)
+    if not is_moved:  # when it is run by itself
+        six.succeeds("switch", "users", *PATIENT)
+        six.succeeds("complete", "users", "--no-backup")
+    with split.service("users_db") as owner:
+        owner.execute(
+            "insert into users_db.users (id, email, role, last_seen_at)"
+            " values ('late', 'late@example.com', 'va', now())"
+        )
+        carry_over(owner)  # as the follower of users_db does
+        for service in CONSUMERS:
+            with login(split, service) as asks:
+                get = f"select email from {service.database}.get_shared_user(%s)"
+                copy = f"select from {service.database}.shared_users where id = 'late'"
+                assert asks.execute(copy).fetchone() is None
+                assert asks.execute(get, ("late",)).fetchone() == ("late@example.com",)
+                assert asks.execute(get, ("nobody",)).fetchone() == (None,)
+            rows = owner.execute(
+                "select relname, array_agg(attname::text order by attname) from pg_class"
+                " inner join pg_attribute on attrelid = pg_class.oid"
+                " where relkind in ('r', 'v', 'f', 'S') and attnum > 0 and not attisdropped"
+                " and relnamespace::regnamespace::text !~ '^pg_|^information_'"
+                " and has_column_privilege(%s, pg_class.oid, attnum,"
+                " 'select, insert, update, references') group by relname",
+                (f"{service.role}_reader",),
+            ).fetchall()
+            landed = catalog.landed_tables(service)
+            assert dict(rows) == {
+                table: sorted(landed[table]) for table in ("users", "va_profiles", "companies")
+            }
+    six.succeeds("sync")

@@ -171,14 +171,23 @@ def sync_and_compare(split: Split, monolith: Connection) -> list[str]:
 
 
 def differences(split: Split, service: Service, monolith: Connection) -> list[str]:
-    """Compare a service's tables with their models, run on the mirror and on the monolith."""
+    """Compare a service's tables with their models, run on the mirror and on the monolith.
+
+    The other way round, what the reverse models yield is compared with the mirror.
+    """
     wrong = []
     with split.service(service.database) as database:
         rest = database.execute("select * from split.changes limit 3").fetchall()
         if rest:
             wrong.append(f"{service.database}: split.changes still holds {rest}")
-        for table, definition, is_stale in database.execute(
-            "select table_name, definition, is_stale from split.service_tables order by 1"
+        for (mirror,) in database.execute("select table_name from split.mirror_tables").fetchall():
+            otherwise = database.execute(
+                "select * from split.way_back_differs(%s) limit %s", (mirror, SHOWN)
+            ).fetchall()
+            wrong += [f"{service.database}: the way back differs in {one}" for one in otherwise]
+        for table, definition, is_stale, gone in database.execute(
+            "select table_name, definition, is_stale, quote_ident(tombstone) || ' is null'"
+            " from split.service_tables order by 1"
         ).fetchall():
             name = f"{service.database}.{table}"
             if is_stale:
@@ -190,7 +199,7 @@ def differences(split: Split, service: Service, monolith: Connection) -> list[st
             ).fetchone()
             row = f"row({columns[0] if columns else ''})::text"
             model = f"select {row} from ({definition}) as model"
-            actual = rows(database, f"select {row} from {name}")
+            actual = rows(database, f"select {row} from {name}{' where ' + gone if gone else ''}")
             for where, expected in (
                 ("mirror", rows(database, model)),
                 ("monolith", rows(monolith, model)),

@@ -177,7 +177,7 @@ def test_switch_and_rollback_are_shown_with_pause_backup_and_what_was_kept(
         "services verified",
         "verified payments_db",
         "The pause of the last rollback, on",
-        "1 row of refunds held what the monolith can’t; kept in audit.refunds_",
+        "1 row of refunds did not come back just as the service had it; kept in audit.refunds_",
     ):
         assert said in shown, said
     assert "services switched" not in shown

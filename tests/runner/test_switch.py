@@ -384,7 +384,7 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
     for name in names:
         table = name.split("_")[0]
         assert (
-            f"note: 1 row(s) of {table} held what the monolith can't; as they were, they are in"
+            f"note: 1 row(s) of {table} do not come back just as they were, which are in"
             f" audit.{name}" in said
         )
     with switched.service("payments_db") as database:

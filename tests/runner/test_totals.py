@@ -166,9 +166,9 @@ def test_what_is_compared_is_in_the_mirror_and_has_its_rows_key(database: str) -
             id="money rounded",
         ),
         pytest.param(
-            "update payments_db.payments set amount = amount * 100",
+            "update payments_db.payments set amount = amount / 10 where amount % 1 = 0",
             {"payments.amount"},
-            id="a model that forgets to divide",
+            id="a model that divides once too often",
         ),
         pytest.param(
             "update payments_db.payments set stripe_fee = coalesce(stripe_fee, 0)",
@@ -207,7 +207,9 @@ def test_what_is_wrong_in_a_service_table_is_caught(
 
 def test_a_difference_is_told_with_where_it_arose_and_what_shows_it(living: Split) -> None:
     with living.service("payments_db") as database:
-        database.execute("update payments_db.payments set amount = amount * 100")
+        database.execute(
+            "update payments_db.payments set amount = amount / 10 where amount % 1 = 0"
+        )
         database.execute(f"delete from payments_db.reviews where id = {FIRST}")
     ran = living.runner("totals", "payments")
     assert ran.returncode == DataDiffers.exit_code == 9
