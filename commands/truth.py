@@ -22,8 +22,8 @@ from migration.errors import NotReady
 from migration.ledger import State, open_ledger
 from migration.screen import out, seconds
 from migration.services import SERVICES_BY_NAME, Service, select
-from migration.switch import Moved
 from migration.targets import Place
+from migration.walk import Moved
 
 UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "min": 60.0}
 

@@ -1,45 +1,30 @@
 """Moves the truth of a service: from the monolith to the service's database, and back.
 
-Both are one walk. The side that was the truth is closed on a lease, what it holds is carried over,
-and one commit on that side decides: its gate is closed for good, and it publishes the owned tables
-no more. The other side then publishes them and opens. Until the decision all is undone if anything
-fails or the pause is over; after it there is only forward.
+Both are one walk, in two directions; see `walk`.
 """
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime, timezone
-from itertools import count
 from typing import Any
 
-from psycopg import errors
-
-from migration import catalog, hold, read_through, readiness, targets, way_back
-from migration.backup import Backup, backup
-from migration.connections import Connections, describe
+from migration import readiness, targets, way_back
+from migration.backup import backup
+from migration.connections import Connections
 from migration.ends import Ends, opened
-from migration.errors import NotReady
 from migration.gate import Gate
 from migration.ledger import Ledger, State
 from migration.readiness import Readiness
-from migration.replication import Link
-from migration.saga import Saga, Step, require_finished
+from migration.saga import require_finished
 from migration.services import MONOLITH, Service
 from migration.sync import carry_over
 from migration.targets import Place
+from migration.walk import AFTER_CHANGE_SECONDS, LOCK_SECONDS, Moved, Walk, disarm
 
 PREPARE_SECONDS = 5.0
-# How long one try to close the gate may keep writers waiting, and how long they have in between.
-LOCK_SECONDS = 0.25
-BETWEEN_TRIES_SECONDS = 0.5
-DISARM_TRIES = 5
 FIRST_WRITE_SECONDS = 1.0
-AFTER_CHANGE_SECONDS = 60.0
 
 OPEN_SERVICE = """
     update split.service set switched_at = clock_timestamp(), first_write_at = null
@@ -50,38 +35,6 @@ CLOSE_SERVICE = """
     update split.service set switched_at = null;
     update split.service_tables set is_stale = true where owned_rows <> 'false'
 """
-BLOCKERS = """
-    select string_agg(
-        distinct format('%%s%%s', lock.pid, ' (' || nullif(activity.application_name, '') || ')'),
-        ', '
-    )
-    from pg_locks as lock
-    inner join pg_stat_activity as activity using (pid)
-    where
-        lock.relation = any(%s::regclass[]) and lock.granted and lock.pid <> pg_backend_pid()
-        and lock.mode not in ('AccessShareLock', 'RowShareLock')
-"""
-
-
-@dataclass
-class Moved:
-    """What a switch or a rollback came to; moments are by the server's clock that they name.
-
-    `closed_at` is when the last writer had left the old side, `opened_at` when the new one let
-    writers in, `first_write_at` when it took the first write, if one came soon. Seconds stand
-    corrected by the difference of the two clocks.
-    """
-
-    service: Service
-    operation: str
-    closed_at: datetime | None = None
-    opened_at: datetime | None = None
-    first_write_at: datetime | None = None
-    paused_seconds: float | None = None
-    gap_seconds: float | None = None
-    kept: dict[str, tuple[str, int]] = field(default_factory=dict)
-    backup: Backup | None = None
-    warnings: list[str] = field(default_factory=list)
 
 
 def check(
@@ -231,198 +184,7 @@ def resume(
     return moved
 
 
-class _Walk(ABC):
-    """One walk of the truth from the `old` gate to the `new` one; what both directions share."""
-
-    operation: str
-    enters: State | None = None
-    returns_to: State | None = None
-    place: Place
-    leads_to: str
-
-    def __init__(self, ends: Ends, moved: Moved, max_pause: float) -> None:
-        self.ends, self.moved, self.max_pause = ends, moved, max_pause
-        self.owned = catalog.owned_tables(ends.service)
-        self.held = ExitStack()  # clients, in PgBouncer
-        self.ends_at = 0.0  # of the pause, by this process's clock
-        self.offset = 0.0
-        # Asked once: reading what tables there are is not for the pause.
-        self.monolith_gate, self.service_gate = ends.monolith_gate, ends.service_gate
-
-    @property
-    @abstractmethod
-    def old(self) -> Gate:
-        """The gate of the side that is the truth so far."""
-
-    @property
-    @abstractmethod
-    def new(self) -> Gate:
-        """The gate of the side that becomes it."""
-
-    @abstractmethod
-    def prepare(self) -> None:
-        """Make what the walk needs; idempotent."""
-
-    @abstractmethod
-    def unprepare(self) -> None:
-        """Remove it again."""
-
-    @abstractmethod
-    def catch_up(self) -> Mapping[str, Any] | None:
-        """Carry over what there is, so that little is left for the pause."""
-
-    @abstractmethod
-    def drain(self) -> Mapping[str, Any] | None:
-        """Carry over what is left, now that nobody writes."""
-
-    @abstractmethod
-    def decide(self) -> None:
-        """Make it final, in one commit on the old side; nothing, if it is."""
-
-    @abstractmethod
-    def open(self) -> Mapping[str, Any] | None:
-        """Let writers in on the new side, in one commit; nothing, if they are."""
-
-    @abstractmethod
-    def finish(self) -> Mapping[str, Any] | None:
-        """Do what can wait until the pause is over."""
-
-    def saga(self, *, from_decision: bool = False) -> Saga:
-        """Give the steps: all, or those from the decision on."""
-        steps = [
-            Step("prepare", self.prepare, self.unprepare, "what it makes is removed"),
-            Step("catch up", self.catch_up),
-            Step("close", self.close, self.reopen, "the gate is opened"),
-            Step("drain", self.drain),
-            Step("decide", self.decide),
-            Step("open", self.open),
-            Step("point", self.point),
-            Step("finish", self.finish),
-            Step("measure", self.measure),
-        ]
-        if from_decision:
-            steps = steps[4:]
-        return Saga(
-            self.ends.service,
-            self.operation,
-            steps,
-            self.old.is_closed_for_good,
-            self.enters,
-            self.returns_to,
-        )
-
-    def close(self) -> dict[str, Any]:
-        """Close the old side; try until the pause would be over, never long at a stretch."""
-        service, connections = self.ends.service, self.ends.connections
-        self.offset = self.ends.clock_offset()
-        # Clients that PgBouncer holds are waiting already while the tables' lock is waited for.
-        share = self.max_pause / 2 if connections.pgbouncer_url else self.max_pause
-        self.held.enter_context(hold.held(service, connections, share))
-        gives_up_at = time.monotonic() + share
-        for tries in count(1):
-            self.ends_at = time.monotonic() + self.max_pause
-            patience = min(LOCK_SECONDS, self.max_pause / 2)
-            try:
-                closed_at = self.old.close(self.leads_to, patience, self.max_pause)
-                break
-            except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-                if time.monotonic() + patience + BETWEEN_TRIES_SECONDS > gives_up_at:
-                    raise self._in_the_way(tries) from error
-                time.sleep(BETWEEN_TRIES_SECONDS)
-        self.moved.closed_at = closed_at
-        return {"closed_at": closed_at.isoformat(), "tries": tries}
-
-    def reopen(self) -> None:
-        """Let writers in again where they were; at once, whoever holds the tables."""
-        if self.old.exists():
-            self.old.open()
-        self.held.close()
-        _disarm(self.old)
-
-    def point(self) -> None:
-        """Point the service's applications at the new side, and let those go on that wait."""
-        targets.point(
-            self.ends.service, self.ends.connections, reads_at=self.place, writes_at=self.place
-        )
-        self.held.close()
-
-    def remaining(self) -> float:
-        """Tell how many seconds of the pause are left.
-
-        Raises:
-            NotReady: none.
-        """
-        left = self.ends_at - time.monotonic()
-        if left <= 0:
-            raise self.too_long()
-        return left
-
-    def arrive(self, way: Link) -> float:
-        """Wait for all that was committed on one side; give the seconds that it took.
-
-        Raises:
-            NotReady: it did not arrive within the pause.
-        """
-        try:
-            return way.arrive(within_seconds=self.remaining())
-        except TimeoutError as error:
-            way.require_running()
-            raise self.too_long(f"; {error}") from error
-
-    def measure(self) -> dict[str, Any]:
-        """Work out how long writers stood still."""
-        moved = self.moved
-        if not moved.closed_at or not moved.opened_at:
-            return {}  # resumed: the pause was another runner's
-        offset = self.offset if self.operation == "switch" else -self.offset
-        moved.paused_seconds = (moved.opened_at - moved.closed_at).total_seconds() - offset
-        if moved.first_write_at:
-            moved.gap_seconds = (moved.first_write_at - moved.closed_at).total_seconds() - offset
-        return {
-            "clock_offset": round(self.offset, 6),
-            "paused_seconds": round(moved.paused_seconds, 6),
-            "gap_seconds": moved.gap_seconds and round(moved.gap_seconds, 6),
-        }
-
-    def settle(self, ledger: Ledger) -> None:
-        """Tell who has to be told: the service's applications, and who asks it for users."""
-        service, connections = self.ends.service, self.ends.connections
-        with ledger.step(service, f"{self.operation}: tell") as step:
-            if said := targets.announce(service, connections, AFTER_CHANGE_SECONDS):
-                self.moved.warnings.append(said)
-            if service == read_through.owner_of_users():
-                self.moved.warnings += read_through.reconnect_all(connections, ledger)
-            step.detail["warnings"] = list(self.moved.warnings)
-
-    def too_long(self, why: str = "") -> NotReady:
-        """Say that the pause is over."""
-        return NotReady(
-            f"The pause was longer than the {self.max_pause:g} s that it may be{why}.",
-            where=self.ends.service.database,
-            mend="Try again at a quieter moment, or allow more: --max-pause 10s",
-        )
-
-    @contextmanager
-    def _in_nobodys_way(self) -> Iterator[None]:
-        try:
-            yield
-        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-            raise self._in_the_way(1) from error
-
-    def _in_the_way(self, tries: int) -> NotReady:
-        gate = self.old
-        names = [f"{gate.schema}.{name}" for name in gate.tables]
-        row = gate.database.execute(BLOCKERS, (names,)).fetchone()
-        held = f": process {row[0]}" if row and row[0] else ""
-        return NotReady(
-            f"Somebody holds a lock on {', '.join(names)}{held}. Tried {tries} times; writers"
-            f" waited {LOCK_SECONDS:g} s each time at the most.",
-            where=describe(gate.database.info.dsn),
-            mend="Wait for them, or end them: select pg_terminate_backend(PID);",
-        )
-
-
-class _Switch(_Walk):
+class _Switch(Walk):
     """From the monolith to the service."""
 
     operation = "switch"
@@ -467,7 +229,7 @@ class _Switch(_Walk):
     def decide(self) -> None:
         if self.old.is_closed_for_good():
             return
-        with self._in_nobodys_way(), self.ends.monolith.transaction():
+        with self.in_nobodys_way(), self.ends.monolith.transaction():
             if not self.old.decide(min(LOCK_SECONDS, self.remaining())):
                 raise self.too_long()
             way_back.carry_no_more(self.ends.monolith, self.ends.link.name, list(self.owned))
@@ -486,7 +248,7 @@ class _Switch(_Walk):
         return {"opened_at": row[0].isoformat()}
 
     def finish(self) -> dict[str, Any]:
-        _disarm(self.new)
+        disarm(self.new)
         database, begun = self.ends.database, time.monotonic()
         while self.moved.first_write_at is None and time.monotonic() - begun < FIRST_WRITE_SECONDS:
             carry_over(database)
@@ -497,7 +259,7 @@ class _Switch(_Walk):
         return {"first_write_at": str(self.moved.first_write_at or "none yet")}
 
 
-class _Rollback(_Walk):
+class _Rollback(Walk):
     """From the service to the monolith."""
 
     operation = "rollback"
@@ -533,7 +295,7 @@ class _Rollback(_Walk):
         if self.old.is_closed_for_good():
             return
         database = self.ends.database
-        with self._in_nobodys_way(), database.transaction():
+        with self.in_nobodys_way(), database.transaction():
             database.execute("lock table split.turn in exclusive mode")
             if not self.old.decide(min(LOCK_SECONDS, self.remaining())):
                 raise self.too_long()
@@ -551,7 +313,7 @@ class _Rollback(_Walk):
         return {"opened_at": opened_at.isoformat()}
 
     def finish(self) -> dict[str, Any]:
-        _disarm(self.new)
+        disarm(self.new)
         self._let_follow()
         self.ends.way.remove()
         return {"kept": dict(self.moved.kept)}
@@ -570,13 +332,3 @@ class _Rollback(_Walk):
                     self.moved.kept[table] = (f"audit.{kept_in}", rows)
                 database.execute(CLOSE_SERVICE)
         carry_over(database)
-
-
-def _disarm(gate: Gate) -> None:
-    """Disable an open gate's triggers; where somebody writes without a pause they stay, open."""
-    for _ in range(DISARM_TRIES):
-        try:
-            gate.disarm(LOCK_SECONDS)
-            return
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            time.sleep(BETWEEN_TRIES_SECONDS)

@@ -17,6 +17,8 @@
 #}
 {% macro user_events(shared_users) %}
     {% set schema = shared_users.schema %}
+    -- A sync holds one of the tables and waits for the other; so it has to wait before it begins.
+    lock table split.turn in exclusive mode;
     create table if not exists {{ schema }}.user_events (
         sequence bigint generated always as identity primary key,
         type text not null check (type in ('USER_CREATED', 'USER_UPDATED', 'USER_DELETED')),
@@ -28,11 +30,13 @@
     comment on table {{ schema }}.user_events is
     'What happened to users, in order: an inbox that LISTEN user_events tells of.';
 
+    -- A session keeps its plans: one for a few rows would join many of them each with each.
     create or replace function split.append_user_events()
     returns trigger
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set enable_nestloop = off
     as $append$
     declare
         appended bigint;

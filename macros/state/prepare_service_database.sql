@@ -3,6 +3,7 @@
 
     Runs at the start of every dbt command that builds. Idempotent and atomic; the advisory
     lock makes two dbt processes take turns, since two `create or replace` of one function fail.
+    split.turn does the same with a sync, which would wait for what is locked here and be waited for.
     It makes, in the schema `split`:
 
     | object                | what for                                                           |
@@ -27,6 +28,10 @@
         {{ become_owner('split') }}
 
         {% if target.name != 'blytz_hire' %}
+            create table if not exists split.turn ();
+            lock table split.turn in exclusive mode;
+            comment on table split.turn is 'Locked, and never written, by whoever syncs.';
+
             create table if not exists split.service (
                 is_only boolean primary key default true check (is_only),
                 synced_at timestamptz,
@@ -99,9 +104,6 @@
             comment on table split.deleted_rows is
             'Rows that the service has deleted although others share columns of them, so that runner.py'
             ' reconcile can bring them back; kept as long as events are.';
-
-            create table if not exists split.turn ();
-            comment on table split.turn is 'Locked, and never written, by whoever syncs.';
 
             {{ create_enforce_function() }}
             {{ create_capture_functions() }}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -528,3 +529,29 @@ def test_rows_that_break_a_rule_hold_the_events_back_too(living: Split) -> None:
         database.execute("alter table payments_db.shared_users drop constraint not_barred")
     assert [data["role"] for _, _, data in happened(living, since)] == ["barred"]
     assert_in_step_but_for_the_deleted(living)
+
+
+def test_a_build_waits_for_a_sync_before_it_holds_what_that_one_wants(living: Split) -> None:
+    """Else each would wait for the other, and one of them fail."""
+    waits = "select true from pg_locks where relation = 'split.turn'::regclass and not granted"
+    with living.service("payments_db") as syncing:
+        syncing.execute("begin")
+        syncing.execute("lock table split.turn in exclusive mode")
+        with subprocess.Popen(
+            [str(Path(sys.executable).parent / "dbt"), "test", "--target", "payments_db"]
+            + ["--select", "shared_users"],
+            env=dict(living.environ),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        ) as building:
+            until(lambda: bool(syncing.execute(waits).fetchone()) or building.poll() is not None)
+            for table in (
+                "payments_db.shared_users",
+                "payments_db.user_events",
+                "split.service",
+                "split.changes",
+                "split.deleted_rows",
+            ):
+                syncing.execute(f"lock table {table} in row exclusive mode nowait")
+            syncing.execute("rollback")
+            assert building.wait() == 0

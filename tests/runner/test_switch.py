@@ -116,10 +116,22 @@ def test_a_switch_makes_the_service_the_truth(verified: Split) -> None:
     assert_alike(verified)
     listed = json.loads(verified.runner("backups", "--json").stdout)["backups"]
     assert listed[0]["phase"] == "switch"
-    steps = json.loads(verified.runner("history", "payments", "--json", "--last", "9").stdout)
-    assert [step["step"] for step in steps["steps"]] == ["switch"] + [
-        f"switch: {name}"
-        for name in ("prepare", "catch up", "close", "drain", "decide", "open", "point", "finish")
+    steps = json.loads(verified.runner("history", "payments", "--json", "--last", "11").stdout)
+    inner = (
+        "prepare",
+        "catch up",
+        "close",
+        "drain",
+        "decide",
+        "open",
+        "point",
+        "finish",
+        "measure",
+    )
+    assert [step["step"] for step in steps["steps"]] == [
+        "switch",
+        *(f"switch: {name}" for name in inner),
+        "tell",
     ]
     assert {step["outcome"] for step in steps["steps"]} == {"done"}
 

@@ -44,7 +44,7 @@ from tests.runner.switching import (
 from tests.runner.test_everything import DEBIAN_15
 from tests.runner.test_sync import until
 
-WALK = ("prepare", "catch up", "close", "drain", "decide", "open", "point", "finish")
+WALK = ("prepare", "catch up", "close", "drain", "decide", "open", "point", "finish", "measure")
 STEPS = {
     "switch": WALK,
     "rollback": WALK,
