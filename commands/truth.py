@@ -303,6 +303,9 @@ def show_moved(moved: Moved, as_json: bool) -> None:
     for warning in moved.warnings:
         out.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
     role = moved.service.role
+    out.print(
+        f"connections/{role}.env says so; restart the applications that read it at their start."
+    )
     if moved.operation == "switch":
         out.print("Its writes go back to the monolith as long as a follower runs:")
         out.print(f"  ./runner.py sync {role} --follow")

@@ -22,6 +22,7 @@ class Table:
     owner: str
     columns: Mapping[str, str]
     shared: Mapping[str, tuple[str, ...]]
+    unique: tuple[str, ...] = ()
 
     def columns_for(self, database: str) -> tuple[str, ...]:
         """Name the columns that a service's mirror holds; none if it holds no such table."""
@@ -57,6 +58,7 @@ def expected() -> dict[str, Table]:
             meta["owner"],
             {column["name"]: column["data_type"] for column in table["columns"]},
             {database: tuple(names) for database, names in meta.get("shared", {}).items()},
+            tuple(meta.get("unique", ())),
         )
     return tables
 

@@ -30,7 +30,8 @@ CONNECT_TIMEOUT_SECONDS = 10
 # What a role or a database may be set to for its applications must not cut a copy short.
 PATIENCE = """
     set statement_timeout = 0; set lock_timeout = 0;
-    set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0
+    set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0;
+    set default_transaction_read_only = off
 """
 
 # Where values are compared as text, both sides have to write them alike.

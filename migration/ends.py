@@ -84,7 +84,9 @@ def opened(service: Service, connections: Connections) -> Iterator[Ends]:
     ):
         preflight.provisioned(database, service)
         for connection in (monolith, database):
-            # A login that is no superuser waits for autovacuum a second longer.
+            # What decides must not be undone by a crash, whatever the database is set to.
+            connection.execute("set synchronous_commit = on")
+            # A login that is no superuser can't; see Walk.close.
             with suppress(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"set deadlock_timeout = '{DEADLOCK_TIMEOUT}'")
         yield Ends(service, connections, monolith, database)

@@ -48,6 +48,51 @@ LONG_TRANSACTIONS = """
 """
 
 
+# Columns, checks, unique indexes and triggers of owned tables that the models know nothing of.
+UNKNOWN = """
+    with
+
+    owned as (
+        select oid, relname, oid::regclass::text as name from pg_class
+        where oid = any(%(tables)s::regclass[])
+    )
+
+    select
+        format('column %%s.%%I is new', owned.name, attname),
+        'Say in models/_sources.yml and seeds/column_ownership.csv where it goes: docs/extending.md'
+    from owned inner join pg_attribute on attrelid = owned.oid
+    where
+        attnum > 0 and not attisdropped and attgenerated = ''
+        and not format('%%s.%%s', owned.relname, attname) = any(%(known)s)
+    union all
+    select
+        format('constraint %%I on %%s', conname, owned.name),
+        format(
+            'Give the service''s table the same check, then: alter table %%s drop constraint %%I;',
+            owned.name, conname
+        )
+    from owned inner join pg_constraint on conrelid = owned.oid
+    where contype in ('c', 'x')
+    union all
+    select
+        format('unique index %%s on %%s', indexrelid::regclass, owned.name),
+        'List its columns under `unique` in models/_sources.yml; give it to the service''s table'
+    from owned inner join pg_index on indrelid = owned.oid
+    where
+        indisunique and exists (
+            select from unnest(indkey::smallint[]) as part (attnum)
+            left join pg_attribute on attrelid = owned.oid and pg_attribute.attnum = part.attnum
+            where coalesce(format('%%s.%%s', owned.relname, attname) <> all(%(unique)s), true)
+        )
+    union all
+    select
+        format('trigger %%I on %%s fires for replication, too', tgname, owned.name),
+        format('alter table %%s enable trigger %%I;', owned.name, tgname)
+    from owned inner join pg_trigger on tgrelid = owned.oid
+    where tgenabled in ('A', 'R') and not tgisinternal
+"""
+
+
 @dataclass
 class Readiness:
     """What was found: problems with what mends them, and how long the ways take now, in seconds."""
@@ -55,7 +100,6 @@ class Readiness:
     problems: list[tuple[str, str]] = field(default_factory=list)
     lag_seconds: float = 0.0
     sync_seconds: float = 0.0
-    rows_compared: int = 0
 
     def add(self, what: str, mend: str) -> None:
         """Note a problem."""
@@ -105,6 +149,7 @@ def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readin
         found.add(f"last verified {row[0]:.0f} hours ago, and {PROOF_HOURS} is the most", verify)
     _collect(found, lambda: _require_as_made(ends))
     _collect(found, lambda: targets.read(ends.service, ends.connections))
+    _find_unknown(found, ends)
     before = ledger.was_begun(ends.service, "switch: prepare")
     _collect(
         found,
@@ -147,17 +192,19 @@ def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
     saga.require_finished(service, ledger)
     if state is wanted:
         return
-    mends = {
-        State.COMPLETED: "runner.py history: a completed service is not moved any more",
-        State.SWITCHED: f"runner.py rollback {service.role}, or runner.py complete {service.role}",
-        State.VERIFIED: f"runner.py switch {service.role}",
-        State.BUILT: f"runner.py verify {service.role}",
-    }
+    role, is_truth = service.role, state.reached(State.SWITCHED)
+    if state is State.COMPLETED:
+        what, mend = "there is no way back any more", "runner.py backups"
+    elif is_truth:
+        what, mend = "it is the truth already", f"runner.py status {role}"
+    elif wanted is State.SWITCHED:
+        what, mend = "the monolith is the truth already", f"runner.py status {role}"
+    else:
+        what = f"only what is {wanted.value} can be {done}"
+        verify = f"runner.py verify {role}"
+        mend = verify if state is State.BUILT else f"runner.py run {role}, then {verify}"
     raise NotReady(
-        f"{service.database} is {state.value}; only what is {wanted.value} can be {done}."
-        " Nothing was changed.",
-        where=where,
-        mend=mends.get(state, f"runner.py run {service.role}, then runner.py verify"),
+        f"{service.database} is {state.value}: {what}. Nothing was changed.", where=where, mend=mend
     )
 
 
@@ -220,6 +267,25 @@ def _for_leaving(ends: Ends, say: Callable[[str], None]) -> Readiness:
 
     _collect(found, look)
     return found
+
+
+def _find_unknown(found: Readiness, ends: Ends) -> None:
+    """Find what the monolith's tables have by now that the way back would break on, or break."""
+    tables = catalog.owned_tables(ends.service)
+    known = [f"{name}.{column}" for name, columns in tables.items() for column in columns]
+    unique = [f"{name}.{column}" for name in tables for column in catalog.expected()[name].unique]
+    rows = ends.monolith.execute(
+        UNKNOWN,
+        {
+            "tables": [f"{MIRROR_SCHEMA}.{name}" for name in tables],
+            "known": known,
+            "unique": [*unique, *(f"{name}.id" for name in tables)],
+        },
+    )
+    for what, mend in rows.fetchall():
+        found.add(
+            f"{what}: what the service writes could not be carried back, or not keep it", mend
+        )
 
 
 def _find_long_transactions(found: Readiness, database: Connection, tables: list[str]) -> None:

@@ -160,10 +160,15 @@ def _carry_over_differences(
     keys = differing_keys(Side(there, query), Side(here, query), Shape("id", "text", columns))
     texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(c)) for c in columns)
     kinds = catalog.expected()[table].columns
-    insert = sql.SQL("insert into {} ({}) values ({})").format(
+    # An update, never a delete with an insert: a row that others refer to stays there throughout.
+    upsert = sql.SQL(
+        "insert into {} ({}) values ({}) on conflict (id) do update set ({}) = row({})"
+    ).format(
         relation,
         listed,
         sql.SQL(", ").join(sql.SQL("%s::{}").format(sql.SQL(kinds[c])) for c in columns),
+        listed,
+        sql.SQL(", ").join(sql.SQL("excluded.{}").format(sql.Identifier(c)) for c in columns),
     )
     count = 0
     with there() as source, here() as target:
@@ -178,10 +183,11 @@ def _carry_over_differences(
                 sql.SQL("select {} from {} where id = any(%s)").format(texts, relation), (batch,)
             ).fetchall()
             with target.transaction(), target.cursor() as cursor:
+                gone = sorted(set(batch) - {row[columns.index("id")] for row in rows})
                 cursor.execute(
-                    sql.SQL("delete from {} where id = any(%s)").format(relation), (batch,)
+                    sql.SQL("delete from {} where id = any(%s)").format(relation), (gone,)
                 )
-                cursor.executemany(insert, rows)
+                cursor.executemany(upsert, rows)
             count += len(batch)
     return count
 

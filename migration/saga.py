@@ -43,6 +43,12 @@ class Unfinished(NotReady):
     """A saga stands behind its decision, and could not be brought to its end."""
 
 
+class Stopped(SplitError):
+    """Somebody has stopped a saga before its decision, and it was undone."""
+
+    exit_code = 130
+
+
 @dataclass(frozen=True)
 class Saga:
     """An operation on a service, with its steps in order.
@@ -83,6 +89,11 @@ class Saga:
                     whole.detail["unfinished"] = True
                     self._undo(ledger, begun, error)
                     whole.detail["unfinished"] = False
+                    if isinstance(error, KeyboardInterrupt):
+                        raise Stopped(
+                            f"The {self.operation} was stopped, and is undone: all is as it was"
+                            " before."
+                        ) from error
                     raise
             whole.returns_to = self.returns_to
 
@@ -103,12 +114,12 @@ class Saga:
 
     def _undo(self, ledger: Ledger, begun: Sequence[Step], error: BaseException) -> None:
         """Undo what has begun, unless it is decided; then say how to go on."""
-        why = str(error) or type(error).__name__
+        why = str(error) or "it was stopped"
         try:
             if self.is_decided():
                 raise Unfinished(
                     f"The {self.operation} of {self.service.database} is decided, but not at its"
-                    f" end: {why}",
+                    f" end: {why}. Until it is, writers may be kept out on both sides.",
                     where=self.service.database,
                     mend="runner.py resume",
                 ) from error

@@ -97,7 +97,8 @@ def status(service: Service, connections: Connections) -> Status:
         if service.database in (left := left_unfinished(monolith)):
             found.warnings.append(
                 f"The last {left[service.database].detail['operation']} of {service.database} was"
-                " cut short, or is under way.\n  mend:  runner.py resume"
+                " cut short, or is under way. Until it is at its end, writers may be kept out on"
+                " both sides.\n  mend:  runner.py resume"
             )
         else:
             _look_at_targets(found, connections)

@@ -50,6 +50,17 @@ BLOCKERS = """
 """
 
 
+# How long a lock has to be waited for until autovacuum, if it is what holds one, gives way.
+VACUUMED = """
+    select max(extract(epoch from current_setting('deadlock_timeout')::interval))::float
+    from pg_locks as lock
+    inner join pg_stat_activity as activity using (pid)
+    where
+        lock.relation = any(%s::regclass[]) and lock.granted
+        and activity.backend_type = 'autovacuum worker'
+"""
+
+
 @dataclass
 class Moved:
     """What a switch or a rollback came to; moments are by the server's clock that they name.
@@ -130,7 +141,7 @@ class Walk(ABC):
     def saga(self, *, from_decision: bool = False) -> Saga:
         """Give the steps: all, or those from the decision on."""
         steps = [
-            Step("prepare", self.prepare, self.unprepare, "what it makes is removed"),
+            Step("prepare", self._prepare, self.unprepare, "what it makes is removed"),
             Step("catch up", self.catch_up),
             Step("close", self.close, self.reopen, "the gate is opened"),
             Step("drain", self.drain),
@@ -151,6 +162,13 @@ class Walk(ABC):
             self.returns_to,
         )
 
+    def _prepare(self) -> None:
+        """Make what the walk needs; and try now what must not fail behind the decision."""
+        service, connections = self.ends.service, self.ends.connections
+        reads, writes = targets.places(service, connections)
+        targets.point(service, connections, reads_at=reads, writes_at=writes)
+        self.prepare()
+
     def close(self) -> dict[str, Any]:
         """Close the old side; try until the pause would be over, never long at a stretch."""
         service, connections = self.ends.service, self.ends.connections
@@ -159,9 +177,9 @@ class Walk(ABC):
         share = self.max_pause / 2 if connections.pgbouncer_url else self.max_pause
         self.held.enter_context(hold.held(service, connections, share))
         gives_up_at = time.monotonic() + share
+        patience = min(LOCK_SECONDS, self.max_pause / 2)
         for tries in count(1):
             self.ends_at = time.monotonic() + self.max_pause
-            patience = min(LOCK_SECONDS, self.max_pause / 2)
             try:
                 closed_at = self.old.close(self.leads_to, patience, self.max_pause)
                 break
@@ -169,6 +187,7 @@ class Walk(ABC):
                 if time.monotonic() + patience + BETWEEN_TRIES_SECONDS > gives_up_at:
                     raise self._in_the_way(tries) from error
                 time.sleep(BETWEEN_TRIES_SECONDS)
+                patience = self._patience()
         self.moved.closed_at = closed_at
         return {"closed_at": closed_at.isoformat(), "tries": tries}
 
@@ -249,6 +268,14 @@ class Walk(ABC):
             yield
         except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
             raise self._in_the_way(1) from error
+
+    def _patience(self) -> float:
+        """Give how long the next try may wait: for autovacuum until it gives way, and it does."""
+        row = self.old.database.execute(
+            VACUUMED, ([f"{self.old.schema}.{name}" for name in self.old.tables],)
+        ).fetchone()
+        needed = row[0] + 0.1 if row and row[0] else LOCK_SECONDS
+        return float(min(needed, self.max_pause / 2))
 
     def _in_the_way(self, tries: int) -> NotReady:
         gate = self.old

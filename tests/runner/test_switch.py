@@ -436,7 +436,7 @@ def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> Non
     assert assert_agreed(verified) == "switched"
     with unchanged(verified):
         said = ran(verified, "switch", "payments", "--reads", code=NotReady.exit_code)
-    assert "payments_db is switched; only what is verified can be read from." in said
+    assert "payments_db is switched: it is the truth already." in said
     move(verified, "rollback")
     assert assert_agreed(verified) == "verified"
 
@@ -450,8 +450,8 @@ def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> Non
         (
             "switched",
             "switch",
-            "payments_db is switched; only what is verified can be switched. Nothing was changed.",
-            "runner.py rollback payments, or runner.py complete payments",
+            "payments_db is switched: it is the truth already. Nothing was changed.",
+            "runner.py status payments",
         ),
         (
             "switched",
@@ -462,14 +462,14 @@ def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> Non
         (
             "verified",
             "rollback",
-            "payments_db is verified; only what is switched can be rolled back.",
-            "runner.py switch payments",
+            "payments_db is verified: the monolith is the truth already.",
+            "runner.py status payments",
         ),
         (
             "verified",
             "complete",
-            "payments_db is verified; only what is switched can be completed.",
-            "runner.py switch payments",
+            "payments_db is verified: the monolith is the truth already.",
+            "runner.py status payments",
         ),
     ],
 )
@@ -834,7 +834,7 @@ def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
     assert (listed[0]["phase"], listed[0]["path"]) == ("complete", completed["backup"]["path"])
     for command in ("rollback", "switch", "complete"):
         said = ran(switched, command, "payments", code=NotReady.exit_code)
-        assert "payments_db is completed; only what is" in said
+        assert "payments_db is completed: there is no way back any more" in said
         assert "a completed service is not moved any more" in said
     said = ran(switched, "abort", "payments", code=NotReady.exit_code)
     assert "payments_db is completed: it holds what nobody else does." in said
