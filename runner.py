@@ -17,13 +17,15 @@ if sys.prefix == sys.base_prefix and PYTHON.exists():
 try:
     import click
     import psycopg
+
+    from commands import backups, consistency, follow, phases, proof, server, totals, truth
+    from migration import screen
+    from migration.errors import SplitError
+    from migration.services import SERVICES_BY_NAME
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {missing}\n  mend:  make .venv/ready && source .venv/bin/activate")
-
-from commands import backups, consistency, follow, phases, proof, server, totals, truth
-from migration import screen
-from migration.errors import SplitError
-from migration.services import SERVICES_BY_NAME
+except KeyboardInterrupt:
+    sys.exit(130)
 
 NAMES = ", ".join(service.role for service in SERVICES_BY_NAME.values())
 

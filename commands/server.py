@@ -59,6 +59,9 @@ def demo(rows: int, as_json: bool) -> None:
         "Let them follow the monolith, and see how far they are:\n"
         "  ./runner.py sync --follow\n"
         "  ./runner.py status\n"
+        "Make a service's own database the truth, and go back:\n"
+        "  ./runner.py verify payments && ./runner.py switch payments\n"
+        "  ./runner.py rollback payments\n"
         + ("Stop the server:\n  ./runner.py down" if connections.embedded else "")
     )
 
