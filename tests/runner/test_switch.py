@@ -838,3 +838,40 @@ def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
         assert "a completed service is not moved any more" in said
     said = ran(switched, "abort", "payments", code=NotReady.exit_code)
     assert "payments_db is completed: it holds what nobody else does." in said
+
+
+@pytest.mark.parametrize(
+    ("made", "unmade", "what"),
+    [
+        (
+            "alter table blytz_hire.payments add column region text",
+            "alter table blytz_hire.payments drop column region",
+            "column blytz_hire.payments.region is new",
+        ),
+        (
+            "alter table blytz_hire.reviews add constraint stars check (rating < 1000)",
+            "alter table blytz_hire.reviews drop constraint stars",
+            "constraint stars on blytz_hire.reviews",
+        ),
+        (
+            "create unique index one_review on blytz_hire.reviews (id, rating)",
+            "drop index blytz_hire.one_review",
+            "unique index blytz_hire.one_review on blytz_hire.reviews",
+        ),
+    ],
+)
+def test_what_the_way_back_would_break_on_is_refused(
+    verified: Split, made: str, unmade: str, what: str
+) -> None:
+    with verified.monolith() as monolith:
+        monolith.execute(made)
+    try:
+        for command in (["switch", "payments", "--dry-run"], ["switch", "payments"]):
+            said = ran(verified, *command, code=NotReady.exit_code)
+            assert f"{what}: what the service writes could not be carried back" in " ".join(
+                said.split()
+            )
+            assert "mend:" in said
+    finally:
+        with verified.monolith() as monolith:
+            monolith.execute(unmade)
