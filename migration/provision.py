@@ -81,9 +81,7 @@ def provision(
     targets.require_folder(connections.folder)
     switched = ledger.state(service).reached(State.SWITCHED)
     otherwise = targets.Place.SERVICE if switched else targets.Place.MONOLITH
-    reads, writes = targets.places(service, connections, otherwise)
-    # A file that outlived its database still says where that was.
-    places = (reads, writes) if switched else (reads, targets.Place.MONOLITH)
+    places = targets.places(service, connections, otherwise)
     with ledger.step(service, "provision", enters=State.PROVISIONED, **intent) as step:
         with connect(_maintenance(url), service.database) as server:
             _require_privileges(server)
@@ -97,6 +95,7 @@ def provision(
             _require_own_roles(server, service)
             password = _roles(server, service, new_password)
             if not exists:
+                # A file that outlived its database says where that was.
                 places = (targets.Place.MONOLITH, targets.Place.MONOLITH)
                 server.execute(
                     sql.SQL(

@@ -246,7 +246,7 @@ class Walk(ABC):
     def settle(self, ledger: Ledger) -> None:
         """Tell who has to be told: the service's applications, and who asks it for users."""
         service, connections = self.ends.service, self.ends.connections
-        with ledger.step(service, "tell") as step:
+        with ledger.step(service, f"{self.operation}: tell") as step:
             if said := targets.announce(service, connections, AFTER_CHANGE_SECONDS):
                 self.moved.warnings.append(said)
             if service == read_through.owner_of_users():

@@ -85,6 +85,14 @@ def pytest_report_header() -> list[str]:
     return [f"postgres: embedded {embedded.binary('postgres')}"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def dbt_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the files of dbt, when a test calls it without runner.py, apart from other workers'."""
+    for name in ("target", "logs"):
+        variable = f"DBT_{'TARGET' if name == 'target' else 'LOG'}_PATH"
+        os.environ[variable] = str(tmp_path_factory.getbasetemp() / "dbt" / name)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("server")

@@ -228,7 +228,7 @@ def test_a_difference_is_told_with_where_it_arose_and_what_shows_it(living: Spli
     assert (report["differs"], report["moving"]) == (1 + len(REVIEWS), 0)
     (amount,) = [c for c in report["columns"] if c["column"] == "amount"]
     assert amount["monolith"] == amount["mirror"] == amount["expected"]
-    assert float(amount["service"]["sum"]) == 100 * float(amount["mirror"]["sum"])
+    assert float(amount["service"]["sum"]) < float(amount["mirror"]["sum"])
     assert amount["service"]["count"] == amount["mirror"]["count"] > 0
     (created,) = [c for c in report["columns"] if c["column"] == "processedAt"]
     assert created["service"]["least"] < created["service"]["most"]
