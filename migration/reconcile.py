@@ -167,7 +167,7 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
     with (
         connections.connect(action.place) as database,
         ledger.step(service, f"{STEP}: undo", undoes=number) as step,
-        _refusals_told(database, action),
+        _refusals_told(database, action, f"runner.py reconcile --undo {number}"),
     ):
         with database.transaction():
             if action.kind == "empty":
@@ -326,7 +326,9 @@ def _apply(action: Action, connections: Connections, ledger: Ledger) -> int:
 
 
 @contextmanager
-def _refusals_told(database: Connection, action: Action) -> Iterator[None]:
+def _refusals_told(
+    database: Connection, action: Action, again: str = "runner.py reconcile"
+) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.IntegrityError as error:
@@ -334,7 +336,7 @@ def _refusals_told(database: Connection, action: Action) -> Iterator[None]:
         raise NotReady(
             f"What {action.reference} refers to can't be changed so: {said}. Nothing was changed.",
             where=describe(database.info.dsn),
-            mend="Mend that row by hand, then: runner.py reconcile",
+            mend=f"Mend that row by hand, or put back what it refers to, then: {again}",
         ) from error
 
 
