@@ -59,7 +59,12 @@ def delete_from_marketplace(split: Split) -> dict[str, str]:
     """Delete a job, a match and a proposal that other services refer to, and a posting's own."""
     with split.service("marketplace_db") as database, split.service("payments_db") as payments:
         ((job,),) = payments.execute("select min(job_id) from payments_db.payments").fetchall()
-        ((match,),) = payments.execute("select min(match_id) from payments_db.payments").fetchall()
+        ((match,),) = payments.execute(  # one that no payment shares with the job
+            "select min(match_id) from payments_db.payments where match_id not in"
+            " (select match_id from payments_db.payments where job_id = %s"
+            " and match_id is not null)",
+            (job,),
+        ).fetchall()
         with database.transaction():
             database.execute(
                 "update marketplace_db.proposals set job_id = null where job_id = %s", (job,)

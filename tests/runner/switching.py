@@ -54,6 +54,18 @@ def move(split: Split, operation: str, *arguments: str) -> str:
     return ran(split, operation, "payments", "--no-backup", *arguments)
 
 
+def as_service(split: Split) -> psycopg.Connection[Any]:
+    """Connect as the service's applications do."""
+    return psycopg.connect(targets.own_url(PAYMENTS, split.connections), autocommit=True)
+
+
+def one(connection: psycopg.Connection[Any], question: str, *parameters: object) -> Any:
+    """Give the only value of the only row."""
+    row = connection.execute(question, parameters).fetchone()
+    assert row is not None
+    return row[0]
+
+
 def stands(split: Split) -> str:
     """Tell the state that the ledger has the service in."""
     with split.monolith() as monolith:

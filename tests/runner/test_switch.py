@@ -17,15 +17,16 @@ from migration.targets import Place
 from tests.runner.conftest import Split
 from tests.runner.switching import (
     NEW_PAYMENT,
-    OWNED,
     PAYMENTS,
     Writer,
+    as_service,
     assert_agreed,
     assert_alike,
     bring_to_verified,
     checksums,
     halted,
     move,
+    one,
     ran,
     set_aside,
     stands,
@@ -49,18 +50,6 @@ def switched(verified: Split) -> Split:
     """Give a service that has been switched."""
     move(verified, "switch")
     return verified
-
-
-def as_service(split: Split) -> psycopg.Connection[Any]:
-    """Connect as the service's applications do."""
-    return psycopg.connect(targets.own_url(PAYMENTS, split.connections), autocommit=True)
-
-
-def one(connection: psycopg.Connection[Any], question: str, *parameters: object) -> Any:
-    """Give the only value of the only row."""
-    row = connection.execute(question, parameters).fetchone()
-    assert row is not None
-    return row[0]
 
 
 def refused(connection: psycopg.Connection[Any], statement: str) -> psycopg.Error:
@@ -783,61 +772,6 @@ def test_an_abort_removes_all_that_was_made_and_nothing_else(verified: Split) ->
     move(verified, "switch")
     assert assert_agreed(verified) == "switched"
     assert_alike(verified)
-
-
-def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
-    with as_service(switched) as service:
-        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "last"})
-        ran(switched, "sync", "payments")
-    with switched.monolith() as monolith:
-        counted = {
-            table: one(monolith, f"select count(*) from blytz_hire.{table}") for table in OWNED
-        }
-    done = switched.runner("complete", "payments", "--json")
-    assert done.returncode == 0, done.stderr
-    completed = json.loads(done.stdout)["payments_db"]
-    assert completed["retired"] == list(OWNED)
-    assert any('blytz_hire.payments "payments_userId_fkey"' in d for d in completed["detached"])
-    assert stands(switched) == "completed"
-    with switched.monolith() as monolith, switched.service("payments_db") as database:
-        assert counted == {
-            table: one(monolith, f"select count(*) from blytz_hire_retired.{table}")
-            for table in OWNED
-        }
-        last = "select status from blytz_hire_retired.payments where id = 'last'"
-        assert one(monolith, last) == "paid"
-        bound = (
-            "select count(*) from pg_constraint where contype = 'f' and (conrelid = any(%(all)s"
-            "::regclass[])) <> (confrelid = any(%(all)s::regclass[]))"
-        )
-        retired = [f"blytz_hire_retired.{table}" for table in OWNED]
-        assert monolith.execute(bound, {"all": retired}).fetchall() == [(0,)]
-        for connection, question in (
-            (monolith, "select count(*) from pg_subscription where subname = %s"),
-            (database, "select count(*) from pg_publication where pubname = %s"),
-            (database, "select count(*) from pg_replication_slots where slot_name = %s"),
-        ):
-            assert one(connection, question, PAYMENTS.way_back) == 0
-        assert (
-            one(
-                database,
-                "select count(*) from pg_constraint where conname like '%%fits\\_monolith'",
-            )
-            == 0
-        )
-        triggers = "select count(*) from pg_trigger where tgname like 'split\\_guard%%'"
-        assert one(monolith, triggers) == 0
-    with as_service(switched) as service:
-        service.execute("update payments_db.payments set currency = 'EUR' where id = 'last'")
-    assert targets.places(PAYMENTS, switched.connections) == (Place.SERVICE, Place.SERVICE)
-    listed = json.loads(switched.runner("backups", "--json").stdout)["backups"]
-    assert (listed[0]["phase"], listed[0]["path"]) == ("complete", completed["backup"]["path"])
-    for command in ("rollback", "switch", "complete"):
-        said = ran(switched, command, "payments", code=NotReady.exit_code)
-        assert "payments_db is completed: there is no way back any more" in said
-        assert "runner.py backups" in said
-    said = ran(switched, "abort", "payments", code=NotReady.exit_code)
-    assert "payments_db is completed: it holds what nobody else does." in said
 
 
 @pytest.mark.parametrize(
