@@ -56,7 +56,7 @@ def events(
     connections = resolve()
     if keep is not None:
         listening.keep(service, connections, keep)
-        out.print(f"{service.database} keeps its user events for {keep} from now on.")
+        out.print(f"{service.database} keeps its user events for {_told(keep)} from now on.")
         return
     if since is None:
         removed_to, last = listening.bounds(service, connections)
@@ -65,11 +65,21 @@ def events(
         with suppress(KeyboardInterrupt):
             _show(listening.follow(service, connections, since, Event()), as_json)
     else:
-        _show(listening.read(service, connections, since), as_json)
+        count = _show(listening.read(service, connections, since), as_json)
+        if not count and not as_json:
+            print(f"{service.database} has had no event behind {since}.", file=sys.stderr)
 
 
-def _show(found: Any, as_json: bool) -> None:
+def _told(age: timedelta) -> str:
+    hours = age // timedelta(hours=1)
+    return f"{hours // 24} days" if hours % 24 == 0 else f"{hours} hours"
+
+
+def _show(found: Any, as_json: bool) -> int:
+    """Print events as they come; give how many there were."""
+    count = 0
     for sequence, event in found:
+        count += 1
         if as_json:
             print(json.dumps({"sequence": sequence, **event}, ensure_ascii=False), flush=True)
             continue
@@ -77,6 +87,7 @@ def _show(found: Any, as_json: bool) -> None:
         said = f"{sequence:>8}  {event['timestamp'][:19]}  {event['type']}  {event['userId']}"
         who = ", ".join(str(data[key]) for key in ("name", "email", "role") if key in data)
         print(screen.printable(f"{said}  {who}"), flush=True)
+    return count
 
 
 @click.command()

@@ -20,6 +20,7 @@ from migration.complete import Aborted, Completed
 from migration.connections import Connections, resolve
 from migration.errors import NotReady
 from migration.ledger import State, open_ledger
+from migration.readiness import Readiness
 from migration.screen import out, seconds
 from migration.services import SERVICES_BY_NAME, Service, select
 from migration.targets import Place
@@ -55,12 +56,15 @@ max_pause = click.option(
     show_default=True,
     help="How long writers may be kept out; past that all is undone.",
 )
+dry_run = click.option(
+    "--dry-run", is_flag=True, help="Check all that has to be so, and change nothing."
+)
 no_backup = click.option("--no-backup", is_flag=True, help="Dump nothing first.")
 
 
 @click.command()
 @one_service
-@click.option("--dry-run", is_flag=True, help="Check all that has to be so, and change nothing.")
+@dry_run
 @click.option(
     "--reads", is_flag=True, help="Move only those who read; the monolith stays the truth."
 )
@@ -83,7 +87,7 @@ def switch(
         watcher.step(f"{service.role}: {'check' if dry_run else 'switch'}") as step,
     ):
         if dry_run:
-            ready = switching.check(service, connections, ledger, step.say)
+            ready = switching.check(service, "switch", connections, ledger, step.say)
         elif reads:
             said = switching.move_reads(service, connections, ledger, Place.SERVICE)
         else:
@@ -92,14 +96,7 @@ def switch(
             )
             step.say(pause(moved))
     if dry_run:
-        if as_json:
-            screen.show_json({service.database: {"ready": True, **vars(ready)}})
-        else:
-            out.print(
-                f"{service.database} is ready: a write takes {seconds(ready.lag_seconds)} to its"
-                f" mirror, a sync {seconds(ready.sync_seconds)}, and the way back was tried on"
-                " every row. Nothing was changed.",
-            )
+        _show_ready(service, ready, "its mirror", "; the way back was tried on every row", as_json)
     elif reads:
         _show_reads(service, connections, said, as_json)
     else:
@@ -108,10 +105,13 @@ def switch(
 
 @click.command()
 @one_service
+@dry_run
 @max_pause
 @no_backup
 @json_option
-def rollback(service: Service, max_pause: float, no_backup: bool, as_json: bool) -> None:
+def rollback(
+    service: Service, dry_run: bool, max_pause: float, no_backup: bool, as_json: bool
+) -> None:
     """Make the monolith the truth again, with all that SERVICE wrote.
 
     Readers that were moved with switch --reads are moved back by it, too.
@@ -119,18 +119,23 @@ def rollback(service: Service, max_pause: float, no_backup: bool, as_json: bool)
     connections = resolve()
     with open_ledger(connections) as ledger, screen.watching() as watcher:
         only_reads = (
-            ledger.state(service) is not State.SWITCHED
+            not dry_run
+            and ledger.state(service) is not State.SWITCHED
             and targets.places(service, connections)[0] is Place.SERVICE
         )
-        with watcher.step(f"{service.role}: rollback") as step:
-            if only_reads:
+        with watcher.step(f"{service.role}: {'check' if dry_run else 'rollback'}") as step:
+            if dry_run:
+                ready = switching.check(service, "rollback", connections, ledger, step.say)
+            elif only_reads:
                 said = switching.move_reads(service, connections, ledger, Place.MONOLITH)
             else:
                 moved = switching.rollback(
                     service, connections, ledger, max_pause, step.say, with_backup=not no_backup
                 )
                 step.say(pause(moved))
-    if only_reads:
+    if dry_run:
+        _show_ready(service, ready, "the monolith", "", as_json)
+    elif only_reads:
         _show_reads(service, connections, said, as_json)
     else:
         show_moved(moved, as_json)
@@ -138,9 +143,10 @@ def rollback(service: Service, max_pause: float, no_backup: bool, as_json: bool)
 
 @click.command()
 @one_service
+@dry_run
 @no_backup
 @json_option
-def complete(service: Service, no_backup: bool, as_json: bool) -> None:
+def complete(service: Service, dry_run: bool, no_backup: bool, as_json: bool) -> None:
     """End SERVICE's way back, and retire its tables in the monolith.
 
     They are dumped and moved to the schema blytz_hire_retired, never dropped. Who shares columns
@@ -150,13 +156,16 @@ def complete(service: Service, no_backup: bool, as_json: bool) -> None:
     with (
         open_ledger(connections) as ledger,
         screen.watching() as watcher,
-        watcher.step(f"{service.role}: complete") as step,
+        watcher.step(f"{service.role}: {'check' if dry_run else 'complete'}") as step,
     ):
-        done = completing.complete(
-            service, connections, ledger, step.say, with_backup=not no_backup
-        )
-        step.say(f"{len(done.retired)} tables retired")
-    show_completed(done, as_json)
+        if dry_run:
+            done = completing.check(service, connections, ledger, step.say)
+        else:
+            done = completing.complete(
+                service, connections, ledger, step.say, with_backup=not no_backup
+            )
+            step.say(f"{len(done.retired)} tables retired")
+    show_completed(done, as_json, is_done=not dry_run)
 
 
 @click.command()
@@ -313,18 +322,24 @@ def show_moved(moved: Moved, as_json: bool) -> None:
         out.print(f"  ./runner.py complete {role}   when it has proven itself")
 
 
-def show_completed(done: Completed, as_json: bool) -> None:
-    """Print what a completion came to."""
+def show_completed(done: Completed, as_json: bool, *, is_done: bool = True) -> None:
+    """Print what a completion came to, or would come to."""
     if as_json:
         screen.show_json(_as_data(done))
         return
-    out.print(f"[bold]{done.service.database}[/] stands on its own now.")
+    database = done.service.database
+    if is_done:
+        out.print(f"[bold]{database}[/] stands on its own now.")
+    else:
+        out.print(f"{database} is ready. Nothing was changed; there is no way back from:")
     if done.retired:
         out.print(f"Retired in the monolith: {', '.join(done.retired)}", soft_wrap=True)
     for consumer in done.handed_over:
-        out.print(f"{consumer} gets what it shares from {done.service.database} now.")
+        out.print(f"{consumer} gets what it shares from {database}{is_done * ' now'}.")
     for definition in done.detached:
-        out.print(f"note: dropped {definition}", markup=False, soft_wrap=True)
+        out.print(
+            f"note: {'dropped' if is_done else 'drops'} {definition}", markup=False, soft_wrap=True
+        )
     if done.backup:
         out.print(f"Dump: {done.backup.path}", soft_wrap=True)
         screen.show_notes(done.backup.notes)
@@ -339,6 +354,18 @@ def show_aborted(done: Aborted, as_json: bool) -> None:
         return
     out.print(f"Removed: {', '.join(done.removed)}." if done.removed else "There was nothing.")
     screen.show_notes(done.notes)
+
+
+def _show_ready(
+    service: Service, ready: Readiness, arrives_in: str, besides: str, as_json: bool
+) -> None:
+    if as_json:
+        screen.show_json({service.database: {"ready": True, **vars(ready)}})
+        return
+    out.print(
+        f"{service.database} is ready: a write takes {seconds(ready.lag_seconds)} to {arrives_in},"
+        f" a sync {seconds(ready.sync_seconds)}{besides}. Nothing was changed."
+    )
 
 
 def _as_data(done: Moved | Completed) -> dict[str, Any]:

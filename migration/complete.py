@@ -74,6 +74,34 @@ class Aborted:
     notes: list[str] = field(default_factory=list)
 
 
+def check(
+    service: Service, connections: Connections, ledger: Ledger, say: Callable[[str], None]
+) -> Completed:
+    """Check whether a service could be completed now, and change nothing.
+
+    Args:
+        service: a switched service.
+        connections: where the servers are.
+        ledger: the monolith's ledger.
+        say: is told what is looked at.
+
+    Returns:
+        What would be retired, detached and handed over.
+
+    Raises:
+        NotReady: it could not; all that is in the way in one message.
+    """
+    with opened(service, connections) as ends:
+        _require_ready(ends, ledger, say)
+        owned = list(catalog.owned_tables(service))
+        return Completed(
+            service,
+            owned,
+            [definition for definition, _ in _keys(ends.monolith, owned)],
+            [consumer.database for consumer in feed.consumers(service)],
+        )
+
+
 def complete(
     service: Service,
     connections: Connections,
@@ -104,9 +132,7 @@ def complete(
     done = Completed(service)
     with opened(service, connections) as ends:
         if not resumes:
-            found = readiness.for_completion(ends, ledger, say)
-            _require_consumers(found, ends, ledger)
-            found.require(ends, "completion")
+            _require_ready(ends, ledger, say)
         owned = list(catalog.owned_tables(service))
 
         def dump() -> Mapping[str, Any]:
@@ -158,6 +184,12 @@ def complete(
     return done
 
 
+def _require_ready(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> None:
+    found = readiness.for_completion(ends, ledger, say)
+    _require_consumers(found, ends, ledger)
+    found.require(ends, "completion")
+
+
 def _require_consumers(found: readiness.Readiness, ends: Ends, ledger: Ledger) -> None:
     """Whoever shares columns of the owner's tables has to have them, and room for another feed."""
     for consumer in feed.consumers(ends.service):
@@ -192,8 +224,7 @@ def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
             sql.SQL("create schema if not exists {}").format(sql.Identifier(RETIRED_SCHEMA))
         )
         ends.monolith_gate.remove()
-        qualified = [f"{MIRROR_SCHEMA}.{name}" for name in tables]
-        keys = monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
+        keys = _keys(monolith, tables)
         for _, statement in keys:
             monolith.execute(statement)
         for name in tables:
@@ -205,6 +236,12 @@ def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
         return [definition for definition, _ in keys]
 
     return owned, _locking(monolith, ", ".join(tables), retire)
+
+
+def _keys(monolith: Connection, tables: list[str]) -> list[tuple[str, str]]:
+    """Find the foreign keys between these tables and others: definition, and what drops it."""
+    qualified = [f"{MIRROR_SCHEMA}.{name}" for name in tables]
+    return monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
 
 
 def _loosen(ends: Ends) -> Mapping[str, Any]:

@@ -9,8 +9,12 @@ After Garcia-Molina and Salem, "Sagas", 1987.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import psycopg
@@ -29,7 +33,8 @@ class Step:
     """A step: what it does, and what takes it back as long as nothing is decided.
 
     `do` returns what the ledger is to keep. `undo` may be called whether or not `do` has begun.
-    `enters` is the state that the service is in once the step is done.
+    `enters` is the state that the service is in once the step is done. A Ctrl-C waits until the
+    last of the steps that are `in_one_go` is over.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Step:
     undo: Callable[[], None] | None = None
     undone_by: str = ""
     enters: State | None = None
+    in_one_go: bool = False
 
 
 class Unfinished(NotReady):
@@ -76,25 +82,26 @@ class Saga:
             Unfinished: a step failed after the decision, or undoing did.
         """
         with ledger.step(self.service, self.operation, enters=self.enters, **intent) as whole:
-            begun: list[Step] = []
-            for step in self.steps:
-                begun.append(step)
-                on_step(step.name)
-                try:
-                    with self._recorded(
-                        ledger, step.name, enters=step.enters, undone_by=step.undone_by
-                    ) as entry:
-                        entry.detail.update(step.do() or {})
-                except BaseException as error:
-                    whole.detail["unfinished"] = True
-                    self._undo(ledger, begun, error)
-                    whole.detail["unfinished"] = False
-                    if isinstance(error, KeyboardInterrupt):
-                        raise Stopped(
-                            f"The {self.operation} was stopped, and is undone: all is as it was"
-                            " before."
-                        ) from error
-                    raise
+            done = 0
+            try:
+                for in_one_go, steps in groupby(self.steps, lambda step: step.in_one_go):
+                    with _interrupts_wait() if in_one_go else nullcontext():
+                        for step in steps:
+                            on_step(step.name)
+                            with self._recorded(
+                                ledger, step.name, enters=step.enters, undone_by=step.undone_by
+                            ) as entry:
+                                entry.detail.update(step.do() or {})
+                            done += 1
+            except BaseException as error:
+                whole.detail["unfinished"] = True
+                self._undo(ledger, done, error)
+                whole.detail["unfinished"] = False
+                if isinstance(error, KeyboardInterrupt):
+                    raise Stopped(
+                        f"The {self.operation} was stopped, and is undone: all is as it was before."
+                    ) from error
+                raise
             whole.returns_to = self.returns_to
 
     def undo(self, ledger: Ledger, on_step: Callable[[str], None]) -> None:
@@ -112,18 +119,21 @@ class Saga:
     def _recorded(self, ledger: Ledger, name: str, **intent: Any) -> Any:
         return ledger.step(self.service, f"{self.operation}: {name}", **intent)
 
-    def _undo(self, ledger: Ledger, begun: Sequence[Step], error: BaseException) -> None:
-        """Undo what has begun, unless it is decided; then say how to go on."""
+    def _undo(self, ledger: Ledger, done: int, error: BaseException) -> None:
+        """Undo what was done and begun, unless it is decided; then say how to go on."""
         why = str(error) or "it was stopped"
+        kept_out = any(step.in_one_go for step in self.steps[done:])
         try:
             if self.is_decided():
                 raise Unfinished(
                     f"The {self.operation} of {self.service.database} is decided, but not at its"
-                    f" end: {why}. Until it is, writers may be kept out on both sides.",
+                    f" end: {why}."
+                    + kept_out
+                    * " Until it is, writers may be kept out on both sides.",
                     where=self.service.database,
                     mend="runner.py resume",
                 ) from error
-            for step in reversed(begun):
+            for step in reversed(self.steps[: done + 1]):
                 if step.undo:
                     with self._recorded(ledger, f"undo {step.name}"):
                         step.undo()
@@ -137,6 +147,26 @@ class Saga:
             ) from error
         if isinstance(error, SplitError):
             error.what += f"\nThe {self.operation} was undone: all is as it was before."
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block is over; only main threads ever get them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {
+        one: signal.signal(one, lambda number, _: came.append(number))
+        for one in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def unfinished(ledger: Ledger) -> dict[str, Entry]:

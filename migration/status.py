@@ -23,12 +23,21 @@ PROBE_SECONDS = 2.0
 PROBE_INTERVAL_SECONDS = 0.02
 NEAR_LIMIT = 0.8
 MUCH_WAL_BYTES = 10 * 2**30
+FOLLOWER_IS_AT_WORK_SECONDS = 30.0
 
 ROWS = """
     select class.relname, greatest(class.reltuples, 0)::bigint
     from split.service_tables as tables
     inner join pg_class as class on class.oid = tables.table_oid
     order by class.relname
+"""
+# Null while a sync, however long it takes, is under way.
+LAST_SYNC = """
+    select extract(epoch from clock_timestamp() - synced_at)::float
+    from split.service
+    where not exists (
+        select from pg_locks where relation = 'split.turn'::regclass and granted
+    )
 """
 # A sequence that was never asked for a number stands where it does after the first.
 CACHE = """
@@ -191,12 +200,24 @@ def _look_at_tables(link: Link, found: Status) -> None:
     found.pending, found.lag_seconds = how_far(link)
     row = link.database.execute("select synced_at from split.service").fetchone()
     found.synced_at = row[0] if row else None
+    if found.reads_at == Place.SERVICE.value or found.state.reached(State.SWITCHED):
+        _warn_of_no_follower(link, found)
     found.rows = dict(link.database.execute(ROWS).fetchall())
     row = link.database.execute(
         "select to_regclass('split.user_cache_misses') is not null"
     ).fetchone()
     if row == (True,) and (counted := link.database.execute(CACHE).fetchone()):
         found.user_cache_hits, found.user_cache_misses = counted
+
+
+def _warn_of_no_follower(link: Link, found: Status) -> None:
+    row = link.database.execute(LAST_SYNC).fetchone()
+    if found.pending and row and row[0] and row[0] > FOLLOWER_IS_AT_WORK_SECONDS:
+        found.warnings.append(
+            f"{found.pending:,} changes wait to be carried over, and the last sync was"
+            f" {row[0]:,.0f} s ago: no follower of {found.service.database} is at work.\n"
+            f"  mend:  runner.py sync {found.service.role} --follow"
+        )
 
 
 def _probe(link: Link) -> float | None:

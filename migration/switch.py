@@ -38,12 +38,17 @@ CLOSE_SERVICE = """
 
 
 def check(
-    service: Service, connections: Connections, ledger: Ledger, say: Callable[[str], None]
+    service: Service,
+    operation: str,
+    connections: Connections,
+    ledger: Ledger,
+    say: Callable[[str], None],
 ) -> Readiness:
-    """Check whether a service could be switched now, and change nothing.
+    """Check whether a service could be switched or rolled back now, and change nothing.
 
     Args:
-        service: a verified service.
+        service: a verified service, or for a rollback one that is switched.
+        operation: `switch` or `rollback`.
         connections: where the servers are.
         ledger: the monolith's ledger.
         say: is told what is looked at.
@@ -55,8 +60,9 @@ def check(
         NotReady: it could not; all that is in the way in one message.
     """
     with opened(service, connections) as ends:
-        found = readiness.for_switch(ends, ledger, say)
-        found.require(ends, "a switch")
+        look = readiness.for_switch if operation == "switch" else readiness.for_rollback
+        found = look(ends, ledger, say)
+        found.require(ends, f"a {operation}")
     return found
 
 

@@ -145,9 +145,9 @@ class Walk(ABC):
             Step("catch up", self.catch_up),
             Step("close", self.close, self.reopen, "the gate is opened"),
             Step("drain", self.drain),
-            Step("decide", self.decide),
-            Step("open", self.open),
-            Step("point", self.point),
+            Step("decide", self.decide, in_one_go=True),
+            Step("open", self.open, in_one_go=True),
+            Step("point", self.point, in_one_go=True),
             Step("finish", self.finish),
             Step("measure", self.measure),
         ]

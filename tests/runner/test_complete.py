@@ -8,7 +8,17 @@ from migration import targets
 from migration.errors import NotReady
 from migration.targets import Place
 from tests.runner.conftest import Split
-from tests.runner.switching import NEW_PAYMENT, OWNED, PAYMENTS, as_service, move, one, ran, stands
+from tests.runner.switching import (
+    NEW_PAYMENT,
+    OWNED,
+    PAYMENTS,
+    as_service,
+    move,
+    one,
+    ran,
+    stands,
+    unchanged,
+)
 
 
 def test_a_completed_service_stands_on_its_own(split: Split) -> None:
@@ -22,6 +32,11 @@ def test_a_completed_service_stands_on_its_own(split: Split) -> None:
         counted = {
             table: one(monolith, f"select count(*) from blytz_hire.{table}") for table in OWNED
         }
+    with unchanged(split):
+        planned = ran(split, "complete", "payments", "--dry-run")
+    assert "payments_db is ready. Nothing was changed; there is no way back from:" in planned
+    assert "Retired in the monolith: payments, reviews" in planned
+    assert 'note: drops blytz_hire.payments "payments_userId_fkey"' in planned
     done = split.runner("complete", "payments", "--json")
     assert done.returncode == 0, done.stderr
     completed = json.loads(done.stdout)["payments_db"]

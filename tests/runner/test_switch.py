@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -333,6 +334,34 @@ def test_what_the_monolith_could_not_hold_is_refused_by_name(
 
 
 # Rollback
+
+
+def test_a_dry_run_of_a_rollback_says_that_it_is_ready_and_changes_nothing(
+    switched: Split,
+) -> None:
+    with unchanged(switched):
+        said = ran(switched, "rollback", "payments", "--dry-run")
+    assert re.fullmatch(
+        r".* payments_db is ready: a write takes [\d.]+ s to the monolith, a sync [\d.]+ s\."
+        r" Nothing was changed\.",
+        said,
+    )
+
+
+def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
+    with switched.service("payments_db") as database:
+        database.execute(NEW_PAYMENT[Place.SERVICE], {"id": "waits"})
+    assert "no follower" not in ran(switched, "status", "payments")
+    with switched.service("payments_db") as database:
+        database.execute("update split.service set synced_at = now() - interval '2 minutes'")
+        with database.transaction():  # a sync, however long it takes, is one who is at work
+            database.execute("lock table split.turn in exclusive mode")
+            assert "no follower" not in ran(switched, "status", "payments")
+    said = ran(switched, "status", "payments", code=NotReady.exit_code)
+    assert re.search(r"1 changes wait to be carried over, and the last sync was 12\d s ago", said)
+    assert "no follower of payments_db is at work. mend: runner.py sync payments --follow" in said
+    ran(switched, "sync", "payments")
+    assert "no follower" not in ran(switched, "status", "payments")
 
 
 def test_a_rollback_makes_the_monolith_the_truth_with_all_that_was_written(

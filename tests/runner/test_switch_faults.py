@@ -239,6 +239,48 @@ def test_a_runner_that_sleeps_past_its_pause_decides_nothing(
     writer.assert_nothing_lost()
 
 
+@pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_before_the_decision_undoes_all(
+    verified: Split, order: signal.Signals
+) -> None:
+    with (
+        Writer(verified, f"{order.name} early") as writer,
+        halted(verified, "switch: drain") as halt,
+        running(verified, "switch", "payments", "--no-backup") as runner,
+    ):
+        halt.wait()
+        runner.send_signal(order)
+        said = words(runner.communicate()[0])
+        assert runner.returncode == 130
+        assert "The switch was stopped, and is undone: all is as it was before." in said
+        assert assert_agreed(verified) == "verified"
+        writer.assert_gets_through(Place.MONOLITH)
+    writer.assert_nothing_lost()
+
+
+@pytest.mark.parametrize("step", ["decide", "open", "point"])
+def test_an_interrupt_behind_the_decision_waits_until_writers_are_let_in(
+    verified: Split, step: str
+) -> None:
+    with Writer(verified, f"interrupted at {step}") as writer:
+        with (
+            halted(verified, f"switch: {step}", "recorded") as halt,
+            running(verified, "switch", "payments", "--no-backup") as runner,
+        ):
+            halt.wait()
+            runner.send_signal(signal.SIGINT)
+            halt.release()
+            said = words(runner.communicate()[0])
+            assert runner.returncode == NotReady.exit_code
+            assert (
+                "The switch of payments_db is decided, but not at its end: it was stopped." in said
+            )
+            assert "may be kept out" not in said
+            writer.assert_gets_through(Place.SERVICE)
+        assert resumed(verified, "switch") == "switched"
+    writer.assert_nothing_lost()
+
+
 @pytest.mark.parametrize("step", ["decide", "point"])
 def test_a_decided_switch_is_brought_to_its_end_before_anything_else(
     verified: Split, step: str
