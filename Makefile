@@ -22,7 +22,7 @@ lint: .venv/ready-dev
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m tests.lint
 
 pytest: .venv/ready-dev
-	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The runner and the servers killed at every step of a switch and of the way back; some minutes
 test-faults: .venv/ready-dev

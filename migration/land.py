@@ -147,7 +147,7 @@ def _release(link: Link, ledger: Ledger) -> None:
                 f"{link.service.database} is written by the service since {row[0]}: its mirror"
                 " can't be copied anew. Nothing was changed.",
                 where=describe(link.database.info.dsn),
-                mend="runner.py status",
+                mend=f"runner.py repair {link.service.role}",
             )
     with ledger.step(link.service, "release", slot=link.service.replication):
         ledger.return_to(link.service, State.PROVISIONED)

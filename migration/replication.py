@@ -313,22 +313,17 @@ class Link:
         ).fetchone()
         return row == (True,)
 
-    def arrive(
-        self,
-        patience_seconds: float = PATIENCE_SECONDS,
-        within_seconds: float | None = None,
-    ) -> float:
+    def arrive(self, within_seconds: float | None = None) -> float:
         """Wait until all that is committed at the source now is at the target.
 
         Args:
-            patience_seconds: how long without a sign of life.
             within_seconds: how long at all, if that is limited.
 
         Returns:
             The seconds that it took.
 
         Raises:
-            NotReady: a part of the way is gone, it failed, or it gave no sign of life.
+            NotReady: a part of the way is gone, it failed, or it gave no sign of life for a minute.
             TimeoutError: it did not arrive in time.
         """
         started = moved = looked = time.monotonic()
@@ -348,7 +343,7 @@ class Link:
             if found and found.running and not found.blockers:
                 moved = looked
             failed = found is not None and (found.errors > errors_before or not found.enabled)
-            if failed or looked - moved > patience_seconds:
+            if failed or looked - moved > PATIENCE_SECONDS:
                 raise self.stopped()
         return time.monotonic() - started
 

@@ -341,8 +341,8 @@ def test_a_dry_run_of_a_rollback_says_that_it_is_ready_and_changes_nothing(
 ) -> None:
     with unchanged(switched):
         said = ran(switched, "rollback", "payments", "--dry-run")
-    assert re.fullmatch(
-        r".* payments_db is ready: a write takes [\d.]+ s to the monolith, a sync [\d.]+ s\."
+    assert re.match(
+        r"payments_db is ready: a write takes [\d.]+ s to the monolith, a sync [\d.]+ s\."
         r" Nothing was changed\.",
         said,
     )

@@ -294,7 +294,7 @@ def test_a_conflict_that_stops_the_worker_is_named_and_can_be_mended(living: Spl
 
 
 def test_a_lock_on_the_mirror_is_named(living: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncing, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("migration.replication.PATIENCE_SECONDS", 0.5)
     with living.service("payments_db") as holder, holder.transaction():
         holder.execute("lock table blytz_hire.payments in exclusive mode")
         add_payments(living, 1, "locked-")
