@@ -38,7 +38,7 @@ SECONDS_BETWEEN_LINES = 10.0
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.05, max=3600),
-    default=0.5,
+    default=0.2,
     show_default=True,
     help="Seconds between two looks of a follower.",
 )
