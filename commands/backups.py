@@ -11,10 +11,12 @@ from rich.markup import escape
 
 from commands import json_option, services_argument
 from migration import backup as backing_up
+from migration import restore as restoring
 from migration import screen
-from migration.backup import Backup, Restored
+from migration.backup import Backup
 from migration.connections import resolve
 from migration.ledger import open_ledger
+from migration.restore import Restored
 from migration.screen import out, seconds, size
 from migration.services import MONOLITH, Service, select
 
@@ -85,7 +87,7 @@ def restore(backup_path: Path, database_url: str, jobs: int, as_json: bool) -> N
     """
     try:
         with screen.watching() as watcher, watcher.step("restore") as step:
-            restored = backing_up.restore(backup_path, database_url, jobs)
+            restored = restoring.restore(backup_path, database_url, jobs)
             step.say(f"{restored.tables} tables")
     except KeyboardInterrupt:
         if as_json:

@@ -11,24 +11,21 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import Any
 
 import psutil
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from migration import embedded
-from migration.connections import Connections, connect, describe
-from migration.errors import ConnectionFailed, NotReady
+from migration.connections import Connections, describe
+from migration.errors import NotReady
 from migration.ledger import Ledger
+from migration.pg_programs import BackupIncomplete, errors, few, program, run, toc, unreadable
 from migration.replication import LOCK_TIMEOUT
 from migration.screen import size
 from migration.services import MONOLITH, ROOT, Service
@@ -41,10 +38,8 @@ MANIFEST = "backup.json"
 UNFINISHED = ".part"
 PHASE = re.compile("[a-z][a-z-]{0,23}")  # with the rest of the name no longer than a restore point
 NAME = re.compile(rf"[a-z]+-{PHASE.pattern}-\d{{8}}T\d{{6}}Z(-\d+)?")
-SECONDS_BETWEEN_LOOKS = 0.2
 # Half the time of pg_dump's default for a sixth more bytes; writes may be waiting for it.
 COMPRESSION = "gzip:1"
-SHOWN = 3
 
 # What belongs to an extension is made by it, and pg_dump leaves it out.
 OWN = """
@@ -70,12 +65,6 @@ RELATIONS = f"""
     where {OWN} and class.relkind in ('r', 'p', 'S')
     order by 4
 """
-OCCUPANTS = f"""
-    select format('%I.%I', namespace.nspname, class.relname)
-    from pg_class as class, pg_namespace as namespace
-    where {OWN} and class.relkind in ('r', 'p', 'v', 'm', 'f')
-    order by 1
-"""
 SERVER = """
     select
         current_database(), pg_is_in_recovery(), current_setting('wal_level'),
@@ -86,15 +75,6 @@ SERVER = """
         (select last_failed_time::timestamptz(0) from pg_stat_archiver)
 """
 ENTRY = re.compile(r"^(\d+); (\d+) (\d+) (TABLE DATA|TABLE) ", re.MULTILINE)
-UNKNOWN_SETTING = re.compile(
-    r"^pg_restore: error: could not execute query: .*\nCommand was: SET transaction_timeout = 0;$",
-    re.MULTILINE,
-)
-FOREIGN_KEY = re.compile(r"^\d+; \d+ \d+ FK CONSTRAINT ")
-
-
-class BackupIncomplete(NotReady):
-    """A backup does not hold what it should, or can't be read."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +98,6 @@ class Backup:
     lsn: str | None
     notes: tuple[str, ...]
     is_there: bool = True
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A backup in a database again; `database` says which, for people."""
-
-    path: Path
-    database: str
-    tables: int
-    seconds: float
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -278,58 +247,6 @@ def backups(connections: Connections) -> list[Backup]:
     return [_recorded(row[0]) for row in rows]
 
 
-def restore(backup_path: Path, url: str, jobs: int = 2) -> Restored:
-    """Restore a backup into an empty database; nothing of production is asked or touched.
-
-    Owners and privileges are left out, since their roles need not exist there.
-
-    Args:
-        backup_path: the backup's folder, or its name in the folder of the backups.
-        url: the PostgreSQL URL of an empty database.
-        jobs: how many connections write side by side.
-
-    Returns:
-        Where it is now, and what was left out.
-
-    Raises:
-        ConnectionFailed: the database can't be reached, or the URL is none.
-        BackupIncomplete: it is an unfinished backup, or one that is damaged.
-        NotReady: there is no such backup, the database is not empty, or pg_restore failed.
-    """
-    began, path = time.monotonic(), _find(backup_path)
-    recorded = _read_manifest(path)
-    try:
-        conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # libpq's own words may quote the password, so neither they nor the URL are repeated.
-        raise ConnectionFailed(
-            "DATABASE_URL is no PostgreSQL URL.",
-            where="the command line",
-            mend="postgresql://USER@HOST:5432/DATABASE, the password in PGPASSWORD",
-        ) from None
-    with connect(url, "database") as database:
-        _require_empty(database)
-        version = database.info.server_version
-    notes = []
-    with NamedTemporaryFile("w", prefix="blytz-hire-", suffix=".list") as wanted:
-        command = [f"--jobs={jobs}", "--no-owner", "--no-privileges", "--no-password"]
-        # There are none in it; a restored subscription would take production's changes.
-        command += ["--no-publications", "--no-subscriptions"]
-        if not recorded["is_whole"]:
-            lines = _toc(path).splitlines(keepends=True)
-            wanted.writelines(line for line in lines if not FOREIGN_KEY.match(line))
-            wanted.flush()
-            command.append(f"--use-list={wanted.name}")
-            notes.append(
-                f"Only the rows of {', '.join(recorded['tables'])} are in this backup: all other"
-                " tables are empty, and there are no foreign keys."
-            )
-        _restore(path, url, command, version)
-    return Restored(
-        path, describe(url), len(recorded["tables"]), time.monotonic() - began, tuple(notes)
-    )
-
-
 @contextmanager
 def _usable(home: Path) -> Iterator[None]:
     """Turn what the system refuses of the backups' folder into a message."""
@@ -391,7 +308,7 @@ def _look(database: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]] |
     if unreadable:
         user = database.info.user
         raise NotReady(
-            f"{user} may not read, or not whole, what is to be backed up: " + _few(unreadable),
+            f"{user} may not read, or not whole, what is to be backed up: " + few(unreadable),
             where=where,
             mend=f'GRANT pg_read_all_data TO "{user}";\n'
             f'and where row-level security is on: ALTER ROLE "{user}" BYPASSRLS;',
@@ -404,7 +321,7 @@ def _look(database: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]] |
     missing = [f"{schema}.{name}" for schema, name in wanted if (schema, name) not in named]
     if missing:
         raise NotReady(
-            f"There is no table to be backed up by the name of {_few(missing)}.",
+            f"There is no table to be backed up by the name of {few(missing)}.",
             where=where,
             mend="Name tables that are there.",
         )
@@ -416,11 +333,6 @@ def _look(database: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]] |
     oids = {oid for (oid,) in parts} | {named[one].oid for one in wanted}
     rows = [one for one in relations if one.kind == "r" and one.oid in oids]
     return _Scope(relations, rows, False, 0)
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _locked(where: str) -> NotReady:
@@ -474,46 +386,6 @@ def _restore_point(database: psycopg.Connection[Any], name: str) -> tuple[str | 
     return made[0], []
 
 
-def _program(name: str, url: str, *options: str) -> tuple[list[str], dict[str, str]]:
-    """Give a command line without a password, and the environment that has it."""
-    fields = {field: str(value) for field, value in conninfo_to_dict(url).items() if value}
-    password = fields.pop("password", "")
-    fields["application_name"] = "blytz_hire backup"
-    environ = {**os.environ, "LC_ALL": "C"}
-    if password:  # everybody may read a command line
-        environ["PGPASSWORD"] = password
-    return [embedded.binary(name), f"--dbname={make_conninfo(**fields)}", *options], environ
-
-
-def _run(
-    command: Sequence[str], environ: Mapping[str, str], look: Callable[[], None]
-) -> tuple[int, str]:
-    """Run a program to its end; give its exit code and what it said."""
-    with TemporaryFile() as said:
-        running = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-            env=dict(environ),
-        )
-        try:
-            while running.returncode is None:
-                with suppress(subprocess.TimeoutExpired):
-                    running.wait(SECONDS_BETWEEN_LOOKS)
-                look()
-        except BaseException:
-            running.terminate()  # it ends its workers, and what they do in the server
-            try:
-                running.wait(10)
-            except subprocess.TimeoutExpired:
-                running.kill()
-                running.wait()
-            raise
-        said.seek(0)
-        return running.returncode, said.read().decode(errors="replace").strip()
-
-
 def _dump(
     url: str, target: str, part: Path, scope: _Scope, jobs: int, say: Callable[[str], None]
 ) -> None:
@@ -536,12 +408,12 @@ def _dump(
         with suppress(FileNotFoundError):
             say(size(sum(file.stat().st_size for file in part.iterdir())))
 
-    code, said = _run(*_program("pg_dump", url, *options), look)
+    code, said = run(*program("pg_dump", url, *options), look)
     if not code:
         return
     if "lock timeout" in said or "could not obtain lock" in said:
         raise _locked(describe(url))
-    said = _errors(said) or (f"It was ended by signal {-code}." if code < 0 else f"Code {code}.")
+    said = errors(said) or (f"It was ended by signal {-code}." if code < 0 else f"Code {code}.")
     mend = "Mend what it says, and begin again; nothing is left of this backup."
     if "No space left" in said:
         mend = f"export {VARIABLE}=/a/folder/with/room"
@@ -552,43 +424,11 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _errors(said: str) -> str:
-    """Give the first errors of a program of PostgreSQL, each with the statement it was at."""
-    found = []
-    for error in re.split(r"^\w+: error: ", said, flags=re.MULTILINE)[1:]:
-        what, _, command = error.partition("Command was: ")
-        what = what.removeprefix("could not execute query: ").strip().splitlines()[0]
-        command = command.splitlines()[0].rstrip(" (") if command.strip() else ""
-        found.append(what + (f" at {command}" if command else ""))
-    return "\n".join(found[:SHOWN]) if found else "\n".join(said.splitlines()[-SHOWN:])
-
-
-def _toc(path: Path) -> str:
-    done = subprocess.run(
-        [embedded.binary("pg_restore"), "--list", str(path)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    if done.returncode:
-        raise _incomplete(path, f"Its table of contents can't be read: {_errors(done.stderr)}")
-    return done.stdout
-
-
-def _incomplete(path: Path, why: str) -> BackupIncomplete:
-    return BackupIncomplete(
-        f"The backup is not complete. {why}",
-        where=str(path),
-        mend="Use another one: runner.py backups",
-    )
-
-
 def _verify(part: Path, scope: _Scope, connections: Connections, target: str) -> None:
     """Hold a backup against the database, and read it through to its end."""
     entries = {
         (kind, int(oid)): number
-        for number, catalog, oid, kind in ENTRY.findall(_toc(part))
+        for number, catalog, oid, kind in ENTRY.findall(toc(part))
         if kind == "TABLE DATA" or catalog != "0"
     }
     with connections.connect(target) as database:
@@ -604,20 +444,13 @@ def _verify(part: Path, scope: _Scope, connections: Connections, target: str) ->
         is_written = file.is_file() and file.stat().st_size > 0
         if ("TABLE", one.oid) not in entries or (one.oid in held and not is_written):
             wanting.append(one.shown)
-    why = f"It lacks {_few(wanting)}." if wanting else _unreadable(part)
+    why = f"It lacks {few(wanting)}." if wanting else unreadable(part)
     if why:
         raise BackupIncomplete(
             f"What pg_dump wrote is not complete, and was removed. {why}",
             where=f"{target}, {part.parent}",
             mend="Begin again; if it comes to the same, look after the disk.",
         )
-
-
-def _unreadable(part: Path) -> str:
-    """Let pg_restore read every row without a database; say what it could not read."""
-    command = [embedded.binary("pg_restore"), "--data-only", f"--file={os.devnull}", str(part)]
-    code, said = _run(command, {**os.environ, "LC_ALL": "C"}, lambda: None)
-    return (_errors(said) or f"pg_restore ended with code {code}.") if code else ""
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
@@ -646,64 +479,4 @@ def _recorded(detail: Mapping[str, Any]) -> Backup:
             "notes": tuple(detail["notes"]),
         },
         is_there=os.path.isfile(path / MANIFEST),
-    )
-
-
-def _find(path: Path) -> Path:
-    """Find a backup by its folder, or by its name in the folder of the backups."""
-    found = path if path.exists() or path.name != str(path) else folder() / path
-    return found.absolute()
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Read what a backup says it holds, and hold its files against that."""
-    if not path.is_dir():
-        raise NotReady(
-            "There is no backup by that name.", where=str(path), mend="runner.py backups"
-        )
-    if path.name.endswith(UNFINISHED):
-        raise _incomplete(path, "Its name says that it was not finished.")
-    try:
-        recorded: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, int] = recorded["files"]
-        sizes = {name: (path / name).stat().st_size for name in files if (path / name).exists()}
-    except (OSError, ValueError, KeyError) as error:
-        said = error.strerror if isinstance(error, OSError) else f"{MANIFEST} is damaged"
-        raise _incomplete(path, f"It can't be read as a backup: {said}.") from error
-    damaged = [
-        f"{name} has {sizes.get(name, 0):,} of {count:,} bytes"
-        for name, count in files.items()
-        if sizes.get(name) != count
-    ]
-    if damaged:
-        raise _incomplete(path, f"Files of it are damaged: {_few(damaged)}.")
-    return recorded
-
-
-def _require_empty(database: psycopg.Connection[Any]) -> None:
-    occupants = [row[0] for row in database.execute(OCCUPANTS)]
-    if occupants:
-        raise NotReady(
-            f"The database {database.info.dbname} is not empty, and a backup is restored into an"
-            f" empty one only. It holds {_few(occupants)}.",
-            where=describe(database.info.dsn),
-            mend="CREATE DATABASE another TEMPLATE template0; and restore into that.",
-        )
-
-
-def _restore(path: Path, url: str, options: Sequence[str], version: int) -> None:
-    # pg_restore sets transaction_timeout first of all, which servers before 17 do not know; there
-    # that is no loss, but every other error is one.
-    stop = ["--exit-on-error"] if version >= 170000 else []
-    command, environ = _program("pg_restore", url, *options, *stop, str(path))
-    code, said = _run(command, environ, lambda: None)
-    if not stop:
-        said = UNKNOWN_SETTING.sub("", said)
-    if not code or (not stop and "pg_restore: error: " not in said and code == 1):
-        return
-    why = _errors(said) or f"It ended with code {code}."
-    raise NotReady(
-        f"pg_restore could not restore {path.name}. {why}",
-        where=describe(url),
-        mend="What is in that database is not whole: drop it, create it empty, begin again.",
     )

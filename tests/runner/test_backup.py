@@ -22,10 +22,12 @@ from psycopg import sql
 
 from migration import backup as backing_up
 from migration import catalog, demo, embedded
-from migration.backup import Backup, BackupIncomplete, backup, backups, restore
+from migration.backup import Backup, backup, backups
 from migration.connections import connect, resolve, with_database
 from migration.errors import ConnectionFailed, NotReady
 from migration.ledger import open_ledger
+from migration.pg_programs import BackupIncomplete
+from migration.restore import restore
 from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, SERVICES_BY_NAME
 from tests.runner import test_everything
 from tests.runner.conftest import PASSWORD, Server, Split
