@@ -153,7 +153,6 @@ def verified_as_data(verified: Verified) -> dict[str, Any]:
         "proven": verified.proven,
         "seconds": round(verified.seconds, 3),
         "proven_by_a_run_cut_short": verified.earlier,
-        "passed_over": verified.passed_over,
         "tables": {
             name: {"identical": found.identical, **asdict(found)}
             for name, found in verified.tables.items()
@@ -187,11 +186,6 @@ def show_verified(verified: list[Verified], *, thrown_away: bool = False) -> Non
                 f"note: {one.service.role}: a verification that was cut short had proven"
                 f" {', '.join(one.earlier)} already; they were not compared again."
             )
-        if one.passed_over:
-            out.print(
-                f"note: {one.service.role}: {', '.join(one.passed_over)} can't be compared, since"
-                " what they come from is in several databases by now; they follow all the same."
-            )
     differing = [one for one in verified if _differs(one)]
     unsettled = [one.service.role for one in verified if not one.proven and not _differs(one)]
     if differing and thrown_away:
@@ -215,10 +209,8 @@ def show_verified(verified: list[Verified], *, thrown_away: bool = False) -> Non
 
 def _truth(verified: list[Verified]) -> str:
     """Name who was right in a comparison."""
-    switched = {one.is_switched for one in verified}
-    if switched == {False}:
-        return "the monolith yields"
-    return "the services yield" if switched == {True} else "their owners yield"
+    is_any_switched = any(one.is_switched for one in verified)
+    return "their owners yield" if is_any_switched else "the monolith yields"
 
 
 def _differs(verified: Verified) -> bool:

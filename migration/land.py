@@ -73,7 +73,15 @@ def land(
         TargetOccupied: the mirror's schema holds tables that this project did not land.
     """
     started = time.monotonic()
-    if not ledger.state(service).reached(State.PROVISIONED):
+    stands = ledger.state(service)
+    if again and stands.reached(State.SWITCHED):
+        raise NotReady(
+            f"{service.database} is {stands.value}: it holds what nobody else does, and its mirror"
+            " can't be copied anew. Nothing was changed.",
+            where=describe(connections.urls[service.database]),
+            mend=f"runner.py repair {service.role}",
+        )
+    if not stands.reached(State.PROVISIONED):
         raise NotReady(
             f"{service.database} has not been provisioned.",
             where=describe(connections.urls[service.database]),
@@ -87,7 +95,7 @@ def land(
     ):
         link = Link(service, monolith, target)
         preflight.provisioned(target, service)
-        has_landed = ledger.state(service).reached(State.LANDED)
+        has_landed = stands.reached(State.LANDED)
         if has_landed and not again:
             if needs_monolith(monolith, service):
                 _require_still_there(link)

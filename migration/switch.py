@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from typing import Any
 
@@ -273,6 +274,10 @@ class _Rollback(Walk):
     place = Place.MONOLITH
     leads_to = "monolith"
 
+    def __init__(self, ends: Ends, moved: Moved, max_pause: float) -> None:
+        super().__init__(ends, moved, max_pause)
+        self.turn, self.is_switched = ExitStack(), True
+
     @property
     def old(self) -> Gate:
         return self.service_gate
@@ -308,6 +313,7 @@ class _Rollback(Walk):
             way_back.carry_no_more(database, self.ends.way.name, list(self.owned))
 
     def open(self) -> dict[str, Any] | None:
+        self._take_turn()
         if self.new.is_open():
             return None
         monolith = self.ends.monolith
@@ -319,19 +325,27 @@ class _Rollback(Walk):
         return {"opened_at": opened_at.isoformat()}
 
     def finish(self) -> dict[str, Any]:
-        disarm(self.new)
         self._let_follow()
+        disarm(self.new)
         self.ends.way.remove()
         return {"kept": dict(self.moved.kept)}
+
+    def _take_turn(self) -> None:
+        """See the mirror, until the turn is over, as it is before anybody writes the monolith."""
+        database = self.ends.database
+        with ExitStack() as turn:
+            turn.enter_context(database.transaction())
+            database.execute("set transaction isolation level repeatable read")
+            database.execute("lock table split.turn in exclusive mode")
+            row = database.execute("select switched_at is not null from split.service").fetchone()
+            self.is_switched = row == (True,)
+            self.turn = turn.pop_all()
 
     def _let_follow(self) -> None:
         """Lay aside what the monolith can't hold; only then do the tables follow it again."""
         database, label = self.ends.database, f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
-        with database.transaction():
-            database.execute("set transaction isolation level repeatable read")
-            database.execute("lock table split.turn in exclusive mode")
-            row = database.execute("select switched_at from split.service").fetchone()
-            if row and row[0]:
+        with self.turn:
+            if self.is_switched:
                 for table, kept_in, rows in database.execute(
                     "select * from split.keep_unlike(%s)", (label,)
                 ).fetchall():

@@ -20,6 +20,7 @@ from migration import preflight
 from migration.catalog import expected
 from migration.connections import ALIKE, Connections, describe
 from migration.errors import DataDiffers, NotReady
+from migration.feed import Feed
 from migration.ledger import Ledger, State, state
 from migration.ownership import (
     Comparison,
@@ -37,6 +38,7 @@ Connection = psycopg.Connection[Any]
 
 ATTEMPTS = 4
 PAUSE_SECONDS = 0.25
+TOMBSTONES = "select table_name, tombstone from split.service_tables where tombstone is not null"
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def totals(
     with ledger.step(service, "totals") as step, ready(service, connections) as link:
         preflight.same_encoding(link.monolith, link.database)
         _require_following(link)
-        for end in (link.monolith, link.database):
+        for end in (link.monolith, link.database, *(way.source for way in link.incoming)):
             end.execute(f"{ALIKE}; set lock_timeout = '{LOCK_TIMEOUT}'")
         for table, wanted in comparisons(service).items():
             found += _compare(link, table, wanted)
@@ -223,16 +225,18 @@ def _compare(link: Route, table: str, wanted: list[Comparison]) -> list[Compared
     on and the mirror does not, twice alike, has been lost on the way: a value that came and went
     between two looks would not be caught twice.
     """
+    feeds = {way.owner.database: way.source for way in link.incoming if isinstance(way, Feed)}
+    source = feeds.get(expected()[table].owner, link.monolith)
     was: list[tuple[Total, Total]] = []
     found: list[Compared] = []
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE_SECONDS * attempt)
-        before = _in_monolith(link.monolith, table, wanted)
+        before = _at_source(source, table, wanted)
         arrive(link)
         _, (mirror, parts, held) = carry_over_and_look(
             link.database, lambda inside: _in_service(inside, link.service, table, wanted)
         )
-        after = before if mirror == before else _in_monolith(link.monolith, table, wanted)
+        after = before if mirror == before else _at_source(source, table, wanted)
         found = []
         for number, one in enumerate(wanted):
             there = after[number]
@@ -265,10 +269,11 @@ def _compare(link: Route, table: str, wanted: list[Comparison]) -> list[Compared
     return found
 
 
-def _in_monolith(monolith: Connection, table: str, wanted: list[Comparison]) -> list[Total]:
+def _at_source(source: Connection, table: str, wanted: list[Comparison]) -> list[Total]:
+    """Sum up a table of the monolith's, in it or in the mirror of an owner that is completed."""
     relation = sql.Identifier(MIRROR_SCHEMA, table)
     values = [one.expected() for one in wanted]
-    return _sum_up(monolith, [_rows(relation, "id", values)], wanted)
+    return _sum_up(source, [_rows(relation, "id", values)], wanted)
 
 
 def _in_service(
@@ -286,6 +291,7 @@ def _in_service(
     )
     mirror = summed[: len(wanted)]
     due = dict(enumerate(mirror)) | dict(zip(parts, summed[len(wanted) :], strict=True))
+    gone = dict(database.execute(TOMBSTONES).fetchall())
     held: dict[int, Total] = {}
     for numbers in by_tables(wanted).values():
         group = [wanted[number] for number in numbers]
@@ -294,6 +300,7 @@ def _in_service(
                 sql.Identifier(service.database, pair.service_table),
                 key_column(pair),
                 [one.held(one.pairs[place]) for one in group],
+                gone.get(pair.service_table),
             )
             for place, pair in enumerate(group[0].pairs)
         ]
@@ -311,15 +318,23 @@ def _if_held(service: Service, one: Comparison) -> sql.Composed:
     )
 
 
-def _rows(relation: sql.Identifier, key: str, values: Sequence[sql.Composed]) -> sql.Composed:
-    """Give each row's hashed key, and its values by number."""
+def _rows(
+    relation: sql.Identifier,
+    key: str,
+    values: Sequence[sql.Composed],
+    tombstone: str | None = None,
+) -> sql.Composed:
+    """Give each row's hashed key, and its values by number; not of rows that are gone."""
     named = [
         sql.SQL("{} as {}").format(value, sql.Identifier(str(number)))
         for number, value in enumerate(values)
     ]
-    return sql.SQL('select hashtextextended({}::text collate "C", 0) as key, {} from {}').format(
+    rows = sql.SQL('select hashtextextended({}::text collate "C", 0) as key, {} from {}').format(
         sql.Identifier(key), sql.SQL(", ").join(named), relation
     )
+    if tombstone:
+        rows += sql.SQL(" where {} is null").format(sql.Identifier(tombstone))
+    return rows
 
 
 def _sum_up(

@@ -4,6 +4,8 @@ What they should hold is the model's own SQL, run on the monolith itself: a sche
 is there. So landing, replication and sync are all under test, and nothing that they did is trusted.
 After a switch it is the other way round: what the monolith's tables should hold is the reverse
 model's SQL, run on the service's database; what the service only shares is compared as before.
+When owners of what a model reads are completed, no one place has all of it: then each of these
+tables in the mirror is compared with where it comes from, and the model runs on the mirror.
 How each table was found is kept in the monolith, `split.verifications`.
 """
 
@@ -26,7 +28,7 @@ from migration.errors import NotReady
 from migration.feed import Feed, needs_monolith
 from migration.ledger import Ledger, State, completed
 from migration.replication import Link
-from migration.services import MIRROR_SCHEMA, MONOLITH, Service
+from migration.services import MIRROR_SCHEMA, MONOLITH, SERVICES_BY_NAME, Service
 from migration.sync import LOCK_TIMEOUT, Route, arrive, carry_over, ready
 
 TABLES = """
@@ -62,15 +64,13 @@ MIRROR_TABLES = """
 class Verified:
     """How a service's tables were found; `earlier` are those that a run cut short had proven.
 
-    Of a switched service the monolith's tables are among them, as blytz_hire.TABLE. `passed_over`
-    are tables whose rows come from several databases by now.
+    Of a switched service the monolith's tables are among them, as blytz_hire.TABLE.
     """
 
     service: Service
     tables: dict[str, Comparison]
     earlier: tuple[str, ...]
     seconds: float
-    passed_over: tuple[str, ...] = ()
     is_switched: bool = False
 
     @property
@@ -157,8 +157,7 @@ def verify(
         route.database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         if table is None:  # proven again below, or not any more
             ledger.return_to(service, State.BUILT)
-        checks, passed_over = _checks(route, connections, ledger.state(service))
-        checks = _chosen(checks, table, route)
+        checks = _chosen(_checks(route, connections, ledger.state(service)), table, route)
         # One table is always looked at anew.
         since = None if table else _cut_short_since(ledger, service)
         earlier = _proven_since(ledger.connection, service, checks, since)
@@ -179,9 +178,7 @@ def verify(
                     _record(ledger, service, one, found[one.name])
             seconds = time.monotonic() - started
             switched = ledger.state(service).reached(State.SWITCHED)
-            verified = Verified(
-                service, found, tuple(earlier), seconds, tuple(passed_over), switched
-            )
+            verified = Verified(service, found, tuple(earlier), seconds, switched)
             if not verified.proven:
                 ledger.return_to(service, State.BUILT)
                 step.outcome = "failed"
@@ -267,18 +264,15 @@ class _End:
         return Side(partial(_connected, url, self.database), self.query)
 
 
-def _checks(
-    route: Route, connections: Connections, stands: State
-) -> tuple[list[_Check], list[str]]:
-    """Work out what is to be compared with what; name what can't be, too."""
-    switched, checks, passed_over = stands.reached(State.SWITCHED), list[_Check](), list[str]()
+def _checks(route: Route, connections: Connections, stands: State) -> list[_Check]:
+    """Work out what is to be compared with what."""
+    switched, checks, in_mirror = stands.reached(State.SWITCHED), list[_Check](), set[str]()
     for table in _tables(route):
         if switched and table.owned_rows == "true":
             continue
         expected = _model(table, route)
-        if expected is None:
-            passed_over.append(table.name)
-            continue
+        if expected.database == route.service.database:
+            in_mirror |= _followed(table)
         actual = _service_table(table, route)
         if switched and table.owned_rows != "false":
             expected, actual = (_without(table.owned_rows, end) for end in (expected, actual))
@@ -292,9 +286,36 @@ def _checks(
                 int(table.estimate),
             )
         )
+    checks += _mirror_checks(route, connections, in_mirror)
     if switched:
         checks += _reverse_checks(route, connections, stands)
-    return checks, passed_over
+    return checks
+
+
+def _mirror_checks(route: Route, connections: Connections, names: set[str]) -> list[_Check]:
+    """Compare tables of the mirror with where they come from; not what the service owns itself."""
+    checks, sources = [], _sources(route)
+    for name, landed in catalog.landed_tables(route.service).items():
+        owner = catalog.expected()[name].owner
+        if name not in names or owner not in sources:
+            continue
+        place, connection = sources[owner]
+        columns = sql.SQL(", ").join(map(sql.Identifier, landed))
+        query = sql.SQL("select {} from {}").format(columns, sql.Identifier(MIRROR_SCHEMA, name))
+        expected = _End(place, connection, query, f"{MIRROR_SCHEMA}.{name} in {place}")
+        service = route.service.database
+        actual = _End(service, route.database, query, f"{MIRROR_SCHEMA}.{name} in the mirror")
+        checks.append(
+            _Check(
+                f"{name} in the mirror",
+                _digest(f"{place}: {', '.join(landed)}"),
+                expected.side(connections),
+                actual.side(connections),
+                _shape("id", "text", expected, actual),
+                0,
+            )
+        )
+    return checks
 
 
 def _reverse_checks(route: Route, connections: Connections, stands: State) -> list[_Check]:
@@ -323,24 +344,35 @@ def _reverse_checks(route: Route, connections: Connections, stands: State) -> li
     return checks
 
 
-def _model(table: _Table, link: Link) -> _End | None:
-    """Give what a service's table should hold, where all that its model reads is; else None."""
+def _model(table: _Table, link: Link) -> _End:
+    """Give what a service's table should hold, from where all that its model reads is."""
     what = f"the model of {link.service.database}.{table.name}"
-    owners = {catalog.expected()[name.split(".")[1]].owner for name in table.follows}
-    feeds = {
-        way.owner.database: way
-        for way in (link.incoming if isinstance(link, Route) else ())
-        if isinstance(way, Feed)
-    }
-    retired = completed(link.monolith)
-    places = {owner if owner in retired else MONOLITH for owner in owners}
-    if len(places) > 1:
-        return None
-    (place,) = places
-    if place != MONOLITH and place not in feeds:
-        return None
-    connection = link.monolith if place == MONOLITH else feeds[place].source
+    sources = _sources(link)
+    owners = {catalog.expected()[name].owner for name in _followed(table)}
+    places = dict(sources[owner] for owner in owners & sources.keys())
+    if len(places) > 1 or owners - sources.keys():
+        places = {link.service.database: link.database}
+    ((place, connection),) = places.items()
     return _End(place, connection, sql.SQL(table.definition), what)
+
+
+def _followed(table: _Table) -> set[str]:
+    """Name the monolith's tables that a model reads."""
+    return {name.split(".")[1] for name in table.follows}
+
+
+def _sources(link: Link) -> dict[str, tuple[str, Connection]]:
+    """Tell by owner where its tables are now; of one that is completed, they come by a feed."""
+    retired = completed(link.monolith)
+    sources = {
+        one.database: (MONOLITH, link.monolith)
+        for one in SERVICES_BY_NAME.values()
+        if one.database not in retired
+    }
+    for way in link.incoming if isinstance(link, Route) else ():
+        if isinstance(way, Feed):
+            sources[way.owner.database] = (way.owner.database, way.source)
+    return sources
 
 
 def _service_table(table: _Table, link: Link) -> _End:
@@ -376,10 +408,8 @@ def _require_as_made(table: _Table, link: Link) -> None:
     raise NotReady(what, where=describe(link.database.info.dsn), mend=mend)
 
 
-def _shape(key: str, key_type: str | None, expected: _End | None, actual: _End) -> Shape:
+def _shape(key: str, key_type: str | None, expected: _End, actual: _End) -> Shape:
     """Find the columns that both sides have; they have to be the same, and of the same types."""
-    if expected is None:
-        return Shape(key, key_type or "text", [])
     query = sql.SQL("select * from ({}) as compared limit 0")
     columns, has = (
         {

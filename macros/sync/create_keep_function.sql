@@ -9,8 +9,8 @@
 
     Called by a rollback, before the service's tables follow the monolith again: then a row is what
     the monolith's yields, and whatever else it was would be gone, such as the moment at which a
-    message was read. What is equal, as 5 and 5.00 are, is no loss. A row that the monolith has changed
-    since is laid aside, too: one too many does no harm. Reads mirror and tables once; makes no table for nothing.
+    message was read. What is equal, as 5 and 5.00 are, is no loss. The mirror has to be seen as it was before anybody wrote
+    the monolith again. Reads mirror and tables once; makes no table for nothing.
 #}
 {% macro create_keep_function() %}
     create or replace function split.keep_unlike(label text)

@@ -82,3 +82,6 @@ def test_a_completed_service_stands_on_its_own(split: Split) -> None:
         assert "runner.py backups" in said
     said = ran(split, "abort", "payments", code=NotReady.exit_code)
     assert "payments_db is completed: it holds what nobody else does." in said
+    said = ran(split, "land", "payments", "--again", code=NotReady.exit_code)
+    assert "payments_db is completed: it holds what nobody else does" in said
+    assert "runner.py repair payments" in said

@@ -34,6 +34,7 @@ from tests.runner.switching import (
     unchanged,
     words,
 )
+from tests.runner.test_sync import until
 
 MOVED = "is written in the database payments_db now, and can't be written here."
 MOVED_BACK = "is written in the monolith now, and can't be written here."
@@ -431,6 +432,28 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
     with switched.service("payments_db") as database:
         for name in names:
             database.execute(f"drop table audit.{name}")
+
+
+def test_what_the_monolith_changes_at_once_is_not_laid_aside(switched: Split) -> None:
+    before = set_aside(switched)
+    arrived = (
+        "select (select sum(helpful) from blytz_hire.reviews)"
+        " > (select sum(helpful) from payments_db.reviews)"
+    )
+    with (
+        halted(switched, "rollback: finish") as halt,
+        running(switched, "rollback", "payments", "--no-backup", "--json") as result,
+    ):
+        halt.wait()
+        with switched.monolith() as monolith, switched.service("payments_db") as database:
+            monolith.execute("update blytz_hire.reviews set helpful = helpful + 1")
+            until(lambda: bool(one(database, arrived)))
+        halt.release()
+        code, said = result()
+    assert code == 0, said
+    assert '"kept": {}' in said
+    assert set_aside(switched) == before
+    assert_alike(switched)
 
 
 # Reads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from migration import catalog, feed
 from migration.complete import RETIRED_SCHEMA
+from migration.errors import DataDiffers
 from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, Service, select
 from tests.runner.clients import (
     KINDS,
@@ -281,4 +283,32 @@ def test_who_shares_users_gets_them_from_users_db_then(living: Living) -> None:
                 " on base.oid = subdbid where datname = current_database()"
             ).fetchall()
         assert (f"{consumer.replication}_from_users_db",) in ways
+    living.assert_followed()
+
+
+@pytest.mark.parametrize("role", ["contracts", "files"])
+def test_who_shares_users_is_proven_and_switched_all_the_same(living: Living, role: str) -> None:
+    """Its rows come from the monolith and from users_db then."""
+    if "completed" not in living.succeeds("status", "users"):  # when it is run by itself
+        living.succeeds("switch", "users", *PATIENT)
+        living.succeeds("complete", "users", "--no-backup")
+    proven = json.loads(living.succeeds("verify", role, "--json"))[f"{role}_db"]
+    assert proven["proven"]
+    assert "va_profiles in the mirror" in proven["tables"]
+    living.succeeds("totals", role)
+
+    with living.split.service(f"{role}_db") as database:
+        database.execute("set session_replication_role = replica")
+        spoil = (
+            "update blytz_hire.va_profiles set name = reverse(name)"
+            " where id = (select min(id) from blytz_hire.va_profiles)"
+        )
+        database.execute(spoil)
+        ran = living.split.runner("verify", role)
+        assert ran.returncode == DataDiffers.exit_code
+        assert f"{role}_db.va_profiles in the mirror" in ran.stdout
+        database.execute(spoil)  # backwards twice is as it was
+    living.succeeds("verify", role)
+    living.succeeds("switch", role, *PATIENT)
+    assert "their owners yield" in living.succeeds("verify", role)
     living.assert_followed()
