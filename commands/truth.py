@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import click
@@ -388,4 +388,5 @@ def _show_reads(service: Service, connections: Connections, said: str, as_json: 
 
 
 def _clock(moment: datetime) -> str:
+    moment = moment.astimezone(timezone.utc)
     return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}"

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -143,9 +143,12 @@ def compare(
         found.rows = sum(count for count, _ in held.values())
         differing = sorted(b for b in wanted.keys() | held.keys() if wanted.get(b) != held.get(b))
         if differing:
-            candidates = _merge(left.stream(mask, differing), right.stream(mask, differing))
             # The streams keep their connections busy.
-            with _reader(expected, shape) as left_again, _reader(actual, shape) as right_again:
+            with (
+                _reader(expected, shape) as left_again,
+                _reader(actual, shape) as right_again,
+                _merged(left, right, mask, differing) as candidates,
+            ):
                 _settle(candidates, left_again, right_again, catch_up, found)
     found.seconds = time.monotonic() - started
     return found
@@ -161,8 +164,12 @@ def differing_keys(expected: Side, actual: Side, shape: Shape) -> Iterator[str]:
         actual: the other.
         shape: key and columns of both.
     """
-    with _reader(expected, shape) as left, _reader(actual, shape) as right:
-        for key, _ in _merge(left.stream(0, [0]), right.stream(0, [0])):
+    with (
+        _reader(expected, shape) as left,
+        _reader(actual, shape) as right,
+        _merged(left, right, 0, [0]) as differing,
+    ):
+        for key, _ in differing:
             yield key
 
 
@@ -189,7 +196,9 @@ class _Reader:
         found = self.connection.execute(query)
         return {bucket: (count, digest) for bucket, count, digest in found}
 
-    def stream(self, mask: int, buckets: Sequence[int]) -> Iterator[tuple[str, Hashes]]:
+    def stream(
+        self, mask: int, buckets: Sequence[int]
+    ) -> Generator[tuple[str, Hashes], None, None]:
         """Give keys and hashes by column of some buckets' rows, in byte order of the key."""
         query = self._render(
             "select {key}, array[{hashes}] from {rows} where {bucket} = any(%s::bigint[])"
@@ -248,6 +257,18 @@ def _reader(side: Side, shape: Shape) -> Iterator[_Reader]:
     with side.connect() as connection:
         connection.execute(SESSION)
         yield _Reader(connection, side, shape)
+
+
+@contextmanager
+def _merged(
+    expected: _Reader, actual: _Reader, mask: int, buckets: Sequence[int]
+) -> Iterator[Iterator[tuple[str, Pair]]]:
+    """Read both sides at once; a stream that nobody ends would keep its connection for ever."""
+    with (
+        closing(expected.stream(mask, buckets)) as left,
+        closing(actual.stream(mask, buckets)) as right,
+    ):
+        yield _merge(left, right)
 
 
 def _merge(

@@ -27,11 +27,13 @@ RESERVED = ("postgres", "template0", "template1")
 SERVER_GONE = ("57P01", "57P02", "57P03")
 DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
 CONNECT_TIMEOUT_SECONDS = 10
-# What a role or a database may be set to for its applications must not cut a copy short.
+# What a role or a database may be set to for its applications must not cut a copy short, nor write
+# dates and names in another way than they are read here.
 PATIENCE = """
     set statement_timeout = 0; set lock_timeout = 0;
     set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0;
-    set default_transaction_read_only = off
+    set default_transaction_read_only = off;
+    set datestyle = 'ISO'; set quote_all_identifiers = off
 """
 
 # Where values are compared as text, both sides have to write them alike.

@@ -169,6 +169,7 @@ def for_rollback(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Read
     """Check that a service can be rolled back; see `for_switch`."""
     require_state(ends, ledger, State.SWITCHED, "rolled back")
     found = _for_leaving(ends, say)
+    _collect(found, lambda: targets.read(ends.service, ends.connections))
     tables = [f"{ends.service.database}.{name}" for name in ends.service_gate.tables]
     _find_long_transactions(found, ends.database, tables)
     _collect(found, ends.link.require_running)

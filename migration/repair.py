@@ -7,15 +7,14 @@ switch there is a simpler way: `land --again`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from migration import catalog, replication
 from migration.compare import Shape, Side, differing_keys
@@ -25,9 +24,13 @@ from migration.errors import NotReady, SplitError
 from migration.feed import Feed, completed_owners, needs_monolith, owners, shared
 from migration.ledger import Ledger, State
 from migration.replication import Link
+from migration.saga import require_finished
 from migration.services import MIRROR_SCHEMA, MONOLITH, Service
 from migration.sync import carry_over
 from migration.way_back import carry_no_more, publish_and_subscribe
+
+if TYPE_CHECKING:
+    from typing import LiteralString
 
 Connection = psycopg.Connection[Any]
 
@@ -63,7 +66,8 @@ def repair(
 ) -> list[Repaired]:
     """Make every broken way of a switched service anew; leave the others alone.
 
-    Idempotent: one that was cut short is broken still, and made anew by the next.
+    Idempotent: one that was cut short is broken still, and made anew by the next. A rollback that
+    a broken way has cut short can be resumed after it; a completion goes on by itself.
 
     Args:
         service: a switched or completed service.
@@ -76,8 +80,9 @@ def repair(
         What was made anew; nothing, if nothing is broken.
 
     Raises:
-        NotReady: the service is not switched.
+        NotReady: the service is not switched, or a completion was cut short.
     """
+    require_finished(service, ledger, but=["switch", "rollback"])
     if not ledger.state(service).reached(State.SWITCHED):
         raise NotReady(
             f"{service.database} is {ledger.state(service).value}: the monolith is the truth, and"
@@ -152,44 +157,90 @@ def _carry_over_differences(
     way: _Way, table: str, columns: tuple[str, ...], snapshot: str, connections: Connections
 ) -> int:
     """Make a target's table equal to its source's at a snapshot; give the rows that differed."""
-    relation = sql.Identifier(MIRROR_SCHEMA, table)
-    listed = sql.SQL(", ").join(map(sql.Identifier, columns))
-    query = sql.SQL("select {} from {}").format(listed, relation)
     there = partial(_at_snapshot, connections.urls[way.source], way.source, snapshot)
     here = partial(connect, connections.urls[way.target], way.target)
-    keys = differing_keys(Side(there, query), Side(here, query), Shape("id", "text", columns))
-    texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(c)) for c in columns)
-    kinds = catalog.expected()[table].columns
-    # An update, never a delete with an insert: a row that others refer to stays there throughout.
-    upsert = sql.SQL(
-        "insert into {} ({}) values ({}) on conflict (id) do update set ({}) = row({})"
-    ).format(
-        relation,
-        listed,
-        sql.SQL(", ").join(sql.SQL("%s::{}").format(sql.SQL(kinds[c])) for c in columns),
-        listed,
-        sql.SQL(", ").join(sql.SQL("excluded.{}").format(sql.Identifier(c)) for c in columns),
-    )
-    count = 0
+    listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+    query = sql.SQL("select {} from {}").format(listed, sql.Identifier(MIRROR_SCHEMA, table))
+    sides = Side(there, query), Side(here, query)
+    differing = list(differing_keys(*sides, Shape("id", "text", columns)))
+    statements = _statements(table, columns)
     with there() as source, here() as target:
         for end in (source, target):
             end.execute(ALIKE)
         # As replication writes: no foreign key is asked, and no trigger of applications' fires.
-        with suppress(psycopg.errors.InsufficientPrivilege):
+        with suppress(errors.InsufficientPrivilege):
             target.execute("set session_replication_role = replica")
         target.execute("set split.is_syncing = on")
-        while batch := list(islice(keys, BATCH)):
-            rows = source.execute(
-                sql.SQL("select {} from {} where id = any(%s)").format(texts, relation), (batch,)
-            ).fetchall()
-            with target.transaction(), target.cursor() as cursor:
-                gone = sorted(set(batch) - {row[columns.index("id")] for row in rows})
-                cursor.execute(
-                    sql.SQL("delete from {} where id = any(%s)").format(relation), (gone,)
-                )
-                cursor.executemany(upsert, rows)
-            count += len(batch)
-    return count
+        try:
+            _write(source, target, differing, statements, makes_way=False)
+        except errors.UniqueViolation:
+            _write(source, target, differing, statements, makes_way=True)
+    return len(differing)
+
+
+@dataclass(frozen=True)
+class _Statements:
+    read: sql.Composed
+    delete: sql.Composed
+    make_way: sql.Composed | None
+    upsert: sql.Composed
+    id_at: int
+
+
+def _statements(table: str, columns: tuple[str, ...]) -> _Statements:
+    relation, expected = sql.Identifier(MIRROR_SCHEMA, table), catalog.expected()[table]
+
+    def each(template: LiteralString, names: Sequence[str]) -> sql.Composed:
+        return sql.SQL(", ").join(
+            sql.SQL(template).format(sql.Identifier(name), kind=sql.SQL(expected.columns[name]))
+            for name in names
+        )
+
+    unique = [name for name in columns if name in expected.unique]
+    return _Statements(
+        sql.SQL("select {} from {} where id = any(%s)").format(each("{}::text", columns), relation),
+        sql.SQL("delete from {} where id = any(%s) and id <> all(%s)").format(relation),
+        sql.SQL("update {} set {} where id = any(%s)").format(
+            relation, each("{} = 'repaired ' || id", unique)
+        )
+        if unique
+        else None,
+        # An update, never a delete with an insert: a row that others refer to stays throughout.
+        sql.SQL(
+            "insert into {} ({}) values ({}) on conflict (id) do update set ({}) = row({})"
+        ).format(
+            relation,
+            each("{}", columns),
+            each("%s::{kind}", columns),
+            each("{}", columns),
+            each("excluded.{}", columns),
+        ),
+        columns.index("id"),
+    )
+
+
+def _write(
+    source: Connection,
+    target: Connection,
+    differing: list[str],
+    statements: _Statements,
+    *,
+    makes_way: bool,
+) -> None:
+    """Write the rows that differ; in one transaction, so nobody sees half of it.
+
+    Where rows have swapped what is unique, or one has what another gave up, all of them have to
+    make way first.
+    """
+    batches = [differing[first : first + BATCH] for first in range(0, len(differing), BATCH)]
+    with target.transaction(), target.cursor() as cursor:
+        if makes_way and statements.make_way:
+            for batch in batches:
+                cursor.execute(statements.make_way, (batch,))
+        for batch in batches:
+            rows = source.execute(statements.read, (batch,)).fetchall()
+            cursor.execute(statements.delete, (batch, [row[statements.id_at] for row in rows]))
+            cursor.executemany(statements.upsert, rows)
 
 
 @contextmanager

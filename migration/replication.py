@@ -177,10 +177,12 @@ class Slot:
 class Subscription:
     """A service's subscription: whether it is meant to run, whether it does, and its failures.
 
-    `blockers` are the processes whose locks its worker waits for.
+    `blockers` are the processes whose locks its worker waits for. One without a slot's name has
+    not been made to its end, and PostgreSQL enables it for nobody.
     """
 
     oid: int
+    has_slot: bool
     enabled: bool
     running: bool
     errors: int
@@ -265,8 +267,10 @@ class Link:
         return self.subscription() is not None
 
     def enable(self) -> None:
-        """Let the mirror follow, if it does not already."""
+        """Let the target follow, if it does not already; the last step of making a way."""
         found = self.subscription()
+        if found and not found.has_slot:
+            self._alter(f"set (slot_name = {self.name})")
         if found and not found.enabled:
             self._alter("enable")
 
@@ -362,8 +366,11 @@ class Link:
         """
         name, slot, (source, target) = self.name, self.slot(), self.ends
         published = "select true from pg_publication where pubname = %s"
-        if self.subscription() is None:
+        subscription = self.subscription()
+        if subscription is None:
             what, where = f"The subscription {name} is gone from {target}", self.target
+        elif not subscription.has_slot:
+            what, where = f"The subscription {name} was not made to its end", self.target
         elif slot is None:
             what, where = f"The slot {name} is gone from {source}", self.source
         elif slot.lost:
@@ -449,6 +456,7 @@ SLOT = """
 SUBSCRIPTION = """
     select
         subscription.oid,
+        subscription.subslotname is not null as has_slot,
         subscription.subenabled as enabled,
         worker.pid is not null as running,
         coalesce(stats.apply_error_count, 0) as errors,

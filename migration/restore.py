@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -15,7 +16,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from migration.backup import MANIFEST, OWN, UNFINISHED, folder
-from migration.connections import connect, describe
+from migration.connections import connect, describe, explained
 from migration.errors import ConnectionFailed, NotReady
 from migration.pg_programs import errors, few, incomplete, program, run, toc
 
@@ -30,6 +31,11 @@ UNKNOWN_SETTING = re.compile(
     re.MULTILINE,
 )
 FOREIGN_KEY = re.compile(r"^\d+; \d+ \d+ FK CONSTRAINT ")
+# What pg_restore says of a foreign key that it could not add: table, name and definition.
+REFUSED_KEY = re.compile(
+    r"^Command was: (ALTER TABLE (?:ONLY )?(.+?)\s+ADD CONSTRAINT (.+?) FOREIGN KEY .+?);$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Restored:
 def restore(backup_path: Path, url: str, jobs: int = 2) -> Restored:
     """Restore a backup into an empty database; nothing of production is asked or touched.
 
-    Owners and privileges are left out, since their roles need not exist there.
+    Owners and privileges are left out, since their roles need not exist there. A foreign key that
+    the rows break, as replication may have made them, is there, and NOT VALID.
 
     Args:
         backup_path: the backup's folder, or its name in the folder of the backups.
@@ -54,7 +61,7 @@ def restore(backup_path: Path, url: str, jobs: int = 2) -> Restored:
         jobs: how many connections write side by side.
 
     Returns:
-        Where it is now, and what was left out.
+        Where it is now, and what was left out or is not as it was meant.
 
     Raises:
         ConnectionFailed: the database can't be reached, or the URL is none.
@@ -76,20 +83,20 @@ def restore(backup_path: Path, url: str, jobs: int = 2) -> Restored:
         _require_empty(database)
         version = database.info.server_version
     notes = []
-    with NamedTemporaryFile("w", prefix="blytz-hire-", suffix=".list") as wanted:
-        command = [f"--jobs={jobs}", "--no-owner", "--no-privileges", "--no-password"]
-        # There are none in it; a restored subscription would take production's changes.
-        command += ["--no-publications", "--no-subscriptions"]
-        if not recorded["is_whole"]:
-            lines = toc(path).splitlines(keepends=True)
-            wanted.writelines(line for line in lines if not FOREIGN_KEY.match(line))
-            wanted.flush()
-            command.append(f"--use-list={wanted.name}")
-            notes.append(
-                f"Only the rows of {', '.join(recorded['tables'])} are in this backup: all other"
-                " tables are empty, and there are no foreign keys."
-            )
-        _restore(path, url, command, version)
+    options = [f"--jobs={jobs}", "--no-owner", "--no-privileges", "--no-password"]
+    # There are none in it; a restored subscription would take production's changes.
+    options += ["--no-publications", "--no-subscriptions"]
+    lines = toc(path).splitlines(keepends=True)
+    with _listed(line for line in lines if not FOREIGN_KEY.match(line)) as wanted:
+        _restore(path, url, [*options, wanted], version)
+    if recorded["is_whole"]:
+        with _listed(filter(FOREIGN_KEY.match, lines)) as wanted:
+            notes += _restore_keys(path, url, [*options, wanted])
+    else:
+        notes.append(
+            f"Only the rows of {', '.join(recorded['tables'])} are in this backup: all other"
+            " tables are empty, and there are no foreign keys."
+        )
     return Restored(
         path, describe(url), len(recorded["tables"]), time.monotonic() - began, tuple(notes)
     )
@@ -135,6 +142,31 @@ def _require_empty(database: psycopg.Connection[Any]) -> None:
             where=describe(database.info.dsn),
             mend="CREATE DATABASE another TEMPLATE template0; and restore into that.",
         )
+
+
+@contextmanager
+def _listed(lines: Iterable[str]) -> Iterator[str]:
+    """Give the option that restores only some entries of a table of contents."""
+    with NamedTemporaryFile("w", prefix="blytz-hire-", suffix=".list") as file:
+        file.writelines(lines)
+        file.flush()
+        yield f"--use-list={file.name}"
+
+
+def _restore_keys(path: Path, url: str, options: Sequence[str]) -> list[str]:
+    """Add the foreign keys; those that rows break bind only what is written from then on."""
+    command, environ = program("pg_restore", url, *options, str(path))
+    _, said = run(command, environ, lambda: None)
+    notes = []
+    with connect(url, "database") as database, explained(url, "database", database):
+        for statement, table, name in REFUSED_KEY.findall(said):
+            database.execute(f"{statement} not valid")
+            notes.append(
+                f"Rows of {table} break the foreign key {name}, which is NOT VALID: it binds what"
+                f" is written from now on. Once they are mended: ALTER TABLE {table} VALIDATE"
+                f" CONSTRAINT {name};"
+            )
+    return notes
 
 
 def _restore(path: Path, url: str, options: Sequence[str], version: int) -> None:

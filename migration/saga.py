@@ -137,10 +137,10 @@ class Saga:
                 if step.undo:
                     with self._recorded(ledger, f"undo {step.name}"):
                         step.undo()
-        except psycopg.Error as failed:
+        except (psycopg.Error, KeyboardInterrupt) as failed:
             raise Unfinished(
                 f"The {self.operation} of {self.service.database} stopped, and could not be undone:"
-                f" {why}; then: {str(failed).strip()}",
+                f" {why}; then: {str(failed).strip() or 'it was stopped again'}",
                 where=self.service.database,
                 mend="runner.py resume, as soon as both servers answer. A gate that is closed on a"
                 " lease opens by itself meanwhile.",

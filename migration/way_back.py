@@ -128,8 +128,9 @@ def prepare(way: WayBack, connections: Connections) -> None:
 def publish_and_subscribe(way: Link, tables: Mapping[str, tuple[str, ...]], url: str) -> None:
     """Make a way's publication and its subscription, disabled and without a slot.
 
-    The subscription notes the tables. The heartbeat's row is made the same on either end, since
-    later ones update it.
+    Until `Link.enable` names it one, the way counts as broken: what its target lacks is not there
+    yet. The subscription notes the tables. The heartbeat's row is made the same on either end,
+    since later ones update it.
 
     Args:
         way: the way, of which nothing is there.
@@ -152,8 +153,8 @@ def publish_and_subscribe(way: Link, tables: Mapping[str, tuple[str, ...]], url:
         way.target.execute(
             sql.SQL(
                 "create subscription {} connection {} publication {} with (create_slot = false,"
-                " slot_name = {}, copy_data = false, enabled = false)"
-            ).format(name, sql.Literal(conninfo(url)), name, sql.Literal(way.name))
+                " slot_name = none, copy_data = false, enabled = false)"
+            ).format(name, sql.Literal(conninfo(url)), name)
         )
     except psycopg.OperationalError as error:
         source, target = way.ends

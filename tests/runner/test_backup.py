@@ -497,6 +497,29 @@ def test_a_services_database_is_backed_up_and_production_goes_on(
     assert split.server.execute(slots) == before
 
 
+def test_a_foreign_key_that_rows_break_is_restored_and_said(
+    split: Split, home: Path, scratch: str
+) -> None:
+    with split.monolith() as monolith:
+        monolith.execute("set session_replication_role = replica")
+        monolith.execute(
+            """update blytz_hire.payments set "userId" = 'nobody' where id ="""
+            " (select min(id) from blytz_hire.payments)"
+        )
+    made = take(split)
+    (note,) = restore(made.path, scratch).notes
+    assert 'Rows of blytz_hire.payments break the foreign key "payments_userId_fkey"' in note
+    assert 'ALTER TABLE blytz_hire.payments VALIDATE CONSTRAINT "payments_userId_fkey";' in note
+    keys = "select count(*) from pg_constraint where contype = 'f' and (convalidated or %s)"
+    live = split.connections.urls[MONOLITH]
+    with psycopg.connect(live) as monolith, psycopg.connect(scratch) as copy:
+        for least, is_any in ((0, True), (1, False)):
+            there, here = (end.execute(keys, (is_any,)).fetchone() for end in (monolith, copy))
+            assert there is not None
+            assert here == (there[0] - least,)
+    assert checksums(scratch) == checksums(split.connections.urls[MONOLITH])
+
+
 def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) -> None:
     with split.monolith() as monolith:
         monolith.execute(

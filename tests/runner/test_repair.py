@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import psycopg
 import pytest
 
+from migration import compare
+from migration import repair as repairing
+from migration.ledger import open_ledger
+from migration.services import select
 from tests.runner.conftest import Server, Split, make_split
 
+(PAYMENTS,) = select(("payments",))
 OWNED = ("payments", "reviews")
 
 
@@ -45,6 +51,17 @@ def assert_alike(split: Split) -> None:
             assert monolith.execute(query).fetchall() == database.execute(query).fetchall(), table
 
 
+def carried_over_without_a_way(split: Split, *statements: str) -> None:
+    """Lose the way back, then let the service write, and its mirror have it."""
+    drop_slot(split, "split_payments_db_back")
+    with split.service("payments_db") as database, database.transaction():
+        database.execute("set transaction isolation level repeatable read")
+        database.execute("lock table split.turn in exclusive mode")
+        for statement in statements:
+            database.execute(statement)
+        database.execute("select * from split.sync()")
+
+
 def test_a_way_back_that_lost_its_slot_is_named_and_made_anew(switched: Split) -> None:
     drop_slot(switched, "split_payments_db_back")
     with switched.service("payments_db") as database:
@@ -75,23 +92,76 @@ def test_a_way_back_that_lost_its_slot_is_named_and_made_anew(switched: Split) -
 
 
 def test_what_differs_when_a_way_is_made_anew_is_carried_over(switched: Split) -> None:
-    drop_slot(switched, "split_payments_db_back")
-    with switched.service("payments_db") as database:
-        database.execute(
-            "update payments_db.payments set status = 'synced' where id in"
-            " (select id from payments_db.payments order by id limit 3)"
-        )
-        database.execute(
-            "delete from payments_db.reviews where id = (select min(id) from payments_db.reviews)"
-        )
-        with database.transaction():
-            database.execute("set transaction isolation level repeatable read")
-            database.execute("lock table split.turn in exclusive mode")
-            database.execute("select * from split.sync()")
+    carried_over_without_a_way(
+        switched,
+        "update payments_db.payments set status = 'synced' where id in"
+        " (select id from payments_db.payments order by id limit 3)",
+        "delete from payments_db.reviews where id = (select min(id) from payments_db.reviews)",
+    )
     ran = switched.runner("repair", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
     rows = json.loads(ran.stdout)["payments_db"]
     assert rows == {"split_payments_db_back": {"payments": 3, "reviews": 1}}
+    assert_alike(switched)
+
+
+def test_rows_that_swapped_what_is_unique_are_carried_over(switched: Split) -> None:
+    swap = (
+        "update payments_db.payments set stripe_payment_intent_id = 'third' where id = '{0}'",
+        "update payments_db.payments set stripe_payment_intent_id = (select"
+        " \"stripePaymentIntentId\" from blytz_hire.payments where id = '{0}') where id = '{1}'",
+        "update payments_db.payments set stripe_payment_intent_id = (select"
+        " \"stripePaymentIntentId\" from blytz_hire.payments where id = '{1}') where id = '{0}'",
+    )
+    with switched.service("payments_db") as database:
+        ids = database.execute(
+            'select id from blytz_hire.payments where "stripePaymentIntentId" is not null'
+            " order by id limit 2"
+        ).fetchall()
+    names = [id for (id,) in ids]
+    carried_over_without_a_way(switched, *(one.format(*names) for one in swap))
+    ran = switched.runner("repair", "payments", "--json")
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout)["payments_db"]
+    assert rows == {"split_payments_db_back": {"payments": 2, "reviews": 0}}
+    assert_alike(switched)
+
+
+def interrupted(source: object, target: object, *rest: object, makes_way: bool) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["writing", "reading"])
+def test_a_repair_that_was_cut_short_counts_for_nothing(
+    switched: Split, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    carried_over_without_a_way(switched, f"update payments_db.payments set status = '{how}'")
+    merge = compare._merge
+
+    def merge_what_breaks_off(*streams: Any) -> Iterator[Any]:
+        """Fail while both sides are being read."""
+        yield next(merge(*streams))
+        raise psycopg.OperationalError("gone")
+
+    with monkeypatch.context() as patched, open_ledger(switched.connections) as ledger:
+        if how == "writing":
+            patched.setattr(repairing, "_write", interrupted)
+        else:
+            patched.setattr(compare, "_merge", merge_what_breaks_off)
+        with pytest.raises((KeyboardInterrupt, psycopg.OperationalError)):
+            repairing.repair(PAYMENTS, switched.connections, ledger, lambda step: None)
+    ran = switched.runner("status", "payments")
+    assert ran.returncode == 4
+    assert "The subscription split_payments_db_back was not made to its end" in ran.stdout
+    assert "runner.py repair payments" in ran.stdout
+    for command in ("rollback", "complete"):
+        ran = switched.runner(command, "payments", "--no-backup")
+        assert ran.returncode == 4
+        assert "was not made to its end" in ran.stderr
+    ran = switched.runner("repair", "payments", "--json")
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout)["payments_db"]
+    assert rows["split_payments_db_back"]["payments"] > 0
     assert_alike(switched)
 
 

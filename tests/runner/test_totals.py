@@ -21,6 +21,7 @@ from migration.services import SERVICES, SERVICES_BY_NAME
 from migration.sync import Synced, sync
 from migration.totals import Totals, Verdict
 from tests.runner.conftest import Server, Split, make_split
+from tests.runner.sharing import add_users
 from tests.runner.test_sync import PAYMENTS, Follower, add_payments, assert_in_step
 
 FIRST = "(select min(id) from payments_db.reviews)"
@@ -273,6 +274,18 @@ def test_what_is_lost_on_the_way_to_the_mirror_is_told_apart(
     living.replicate("payments_db", "insert into blytz_hire.reviews table public.kept")
     living.replicate("payments_db", "drop table public.kept")
     put_back(living)
+
+
+def test_a_user_who_is_gone_is_no_difference(living: Split) -> None:
+    add_users(living, "short-lived")
+    sync(PAYMENTS, living.connections)
+    with living.monolith() as monolith:
+        monolith.execute("delete from blytz_hire.users where id = 'short-lived'")
+    sync(PAYMENTS, living.connections)
+    with living.service("payments_db") as database:
+        kept = "select deleted_at is not null from payments_db.shared_users where id = %s"
+        assert database.execute(kept, ("short-lived",)).fetchall() == [(True,)]
+    assert differing(look(living)) == {}
 
 
 def test_writers_and_a_follower_alarm_nobody(living: Split) -> None:
