@@ -26,6 +26,7 @@ from migration.services import SERVICES_BY_NAME, Service, select
 from migration.targets import Place
 from migration.walk import Moved
 
+POINTED = "connections/{role}.env says where; restart the applications that read it at their start."
 UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "min": 60.0}
 
 
@@ -208,7 +209,7 @@ def resume(as_json: bool) -> None:
                     said[database] = ["It is aborted now."]
                 else:
                     moved = switching.resume(service, operation, *how[1:])
-                    said[database] = moved.warnings
+                    said[database] = [*moved.warnings, POINTED.format(role=service.role)]
     if as_json:
         screen.show_json({"resumed": said})
         return
@@ -301,6 +302,8 @@ def show_moved(moved: Moved, as_json: bool) -> None:
         out.print(f"From the last write there to the first here it took {gap}.")
     elif moved.operation == "switch":
         out.print("No write has come yet.")
+    role = moved.service.role
+    out.print(POINTED.format(role=role))
     for table, (kept_in, count) in moved.kept.items():
         out.print(
             f"note: {count:,} row(s) of {table} do not come back just as they were, which are in"
@@ -311,10 +314,6 @@ def show_moved(moved: Moved, as_json: bool) -> None:
         screen.show_notes(moved.backup.notes)
     for warning in moved.warnings:
         out.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
-    role = moved.service.role
-    out.print(
-        f"connections/{role}.env says so; restart the applications that read it at their start."
-    )
     if moved.operation == "switch":
         out.print("Its writes go back to the monolith as long as a follower runs:")
         out.print(f"  ./runner.py sync {role} --follow")
@@ -325,7 +324,8 @@ def show_moved(moved: Moved, as_json: bool) -> None:
 def show_completed(done: Completed, as_json: bool, *, is_done: bool = True) -> None:
     """Print what a completion came to, or would come to."""
     if as_json:
-        screen.show_json(_as_data(done))
+        data = _as_data(done)
+        screen.show_json(data if is_done else {k: {"ready": True, **v} for k, v in data.items()})
         return
     database = done.service.database
     if is_done:
@@ -345,6 +345,9 @@ def show_completed(done: Completed, as_json: bool, *, is_done: bool = True) -> N
         screen.show_notes(done.backup.notes)
     for warning in done.warnings:
         out.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
+    if is_done and done.handed_over:
+        out.print("They get it as long as a follower runs:")
+        out.print(f"  ./runner.py sync {done.service.role} --follow")
 
 
 def show_aborted(done: Aborted, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from migration import catalog, preflight, saga, targets
@@ -26,6 +26,8 @@ SAMPLES = 3
 
 # Who holds a lock that a writer takes, in a transaction that is not a short one; prepared
 # transactions have no process. Who only reads is in nobody's way.
+# The locks of those who only read.
+READERS = ("AccessShareLock", "RowShareLock")
 LONG_TRANSACTIONS = """
     select distinct
         coalesce(lock.pid::text, 'prepared transaction'),
@@ -38,7 +40,7 @@ LONG_TRANSACTIONS = """
         and lock.database = (select oid from pg_database where datname = current_database())
         and lock.relation = any(%s::regclass[])
         and lock.granted
-        and lock.mode not in ('AccessShareLock', 'RowShareLock')
+        and lock.mode <> all(%s)
         and activity.backend_type is distinct from 'autovacuum worker'
         and activity.backend_type is distinct from 'logical replication apply worker'
         and (
@@ -156,7 +158,7 @@ def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readin
         lambda: preflight.way_back(ends.database, ends.monolith, ends.service, made_before=before),
     )
     owned = [f"{MIRROR_SCHEMA}.{name}" for name in catalog.owned_tables(ends.service)]
-    _find_long_transactions(found, ends.monolith, owned)
+    _find_long_transactions(found, ends.monolith, owned, READERS)
     say("how far behind")
     _collect(found, lambda: _time_the_way(found, ends, role))
     if not found.problems:
@@ -171,7 +173,7 @@ def for_rollback(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Read
     found = _for_leaving(ends, say)
     _collect(found, lambda: targets.read(ends.service, ends.connections))
     tables = [f"{ends.service.database}.{name}" for name in ends.service_gate.tables]
-    _find_long_transactions(found, ends.database, tables)
+    _find_long_transactions(found, ends.database, tables, READERS)
     _collect(found, ends.link.require_running)
     return found
 
@@ -179,7 +181,11 @@ def for_rollback(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Read
 def for_completion(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
     """Check that a service can be completed; see `for_switch`."""
     require_state(ends, ledger, State.SWITCHED, "completed")
-    return _for_leaving(ends, say)
+    found = _for_leaving(ends, say)
+    # Tables that are read can't be moved to another schema.
+    owned = [f"{MIRROR_SCHEMA}.{name}" for name in catalog.owned_tables(ends.service)]
+    _find_long_transactions(found, ends.monolith, owned, ())
+    return found
 
 
 def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
@@ -199,7 +205,8 @@ def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
     elif is_truth:
         what, mend = "it is the truth already", f"runner.py status {role}"
     elif wanted is State.SWITCHED:
-        what, mend = "the monolith is the truth already", f"runner.py status {role}"
+        what = "the monolith is the truth already"
+        mend = f"runner.py {'switch' if done == 'completed' else 'status'} {role}"
     else:
         what = f"only what is {wanted.value} can be {done}"
         verify = f"runner.py verify {role}"
@@ -289,12 +296,15 @@ def _find_unknown(found: Readiness, ends: Ends) -> None:
         )
 
 
-def _find_long_transactions(found: Readiness, database: Connection, tables: list[str]) -> None:
+def _find_long_transactions(
+    found: Readiness, database: Connection, tables: list[str], harmless: Sequence[str]
+) -> None:
+    did = "written" if harmless else "read or written"
     for pid, table, seconds in database.execute(
-        LONG_TRANSACTIONS, (tables, LONG_TRANSACTION_SECONDS)
+        LONG_TRANSACTIONS, (tables, list(harmless), LONG_TRANSACTION_SECONDS)
     ).fetchall():
         found.add(
-            f"process {pid} has written {table} in a transaction that is open for {seconds} s",
+            f"process {pid} has {did} {table} in a transaction that is open for {seconds} s",
             f"Wait for it, or end it: select pg_terminate_backend({pid});"
             if pid.isdigit()
             else "commit prepared, or rollback prepared: select * from pg_prepared_xacts;",

@@ -104,10 +104,12 @@ def status(service: Service, connections: Connections) -> Status:
         if not found.state.reached(State.LANDED):
             return found
         if service.database in (left := left_unfinished(monolith)):
+            operation = left[service.database].detail["operation"]
+            kept_out = operation in ("switch", "rollback")
             found.warnings.append(
-                f"The last {left[service.database].detail['operation']} of {service.database} was"
-                " cut short, or is under way. Until it is at its end, writers may be kept out on"
-                " both sides.\n  mend:  runner.py resume"
+                f"The last {operation} of {service.database} was cut short, or is under way."
+                + kept_out * " Until it is at its end, writers may be kept out on both sides."
+                + "\n  mend:  runner.py resume"
             )
         else:
             _look_at_targets(found, connections)

@@ -328,7 +328,13 @@ class _Rollback(Walk):
         self._let_follow()
         disarm(self.new)
         self.ends.way.remove()
-        return {"kept": dict(self.moved.kept)}
+        broken = way_back.broken_keys(self.ends.monolith, self.owned)
+        self.moved.warnings += [
+            f"{rows:,} row(s) of {table} break its foreign key {key}, which replication does not"
+            f" ask. To find them: runner.py parity {self.ends.service.role}"
+            for table, key, rows in broken
+        ]
+        return {"kept": dict(self.moved.kept), "broken_keys": broken}
 
     def _take_turn(self) -> None:
         """See the mirror, until the turn is over, as it is before anybody writes the monolith."""

@@ -21,6 +21,24 @@ from migration.services import MIRROR_SCHEMA
 
 SLOT_TIMEOUT_SECONDS = 20
 
+CROSSING_KEYS = """
+    select
+        conrelid::regclass::text,
+        quote_ident(conname),
+        format(
+            'select count(*) from %%s as child where child.%%I is not null'
+            ' and not exists (select from %%s as parent where parent.%%I = child.%%I)',
+            conrelid::regclass, child.attname, confrelid::regclass, parent.attname, child.attname
+        )
+    from pg_constraint
+    inner join pg_attribute as child on child.attrelid = conrelid and child.attnum = conkey[1]
+    inner join pg_attribute as parent on parent.attrelid = confrelid and parent.attnum = confkey[1]
+    where
+        contype = 'f' and cardinality(conkey) = 1
+        and (conrelid = any(%(owned)s::regclass[])) <> (confrelid = any(%(owned)s::regclass[]))
+    order by 1, 2
+"""
+
 
 @dataclass(frozen=True)
 class WayBack(Link):
@@ -186,3 +204,27 @@ def create_slot(way: Link) -> None:
             mend="Wait for it, or end it: select pid, xact_start, query from pg_stat_activity"
             " where backend_xid is not null order by xact_start;",
         ) from error
+
+
+def broken_keys(
+    monolith: Connection, owned: Mapping[str, tuple[str, ...]]
+) -> list[tuple[str, str, int]]:
+    """Find the monolith's foreign keys that rows break, which no foreign key was asked of.
+
+    Those between a service's tables and others: a payment of a user whom the service knew of and
+    the monolith does not, or one whose user was deleted.
+
+    Args:
+        monolith: a connection to it.
+        owned: the tables that the service owns.
+
+    Returns:
+        Table, key and the number of rows of each.
+    """
+    tables = [f"{MIRROR_SCHEMA}.{name}" for name in owned]
+    found = []
+    for table, name, query in monolith.execute(CROSSING_KEYS, {"owned": tables}).fetchall():
+        row = monolith.execute(query).fetchone()
+        if row and row[0]:
+            found.append((table, name, int(row[0])))
+    return found

@@ -434,6 +434,22 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
             database.execute(f"drop table audit.{name}")
 
 
+def test_a_key_that_replication_did_not_ask_is_said_after_a_rollback(switched: Split) -> None:
+    with as_service(switched) as service:
+        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "of nobody"})
+        service.execute(
+            "update payments_db.payments set sender_id = 'nobody' where id = 'of nobody'"
+        )
+    said = move(switched, "rollback")
+    assert (
+        'warning: 1 row(s) of blytz_hire.payments break its foreign key "payments_userId_fkey",'
+        " which replication does not ask. To find them: runner.py parity payments" in said
+    )
+    with switched.monolith() as monolith:
+        monolith.execute("delete from blytz_hire.payments where id = 'of nobody'")
+    assert_alike(switched)
+
+
 def test_what_the_monolith_changes_at_once_is_not_laid_aside(switched: Split) -> None:
     before = set_aside(switched)
     arrived = (
@@ -510,7 +526,7 @@ def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> Non
             "verified",
             "complete",
             "payments_db is verified: the monolith is the truth already.",
-            "runner.py status payments",
+            "runner.py switch payments",
         ),
     ],
 )
