@@ -156,10 +156,13 @@ def _listed(lines: Iterable[str]) -> Iterator[str]:
 def _restore_keys(path: Path, url: str, options: Sequence[str]) -> list[str]:
     """Add the foreign keys; those that rows break bind only what is written from then on."""
     command, environ = program("pg_restore", url, *options, str(path))
-    _, said = run(command, environ, lambda: None)
+    code, said = run(command, environ, lambda: None)
+    said, refused = UNKNOWN_SETTING.sub("", said), REFUSED_KEY.findall(said)
+    if code not in (0, 1) or said.count("pg_restore: error: ") > len(refused):
+        raise _failed(path, url, code, REFUSED_KEY.sub("", said))
     notes = []
     with connect(url, "database") as database, explained(url, "database", database):
-        for statement, table, name in REFUSED_KEY.findall(said):
+        for statement, table, name in refused:
             database.execute(f"{statement} not valid")
             notes.append(
                 f"Rows of {table} break the foreign key {name}, which is NOT VALID: it binds what"
@@ -179,8 +182,12 @@ def _restore(path: Path, url: str, options: Sequence[str], version: int) -> None
         said = UNKNOWN_SETTING.sub("", said)
     if not code or (not stop and "pg_restore: error: " not in said and code == 1):
         return
+    raise _failed(path, url, code, said)
+
+
+def _failed(path: Path, url: str, code: int, said: str) -> NotReady:
     why = errors(said) or f"It ended with code {code}."
-    raise NotReady(
+    return NotReady(
         f"pg_restore could not restore {path.name}. {why}",
         where=describe(url),
         mend="What is in that database is not whole: drop it, create it empty, begin again.",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from psycopg import sql
 
 from migration import backup as backing_up
 from migration import catalog, demo, embedded
+from migration import restore as restoring
 from migration.backup import Backup, backup, backups
 from migration.connections import connect, resolve, with_database
 from migration.errors import ConnectionFailed, NotReady
@@ -518,6 +519,25 @@ def test_a_foreign_key_that_rows_break_is_restored_and_said(
             assert there is not None
             assert here == (there[0] - least,)
     assert checksums(scratch) == checksums(split.connections.urls[MONOLITH])
+
+
+def test_foreign_keys_that_could_not_be_restored_are_no_success(
+    split: Split, home: Path, scratch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, lost = restoring.run, "pg_restore: error: connection to server was lost"
+
+    def lose_the_second(command: Sequence[str], *rest: Any) -> tuple[int, str]:
+        calls.append(command)
+        return run(command, *rest) if len(calls) == 1 else (1, lost)
+
+    calls: list[Sequence[str]] = []
+    made = take(split)
+    monkeypatch.setattr(restoring, "run", lose_the_second)
+    with pytest.raises(NotReady) as caught:
+        restore(made.path, scratch)
+    assert "could not restore" in caught.value.what
+    assert "connection to server was lost" in caught.value.what
+    assert "drop it, create it empty, begin again" in caught.value.mend
 
 
 def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) -> None:

@@ -584,6 +584,12 @@ def assert_completes(split: Split, killed_at: Sequence[tuple[str, str]]) -> None
             kill_at(split, entry, moment, *command)
             command = ["resume"]
             writer.assert_gets_through(Place.SERVICE)
+        # It would make the way back again, which a completion has ended.
+        said = ran(split, "repair", "payments", code=NotReady.exit_code)
+        assert "The last complete of payments_db was cut short." in said
+        said = ran(split, "status", "payments", code=NotReady.exit_code)
+        assert "The last complete of payments_db was cut short, or is under way." in said
+        assert "kept out" not in said
         ran(split, "resume")
     assert "Nothing was cut short." in ran(split, "resume")
     assert stands(split) == "completed"
