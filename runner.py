@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -52,8 +53,8 @@ for module in (server, phases, follow, proof, totals, truth, consistency, backup
             cli.add_command(found)
 
 
-def _fail(error: SplitError) -> int:
-    if "--json" in sys.argv:
+def _fail(error: SplitError, as_json: bool) -> int:
+    if as_json:
         screen.show_json(
             {
                 "error": {"what": error.what, "where": error.where, "mend": error.mend},
@@ -64,29 +65,37 @@ def _fail(error: SplitError) -> int:
     return error.exit_code
 
 
-def main() -> int:
-    """Run the command line; give its exit code."""
-    # What ends a runner politely lets it clear up, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command's name and what follows it; this process's own if none are given.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
     try:
-        cli(prog_name="runner.py", standalone_mode=False)
+        cli(list(arguments), prog_name="runner.py", standalone_mode=False)
     except SplitError as error:
-        return _fail(error)
+        return _fail(error, as_json)
     except psycopg.Error as error:
         return _fail(
             SplitError(
                 f"The database refused: {str(error).strip()}",
                 mend="Mend what it says; the same command goes on from here.",
-            )
+            ),
+            as_json,
         )
     except click.ClickException as error:
-        if "--json" in sys.argv:
+        if as_json:
             found = {"what": error.format_message(), "mend": "runner.py --help"}
             screen.show_json({"error": found, "exit_code": error.exit_code})
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        if "--json" in sys.argv:
+        if as_json:
             screen.show_json({"error": {"what": "stopped"}, "exit_code": 130})
         screen.err.print("stopped; the same command goes on from here")
         return 130
@@ -95,4 +104,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     os.chdir(HERE)
+    # What ends a runner politely lets it clear up, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -25,12 +25,12 @@ from dataclasses import dataclass, field
 from rich.table import Table
 
 from bench.following import SOON_SECONDS, Split, following, milliseconds, say, split
+from demo.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
 from migration import screen
 from migration.ends import Ends, opened
 from migration.report import history
 from migration.services import MONOLITH, ROOT
 from migration.sync import Tick, carry_over
-from tests.runner.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
 
 CLIENTS = 4
 PER_SECOND = 200.0

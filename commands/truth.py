@@ -31,9 +31,12 @@ UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "min": 60.0}
 
 
 class Duration(click.ParamType[float]):
-    """A time such as 500ms, 5s or 1min, in seconds."""
+    """A time such as 500ms, 5s or 1min, in seconds: `least` of them or more."""
 
     name = "time"
+
+    def __init__(self, least: float = 0.05) -> None:
+        self.least = least
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -43,9 +46,12 @@ class Duration(click.ParamType[float]):
             return value
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|min)?", str(value).strip())
         length = float(found[1]) * UNITS[found[2] or ""] if found else 0.0
-        if not 0.05 <= length <= 600:
+        if not found or not self.least <= length <= 600:
+            shortest = f"{self.least * 1000:g}ms"
             self.fail(
-                f"{value!r} is no time between 50ms and 10min, such as 500ms or 5s", param, ctx
+                f"{value!r} is no time between {shortest} and 10min, such as 500ms or 5s",
+                param,
+                ctx,
             )
         return length
 
@@ -56,6 +62,13 @@ max_pause = click.option(
     default="5s",
     show_default=True,
     help="How long writers may be kept out; past that all is undone.",
+)
+wait_for_write = click.option(
+    "--wait-for-write",
+    type=Duration(least=0.0),
+    default="1s",
+    show_default=True,
+    help="How long to wait for the first write afterwards, to time the pause; 0 for not at all.",
 )
 dry_run = click.option(
     "--dry-run", is_flag=True, help="Check all that has to be so, and change nothing."
@@ -70,10 +83,17 @@ no_backup = click.option("--no-backup", is_flag=True, help="Dump nothing first."
     "--reads", is_flag=True, help="Move only those who read; the monolith stays the truth."
 )
 @max_pause
+@wait_for_write
 @no_backup
 @json_option
 def switch(
-    service: Service, dry_run: bool, reads: bool, max_pause: float, no_backup: bool, as_json: bool
+    service: Service,
+    dry_run: bool,
+    reads: bool,
+    max_pause: float,
+    wait_for_write: float,
+    no_backup: bool,
+    as_json: bool,
 ) -> None:
     """Make SERVICE's own database the truth, without losing a write.
 
@@ -93,7 +113,13 @@ def switch(
             said = switching.move_reads(service, connections, ledger, Place.SERVICE)
         else:
             moved = switching.switch(
-                service, connections, ledger, max_pause, step.say, with_backup=not no_backup
+                service,
+                connections,
+                ledger,
+                max_pause,
+                step.say,
+                with_backup=not no_backup,
+                wait_for_write=wait_for_write,
             )
             step.say(pause(moved))
     if dry_run:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from migration import catalog, dbt, feed
-from migration.connections import Connections
+from migration.connections import Connections, describe
 from migration.errors import BuildFailed, DataDiffers
 from migration.ledger import State, state
 from migration.services import MONOLITH, SERVICES_BY_NAME, Service
 from migration.sync import arrive, carry_over, ready
 
 SAMPLES = 5
-AT_ONCE = 2
+AT_ONCE = 4
+
+TESTS = """
+    select
+        name, table_name, column_name, owner_table, severity, on_delete,
+        stored_schema || '.' || stored_table, definition
+    from split.parity_tests
+    order by name
+"""
 
 NOTE = """
     create temporary table {note} as select {key} as key, {column} as value from {orphans}
@@ -55,6 +61,15 @@ class Reference:
     samples: tuple[dict[str, Any], ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class _Test:
+    """A dbt test that follows a reference: its name, and the SQL that yields the orphans."""
+
+    name: str
+    reference: Reference
+    definition: str
+
+
 @dataclass(frozen=True)
 class Parity:
     """Every reference that was followed."""
@@ -75,9 +90,10 @@ def parity(
 ) -> Parity:
     """Follow every reference between services to the row that it names.
 
-    The databases are first brought to where the truth stood at one moment, and the tagged dbt tests
-    are run in each. What seems to lead nowhere, though it had a key, is looked at again after
-    another such moment: on a living system a row may just be on its way. Those rows are orphans
+    The databases are first brought to where the source of truth stood at one moment. Then the dbt
+    tests tagged `parity` are run in each, as the SQL that the last build has left there: dbt itself
+    takes seconds to start. What seems to lead nowhere, though it had a key, is looked at once more
+    after another such moment: on a living system a row may just be on its way. Orphans are those
     that were found both times.
 
     Args:
@@ -90,22 +106,19 @@ def parity(
 
     Raises:
         NotReady: a service has not been built, or replication has stopped.
-        BuildFailed: dbt could not run the tests.
+        BuildFailed: a test could not run.
     """
+    tests = [test for service in services for test in _tests(service, connections)]
     _bring_to_one_cut(services, connections)
-    first = _run_all(services, connections, {service: ["tag:parity"] for service in services})
-    suspects = {
-        service: {name: one for name, one in found.items() if one.orphans and one.had_key}
-        for service, found in first.items()
-    }
-    suspects = {service: found for service, found in suspects.items() if found}
+    found = dict(zip(tests, _follow(tests, connections), strict=True))
+    suspects = [test for test, one in found.items() if one.orphans and one.had_key]
     if suspects:
-        for service, found in _look_again(suspects, connections).items():
-            first[service].update(found)
+        found.update(_look_again(suspects, connections))
     references = []
     for service in services:
         ordered = sorted(
-            first[service].values(), key=lambda one: (one.owner, one.table, one.column)
+            (one for one in found.values() if one.service == service.database),
+            key=lambda one: (one.owner, one.table, one.column),
         )
         references += [_with_samples(one, connections) for one in ordered]
         on_service(service)
@@ -148,29 +161,23 @@ def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> 
             carry_over(route.database)
 
 
-def _look_again(
-    suspects: dict[Service, dict[str, Reference]], connections: Connections
-) -> dict[Service, dict[str, Reference]]:
+def _look_again(suspects: Sequence[_Test], connections: Connections) -> dict[_Test, Reference]:
     """Follow references once more, at another cut; only what is found both times is an orphan."""
     with ExitStack() as stack:
         databases = {
-            service: stack.enter_context(connections.connect(service.database))
-            for service in suspects
+            name: stack.enter_context(connections.connect(name))
+            for name in {test.reference.service for test in suspects}
         }
-        for service, found in suspects.items():
-            for one in found.values():
-                databases[service].execute(_render(NOTE, one, databases[service]))
-        _bring_to_one_cut(list(suspects), connections)
-        again = _run_all(
-            list(suspects),
-            connections,
-            {service: list(found) for service, found in suspects.items()},
-        )
-        for service, found in again.items():
-            for name, one in found.items():
-                if one.orphans:
-                    forgotten = databases[service].execute(_render(FORGET, one, databases[service]))
-                    found[name] = replace(one, orphans=one.orphans - forgotten.rowcount)
+        for test in suspects:
+            database = databases[test.reference.service]
+            database.execute(_render(NOTE, test.reference, database))
+        _bring_to_one_cut([SERVICES_BY_NAME[name] for name in databases], connections)
+        again = dict(zip(suspects, _follow(suspects, connections), strict=True))
+        for test, one in again.items():
+            if one.orphans:
+                database = databases[one.service]
+                forgotten = database.execute(_render(FORGET, one, database))
+                again[test] = replace(one, orphans=one.orphans - forgotten.rowcount)
     return again
 
 
@@ -196,51 +203,64 @@ def key_of(database: psycopg.Connection[Any], schema: str, table: str) -> str:
     return str(row[0])
 
 
-def _run_all(
-    services: Sequence[Service], connections: Connections, select: dict[Service, list[str]]
-) -> dict[Service, dict[str, Reference]]:
+def _follow(references: Sequence[_Test], connections: Connections) -> list[Reference]:
+    """Run parity tests side by side; each keeps the rows that it finds, as dbt's would."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        running = {
-            service: pool.submit(_run, service, connections, select[service])
-            for service in services
-        }
-        return {service: future.result() for service, future in running.items()}
+        return list(pool.map(lambda one: _run(one, connections), references))
 
 
-def _run(service: Service, connections: Connections, select: list[str]) -> dict[str, Reference]:
-    """Run some of a service's parity tests; give what they found by the test's name."""
-    folder = dbt.run(
-        ["test", "--select", *select], service.database, connections, "run_results.json"
-    )
-    results = json.loads((folder / "run_results.json").read_text(encoding="utf-8"))["results"]
-    nodes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["nodes"]
-    found = {}
-    for result in results:
-        node = nodes[result["unique_id"]]
-        if result["status"] in ("error", "runtime error", "skipped"):
+def _run(test: _Test, connections: Connections) -> Reference:
+    """Run one parity test and keep the rows that it finds; atomic."""
+    one = test.reference
+    stored = sql.Identifier(*one.stored_in.split(".", 1))
+    with connections.connect(one.service) as database:
+        try:
+            with database.transaction():
+                database.execute(sql.SQL("drop table if exists {}").format(stored))
+                found = database.execute(
+                    sql.SQL("create table {} as {}").format(stored, sql.SQL(test.definition))
+                )
+        except (errors.ProgrammingError, errors.DataError) as error:
             raise BuildFailed(
-                f"The test {node['name']} could not run: {result['message']}",
-                where=service.database,
-                mend=f"dbt test --target {service.database} --select {node['name']}",
-            )
-        if "parity" in node["tags"]:
-            found[node["name"]] = _reference(service, node, int(result["failures"] or 0))
-    return found
+                f"The test {test.name} could not run: {error.diag.message_primary}",
+                where=describe(connections.urls[one.service]),
+                mend=f"dbt test --target {one.service} --select {test.name}",
+            ) from error
+    return replace(one, orphans=found.rowcount)
 
 
-def _reference(service: Service, node: dict[str, Any], orphans: int) -> Reference:
-    arguments = node["test_metadata"]["kwargs"]
-    return Reference(
-        service.database,
-        Path(node["original_file_path"]).stem,
-        arguments["column_name"],
-        catalog.expected()[arguments["owner"]].owner,
-        arguments["owner"],
-        node["config"]["severity"].lower() == "error",
-        arguments.get("on_delete", "restrict"),
-        orphans,
-        f"{node['schema']}.{node['alias']}",
-    )
+def _tests(service: Service, connections: Connections) -> list[_Test]:
+    """Read a service's parity tests, as the last build has left them."""
+    with connections.connect(service.database) as database:
+        is_known = database.execute(
+            "select to_regclass('split.parity_tests') is not null"
+        ).fetchone() == (True,)
+        found = database.execute(TESTS).fetchall() if is_known else []
+    if not found:  # built before they were kept; running them keeps them
+        dbt.run(
+            ["test", "--select", "tag:parity"], service.database, connections, "run_results.json"
+        )
+        with connections.connect(service.database) as database:
+            found = database.execute(TESTS).fetchall()
+    tables = catalog.expected()
+    return [
+        _Test(
+            name,
+            Reference(
+                service.database,
+                table,
+                column,
+                tables[owner_table].owner,
+                owner_table,
+                severity == "error",
+                on_delete,
+                0,
+                stored_in,
+            ),
+            definition,
+        )
+        for name, table, column, owner_table, severity, on_delete, stored_in, definition in found
+    ]
 
 
 def _with_samples(one: Reference, connections: Connections) -> Reference:

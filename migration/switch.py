@@ -101,6 +101,7 @@ def switch(
     say: Callable[[str], None],
     *,
     with_backup: bool = True,
+    wait_for_write: float = FIRST_WRITE_SECONDS,
 ) -> Moved:
     """Make a service's database the truth, without losing a write.
 
@@ -111,6 +112,8 @@ def switch(
         max_pause: seconds that writers may be kept out; past that all is undone.
         say: is told each step.
         with_backup: dump the monolith first.
+        wait_for_write: seconds to wait for the service's first write, which tells how long its
+            writers really stood still. They are let in before.
 
     Returns:
         How long writers stood still, and what an operator should know.
@@ -126,7 +129,7 @@ def switch(
         if with_backup:
             say("backup")
             moved.backup = backup(MONOLITH, connections, ledger, service, "switch")
-        walk = _Switch(ends, moved, max_pause)
+        walk = _Switch(ends, moved, max_pause, wait_for_write)
         walk.saga().run(ledger, say, max_pause=max_pause)
         walk.settle(ledger)
     return moved
@@ -198,8 +201,15 @@ class _Switch(Walk):
     enters = State.SWITCHED
     place = Place.SERVICE
 
-    def __init__(self, ends: Ends, moved: Moved, max_pause: float) -> None:
+    def __init__(
+        self,
+        ends: Ends,
+        moved: Moved,
+        max_pause: float,
+        wait_for_write: float = FIRST_WRITE_SECONDS,
+    ) -> None:
         super().__init__(ends, moved, max_pause)
+        self.wait_for_write = wait_for_write
         self.leads_to = f"database {ends.service.database}"
 
     @property
@@ -257,10 +267,12 @@ class _Switch(Walk):
     def finish(self) -> dict[str, Any]:
         disarm(self.new)
         database, begun = self.ends.database, time.monotonic()
-        while self.moved.first_write_at is None and time.monotonic() - begun < FIRST_WRITE_SECONDS:
+        while True:
             carry_over(database)
             row = database.execute("select first_write_at from split.service").fetchone()
             self.moved.first_write_at = row[0] if row else None
+            if self.moved.first_write_at or time.monotonic() - begun >= self.wait_for_write:
+                break
             time.sleep(0.02)
         self.ends.way.arrive()
         return {"first_write_at": str(self.moved.first_write_at or "none yet")}

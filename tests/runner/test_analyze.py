@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,8 +16,9 @@ from migration.errors import ConnectionFailed, NotReady, SourceMismatch
 from migration.pages import analysis as analysis_page
 from migration.pages import dependencies, ticks
 from migration.services import MONOLITH, SERVICES
-from tests.runner.conftest import Server, Split, make_split
-from tests.runner.hazards import INJECTED
+from tests.support.hazards import INJECTED
+from tests.support.split import Split
+from tests.support.stage import SAMPLE, Stage
 
 KINDS = {hazard for hazard, *_ in INJECTED}
 # What the sample has by nature: two keys that were never validated, and orphans without a key.
@@ -34,18 +34,17 @@ def analyzed(split: Split, *arguments: str, **environ: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ruined(
-    server: Server, tmp_path_factory: pytest.TempPathFactory
+    stage: Stage, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], str, str]:
     """Analyze a monolith with every hazard: as JSON, as a page, and as it is shown."""
     folder = tmp_path_factory.mktemp("ruined")
-    dbt = tmp_path_factory.getbasetemp() / "dbt"
-    for split in make_split(server, folder, dbt):
-        with split.monolith() as monolith:
-            for _, statement, _, _ in INJECTED:
-                monolith.execute(statement.encode())
-        shown = split.runner("analyze")
-        assert shown.returncode == 0, shown.stderr
-        found = analyzed(split, "--html", str(folder / "page.html"))
+    split = stage.enter(SAMPLE)
+    with split.monolith() as monolith:
+        for _, statement, _, _ in INJECTED:
+            monolith.execute(statement.encode())
+    shown = split.runner("analyze")
+    assert shown.returncode == 0, shown.stderr
+    found = analyzed(split, "--html", str(folder / "page.html"))
     return found, (folder / "page.html").read_text(encoding="utf-8"), shown.stdout
 
 
@@ -115,18 +114,15 @@ def test_a_sound_monolith_has_none_of_this(split: Split, tmp_path: Path) -> None
 
 
 @pytest.fixture
-def reader(split: Split) -> Iterator[str]:
+def reader(split: Split) -> str:
     """Give the URL of a login that may read the monolith's tables and nothing else."""
     server = split.server
     server.execute("create role reader login password 'secret word' nosuperuser")
-    try:
-        with split.monolith() as monolith:
-            monolith.execute("grant usage on schema blytz_hire to reader")
-            monolith.execute("grant select on all tables in schema blytz_hire to reader")
-        yield with_database(server.tcp, MONOLITH, user="reader", password="secret word")
-    finally:
-        server.execute(f"drop database {MONOLITH} with (force)")
-        server.execute("drop role reader")
+    with split.monolith() as monolith:
+        monolith.execute("grant connect on database blytz_hire to reader")
+        monolith.execute("grant usage on schema blytz_hire to reader")
+        monolith.execute("grant select on all tables in schema blytz_hire to reader")
+    return with_database(server.tcp, MONOLITH, user="reader", password="secret word")
 
 
 def test_a_login_that_may_only_read_is_enough(split: Split, reader: str, tmp_path: Path) -> None:

@@ -30,13 +30,20 @@ from migration.ledger import open_ledger
 from migration.pg_programs import BackupIncomplete
 from migration.restore import restore
 from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, SERVICES_BY_NAME
-from tests.runner import test_everything
-from tests.runner.conftest import PASSWORD, Server, Split
-
-server_15 = test_everything.server_15
+from tests.support.run_folder import short_folder
+from tests.support.servers import PASSWORD, Server, oldest
+from tests.support.split import Split
+from tests.support.stage import SAMPLE_ROWS
 
 PAYMENTS = SERVICES_BY_NAME["payments_db"]
 SCRATCH = "scratch"
+
+
+@pytest.fixture
+def server_15() -> Iterator[Server]:
+    """Run Debian's PostgreSQL 15."""
+    with oldest() as cluster:
+        yield cluster.server
 
 
 @pytest.fixture
@@ -563,6 +570,7 @@ def test_the_oldest_postgres_is_backed_up_and_restored(
     server_15: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connections = resolve({"BLYTZ_HIRE_URL": with_database(server_15.socket, "sample")})
+    demo.create(connections.urls[MONOLITH], SAMPLE_ROWS)
     with open_ledger(connections) as ledger:
         made = backup(MONOLITH, connections, ledger, None, "by-hand")
     for scratch in make_scratch(server_15):
@@ -579,8 +587,8 @@ def test_a_restore_point_is_what_the_wal_archive_can_be_recovered_to(
     tmp_path: Path, home: Path
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    archive = Path(f"/tmp/blytz-archive-{os.getpid()}")
-    for path in (first, second, archive):
+    archive = short_folder("archive-")
+    for path in (first, second):
         path.mkdir(mode=0o711)
     archive.chmod(0o777)  # the server may run as another account
     settings = {"archive_mode": "on", "archive_command": f"cp %p {archive}/%f", "fsync": "off"}

@@ -16,7 +16,9 @@ from migration.ledger import State, open_ledger
 from migration.provision import provision
 from migration.services import ROOT, Service, select
 from migration.targets import read_url
-from tests.runner.conftest import Split
+from tests.support.split import Split
+
+(PAYMENTS,) = select(("payments",))
 
 
 def prepare(split: Split, name: str) -> Service:
@@ -49,56 +51,53 @@ def versions(split: Split, service: Service) -> dict[str, list[tuple[object, ...
         }
 
 
-def test_a_second_build_changes_no_row_and_dbt_does_the_same(split: Split) -> None:
-    service = prepare(split, "payments")
-    first = build_service(split, service)
-    assert first.tests.failed == 0
-    assert first.tables["payments"] == first.mirror["payments"] > 0
-    before = versions(split, service)
-    ran = split.dbt("build", "--target", "payments_db", "--full-refresh")
+def test_a_second_build_changes_no_row_and_dbt_does_the_same(living: Split) -> None:
+    before = versions(living, PAYMENTS)
+    ran = living.dbt("build", "--target", "payments_db", "--full-refresh")
     assert ran.returncode == 0, ran.stdout
-    assert versions(split, service) == before
-    assert build_service(split, service).tables == first.tables
-    assert versions(split, service) == before
+    assert versions(living, PAYMENTS) == before
+    built = build_service(living, PAYMENTS)
+    assert versions(living, PAYMENTS) == before
+    assert built.tests.failed == 0
+    assert built.tables == {table: len(before[table]) for table in built.tables}
+    assert built.tables["payments"] == built.mirror["payments"] > 0
 
 
-def test_what_changes_in_the_mirror_is_followed_by_the_next_build(split: Split) -> None:
-    service = prepare(split, "payments")
-    first = build_service(split, service)
-    split.replicate(
+def test_what_changes_in_the_mirror_is_followed_by_the_next_build(living: Split) -> None:
+    first = versions(living, PAYMENTS)
+    living.replicate(
         "payments_db",
         "update blytz_hire.payments set amount = 1234"
         " where id = (select min(id) from blytz_hire.payments)",
     )
-    split.replicate("payments_db", "delete from blytz_hire.reviews where rating = 1")
-    before = versions(split, service)
-    second = build_service(split, service)
-    after = versions(split, service)
-    assert second.tables["reviews"] == second.mirror["reviews"] < first.tables["reviews"]
+    living.replicate("payments_db", "delete from blytz_hire.reviews where rating = 1")
+    before = versions(living, PAYMENTS)
+    second = build_service(living, PAYMENTS)
+    after = versions(living, PAYMENTS)
+    assert second.tables["reviews"] == second.mirror["reviews"] < len(first["reviews"])
     changed = {t: len(set(after[t]) - set(before[t])) for t in after}
     assert changed["payments"] == 1
     assert changed["reviews"] == 0
-    with split.service("payments_db") as database:
+    with living.service("payments_db") as database:
         row = database.execute(
             "select amount from payments_db.payments order by id limit 1"
         ).fetchone()
     assert row is not None and str(row[0]) == "12.34"
 
 
-def test_two_rows_may_swap_what_is_unique(split: Split) -> None:
-    service = prepare(split, "users")
-    build_service(split, service)
+def test_two_rows_may_swap_what_is_unique(six: Split) -> None:
+    (users,) = select(("users",))
     emails = "select id, email from users_db.users order by id limit 2"
-    with split.service("users_db") as database:
+    with six.service("users_db") as database:
         (one, email), (other, other_email) = database.execute(emails).fetchall()
-    split.replicate(
+    six.replicate(
         "users_db",
         "update blytz_hire.users set email = case id when %s then %s else %s end"
         " where id in (%s, %s)",
         *(one, other_email, email, one, other),
     )
-    build_service(split, service)
-    with split.service("users_db") as database:
+    build_service(six, users)
+    with six.service("users_db") as database:
         assert database.execute(emails).fetchall() == [(one, other_email), (other, email)]
 
 
@@ -127,60 +126,55 @@ def test_rows_that_break_a_constraint_are_named_and_nothing_is_left(split: Split
         assert ledger.state(service) == State.LANDED
 
 
-def test_a_null_where_none_may_be_is_named(split: Split) -> None:
-    service = prepare(split, "payments")
-    with split.service("payments_db") as database:
+def test_a_null_where_none_may_be_is_named(landed: Split) -> None:
+    with landed.service("payments_db") as database:
         database.execute("alter table blytz_hire.reviews alter column rating drop not null")
         database.execute("update blytz_hire.reviews set rating = null")
     with pytest.raises(BuildFailed) as caught:
-        build_service(split, service)
+        build_service(landed, PAYMENTS)
     assert (
         'null value in column "rating" of relation "reviews" violates not-null' in caught.value.what
     )
     assert "Failing row contains (" in caught.value.what
 
 
-def test_a_table_that_this_project_did_not_make_is_left_alone(split: Split) -> None:
-    service = prepare(split, "payments")
-    with split.service("payments_db") as database:
+def test_a_table_that_this_project_did_not_make_is_left_alone(landed: Split) -> None:
+    with landed.service("payments_db") as database:
         database.execute("create table payments_db.payments as select 'precious' as id")
     with pytest.raises(BuildFailed) as caught:
-        build_service(split, service)
+        build_service(landed, PAYMENTS)
     assert "but this project did not make it. Nothing was changed." in caught.value.what
     assert "rename to payments_before_split;" in caught.value.what
-    with split.service("payments_db") as database:
+    with landed.service("payments_db") as database:
         assert database.execute("table payments_db.payments").fetchall() == [("precious",)]
 
 
-def test_a_definition_that_has_changed_since_is_refused(split: Split) -> None:
-    service = prepare(split, "payments")
-    build_service(split, service)
-    before = versions(split, service)
-    with split.service("payments_db") as database:
+def test_a_definition_that_has_changed_since_is_refused(living: Split) -> None:
+    before = versions(living, PAYMENTS)
+    with living.service("payments_db") as database:
         database.execute(
             "update split.service_tables set structure = 'of an older project'"
             " where table_name = 'refunds'"
         )
     with pytest.raises(BuildFailed) as caught:
-        build_service(split, service)
+        build_service(living, PAYMENTS)
     assert "payments_db.refunds in" in caught.value.what
     assert "with other columns, keys or indexes" in caught.value.what
     assert "drop table" in caught.value.what
-    assert versions(split, service) == before
+    assert versions(living, PAYMENTS) == before
 
 
-def test_a_reference_that_had_a_key_and_dangles_fails_with_its_rows(split: Split) -> None:
-    service = prepare(split, "payments")
-    with split.service("payments_db") as database:
+def test_a_reference_that_had_a_key_and_dangles_fails_with_its_rows(landed: Split) -> None:
+    with landed.service("payments_db") as database:
         database.execute(
             "update blytz_hire.payments set \"userId\" = 'ghost'"
             " where id = (select min(id) from blytz_hire.payments)"
         )
     with pytest.raises(BuildFailed) as caught:
-        build_service(split, service)
+        build_service(landed, PAYMENTS)
     assert "parity_payments_sender_id__users" in caught.value.what
     assert "sender_id = ghost" in caught.value.what
-    with split.service("payments_db") as database:
+    with landed.service("payments_db") as database:
         stored = database.execute(
             "select sender_id from audit.parity_payments_sender_id__users"
         ).fetchall()
@@ -219,44 +213,38 @@ def test_a_service_that_has_not_landed_is_refused(split: Split) -> None:
     assert caught.value.mend == "runner.py land files"
 
 
-def test_what_dbt_makes_belongs_to_the_owner_role(split: Split) -> None:
-    service = prepare(split, "payments")
-    build_service(split, service)
-    with split.service("payments_db") as database:
+def test_what_dbt_makes_belongs_to_the_owner_role(living: Split) -> None:
+    with living.service("payments_db") as database:
         owners = database.execute(
             "select distinct relowner::regrole::text from pg_class"
             " where relnamespace in ('payments_db'::regnamespace, 'blytz_hire'::regnamespace)"
         ).fetchall()
     assert owners == [("payments_owner",)]
-    with psycopg.connect(read_url(split.connections.folder / "payments.env")) as login:
+    with psycopg.connect(read_url(living.connections.folder / "payments.env")) as login:
         assert login.execute("select count(*) > 0 from payments").fetchone() == (True,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             login.execute("delete from payments")
 
 
-def test_a_table_that_took_the_place_of_ours_is_left_alone(split: Split) -> None:
-    service = prepare(split, "payments")
-    build_service(split, service)
-    with split.service("payments_db") as database:
+def test_a_table_that_took_the_place_of_ours_is_left_alone(living: Split) -> None:
+    with living.service("payments_db") as database:
         database.execute("alter table payments_db.disputes rename to disputes_of_old")
         database.execute("create table payments_db.disputes as select 'precious' as payment_id")
     with pytest.raises(BuildFailed) as caught:
-        build_service(split, service)
+        build_service(living, PAYMENTS)
     assert "payments_db.disputes exists in payments_db, but this project did not make it" in (
         caught.value.what
     )
-    with split.service("payments_db") as database:
+    with living.service("payments_db") as database:
         assert database.execute("table payments_db.disputes").fetchall() == [("precious",)]
 
 
-def test_a_build_without_rows_is_refused(split: Split) -> None:
-    service = prepare(split, "payments")
-    build_service(split, service)
-    before = versions(split, service)
-    ran = split.dbt("run", "--empty", "--target", "payments_db")
+def test_a_build_without_rows_is_refused(living: Split) -> None:
+    before = versions(living, PAYMENTS)
+    ran = living.dbt("run", "--empty", "--target", "payments_db")
     assert ran.returncode != 0
     assert "--empty would delete every row of payments" in ran.stdout
-    assert versions(split, service) == before
+    assert versions(living, PAYMENTS) == before
 
 
 @pytest.mark.parametrize("elsewhere", ["blytz_hire", "unprovisioned"])
@@ -280,8 +268,7 @@ def test_dbt_makes_nothing_in_a_database_that_was_not_provisioned(
         split.server.execute("drop database unprovisioned with (force)")
 
 
-def test_a_dbt_that_was_stopped_is_no_build(split: Split) -> None:
-    service = prepare(split, "payments")
+def test_a_dbt_that_was_stopped_is_no_build(landed: Split) -> None:
     script = (
         "import os, signal, subprocess, sys, threading, time\n"
         "import runner\n"
@@ -308,11 +295,11 @@ def test_a_dbt_that_was_stopped_is_no_build(split: Split) -> None:
     )
     ran = subprocess.run(
         [sys.executable, "-c", script],
-        env=dict(split.environ),
+        env=dict(landed.environ),
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert ran.returncode == BuildFailed.exit_code, ran.stderr
-    with open_ledger(split.connections) as ledger:
-        assert ledger.state(service) == State.LANDED
+    with open_ledger(landed.connections) as ledger:
+        assert ledger.state(PAYMENTS) == State.LANDED

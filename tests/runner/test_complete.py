@@ -7,13 +7,12 @@ import json
 from migration import targets
 from migration.errors import NotReady
 from migration.targets import Place
-from tests.runner.conftest import Split
-from tests.runner.switching import (
+from tests.support.split import Split
+from tests.support.switching import (
     NEW_PAYMENT,
     OWNED,
     PAYMENTS,
     as_service,
-    move,
     one,
     ran,
     stands,
@@ -21,29 +20,26 @@ from tests.runner.switching import (
 )
 
 
-def test_a_completed_service_stands_on_its_own(split: Split) -> None:
-    for command in ("run", "verify"):
-        ran(split, command, "payments")
-    move(split, "switch")
-    with as_service(split) as service:
+def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
+    with as_service(switched) as service:
         service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "last"})
-        ran(split, "sync", "payments")
-    with split.monolith() as monolith:
+        ran(switched, "sync", "payments")
+    with switched.monolith() as monolith:
         counted = {
             table: one(monolith, f"select count(*) from blytz_hire.{table}") for table in OWNED
         }
-    with unchanged(split):
-        planned = ran(split, "complete", "payments", "--dry-run")
+    with unchanged(switched):
+        planned = ran(switched, "complete", "payments", "--dry-run")
     assert "payments_db is ready. Nothing was changed; there is no way back from:" in planned
     assert "Retired in the monolith: payments, reviews" in planned
     assert 'note: drops blytz_hire.payments "payments_userId_fkey"' in planned
-    done = split.runner("complete", "payments", "--json")
+    done = switched.runner("complete", "payments", "--json")
     assert done.returncode == 0, done.stderr
     completed = json.loads(done.stdout)["payments_db"]
     assert completed["retired"] == list(OWNED)
     assert any('blytz_hire.payments "payments_userId_fkey"' in d for d in completed["detached"])
-    assert stands(split) == "completed"
-    with split.monolith() as monolith, split.service("payments_db") as database:
+    assert stands(switched) == "completed"
+    with switched.monolith() as monolith, switched.service("payments_db") as database:
         assert counted == {
             table: one(monolith, f"select count(*) from blytz_hire_retired.{table}")
             for table in OWNED
@@ -71,17 +67,17 @@ def test_a_completed_service_stands_on_its_own(split: Split) -> None:
         )
         triggers = "select count(*) from pg_trigger where tgname like 'split\\_guard%%'"
         assert one(monolith, triggers) == 0
-    with as_service(split) as service:
+    with as_service(switched) as service:
         service.execute("update payments_db.payments set currency = 'EUR' where id = 'last'")
-    assert targets.places(PAYMENTS, split.connections) == (Place.SERVICE, Place.SERVICE)
-    listed = json.loads(split.runner("backups", "--json").stdout)["backups"]
+    assert targets.places(PAYMENTS, switched.connections) == (Place.SERVICE, Place.SERVICE)
+    listed = json.loads(switched.runner("backups", "--json").stdout)["backups"]
     assert (listed[0]["phase"], listed[0]["path"]) == ("complete", completed["backup"]["path"])
     for command in ("rollback", "switch", "complete"):
-        said = ran(split, command, "payments", code=NotReady.exit_code)
+        said = ran(switched, command, "payments", code=NotReady.exit_code)
         assert "payments_db is completed: there is no way back any more" in said
         assert "runner.py backups" in said
-    said = ran(split, "abort", "payments", code=NotReady.exit_code)
+    said = ran(switched, "abort", "payments", code=NotReady.exit_code)
     assert "payments_db is completed: it holds what nobody else does." in said
-    said = ran(split, "land", "payments", "--again", code=NotReady.exit_code)
+    said = ran(switched, "land", "payments", "--again", code=NotReady.exit_code)
     assert "payments_db is completed: it holds what nobody else does" in said
     assert "runner.py repair payments" in said

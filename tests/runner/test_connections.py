@@ -15,7 +15,8 @@ from migration import profiles
 from migration.connections import connect, resolve, with_database
 from migration.errors import ConnectionFailed
 from migration.services import MONOLITH, ROOT, SERVICES
-from tests.runner.conftest import PASSWORD, Server, Split
+from tests.support.servers import PASSWORD, Server
+from tests.support.split import Split
 
 URLS = [
     "postgresql://ann@db.example.com/blytz",

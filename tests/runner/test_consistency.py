@@ -10,7 +10,7 @@ somewhere.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,15 @@ from typing import Any
 import psycopg
 import pytest
 
+from demo.clients import REFUSALS, Client, Known, acknowledged, acquaint, writing
 from migration import catalog, feed, targets
 from migration.events import Numbered
-from migration.ledger import State, open_ledger
+from migration.ledger import open_ledger
 from migration.reconcile import reconcile
 from migration.services import MIRROR_SCHEMA, MONOLITH, SERVICES_BY_NAME, Service, select
 from migration.sync import carry_over
-from tests.runner.clients import REFUSALS, Client, Known, acknowledged, acquaint, writing
-from tests.runner.conftest import Server, Split, make_split
-from tests.runner.sharing import (
+from tests.support.following import following
+from tests.support.sharing import (
     Consumer,
     add_users,
     delete_company,
@@ -37,8 +37,8 @@ from tests.runner.sharing import (
     last_sequence,
     login,
 )
-from tests.runner.test_switch_writers import following
-from tests.runner.test_sync import until
+from tests.support.split import Split
+from tests.support.waiting import until
 
 (USERS,) = select(("users",))
 CONSUMERS = feed.consumers(USERS)
@@ -92,15 +92,12 @@ class Six:
         ]
 
 
-@pytest.fixture(scope="module")
-def six(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Six]:
-    folder = tmp_path_factory.mktemp("six")
-    for split in make_split(server, folder, tmp_path_factory.getbasetemp() / "dbt"):
-        with split.monolith() as monolith:
-            made = Six(split, acquaint(monolith))
-        made.succeeds("run")
-        made.succeeds("verify", "users", "marketplace")
-        yield made
+def acquainted(split: Split) -> Six:
+    """Let clients know a monolith, and its services what they have brought along."""
+    with split.monolith() as monolith:
+        six = Six(split, acquaint(monolith))
+    six.succeeds("sync")
+    return six
 
 
 def columns(split: Split, database: str, schema: str) -> dict[str, list[str]]:
@@ -119,8 +116,8 @@ def columns(split: Split, database: str, schema: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("service", SIX, ids=lambda one: one.role)
-def test_nothing_is_shared_that_is_not_listed(six: Six, service: Service) -> None:
-    mirrored = columns(six.split, service.database, MIRROR_SCHEMA)
+def test_nothing_is_shared_that_is_not_listed(six: Split, service: Service) -> None:
+    mirrored = columns(six, service.database, MIRROR_SCHEMA)
     landed = catalog.landed_tables(service)
     assert mirrored.keys() == landed.keys()
     for table, expected in catalog.expected().items():
@@ -132,7 +129,7 @@ def test_nothing_is_shared_that_is_not_listed(six: Six, service: Service) -> Non
             else list(expected.shared[service.database])
         )
         assert sorted(mirrored[table]) == sorted(listed), table
-    held = columns(six.split, service.database, service.database)
+    held = columns(six, service.database, service.database)
     shared = {table: set(names) for table, names in held.items() if table.startswith("shared_")}
     due = SHARED_BY.get(service.database, {"shared_users"})
     assert shared == {table: set(SHARED[table]) for table in due}
@@ -256,8 +253,8 @@ def assert_copies_are_what_the_owner_yields(split: Split) -> None:
                     assert here.execute(held).fetchall() == there.execute(due).fetchall(), table
 
 
-def test_one_customer_in_six_databases(six: Six, tmp_path: Path) -> None:
-    split = six.split
+def test_one_customer_in_six_databases(six: Split, tmp_path: Path) -> None:
+    split, six = six, acquainted(six)
     since = {service: last_sequence(split, service) for service in CONSUMERS}
     once = Once(split, [f"once-{number:03}" for number in range(ONCE)])
     first, others = six.clients(1), six.clients(1 + CLIENTS)
@@ -338,13 +335,8 @@ def test_one_customer_in_six_databases(six: Six, tmp_path: Path) -> None:
     assert_copies_are_what_the_owner_yields(split)
 
 
-def test_the_caches_ask_users_db_once_it_is_the_owner(six: Six) -> None:
-    split = six.split
-    with open_ledger(split.connections) as ledger:
-        is_moved = ledger.state(USERS).reached(State.SWITCHED)
-    if not is_moved:  # when it is run by itself
-        six.succeeds("switch", "users", *PATIENT)
-        six.succeeds("complete", "users", "--no-backup")
+def test_the_caches_ask_users_db_once_it_is_the_owner(users_completed: Split) -> None:
+    split = users_completed
     with split.service("users_db") as owner:
         owner.execute(
             "insert into users_db.users (id, email, role, last_seen_at)"
@@ -371,4 +363,3 @@ def test_the_caches_ask_users_db_once_it_is_the_owner(six: Six) -> None:
             assert dict(rows) == {
                 table: sorted(landed[table]) for table in ("users", "va_profiles", "companies")
             }
-    six.succeeds("sync")

@@ -7,7 +7,9 @@ import pytest
 from migration import catalog, demo
 from migration.connections import connect, with_database
 from migration.errors import TargetOccupied
-from tests.runner.conftest import SAMPLE_ROWS, Server, Split
+from tests.support.servers import Server
+from tests.support.split import Split
+from tests.support.stage import SAMPLE_ROWS
 
 # What real data contains, each as a question that the sample answers with at least one row.
 ODDITIES = {

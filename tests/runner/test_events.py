@@ -19,8 +19,7 @@ from migration.events import Gone, follow, read
 from migration.replication import Link
 from migration.services import ROOT, select
 from migration.sync import carry_over, sync
-from tests.runner.conftest import Split
-from tests.runner.sharing import (
+from tests.support.sharing import (
     Consumer,
     Followers,
     add_users,
@@ -28,7 +27,8 @@ from tests.runner.sharing import (
     last_sequence,
     login,
 )
-from tests.runner.test_sync import until
+from tests.support.split import Split
+from tests.support.waiting import until
 
 (PAYMENTS,) = select(("payments",))
 SCHEMA = json.loads((ROOT / "docs" / "user_event.schema.json").read_text("utf-8"))
@@ -319,6 +319,8 @@ def test_a_notification_bears_the_last_sequence(living: Split) -> None:
 
 
 def test_a_service_reads_its_inbox_and_does_not_write_it(living: Split) -> None:
+    add_users(living, "read")
+    sync(PAYMENTS, living.connections)
     with login(living, PAYMENTS) as service:
         since = last_sequence(living, PAYMENTS)
         row = service.execute(

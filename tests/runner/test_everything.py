@@ -3,62 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from migration import demo
-from migration.connections import connect
-from migration.services import SERVICES
-from tests.runner.conftest import SAMPLE_ROWS, Server, Split, free_port, make_split
-from tests.runner.test_following import sync_and_compare
-
-DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
-
-
-@pytest.fixture
-def server_15(tmp_path: Path) -> Iterator[Server]:
-    """Run Debian's PostgreSQL 15 with settings of its own."""
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("PostgreSQL 15 is not installed; apt-get install postgresql-15")
-    home = Path("/tmp") / f"blytz-15-{os.getpid()}"
-    home.mkdir(mode=0o700)
-    user = "postgres" if os.geteuid() == 0 else None
-    if user:
-        shutil.chown(home, user)
-
-    def run(*command: str) -> None:
-        subprocess.run(command, check=True, user=user, cwd=home, stdout=subprocess.DEVNULL)
-
-    port = free_port()
-    options = (
-        f"-c listen_addresses='' -k {home} -p {port} -c wal_level=logical -c fsync=off"
-        " -c max_replication_slots=20 -c max_wal_senders=20 -c max_worker_processes=30"
-        " -c max_logical_replication_workers=20"
-    )
-    data = str(home / "data")
-    run(str(DEBIAN_15 / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8")
-    run(
-        str(DEBIAN_15 / "pg_ctl"), "-w", "-D", data, "-l", str(home / "log"), "-o", options, "start"
-    )
-    try:
-        url = f"postgresql://postgres@/postgres?host={home}&port={port}"
-        demo.create(url.replace("/postgres?", "/sample?"), SAMPLE_ROWS)
-        yield Server(url, url, "15")
-    finally:
-        run(str(DEBIAN_15 / "pg_ctl"), "-w", "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(home)
+from migration.connections import connect, resolve
+from migration.services import MONOLITH, SERVICES
+from tests.support.following import sync_and_compare
+from tests.support.servers import oldest
+from tests.support.split import Split
+from tests.support.stage import SAMPLE_ROWS, Stage, environment
 
 
-def assert_six_databases(split: Split) -> None:
-    """Run everything, and look at what came of it."""
-    result = split.runner("run", "--json")
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
+def assert_six_databases(split: Split, said: str) -> None:
+    """Look at what came of a run of all services, and at what it said as JSON."""
+    report = json.loads(said)
     assert [one["service"] for one in report["services"]] == list(SERVICES)
     assert sum(len(one["rows_out"]) for one in report["services"]) == 33
     for one in report["services"]:
@@ -134,17 +92,22 @@ def assert_they_follow(split: Split) -> None:
         assert sync_and_compare(split, monolith) == []
 
 
-def test_six_databases_out_of_one_monolith(split: Split) -> None:
-    assert_six_databases(split)
+def test_six_databases_out_of_one_monolith(stage: Stage) -> None:
+    split = stage.enter("six built")
+    (said,) = stage.said("six built")
+    assert_six_databases(split, said)
     assert_a_second_run_changes_nothing(split)
     assert_totals_agree(split)
 
 
-def test_six_databases_on_the_oldest_postgres(
-    server_15: Server, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    for split in make_split(server_15, tmp_path, tmp_path_factory.getbasetemp() / "dbt15"):
-        assert_six_databases(split)
+def test_six_databases_on_the_oldest_postgres(stage: Stage, tmp_path: Path) -> None:
+    with oldest() as cluster:
+        environ = environment(cluster.url(MONOLITH), tmp_path, stage.dbt)
+        split = Split(cluster.server, resolve(environ), environ)
+        demo.create(cluster.url(MONOLITH), SAMPLE_ROWS)
+        result = split.runner("run", "--json")
+        assert result.returncode == 0, result.stderr
+        assert_six_databases(split, result.stdout)
         assert_totals_agree(split)
         assert_they_follow(split)
         assert_totals_agree(split)

@@ -18,14 +18,14 @@ from random import Random
 import pytest
 
 from migration.services import SERVICES_BY_NAME, Service
-from migration.sync import Tick, follow, sync
-from tests.runner.conftest import Split
-from tests.runner.workload import (
+from migration.sync import Tick, follow
+from tests.support.following import sync_and_compare
+from tests.support.split import Split
+from tests.support.workload import (
     KINDS,
     LEAVES,
     SCOPES,
     TRUNCATED_WITH_DEPENDANTS,
-    Connection,
     Done,
     Writer,
     prepare,
@@ -35,14 +35,12 @@ SEEDS = [os.environ.get("FOLLOWING_SEED", "1")]
 WRITERS = 3
 ROUNDS = 4
 TRANSACTIONS = 200
-SHOWN = 3
 PARENTS = ("users", "va_profiles", "companies")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_services_follow_whatever_happens_in_the_monolith(split: Split, seed: str) -> None:
-    ran = split.runner("run", "--json")
-    assert ran.returncode == 0, ran.stderr
+def test_services_follow_whatever_happens_in_the_monolith(six: Split, seed: str) -> None:
+    split = six
     with ExitStack() as stack:
         monolith = stack.enter_context(split.monolith())
         schema = prepare(monolith)
@@ -156,62 +154,3 @@ def following(split: Split) -> Iterator[list[Follower]]:
         stop.set()
         for thread in threads:
             thread.join()
-
-
-# Comparison
-
-
-def sync_and_compare(split: Split, monolith: Connection) -> list[str]:
-    """Bring all six services to where the monolith stands, and say what differs."""
-    wrong = []
-    for service in SERVICES_BY_NAME.values():
-        sync(service, split.connections)
-        wrong += differences(split, service, monolith)
-    return wrong
-
-
-def differences(split: Split, service: Service, monolith: Connection) -> list[str]:
-    """Compare a service's tables with their models, run on the mirror and on the monolith.
-
-    The other way round, what the reverse models yield is compared with the mirror.
-    """
-    wrong = []
-    with split.service(service.database) as database:
-        rest = database.execute("select * from split.changes limit 3").fetchall()
-        if rest:
-            wrong.append(f"{service.database}: split.changes still holds {rest}")
-        for (mirror,) in database.execute("select table_name from split.mirror_tables").fetchall():
-            otherwise = database.execute(
-                "select * from split.way_back_differs(%s) limit %s", (mirror, SHOWN)
-            ).fetchall()
-            wrong += [f"{service.database}: the way back differs in {one}" for one in otherwise]
-        for table, definition, is_stale, gone in database.execute(
-            "select table_name, definition, is_stale, quote_ident(tombstone) || ' is null'"
-            " from split.service_tables order by 1"
-        ).fetchall():
-            name = f"{service.database}.{table}"
-            if is_stale:
-                wrong.append(f"{name} is stale")
-            columns = database.execute(
-                "select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute"
-                " where attrelid = %s::regclass and attnum > 0",
-                (name,),
-            ).fetchone()
-            row = f"row({columns[0] if columns else ''})::text"
-            model = f"select {row} from ({definition}) as model"
-            actual = rows(database, f"select {row} from {name}{' where ' + gone if gone else ''}")
-            for where, expected in (
-                ("mirror", rows(database, model)),
-                ("monolith", rows(monolith, model)),
-            ):
-                for what, found in (("lacks", expected - actual), ("has also", actual - expected)):
-                    wrong += [
-                        f"{name} {what}, by the {where}: {text[:1000]}"
-                        for text in sorted(found)[:SHOWN]
-                    ]
-    return wrong
-
-
-def rows(connection: Connection, query: str) -> Counter[str]:
-    """Run a query for rows in text form; doubles and times lose nothing in it."""
-    return Counter(text for (text,) in connection.execute(query).fetchall())

@@ -21,7 +21,7 @@ from migration.land import Landed, land
 from migration.ledger import State, open_ledger
 from migration.provision import provision
 from migration.services import ROOT, SERVICES, select
-from tests.runner.conftest import Split
+from tests.support.split import Split
 
 
 def land_service(split: Split, name: str) -> Landed:
@@ -364,13 +364,14 @@ def test_a_publication_and_a_slot_of_somebody_else_are_left_alone(split: Split) 
         assert monolith.execute("select count(*) from pg_publication").fetchone() == (1,)
 
         monolith.execute("drop publication split_payments_db")
-        with connect(with_database(split.server.socket, "sample"), "sample") as other:
+        monolith.execute("create database another")
+        with connect(with_database(split.server.socket, "another"), "another") as other:
             other.execute(
                 "select pg_create_logical_replication_slot('split_payments_db', 'pgoutput')"
             )
         with pytest.raises(TargetOccupied) as caught:
             land_service(split, "payments")
-        assert "a replication slot split_payments_db of sample already" in caught.value.what
+        assert "a replication slot split_payments_db of another already" in caught.value.what
         assert monolith.execute("select count(*) from pg_replication_slots").fetchone() == (1,)
 
 

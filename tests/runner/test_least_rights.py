@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from psycopg import sql
@@ -13,8 +11,9 @@ from migration.connections import resolve, with_database
 from migration.services import MONOLITH
 from migration.sync import sync
 from migration.targets import Place
-from tests.runner.conftest import PASSWORD, Server, Split, make_split
-from tests.runner.switching import (
+from tests.support.servers import PASSWORD
+from tests.support.split import Split
+from tests.support.switching import (
     NEW_PAYMENT,
     PAYMENTS,
     as_service,
@@ -29,34 +28,28 @@ MOVER = "some mover"
 
 
 @pytest.fixture
-def humble(
-    server: Server, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Split]:
+def humble(split: Split) -> Split:
     """Give a monolith whose tables belong to a role of their own, and one who may move them."""
     mover, password = sql.Identifier(MOVER), sql.Literal(PASSWORD)
-    for split in make_split(server, tmp_path, tmp_path_factory.getbasetemp() / "dbt"):
-        with split.monolith() as monolith:
-            for statement in (
-                "create role {mover} login nosuperuser createdb createrole replication password {}",
-                "grant pg_create_subscription to {mover}",
-                "grant connect on database postgres to {mover}",
-                "create role shop nologin",
-                "grant shop to {mover}",
-                "grant create on database blytz_hire to {mover}, shop",
-                "alter schema blytz_hire owner to shop",
-            ):
-                monolith.execute(sql.SQL(statement).format(password, mover=mover))
-            for (table,) in monolith.execute(
-                "select oid::regclass::text from pg_class where relkind = 'r'"
-                " and relnamespace = 'blytz_hire'::regnamespace"
-            ).fetchall():
-                monolith.execute(f"alter table {table} owner to shop")
-        url = with_database(server.tcp, MONOLITH, user=MOVER)
-        environ = {**split.environ, "BLYTZ_HIRE_URL": url}
-        yield replace(split, connections=resolve(environ), environ=environ)
-    server.execute(sql.SQL("revoke connect on database postgres from {}").format(mover))
-    for role in (mover, sql.Identifier("shop")):
-        server.execute(sql.SQL("drop role {}").format(role))
+    with split.monolith() as monolith:
+        for statement in (
+            "create role {mover} login nosuperuser createdb createrole replication password {}",
+            "grant pg_create_subscription to {mover}",
+            "grant connect on database postgres to {mover}",
+            "create role shop nologin",
+            "grant shop to {mover}",
+            "grant connect, create on database blytz_hire to {mover}, shop",
+            "alter schema blytz_hire owner to shop",
+        ):
+            monolith.execute(sql.SQL(statement).format(password, mover=mover))
+        for (table,) in monolith.execute(
+            "select oid::regclass::text from pg_class where relkind = 'r'"
+            " and relnamespace = 'blytz_hire'::regnamespace"
+        ).fetchall():
+            monolith.execute(f"alter table {table} owner to shop")
+    url = with_database(split.server.tcp, MONOLITH, user=MOVER)
+    environ = {**split.environ, "BLYTZ_HIRE_URL": url}
+    return replace(split, connections=resolve(environ), environ=environ)
 
 
 def test_the_rights_that_are_documented_are_enough_for_all_of_it(humble: Split) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -23,14 +22,14 @@ from migration.parity import parity
 from migration.reconcile import reconcile
 from migration.services import ROOT, select
 from migration.sync import sync
-from tests.runner.conftest import Server, Split, make_split
-from tests.runner.sharing import (
+from tests.support.sharing import (
     Followers,
     delete_company,
     delete_from_marketplace,
     errors,
 )
-from tests.runner.test_sync import until
+from tests.support.split import Split
+from tests.support.waiting import until
 
 PAYMENTS, MARKETPLACE, USERS = select(("payments", "marketplace", "users"))
 PATIENT = ("--no-backup", "--max-pause", "30s")
@@ -122,25 +121,10 @@ def test_the_documented_table_has_every_key_and_what_it_did() -> None:
     assert documented == {place: on_delete for place, (on_delete, _) in crossing_keys().items()}
 
 
-@pytest.fixture(scope="module")
-def apart(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Split]:
-    """Give a monolith with three services, of which none is switched yet."""
-    folder = tmp_path_factory.mktemp("apart")
-    for split in make_split(server, folder, tmp_path_factory.getbasetemp() / "dbt"):
-        for command in ("run", "verify"):
-            ran = split.runner(command, "payments", "marketplace", "users")
-            assert ran.returncode == 0, ran.stderr
-        yield split
-
-
 def switched(split: Split, role: str) -> None:
-    """Switch a service, unless it is."""
-    (service,) = select((role,))
-    with open_ledger(split.connections) as ledger:
-        stands = ledger.state(service).value
-    if stands != "switched":
-        ran = split.runner("switch", role, *PATIENT)
-        assert ran.returncode == 0, ran.stderr
+    """Switch a service."""
+    ran = split.runner("switch", role, *PATIENT)
+    assert ran.returncode == 0, ran.stderr
 
 
 def column(split: Split, database: str, query: str, *parameters: object) -> list[Any]:
@@ -149,8 +133,8 @@ def column(split: Split, database: str, query: str, *parameters: object) -> list
         return [row[0] for row in connection.execute(query, parameters)]
 
 
-def test_what_never_had_a_key_is_shown_and_is_no_error(apart: Split) -> None:
-    ran = apart.runner("parity", "payments", "--json")
+def test_what_never_had_a_key_is_shown_and_is_no_error(six: Split) -> None:
+    ran = six.runner("parity", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
     found = {
         (one["table"], one["column"], one["owner_table"]): one
@@ -164,40 +148,40 @@ def test_what_never_had_a_key_is_shown_and_is_no_error(apart: Split) -> None:
     assert odd["orphans"] == len(odd["samples"]) == 1
     assert odd["owner"] == "users_db"
     assert found["payments", "job_id", "jobs"]["on_delete"] == "set null"
-    held = column(apart, "payments_db", f"select receiver_id from {odd['stored_in']}")
+    held = column(six, "payments_db", f"select receiver_id from {odd['stored_in']}")
     assert held == [odd["samples"][0]["receiver_id"]]
 
 
-def test_before_a_switch_the_monoliths_keys_see_to_it(apart: Split) -> None:
+def test_before_a_switch_the_monoliths_keys_see_to_it(six: Split) -> None:
     """Owner in the monolith: what it refuses is refused, what it empties and renames follows."""
-    with apart.monolith() as monolith:
+    with six.monolith() as monolith:
         (user,) = monolith.execute('select min("userId") from blytz_hire.payments').fetchall()[0]
         with pytest.raises(psycopg.errors.IntegrityError):
             monolith.execute("delete from blytz_hire.users where id = %s", (user,))
         (match,) = monolith.execute('select min("matchId") from blytz_hire.payments').fetchall()[0]
         monolith.execute("update blytz_hire.matches set id = 'renamed' where id = %s", (match,))
     query = "select match_id from payments_db.payments where match_id = any(%s)"
-    sync(PAYMENTS, apart.connections)
-    assert set(column(apart, "payments_db", query, ["renamed", match])) == {"renamed"}
-    with apart.monolith() as monolith:
+    sync(PAYMENTS, six.connections)
+    assert set(column(six, "payments_db", query, ["renamed", match])) == {"renamed"}
+    with six.monolith() as monolith:
         monolith.execute(
             "delete from blytz_hire.match_votes as vote using blytz_hire.matches where ("
             'vote."jobPostingId", vote."vaProfileId") = (matches."jobPostingId",'
             " matches.\"vaProfileId\") and matches.id = 'renamed'"
         )
         monolith.execute("delete from blytz_hire.matches where id = 'renamed'")
-    sync(PAYMENTS, apart.connections)
-    sync(MARKETPLACE, apart.connections)
-    assert column(apart, "payments_db", query, ["renamed", match]) == []
-    found = parity([PAYMENTS], apart.connections)
+    sync(PAYMENTS, six.connections)
+    sync(MARKETPLACE, six.connections)
+    assert column(six, "payments_db", query, ["renamed", match]) == []
+    found = parity([PAYMENTS], six.connections)
     assert errors(found) == {}
     assert following.difference(found) is None
 
 
-def test_a_switched_dependant_refuses_what_the_monolith_would_do_to_it(apart: Split) -> None:
+def test_a_switched_dependant_refuses_what_the_monolith_would_do_to_it(six: Split) -> None:
     """Its rows in the monolith are not written there any more, not even by a cascade."""
-    switched(apart, "payments")
-    with apart.monolith() as monolith:
+    switched(six, "payments")
+    with six.monolith() as monolith:
         ((match, posting, profile),) = monolith.execute(
             'select id, "jobPostingId", "vaProfileId" from blytz_hire.matches'
             ' where id in (select "matchId" from blytz_hire.payments) limit 1'
@@ -213,11 +197,11 @@ def test_a_switched_dependant_refuses_what_the_monolith_would_do_to_it(apart: Sp
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as caught:
                 monolith.execute(statement, (match,))
             assert "payments is written in the database payments_db now" in str(caught.value)
-        with apart.service("payments_db") as database:
+        with six.service("payments_db") as database:
             database.execute(
                 "update payments_db.payments set match_id = null where match_id = %s", (match,)
             )
-        sync(PAYMENTS, apart.connections)
+        sync(PAYMENTS, six.connections)
         monolith.execute("delete from blytz_hire.matches where id = %s", (match,))
 
 
@@ -234,14 +218,14 @@ def referring(split: Split, gone: dict[str, str]) -> dict[str, list[Any]]:
     }
 
 
-def test_what_would_have_been_emptied_is_found_emptied_and_filled_again(apart: Split) -> None:
-    switched(apart, "payments")
-    switched(apart, "marketplace")
-    gone = delete_from_marketplace(apart)
-    before = referring(apart, gone)
+def test_what_would_have_been_emptied_is_found_emptied_and_filled_again(six: Split) -> None:
+    switched(six, "payments")
+    switched(six, "marketplace")
+    gone = delete_from_marketplace(six)
+    before = referring(six, gone)
     assert all(before.values())
 
-    ran = apart.runner("parity", "payments")
+    ran = six.runner("parity", "payments")
     assert ran.returncode == DataDiffers.exit_code
     orphans = sum(map(len, before.values()))
     assert f"References that had a foreign key in the monolith and lead nowhere: {orphans}." in (
@@ -253,40 +237,40 @@ def test_what_would_have_been_emptied_is_found_emptied_and_filled_again(apart: S
     )
     assert f"    {before['match'][0]}: {gone['match']}" in ran.stdout
 
-    planned = apart.runner("reconcile", "payments")
+    planned = six.runner("reconcile", "payments")
     assert planned.returncode == 9
     assert "empty payments_db.payments.job_id of" in planned.stdout
     assert "To do it: ./runner.py reconcile payments --apply" in planned.stdout
-    assert referring(apart, gone) == before
+    assert referring(six, gone) == before
 
-    done = apart.runner("reconcile", "payments", "--apply", "--json")
+    done = six.runner("reconcile", "payments", "--apply", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [one["kind"] for one in told["actions"]] == ["empty", "empty"]
-    assert not any(referring(apart, gone).values())
-    sync(PAYMENTS, apart.connections)  # and so it reaches the monolith
-    with apart.monolith() as monolith:
+    assert not any(referring(six, gone).values())
+    sync(PAYMENTS, six.connections)  # and so it reaches the monolith
+    with six.monolith() as monolith:
         row = monolith.execute(
             'select count(*) from blytz_hire.payments where "jobId" = %s', (gone["job"],)
         ).fetchone()
     assert row == (0,)
 
-    with apart.service("payments_db") as database:  # somebody has written one of them since
+    with six.service("payments_db") as database:  # somebody has written one of them since
         database.execute(
             "update payments_db.payments set job_id = (select min(id) from blytz_hire.jobs)"
             " where id = %s",
             (before["job"][0],),
         )
     for number in told["applied"]:
-        undone = apart.runner("reconcile", "--undo", str(number))
+        undone = six.runner("reconcile", "--undo", str(number))
         assert undone.returncode == 0, undone.stderr
         assert "Taken back: empty payments_db.payments." in undone.stdout
-    assert referring(apart, gone) == {"match": before["match"], "job": before["job"][1:]}
-    with open_ledger(apart.connections) as ledger:
-        again = reconcile([PAYMENTS], apart.connections, ledger, apply=True)
+    assert referring(six, gone) == {"match": before["match"], "job": before["job"][1:]}
+    with open_ledger(six.connections) as ledger:
+        again = reconcile([PAYMENTS], six.connections, ledger, apply=True)
         assert len(again.actions) == len(again.applied) == 2
-    assert not any(referring(apart, gone).values())
-    history = apart.runner("history", "--json").stdout
+    assert not any(referring(six, gone).values())
+    history = six.runner("history", "--json").stdout
     assert "reconcile: undo" in history
 
 
@@ -298,16 +282,16 @@ def as_owned(split: Split) -> dict[str, list[Any]]:
     }
 
 
-def test_what_would_have_been_refused_is_brought_back_whole(apart: Split) -> None:
+def test_what_would_have_been_refused_is_brought_back_whole(six: Split) -> None:
     for role in ("users", "marketplace"):
-        switched(apart, role)
-    before = as_owned(apart)
-    company = delete_company(apart)
-    assert [len(rows) for rows in as_owned(apart).values()] == [
+        switched(six, role)
+    before = as_owned(six)
+    company = delete_company(six)
+    assert [len(rows) for rows in as_owned(six).values()] == [
         len(rows) - 1 for rows in before.values()
     ]
-    with open_ledger(apart.connections) as ledger:
-        planned = reconcile([MARKETPLACE], apart.connections, ledger)
+    with open_ledger(six.connections) as ledger:
+        planned = reconcile([MARKETPLACE], six.connections, ledger)
         assert set(errors(planned.parity)) == {"job_postings.company_id", "jobs.company_id"}
         (action,) = planned.actions
         assert (action.kind, action.place, action.table) == ("restore", "users_db", "companies")
@@ -317,34 +301,34 @@ def test_what_would_have_been_refused_is_brought_back_whole(apart: Split) -> Non
             "company_details": 1,
             "users": 1,  # a company's user was kept by the key of the company
         }
-        done = reconcile([MARKETPLACE], apart.connections, ledger, apply=True)
+        done = reconcile([MARKETPLACE], six.connections, ledger, apply=True)
         assert done.helpless == ()
-    assert {table: sorted(rows) for table, rows in as_owned(apart).items()} == {
+    assert {table: sorted(rows) for table, rows in as_owned(six).items()} == {
         table: sorted(rows) for table, rows in before.items()
     }
 
-    undone = apart.runner("reconcile", "--undo", str(done.applied[0]))
+    undone = six.runner("reconcile", "--undo", str(done.applied[0]))
     assert undone.returncode == 0, undone.stderr
     assert "Taken back: restore 1 row(s) of users_db.companies" in undone.stdout
-    assert len(as_owned(apart)["users"]) == len(before["users"]) - 1
-    ran = apart.runner("reconcile", "marketplace", "--apply")
+    assert len(as_owned(six)["users"]) == len(before["users"]) - 1
+    ran = six.runner("reconcile", "marketplace", "--apply")
     assert ran.returncode == 0, ran.stderr
     assert "Each can be taken back: ./runner.py reconcile --undo NUMBER" in ran.stdout
-    assert len(as_owned(apart)["users"]) == len(before["users"])
-    with apart.monolith() as monolith:
+    assert len(as_owned(six)["users"]) == len(before["users"])
+    with six.monolith() as monolith:
         row = monolith.execute(
             "select count(*) from blytz_hire.companies where id = %s", (company,)
         ).fetchone()
     assert row == (1,)
-    assert errors(parity([MARKETPLACE], apart.connections)) == {}
+    assert errors(parity([MARKETPLACE], six.connections)) == {}
 
 
-def test_whose_place_is_taken_or_who_was_not_kept_is_a_persons_to_mend(apart: Split) -> None:
+def test_whose_place_is_taken_or_who_was_not_kept_is_a_persons_to_mend(six: Split) -> None:
     for role in ("users", "marketplace"):
-        switched(apart, role)
-    before = as_owned(apart)
-    delete_company(apart)
-    with apart.service("users_db") as database:
+        switched(six, role)
+    before = as_owned(six)
+    delete_company(six)
+    with six.service("users_db") as database:
         ((user, kept),) = database.execute(
             "select row ->> 'email', to_jsonb(one) from split.deleted_rows as one"
             " where table_name = 'users' order by deleted_at desc limit 1"
@@ -354,7 +338,7 @@ def test_whose_place_is_taken_or_who_was_not_kept_is_a_persons_to_mend(apart: Sp
             " ('taker', %s, 'va', now())",
             (user,),
         )
-        refused = apart.runner("reconcile", "marketplace", "--apply")
+        refused = six.runner("reconcile", "marketplace", "--apply")
         assert refused.returncode == NotReady.exit_code
         said = " ".join(refused.stderr.split())
         assert "can't be changed so: duplicate key value violates unique constraint" in said
@@ -363,7 +347,7 @@ def test_whose_place_is_taken_or_who_was_not_kept_is_a_persons_to_mend(apart: Sp
 
         database.execute("delete from users_db.users where id = 'taker'")
         database.execute("delete from split.deleted_rows where key = %s", (kept["key"],))
-        helpless = apart.runner("reconcile", "marketplace", "--apply")
+        helpless = six.runner("reconcile", "marketplace", "--apply")
         assert helpless.returncode == 9, helpless.stderr
         assert "refer to what users_db.companies does not have, and no copy of it is kept" in (
             helpless.stdout
@@ -373,23 +357,23 @@ def test_whose_place_is_taken_or_who_was_not_kept_is_a_persons_to_mend(apart: Sp
             "null::split.deleted_rows, %s)).*",
             (json.dumps(kept),),
         )
-    with open_ledger(apart.connections) as ledger:
-        reconcile([MARKETPLACE], apart.connections, ledger, apply=True)
-    assert len(as_owned(apart)["users"]) == len(before["users"])
+    with open_ledger(six.connections) as ledger:
+        reconcile([MARKETPLACE], six.connections, ledger, apply=True)
+    assert len(as_owned(six)["users"]) == len(before["users"])
 
 
-def test_a_deleted_user_has_a_tombstone_that_references_lead_to(apart: Split) -> None:
-    switched(apart, "users")
-    switched(apart, "payments")
+def test_a_deleted_user_has_a_tombstone_that_references_lead_to(six: Split) -> None:
+    switched(six, "users")
+    switched(six, "payments")
     add_to_owner = (
         "insert into users_db.users (id, email, role, last_seen_at)"
         " values ('buried', 'buried@example.com', 'va', now())"
     )
-    with apart.service("users_db") as owner:
+    with six.service("users_db") as owner:
         owner.execute(add_to_owner)
-        sync(USERS, apart.connections)
-        sync(PAYMENTS, apart.connections)
-        with apart.service("payments_db") as payments:
+        sync(USERS, six.connections)
+        sync(PAYMENTS, six.connections)
+        with six.service("payments_db") as payments:
             ((payment, before),) = payments.execute(
                 "select id, sender_id from payments_db.payments order by id limit 1"
             ).fetchall()
@@ -397,7 +381,7 @@ def test_a_deleted_user_has_a_tombstone_that_references_lead_to(apart: Split) ->
                 "update payments_db.payments set sender_id = 'buried' where id = %s", (payment,)
             )
             owner.execute("delete from users_db.users where id = 'buried'")
-            assert errors(parity([PAYMENTS], apart.connections)) == {}
+            assert errors(parity([PAYMENTS], six.connections)) == {}
             row = payments.execute(
                 "select email, deleted_at is not null from payments_db.shared_users"
                 " where id = 'buried'"
@@ -408,15 +392,15 @@ def test_a_deleted_user_has_a_tombstone_that_references_lead_to(apart: Split) ->
             )
 
 
-def test_an_id_that_others_refer_to_stays_as_it_is(apart: Split) -> None:
+def test_an_id_that_others_refer_to_stays_as_it_is(six: Split) -> None:
     """The monolith carried a change of it on to whoever referred; nobody does across databases."""
     for role in ("users", "marketplace"):
-        switched(apart, role)
+        switched(six, role)
     for database, tables in (
         ("users_db", ("users", "va_profiles", "companies")),
         ("marketplace_db", ("job_postings", "jobs", "proposals", "matches")),
     ):
-        with apart.service(database) as connection:
+        with six.service(database) as connection:
             for table in tables:
                 with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
                     connection.execute(f"update {database}.{table} set id = id || '!'")
@@ -426,14 +410,14 @@ def test_an_id_that_others_refer_to_stays_as_it_is(apart: Split) -> None:
                 connection.execute(f"update {database}.{table} set id = id")
 
 
-def test_rows_that_are_on_their_way_are_no_orphans(apart: Split) -> None:
+def test_rows_that_are_on_their_way_are_no_orphans(six: Split) -> None:
     """Owner and dependant are written by their services, and nobody follows but parity itself."""
     for role in ("users", "marketplace"):
-        switched(apart, role)
+        switched(six, role)
     stop, written = threading.Event(), list[int]()
 
     def write() -> None:
-        with apart.service("users_db") as owner, apart.service("marketplace_db") as dependant:
+        with six.service("users_db") as owner, six.service("marketplace_db") as dependant:
             while not stop.is_set():
                 key = f"way-{len(written)}"
                 with owner.transaction():
@@ -460,7 +444,7 @@ def test_rows_that_are_on_their_way_are_no_orphans(apart: Split) -> None:
     writer.start()
     try:
         until(lambda: len(written) > 10 or not writer.is_alive())
-        found = parity([MARKETPLACE], apart.connections)
+        found = parity([MARKETPLACE], six.connections)
     finally:
         stop.set()
         writer.join()
@@ -470,47 +454,47 @@ def test_rows_that_are_on_their_way_are_no_orphans(apart: Split) -> None:
         for one in found.references
         if one.column == "company_id" and one.table == "job_postings"
     ]
-    assert column(apart, "marketplace_db", f"select id from {reference.stored_in}") == []
+    assert column(six, "marketplace_db", f"select id from {reference.stored_in}") == []
     for service in (USERS, MARKETPLACE):
-        sync(service, apart.connections)
+        sync(service, six.connections)
 
 
-def test_what_a_killed_reconcile_has_not_done_is_done_by_the_next(apart: Split) -> None:
+def test_what_a_killed_reconcile_has_not_done_is_done_by_the_next(six: Split) -> None:
     for role in ("marketplace", "payments"):
-        switched(apart, role)
-    gone = delete_from_marketplace(apart)
-    before = referring(apart, gone)
-    with apart.service("payments_db") as holder, holder.transaction():
+        switched(six, role)
+    gone = delete_from_marketplace(six)
+    before = referring(six, gone)
+    with six.service("payments_db") as holder, holder.transaction():
         # Of the two, the job comes first; the match has to wait.
         holder.execute(
             "select from payments_db.payments where id = any(%s) for update", (before["match"],)
         )
         with subprocess.Popen(
             [sys.executable, str(ROOT / "runner.py"), "reconcile", "payments", "--apply"],
-            env=dict(apart.environ),
+            env=dict(six.environ),
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as killed:
-            until(lambda: not referring(apart, gone)["job"] or killed.poll() is not None)
+            until(lambda: not referring(six, gone)["job"] or killed.poll() is not None)
             killed.send_signal(signal.SIGKILL)
             killed.wait()
-    assert referring(apart, gone) == {"job": [], "match": before["match"]}
-    with open_ledger(apart.connections) as ledger:
-        done = reconcile([PAYMENTS], apart.connections, ledger, apply=True)
+    assert referring(six, gone) == {"job": [], "match": before["match"]}
+    with open_ledger(six.connections) as ledger:
+        done = reconcile([PAYMENTS], six.connections, ledger, apply=True)
     assert [action.column for action in done.actions] == ["match_id"]
-    assert referring(apart, gone) == {"job": [], "match": []}
+    assert referring(six, gone) == {"job": [], "match": []}
 
 
-def test_a_number_that_is_no_compensation_is_refused(apart: Split) -> None:
+def test_a_number_that_is_no_compensation_is_refused(six: Split) -> None:
     for number in ("1", "999999"):
-        ran = apart.runner("reconcile", "--undo", number)
+        ran = six.runner("reconcile", "--undo", number)
         assert ran.returncode == NotReady.exit_code
         assert f"The ledger has no compensation {number}." in ran.stderr
 
 
-def test_nothing_left_behind_is_said(apart: Split) -> None:
-    with Followers(apart, [PAYMENTS, MARKETPLACE, USERS]):
-        ran = apart.runner("reconcile", "payments")
+def test_nothing_left_behind_is_said(six: Split) -> None:
+    with Followers(six, [PAYMENTS, MARKETPLACE, USERS]):
+        ran = six.runner("reconcile", "payments")
     assert ran.returncode == 0, ran.stderr
     assert "Nothing was left behind." in ran.stdout

@@ -15,7 +15,7 @@ from migration.land import land
 from migration.ledger import open_ledger
 from migration.provision import provision
 from migration.services import MONOLITH, select
-from tests.runner.conftest import Split
+from tests.support.split import Split
 
 
 @contextmanager

@@ -8,13 +8,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from migration import demo
 from migration.connections import with_database
 from migration.errors import NotReady, TargetOccupied
 from migration.ledger import State, open_ledger
 from migration.provision import provision
 from migration.services import SERVICES, select
 from migration.targets import read_url
-from tests.runner.conftest import Split
+from tests.support.split import Split
+from tests.support.stage import SAMPLE_ROWS
 
 
 def provision_all(split: Split, *names: str) -> None:
@@ -54,6 +56,7 @@ def test_the_connection_file_is_for_its_owner_alone(split: Split) -> None:
 
 def test_a_service_reaches_its_own_database_only(split: Split) -> None:
     provision_all(split)
+    demo.create(with_database(split.server.socket, "sample"), SAMPLE_ROWS)
     own = service_url(split, "payments")
     for target in SERVICES:
         other = with_database(own, target)

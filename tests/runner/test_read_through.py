@@ -17,8 +17,9 @@ from migration.ledger import open_ledger
 from migration.services import MIRROR_SCHEMA, select
 from migration.status import status
 from migration.sync import sync
-from tests.runner.conftest import PASSWORD, Split
-from tests.runner.sharing import add_users, login
+from tests.support.servers import PASSWORD
+from tests.support.sharing import add_users, login
+from tests.support.split import Split
 
 PAYMENTS, USERS = select(("payments", "users"))
 GET = "select id, email, name, deleted_at is not null from payments_db.get_shared_user(%s)"

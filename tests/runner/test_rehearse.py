@@ -22,7 +22,8 @@ from migration.errors import BuildFailed, NotReady, SourceMismatch
 from migration.rehearse import folder, held, rehearse
 from migration.screen import watching
 from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, select
-from tests.runner.conftest import PASSWORD, Split
+from tests.support.servers import PASSWORD
+from tests.support.split import Split
 
 
 @pytest.fixture

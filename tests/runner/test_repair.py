@@ -14,21 +14,10 @@ from migration import compare
 from migration import repair as repairing
 from migration.ledger import open_ledger
 from migration.services import select
-from tests.runner.conftest import Server, Split, make_split
+from tests.support.split import Split
 
 (PAYMENTS,) = select(("payments",))
 OWNED = ("payments", "reviews")
-
-
-@pytest.fixture(scope="module")
-def switched(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Split]:
-    """Give a monolith whose payments have moved to payments_db."""
-    folder = tmp_path_factory.mktemp("switched")
-    for split in make_split(server, folder, tmp_path_factory.getbasetemp() / "dbt"):
-        for command in (["run"], ["verify"], ["switch", "--no-backup"]):
-            ran = split.runner(command[0], "payments", *command[1:])
-            assert ran.returncode == 0, ran.stderr
-        yield split
 
 
 def drop_slot(split: Split, name: str) -> None:
@@ -204,7 +193,9 @@ def test_a_switched_service_whose_slot_in_the_monolith_is_lost_follows_again(
 
 
 def test_what_is_whole_is_left_alone_and_what_is_not_switched_is_refused(switched: Split) -> None:
-    refused = switched.runner("repair", "payments")  # rolled back by the test before
+    ran = switched.runner("rollback", "payments", "--no-backup")
+    assert ran.returncode == 0, ran.stderr
+    refused = switched.runner("repair", "payments")
     assert refused.returncode == 4
     assert "land payments --again" in refused.stderr
     ran = switched.runner("verify", "payments")

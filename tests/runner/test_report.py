@@ -16,8 +16,8 @@ from migration.pages import ticks
 from migration.pages.account import page
 from migration.report import Account, Operation, Report, Step
 from migration.services import SERVICES_BY_NAME
-from tests.runner.conftest import Split
-from tests.runner.switching import ran
+from tests.support.split import Split
+from tests.support.switching import ran
 
 PAYMENTS = SERVICES_BY_NAME["payments_db"]
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)

@@ -8,7 +8,7 @@ import pytest
 
 from migration.errors import BuildFailed, NotReady
 from migration.services import SERVICES, UnknownService, select
-from tests.runner.conftest import Split
+from tests.support.split import Split
 
 COMMANDS = [
     "demo",
@@ -103,7 +103,7 @@ def test_urls_are_printed_for_people_and_for_the_service(split: Split) -> None:
 
 
 def test_psql_opens_where_it_is_told(split: Split) -> None:
-    result = split.runner("psql", "monolith", "-Atc", "select count(*) > 0 from blytz_hire.users")
+    result = split.process("psql", "monolith", "-Atc", "select count(*) > 0 from blytz_hire.users")
     assert result.stdout.strip() == "t", result.stderr
 
 
@@ -124,28 +124,25 @@ def test_a_service_goes_all_the_way_in_one_command_and_again(split: Split) -> No
     assert all(len(line) <= 80 for line in again.stdout.splitlines() if "audit" not in line)
 
 
-def test_a_failed_build_exits_with_seven_and_says_why(split: Split) -> None:
-    assert split.runner("run", "payments").returncode == 0
-    split.replicate("payments_db", "update blytz_hire.payments set \"userId\" = 'ghost'")
-    result = split.runner("build", "payments")
+def test_a_failed_build_exits_with_seven_and_says_why(living: Split) -> None:
+    living.replicate("payments_db", "update blytz_hire.payments set \"userId\" = 'ghost'")
+    result = living.runner("build", "payments")
     assert result.returncode == BuildFailed.exit_code
     assert "sender_id = ghost" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_service_that_has_not_been_built_is_refused(split: Split) -> None:
-    assert split.runner("provision", "payments").returncode == 0
-    assert split.runner("land", "payments").returncode == 0
+def test_a_service_that_has_not_been_built_is_refused(landed: Split) -> None:
     for arguments in (
         ("sync", "payments"),
         ("sync", "payments", "--follow"),
         ("totals", "payments"),
     ):
-        ran = split.runner(*arguments)
+        ran = landed.runner(*arguments)
         assert ran.returncode == NotReady.exit_code
         assert "payments_db has not been built" in ran.stderr
         assert "runner.py run payments" in ran.stderr
-    status = split.runner("status", "--json")
+    status = landed.runner("status", "--json")
     assert status.returncode == 0, status.stdout
     states = {name: one["state"] for name, one in json.loads(status.stdout).items()}
     assert states["payments_db"] == "landed"

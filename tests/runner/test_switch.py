@@ -15,8 +15,8 @@ import pytest
 from migration import targets
 from migration.errors import NotReady
 from migration.targets import Place
-from tests.runner.conftest import Split
-from tests.runner.switching import (
+from tests.support.split import Split
+from tests.support.switching import (
     NEW_PAYMENT,
     PAYMENTS,
     Writer,
@@ -34,24 +34,10 @@ from tests.runner.switching import (
     unchanged,
     words,
 )
-from tests.runner.test_sync import until
+from tests.support.waiting import until
 
 MOVED = "is written in the database payments_db now, and can't be written here."
 MOVED_BACK = "is written in the monolith now, and can't be written here."
-
-
-@pytest.fixture
-def verified(living: Split) -> Split:
-    """Give a service that could be switched."""
-    bring_to_verified(living)
-    return living
-
-
-@pytest.fixture
-def switched(verified: Split) -> Split:
-    """Give a service that has been switched."""
-    move(verified, "switch")
-    return verified
 
 
 def refused(connection: psycopg.Connection[Any], statement: str) -> psycopg.Error:
@@ -350,6 +336,7 @@ def test_a_dry_run_of_a_rollback_says_that_it_is_ready_and_changes_nothing(
 
 
 def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
+    ran(switched, "sync", "payments")
     with switched.service("payments_db") as database:
         database.execute(NEW_PAYMENT[Place.SERVICE], {"id": "waits"})
     assert "no follower" not in ran(switched, "status", "payments")

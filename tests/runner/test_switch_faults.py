@@ -7,26 +7,25 @@ learns those entries from a whole run fails if the matrix lacks one. All of it: 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import psycopg
 import pytest
 
-from migration import demo, embedded
-from migration.connections import resolve, with_database
+from migration import demo
+from migration.connections import resolve
 from migration.errors import NotReady
 from migration.services import MONOLITH, ROOT
 from migration.targets import Place
-from tests.runner.conftest import PASSWORD, SAMPLE_ROWS, Server, Split, free_port
-from tests.runner.switching import (
+from tests.support.servers import Cluster, newest, oldest
+from tests.support.split import Split
+from tests.support.stage import SAMPLE_ROWS, environment
+from tests.support.switching import (
     PAYMENTS,
     Writer,
     assert_agreed,
@@ -42,8 +41,7 @@ from tests.runner.switching import (
     takes_writes,
     words,
 )
-from tests.runner.test_everything import DEBIAN_15
-from tests.runner.test_sync import until
+from tests.support.waiting import until
 
 WALK = ("prepare", "catch up", "close", "drain", "decide", "open", "point", "finish", "measure")
 STEPS = {
@@ -79,20 +77,6 @@ def matrix(operation: str) -> list[object]:
         )
         for number, point in enumerate(points(operation))
     ]
-
-
-@pytest.fixture
-def verified(living: Split) -> Split:
-    """Give a service that could be switched."""
-    bring_to_verified(living)
-    return living
-
-
-@pytest.fixture
-def switched(verified: Split) -> Split:
-    """Give a service that has been switched."""
-    move(verified, "switch")
-    return verified
 
 
 @contextmanager
@@ -375,85 +359,6 @@ def test_a_completion_that_is_killed_as_it_retires_is_completed(switched: Split)
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """A PostgreSQL server that a test may crash: where it is, and how it starts again."""
-
-    data: Path
-    url: Callable[[str], str]
-    start: Callable[[], object]
-
-    def crash(self) -> None:
-        """Stop it as `pg_ctl -m immediate` does, and let it recover."""
-        head = psutil.Process(int((self.data / "postmaster.pid").read_text().splitlines()[0]))
-        head.send_signal(signal.SIGQUIT)
-        psutil.wait_procs([head])
-        self.start()
-
-
-@contextmanager
-def newest(folder: Path) -> Iterator[Cluster]:
-    """Run the embedded server in a folder, for whoever knows the password."""
-    folder.mkdir()
-    port = str(free_port())
-
-    def start() -> object:
-        settings = {"listen_addresses": "127.0.0.1", "port": port, "fsync": "off"}
-        return embedded.start(folder, settings)
-
-    start()
-    try:
-        url = embedded.url(folder, "postgres")
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(f"alter role postgres password '{PASSWORD}'")
-        yield Cluster(folder / ".postgres" / "data", over_tcp(port), start)
-    finally:
-        embedded.wipe(folder)
-
-
-@contextmanager
-def oldest() -> Iterator[Cluster]:
-    """Run Debian's PostgreSQL 15, for whoever knows the password."""
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("PostgreSQL 15 is not installed; apt-get install postgresql-15")
-    home = Path("/tmp") / f"blytz-faults-{os.getpid()}"
-    home.mkdir(mode=0o700)
-    (home / "password").write_text(PASSWORD)
-    user = "postgres" if os.geteuid() == 0 else None
-    if user:
-        shutil.chown(home, user)
-        shutil.chown(home / "password", user)
-
-    def run(program: str, *options: str) -> None:
-        command = [str(DEBIAN_15 / program), "-D", str(home / "data"), *options]
-        subprocess.run(command, check=True, user=user, cwd=home, stdout=subprocess.DEVNULL)
-
-    port = str(free_port())
-    settings = (
-        f"-c listen_addresses=127.0.0.1 -k {home} -p {port} -c wal_level=logical -c fsync=off"
-        " -c max_replication_slots=20 -c max_wal_senders=20 -c max_worker_processes=30"
-        " -c max_logical_replication_workers=20"
-    )
-
-    def start() -> None:
-        run("pg_ctl", "-w", "-l", str(home / "log"), "-o", settings, "start")
-
-    access = ("-A", "scram-sha-256", "--pwfile", str(home / "password"))
-    run("initdb", "-U", "postgres", *access, "-E", "UTF8", "--no-locale")
-    start()
-    try:
-        yield Cluster(home / "data", over_tcp(port), start)
-    finally:
-        run("pg_ctl", "-w", "-m", "immediate", "stop")
-        shutil.rmtree(home)
-
-
-def over_tcp(port: str) -> Callable[[str], str]:
-    """Give what writes the superuser's URL of a database of a server."""
-    base = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    return lambda database: with_database(base, database, password=PASSWORD)
-
-
-@dataclass(frozen=True)
 class Apart:
     """A monolith and a service that it has been verified for, each on a server of its own."""
 
@@ -473,16 +378,11 @@ def apart(
         url = clusters["monolith"].url(MONOLITH)
         demo.create(url, SAMPLE_ROWS)
         environ = {
-            **{name: value for name, value in os.environ.items() if not name.endswith("_URL")},
-            "BLYTZ_HIRE_URL": url,
+            **environment(url, folder, folder / "dbt"),
             "PAYMENTS_DB_URL": clusters["service"].url(PAYMENTS.database),
-            "BLYTZ_HIRE_CONNECTIONS": str(folder / "connections"),
-            "BLYTZ_HIRE_BACKUPS": str(folder / "backups"),
-            "DBT_TARGET_PATH": str(folder / "target"),
-            "DBT_LOG_PATH": str(folder / "logs"),
-            "COLUMNS": "80",
         }
-        yield Apart(Split(Server(url, url, ""), resolve(environ), environ), clusters)
+        split = Split(clusters["monolith"].server, resolve(environ), environ)
+        yield Apart(split, clusters)
 
 
 @pytest.mark.faults

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migration import catalog, feed
-from migration.complete import RETIRED_SCHEMA
-from migration.errors import DataDiffers
-from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, Service, select
-from tests.runner.clients import (
+from demo.clients import (
     KINDS,
     WHOSE,
     Accepted,
@@ -33,8 +27,13 @@ from tests.runner.clients import (
     writing,
     wrong,
 )
-from tests.runner.conftest import Server, Split, make_split
-from tests.runner.test_sync import until
+from migration import catalog, feed
+from migration.complete import RETIRED_SCHEMA
+from migration.errors import DataDiffers
+from migration.services import MIRROR_SCHEMA, MONOLITH, Service, select
+from tests.support.following import following
+from tests.support.split import Split
+from tests.support.waiting import until
 
 (USERS,) = select(("users",))
 CLIENTS = 4
@@ -82,38 +81,28 @@ class Living:
         assert self.is_followed(), self.said.read_text("utf-8")
 
 
-@pytest.fixture(scope="module")
-def living(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Living]:
-    folder = tmp_path_factory.mktemp("writers")
-    for split in make_split(server, folder, tmp_path_factory.getbasetemp() / "dbt"):
-        with split.monolith() as monolith:
-            known = acquaint(monolith)
-        for command in ("run",), ("verify", "payments", "users"):
-            ran = split.runner(*command)
-            assert ran.returncode == 0, ran.stderr
-        with following(split, folder / "said") as follower:
-            yield Living(split, known, follower, folder / "said")
-
-
 @contextmanager
-def following(split: Split, said: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a follower of all six services for the block."""
-    with (
-        said.open("w") as out,
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "runner.py"), "sync", "--follow", "--interval", "0.2"],
-            env=dict(split.environ),
-            cwd=ROOT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as follower,
-    ):
-        try:
-            yield follower
-        finally:
-            follower.send_signal(signal.SIGINT)
-            follower.wait(60)
+def followed(split: Split, known: Known, folder: Path) -> Iterator[Living]:
+    """Follow with all services for the block."""
+    with following(split, folder / "said") as follower:
+        yield Living(split, known, follower, folder / "said")
+
+
+@pytest.fixture
+def living(six: Split, tmp_path: Path) -> Iterator[Living]:
+    with six.monolith() as monolith:
+        known = acquaint(monolith)
+    with followed(six, known, tmp_path) as living:
+        yield living
+
+
+@pytest.fixture
+def completed(users_completed: Split, tmp_path: Path) -> Iterator[Living]:
+    """Give six services, of which users_db stands on its own."""
+    with users_completed.service("users_db") as database:
+        people = database.execute("select id from users_db.users order by id limit 50").fetchall()
+    with followed(users_completed, Known([id for (id,) in people], ""), tmp_path) as living:
+        yield living
 
 
 def write(clients: Sequence[Client], database: str) -> None:
@@ -250,19 +239,16 @@ def shared_rows(living: Living, consumer: Service) -> dict[str, tuple[list[Any],
     return found
 
 
-def test_who_shares_users_gets_them_from_users_db_then(living: Living) -> None:
-    if "completed" not in living.succeeds("status", "users"):  # when it is run by itself
-        living.succeeds("switch", "users", *PATIENT)
-        living.succeeds("complete", "users", "--no-backup")
-    with living.split.service("users_db") as database:
+def test_who_shares_users_gets_them_from_users_db_then(completed: Living) -> None:
+    with completed.split.service("users_db") as database:
         database.execute(
             "update users_db.users set email = id || '@moved.example.com' where id = any(%s)",
-            (list(living.known.people),),
+            (list(completed.known.people),),
         )
-    people = len(living.known.people)
+    people = len(completed.known.people)
 
     def has_arrived(consumer: Service) -> bool:
-        with living.split.service(consumer.database) as database:
+        with completed.split.service(consumer.database) as database:
             row = database.execute(
                 f"select count(*) from {consumer.database}.shared_users"
                 " where email like '%@moved.example.com'"
@@ -273,42 +259,39 @@ def test_who_shares_users_gets_them_from_users_db_then(living: Living) -> None:
     assert len(consumers) == 5
     for consumer in consumers:
         until(lambda one=consumer: has_arrived(one))  # type: ignore[misc]
-    living.succeeds("sync")
+    completed.succeeds("sync")
     for consumer in consumers:
-        for table, (held, due) in shared_rows(living, consumer).items():
+        for table, (held, due) in shared_rows(completed, consumer).items():
             assert held == due, f"{table} of {consumer.database}"
-        with living.split.service(consumer.database) as database:
+        with completed.split.service(consumer.database) as database:
             ways = database.execute(
                 "select subname from pg_subscription inner join pg_database as base"
                 " on base.oid = subdbid where datname = current_database()"
             ).fetchall()
         assert (f"{consumer.replication}_from_users_db",) in ways
-    living.assert_followed()
+    completed.assert_followed()
 
 
 @pytest.mark.parametrize("role", ["contracts", "files"])
-def test_who_shares_users_is_proven_and_switched_all_the_same(living: Living, role: str) -> None:
+def test_who_shares_users_is_proven_and_switched_all_the_same(completed: Living, role: str) -> None:
     """Its rows come from the monolith and from users_db then."""
-    if "completed" not in living.succeeds("status", "users"):  # when it is run by itself
-        living.succeeds("switch", "users", *PATIENT)
-        living.succeeds("complete", "users", "--no-backup")
-    proven = json.loads(living.succeeds("verify", role, "--json"))[f"{role}_db"]
+    proven = json.loads(completed.succeeds("verify", role, "--json"))[f"{role}_db"]
     assert proven["proven"]
     assert "va_profiles in the mirror" in proven["tables"]
-    living.succeeds("totals", role)
+    completed.succeeds("totals", role)
 
-    with living.split.service(f"{role}_db") as database:
+    with completed.split.service(f"{role}_db") as database:
         database.execute("set session_replication_role = replica")
         spoil = (
             "update blytz_hire.va_profiles set name = reverse(name)"
             " where id = (select min(id) from blytz_hire.va_profiles)"
         )
         database.execute(spoil)
-        ran = living.split.runner("verify", role)
+        ran = completed.split.runner("verify", role)
         assert ran.returncode == DataDiffers.exit_code
         assert f"{role}_db.va_profiles in the mirror" in ran.stdout
         database.execute(spoil)  # backwards twice is as it was
-    living.succeeds("verify", role)
-    living.succeeds("switch", role, *PATIENT)
-    assert "their owners yield" in living.succeeds("verify", role)
-    living.assert_followed()
+    completed.succeeds("verify", role)
+    completed.succeeds("switch", role, *PATIENT)
+    assert "their owners yield" in completed.succeeds("verify", role)
+    completed.assert_followed()

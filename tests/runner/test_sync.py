@@ -4,119 +4,29 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from migration import demo, embedded
+from migration import embedded
 from migration import sync as syncing
-from migration.connections import with_database
-from migration.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch, SplitError
+from migration.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch
 from migration.replication import Link
-from migration.services import MONOLITH, ROOT, Service, select
-from migration.sync import Tick, carry_over, follow, sync
-from tests.runner.conftest import SAMPLE_ROWS, Server, Split, make_split
-
-(PAYMENTS,) = select(("payments",))
-
-
-def first_payment(split: Split) -> str:
-    with split.monolith() as monolith:
-        row = monolith.execute("select min(id) from blytz_hire.payments").fetchone()
-    assert row is not None
-    return str(row[0])
-
-
-def add_payments(split: Split, count: int, prefix: str) -> None:
-    """Commit some payments, copies of one that exists, in one transaction."""
-    with split.monolith() as monolith:
-        columns = [
-            row[0]
-            for row in monolith.execute(
-                "select quote_ident(attname) from pg_attribute where attnum > 0"
-                " and attrelid = 'blytz_hire.payments'::regclass"
-                " and not attisdropped and attname not in ('id', 'stripePaymentIntentId')"
-            )
-        ]
-        monolith.execute(
-            f'insert into blytz_hire.payments (id, "stripePaymentIntentId", {", ".join(columns)})'
-            f" select %s || n, %s || n, {', '.join(columns)}"
-            " from generate_series(1, %s) as n,"
-            ' (select * from blytz_hire.payments where "refundAmount" is null'
-            ' and "refundedAt" is null order by id limit 1) as one',
-            (prefix, prefix, count),
-        )
-
-
-def count(split: Split, ids: str) -> int:
-    """Count payments in the service's table by their ids' pattern."""
-    with split.service("payments_db") as database:
-        row = database.execute(
-            "select count(*) from payments_db.payments where id like %s", (ids,)
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def assert_in_step(split: Split, service: Service = PAYMENTS) -> None:
-    """Compare each table with what its model's SQL gives on the monolith itself."""
-    with split.service(service.database) as database, split.monolith() as monolith:
-        tables = database.execute(
-            "select table_name, definition, coalesce(quote_ident(tombstone) || ' is null', 'true')"
-            " from split.service_tables"
-        )
-        for table, definition, lives in tables.fetchall():
-            here = (
-                f"select md5(t::text) from {service.database}.{table} as t where {lives} order by 1"
-            )
-            there = f"select md5(t::text) from ({definition}) as t order by 1"
-            assert database.execute(here).fetchall() == monolith.execute(there).fetchall(), table
-        assert database.execute("select count(*) from split.changes").fetchone() == (0,)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another process does."""
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.1)
-    pytest.fail("it did not happen within a minute")
-
-
-class Follower:
-    """A follower in a thread: what it said last, and what it raised."""
-
-    def __init__(self, split: Split, interval: float = 0.05) -> None:
-        self.stop, self.ticks = threading.Event(), list[Tick]()
-        self.raised: BaseException | None = None
-        self.arguments = (PAYMENTS, split.connections, self.stop, self.ticks.append, interval)
-        self.thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        try:
-            follow(*self.arguments)
-        except (SplitError, psycopg.Error) as error:
-            self.raised = error
-
-    def __enter__(self) -> Follower:
-        self.thread.start()
-        until(lambda: bool(self.ticks) or not self.thread.is_alive())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-        assert self.raised is None
-
-    def says(self, words: str) -> bool:
-        return words in self.ticks[-1].trouble
+from migration.sync import carry_over, sync
+from tests.support.following import (
+    PAYMENTS,
+    Follower,
+    add_payments,
+    assert_in_step,
+    count,
+    first_payment,
+)
+from tests.support.split import Split
+from tests.support.stage import Stage
+from tests.support.waiting import until
 
 
 def test_a_sync_shows_what_was_committed_before_it_began(living: Split) -> None:
@@ -394,7 +304,7 @@ def test_a_pause_is_its_operators_to_end(living: Split) -> None:
         with pytest.raises(NotReady) as caught:
             sync(PAYMENTS, living.connections)
         statement = caught.value.mend.partition("'")[2].removesuffix("'")
-        ran = living.runner("psql", "payments", "-c", statement)
+        ran = living.process("psql", "payments", "-c", statement)
         assert ran.returncode == 0, ran.stderr
         until(lambda: not follower.ticks[-1].trouble)
     sync(PAYMENTS, living.connections)
@@ -451,7 +361,7 @@ def test_a_column_that_may_be_null_now_is_named(living: Split) -> None:
         caught.value.what
     )
     statement = caught.value.mend.partition("'")[2].removesuffix("'")
-    ran = living.runner("psql", "payments", "-c", statement)
+    ran = living.process("psql", "payments", "-c", statement)
     assert ran.returncode == 0, ran.stderr
     sync(PAYMENTS, living.connections)
     with living.monolith() as monolith:
@@ -655,35 +565,18 @@ def test_a_new_table_joins_a_service_that_follows(living: Split) -> None:
 
 
 def test_a_follower_outlives_a_restart_of_the_server_and_stops_on_ctrl_c(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    stage: Stage, living: Split
 ) -> None:
-    root = tmp_path / "server"
-    root.mkdir()
-    embedded.start(root)
-    try:
-        url = embedded.url(root, MONOLITH)
-        demo.create(with_database(url, "sample"), SAMPLE_ROWS)
-        server = Server(with_database(url, "postgres"), url, "18")
-        for split in make_split(server, tmp_path, tmp_path_factory.getbasetemp() / "dbt"):
-            assert split.runner("run", "payments").returncode == 0
-            with subprocess.Popen(
-                [sys.executable, str(ROOT / "runner.py"), "sync", "payments", "--follow"],
-                env=dict(split.environ),
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            ) as follower:
-                assert follower.stdout is not None
-                assert "payments_db: 0 rows" in follower.stdout.readline()
-                embedded.stop(root)
-                assert "The embedded server is not running" in follower.stdout.readline()
-                embedded.start(root)
-                add_payments(split, 3, "restarted-")
+    with living.start("sync", "payments", "--follow") as follower:
+        assert follower.stdout is not None
+        assert "payments_db: 0 rows" in follower.stdout.readline()
+        embedded.stop(stage.root)
+        while "The embedded server is not running" not in (said := follower.stdout.readline()):
+            assert said, "it has ended"
+        embedded.start(stage.root, stage.settings)
+        add_payments(living, 3, "restarted-")
 
-                until(lambda s=split: count(s, "restarted-%") == 3)
-                follower.send_signal(signal.SIGINT)
-                assert follower.wait(30) == 0
-            assert_in_step(split)
-    finally:
-        embedded.wipe(root)
+        until(lambda: count(living, "restarted-%") == 3)
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(30) == 0
+    assert_in_step(living)

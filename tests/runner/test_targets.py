@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,9 @@ from migration.ledger import open_ledger
 from migration.provision import Provisioned, provision
 from migration.services import MONOLITH, ROOT, select
 from migration.targets import Place, Target
-from tests.runner.conftest import PASSWORD, Split, free_port
+from tests.support.run_folder import short_folder
+from tests.support.servers import PASSWORD, free_port
+from tests.support.split import Split
 
 (PAYMENTS,) = select(("payments",))
 PGBOUNCER = shutil.which("pgbouncer", path=os.defpath + ":/usr/sbin:/usr/local/sbin")
@@ -369,7 +370,7 @@ def until(reached: Callable[[], bool], seconds: float = 10) -> None:
 def bouncer(split: Split) -> Iterator[Bouncer]:
     if not PGBOUNCER:
         pytest.skip("PgBouncer is not installed; apt-get install pgbouncer")
-    home = Path(tempfile.mkdtemp(prefix="blytz-bouncer-", dir="/tmp"))
+    home = short_folder("bouncer-")
     folder, port = home / "connections", free_port()
     folder.mkdir(mode=0o700)
     for path in (home, folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -20,35 +20,32 @@ from migration.replication import Link
 from migration.services import SERVICES, SERVICES_BY_NAME
 from migration.sync import Synced, sync
 from migration.totals import Totals, Verdict
-from tests.runner.conftest import Server, Split, make_split
-from tests.runner.sharing import add_users
-from tests.runner.test_sync import PAYMENTS, Follower, add_payments, assert_in_step
+from tests.support.following import PAYMENTS, Follower, add_payments, assert_in_step
+from tests.support.sharing import add_users
+from tests.support.split import Split
 
 FIRST = "(select min(id) from payments_db.reviews)"
 LAST = "(select max(id) from payments_db.reviews)"
 REVIEWS = {f"reviews.{column}" for column in expected()["reviews"].columns}
 
 
-@pytest.fixture(scope="module")
-def living(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Split]:
+@pytest.fixture
+def living(living: Split) -> Split:
     """Give a monolith that payments_db follows, with a review of every kind of text."""
-    folder = tmp_path_factory.mktemp("totals")
-    for split in make_split(server, folder, tmp_path_factory.getbasetemp() / "dbt"):
-        with split.monolith() as monolith:
-            monolith.execute(
-                "update blytz_hire.reviews as r set comment = case number % 3"
-                " when 0 then '' when 1 then 'wörds of ' || r.id else null end"
-                " from (select id, row_number() over (order by id) as number"
-                " from blytz_hire.reviews) as n where r.id = n.id"
-            )
-            monolith.execute(
-                "update blytz_hire.reviews set comment = 'of ' || id where id in"
-                " ((select min(id) from blytz_hire.reviews),"
-                " (select max(id) from blytz_hire.reviews))"
-            )
-        result = split.runner("run", "payments")
-        assert result.returncode == 0, result.stderr
-        yield split
+    with living.monolith() as monolith:
+        monolith.execute(
+            "update blytz_hire.reviews as r set comment = case number % 3"
+            " when 0 then '' when 1 then 'wörds of ' || r.id else null end"
+            " from (select id, row_number() over (order by id) as number"
+            " from blytz_hire.reviews) as n where r.id = n.id"
+        )
+        monolith.execute(
+            "update blytz_hire.reviews set comment = 'of ' || id where id in"
+            " ((select min(id) from blytz_hire.reviews),"
+            " (select max(id) from blytz_hire.reviews))"
+        )
+    sync(PAYMENTS, living.connections)
+    return living
 
 
 def look(split: Split) -> Totals:

@@ -18,7 +18,7 @@ from migration.errors import DataDiffers, NotReady
 from migration.ledger import State, open_ledger, state
 from migration.services import SERVICES_BY_NAME
 from migration.verify import Verified
-from tests.runner.conftest import Split
+from tests.support.split import Split
 
 PAYMENTS = SERVICES_BY_NAME["payments_db"]
 FIRST_REVIEW = "id = (select min(id) from payments_db.reviews)"

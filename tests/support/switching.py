@@ -16,8 +16,8 @@ from migration.saga import unfinished
 from migration.services import select
 from migration.targets import Place
 from migration.way_back import published
-from tests.runner.conftest import Split
-from tests.runner.test_sync import until
+from tests.support.split import Split
+from tests.support.waiting import until
 
 (PAYMENTS,) = select(("payments",))
 OWNED = ("payments", "reviews")
@@ -50,8 +50,9 @@ def ran(split: Split, *arguments: str, code: int = 0) -> str:
 
 
 def move(split: Split, operation: str, *arguments: str) -> str:
-    """Switch or roll back, without a dump first."""
-    return ran(split, operation, "payments", "--no-backup", *arguments)
+    """Switch or roll back, without a dump first and without waiting for a write afterwards."""
+    quickly = ("--wait-for-write", "0") if operation == "switch" else ()
+    return ran(split, operation, "payments", "--no-backup", *quickly, *arguments)
 
 
 def as_service(split: Split) -> psycopg.Connection[Any]:

@@ -13,8 +13,8 @@ from migration.errors import SplitError
 from migration.parity import Parity
 from migration.services import Service
 from migration.sync import Tick, follow
-from tests.runner.conftest import Split
-from tests.runner.test_sync import until
+from tests.support.split import Split
+from tests.support.waiting import until
 
 NEW_USERS = """
     insert into blytz_hire.users (id, email, role, "lastSeenAt", "updatedAt")

@@ -1,0 +1,94 @@
+"""One folder for all that a test run makes, and a process that clears it away.
+
+The clearing process outlives the run: it waits on a pipe that closes when the run ends, whatever
+ends it, SIGKILL included. Then it ends what the run has left running and removes the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from migration import embedded
+
+# Whoever inherits this belongs to the run. The embedded server does not: its folder tells.
+VARIABLE = "SPLIT_TEST_RUN"
+
+
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """Make a folder for the block; afterwards nothing of it is left, nor of what ran in it."""
+    folder = Path(tempfile.mkdtemp(prefix="split-tests-"))
+    os.environ[VARIABLE] = str(folder)
+    clearing = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.run_folder", str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C and a killed process group are not for this one
+        env={name: value for name, value in os.environ.items() if name != VARIABLE},
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    try:
+        yield folder
+    finally:
+        assert clearing.stdin
+        clearing.stdin.close()
+        clearing.wait()
+        os.environ.pop(VARIABLE, None)
+
+
+def short_folder(prefix: str) -> Path:
+    """Make a folder in that of the run; its path is short enough for a socket's, of 107 bytes."""
+    run = Path(os.environ[VARIABLE])
+    run.chmod(0o711)  # servers run as accounts of their own
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=run))
+
+
+def clear(folder: Path) -> None:
+    """End all processes of a run's folder and remove it; idempotent."""
+    while found := belonging(folder):
+        for process in found:
+            with suppress(psutil.Error):
+                # A server that is killed outright would leave its shared memory behind.
+                server = process.info["name"] == "postgres"
+                process.send_signal(signal.SIGQUIT if server else signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while any(map(is_at_work, found)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    for home in folder.rglob(".postgres"):
+        shutil.rmtree(embedded.socket_directory(home.parent), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_at_work(process: psutil.Process) -> bool:
+    """Tell whether a process runs; one that has ended may be listed until somebody asks for it."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def belonging(folder: Path) -> list[psutil.Process]:
+    """Find the processes of a run: by what they inherited, or by a path on their command line."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ", "status", "name"]):
+        here = process.pid == os.getpid() or process.info["status"] == psutil.STATUS_ZOMBIE
+        inherited = (process.info["environ"] or {}).get(VARIABLE) == str(folder)
+        named = any(f"{folder}/" in word for word in process.info["cmdline"] or ())
+        if not here and (inherited or named):
+            found.append(process)
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    clear(Path(sys.argv[1]))

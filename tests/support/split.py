@@ -1,0 +1,115 @@
+"""A monolith and room for its six services, and the commands that a person would give."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+import runner
+from migration.connections import Connections
+from migration.services import MONOLITH, ROOT
+from tests.support.servers import Server
+
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A monolith and room for its six services, for one test.
+
+    `environ` is what a process is given to find them, `connections` the same for what is called.
+    """
+
+    server: Server
+    connections: Connections
+    environ: Mapping[str, str] = field(repr=False)
+
+    def monolith(self) -> psycopg.Connection[Any]:
+        """Connect to the monolith."""
+        return self.connections.connect(MONOLITH)
+
+    def service(self, database: str) -> psycopg.Connection[Any]:
+        """Connect to a service's database."""
+        return self.connections.connect(database)
+
+    def replicate(self, database: str, statement: str, *parameters: object) -> None:
+        """Change a mirror as replication does, which no application may."""
+        with self.service(database) as connection:
+            connection.execute("set session_replication_role = replica")
+            connection.execute(statement, parameters)
+
+    def runner(self, *arguments: str, **environ: str) -> Done:
+        """Run runner.py as a person would, in this process: it starts in no time.
+
+        Signals and the environment belong to the whole process, so a thread beside the test's own
+        starts a process instead.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return self.process(*arguments, **environ)
+        out, err = io.StringIO(), io.StringIO()
+        with surrounded({**self.environ, **environ}), redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = runner.main(arguments)
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return Done(["runner.py", *arguments], code, out.getvalue(), err.getvalue())
+
+    def process(self, *arguments: str, **environ: str) -> Done:
+        """Run runner.py in a process of its own, for what is about processes."""
+        return subprocess.run(
+            [sys.executable, str(ROOT / "runner.py"), *arguments],
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+        """Start runner.py in a process of its own, to be watched, interrupted or killed."""
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "runner.py"), *arguments],
+            env={**self.environ, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def dbt(self, *arguments: str, **environ: str) -> Done:
+        """Run dbt in the project's root, as a person would."""
+        return subprocess.run(
+            [str(Path(sys.executable).parent / "dbt"), "--no-use-colors", *arguments],
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+
+
+@contextmanager
+def surrounded(environ: Mapping[str, str]) -> Iterator[None]:
+    """Give this process another environment for the block; only what differs is touched."""
+    before = dict(os.environ)
+    _become(environ)
+    try:
+        yield
+    finally:
+        _become(before)
+
+
+def _become(environ: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    for name, value in environ.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
