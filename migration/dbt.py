@@ -14,6 +14,9 @@ from migration.connections import Connections, describe
 from migration.errors import BuildFailed
 from migration.services import ROOT
 
+# What starts dbt.
+DBT = (sys.executable, "-m", "dbt.cli.main")
+
 
 def run(
     arguments: Sequence[str],
@@ -48,7 +51,7 @@ def run(
         logs = Path(os.environ.get("DBT_LOG_PATH") or ROOT / "logs") / target
     made = folder / makes
     made.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "dbt.cli.main", "--log-format", "json", *arguments]
+    command = [*DBT, "--log-format", "json", *arguments]
     command += ["--target", target, "--project-dir", str(ROOT), "--profiles-dir", str(ROOT)]
     command += ["--target-path", str(folder), "--log-path", str(logs)]
     said: list[str] = []

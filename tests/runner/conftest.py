@@ -12,12 +12,14 @@ os.environ["COLUMNS"] = "80"  # what is printed in this process is as wide as in
 
 import pytest
 
-from migration import embedded
+from migration import dbt, embedded
 from migration.services import ROOT
-from tests.support.run_folder import VARIABLE, run_folder
+from tests.support import warm_dbt
+from tests.support.run_folder import VARIABLE, run_folder, short_folder
 from tests.support.servers import Server
 from tests.support.split import Split
 from tests.support.stage import SAMPLE, Stage
+from tests.support.waiting import until
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,7 +45,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     # dbt, when a test calls it without runner.py, keeps its files apart from other workers', too.
     for name in ("target", "logs"):
         os.environ[f"DBT_{'TARGET' if name == 'target' else 'LOG'}_PATH"] = str(stage.dbt / name)
+    warm = short_folder("dbt-") / "socket"
+    serving = warm_dbt.start(warm, stage.environ)
+    dbt.DBT = warm_dbt.command(warm)
+    until(warm.exists)
     yield stage
+    serving.terminate()
+    serving.wait()
     stage.leave()
 
 

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,13 +20,11 @@ import pytest
 
 from migration import embedded
 from migration.errors import EmbeddedFailed
+from tests.support.run_folder import short_folder
 
 PACKAGES = f"{Path(embedded.__file__).parents[1]}:{Path(psycopg.__file__).parents[1]}"
 NOBODY = pwd.getpwnam("nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take another account's part")
-# In memory if there is room, since a disk that others use makes this take minutes.
-MEMORY = Path("/dev/shm")
-ROOMY = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30
 START = "import sys, pathlib; from migration import embedded; root = pathlib.Path(sys.argv[1]);"
 
 
@@ -502,7 +499,7 @@ def test_wiping_leaves_nothing(root: Path) -> None:
 
 
 def _new_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="embedded-test-", dir=MEMORY if ROOMY else None))
+    return short_folder("embedded-")
 
 
 def _as_nobody(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
 import runner
+from migration import dbt
 from migration.connections import Connections
 from migration.services import MONOLITH, ROOT
 from tests.support.servers import Server
@@ -88,7 +88,7 @@ class Split:
     def dbt(self, *arguments: str, **environ: str) -> Done:
         """Run dbt in the project's root, as a person would."""
         return subprocess.run(
-            [str(Path(sys.executable).parent / "dbt"), "--no-use-colors", *arguments],
+            [*dbt.DBT, "--no-use-colors", *arguments],
             env={**self.environ, **environ},
             capture_output=True,
             text=True,

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psycopg
 from psycopg import sql
@@ -123,14 +124,22 @@ class Stage:
         if self.data.exists():
             shutil.rmtree(self.data)
 
+    @property
+    def server(self) -> Server:
+        """The server, whether or not it runs."""
+        socket = f"postgresql://postgres@/postgres?{urlencode(self.address, safe='/')}"
+        port = self.settings["port"]
+        tcp = with_database(socket, "postgres", host="127.0.0.1", port=port, password=PASSWORD)
+        return Server(socket, tcp)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment in which the runner and dbt find all that is on it."""
+        return environment(with_database(self.server.socket, MONOLITH), self.root, self.dbt)
+
     def _start(self) -> Split:
         embedded.start(self.root, self.settings)
-        socket = embedded.url(self.root, "postgres")
-        tcp = with_database(
-            socket, "postgres", host="127.0.0.1", port=self.settings["port"], password=PASSWORD
-        )
-        environ = environment(with_database(socket, MONOLITH), self.root, self.dbt)
-        return Split(Server(socket, tcp), resolve(environ), environ)
+        return Split(self.server, resolve(self.environ), self.environ)
 
     def _make(self, name: str, state: State) -> None:
         """Make a state on this server and keep it, under its name once it is whole."""
