@@ -6,6 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
 	2>/dev/null && echo $$python && break; done)
 ROWS ?= 50000
+PYTEST := .venv/bin/pytest --numprocesses 2 --dist load --maxschedchunk 1
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
 .PHONY: demo test test-faults lint pytest docs bench bench-following bench-proof bench-switching bench-shared lock clean
@@ -13,16 +14,12 @@ PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashe
 demo: .venv/ready
 	@.venv/bin/python runner.py demo --rows $(ROWS)
 
-test: lint pytest
+# In random order, whose seed is printed: PYTEST="-p randomly -p no:cacheprovider" and so on
+test: .venv/ready-dev
+	$(PYTEST)
 
 lint: .venv/ready-dev
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
-	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m tests.lint
-
-pytest: .venv/ready-dev
-	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) tests/lint
 
 # The runner and the servers killed at every step of a switch and of the way back; some minutes
 test-faults: .venv/ready-dev

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from tests.support.run_folder import short_folder
 from tests.support.servers import PASSWORD, Server, oldest
 from tests.support.split import Split
 from tests.support.stage import SAMPLE_ROWS
+from tests.support.waiting import until
 
 PAYMENTS = SERVICES_BY_NAME["payments_db"]
 SCRATCH = "scratch"
@@ -89,11 +89,10 @@ def begin(split: Split, home: Path) -> tuple[subprocess.Popen[str], Path]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not (parts := list(home.glob("*.part/*.dat.gz"))):
-        assert time.monotonic() < deadline and started.poll() is None, started.communicate()
-        time.sleep(0.01)
-    return started, parts[0].parent
+    dumped = "*.part/*.dat.gz"
+    until(lambda: any(home.glob(dumped)) or started.poll() is not None)
+    assert started.poll() is None, started.communicate()
+    return started, next(home.glob(dumped)).parent
 
 
 def dumping(part: Path) -> list[psutil.Process]:
@@ -159,10 +158,8 @@ def test_a_backup_of_a_monolith_that_is_written_is_one_snapshot_and_restorable(
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        deadline = time.monotonic() + 60
-        while one(split.connections.urls[MONOLITH], "select n from public.written") < 20:
-            assert writer.is_alive() and time.monotonic() < deadline
-            time.sleep(0.01)
+        written = "select n from public.written"
+        until(lambda: one(split.connections.urls[MONOLITH], written) >= 20)
         made = take(split)
         after = one(split.connections.urls[MONOLITH], "select n from public.written")
     finally:
@@ -608,13 +605,8 @@ def test_a_restore_point_is_what_the_wal_archive_can_be_recovered_to(
         with connect(url, MONOLITH) as monolith:
             before = monolith.execute("select count(*) from blytz_hire.payments").fetchone()
             monolith.execute("truncate blytz_hire.payments cascade; select pg_switch_wal()")
-            deadline = time.monotonic() + 20
-            while not monolith.execute(
-                "select true from pg_stat_archiver where last_archived_wal >= pg_walfile_name(%s)",
-                (made.lsn,),
-            ).fetchone():
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            archived = "select from pg_stat_archiver where last_archived_wal >= pg_walfile_name(%s)"
+            until(lambda: monolith.execute(archived, (made.lsn,)).fetchone() is not None)
         (copy / "recovery.signal").touch()
         owner = first / ".postgres" / "data"
         for path in (copy, *copy.rglob("*")):

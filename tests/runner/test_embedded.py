@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 from migration import embedded
 from migration.errors import EmbeddedFailed
 from tests.support.run_folder import short_folder
+from tests.support.waiting import until
 
 PACKAGES = f"{Path(embedded.__file__).parents[1]}:{Path(psycopg.__file__).parents[1]}"
 NOBODY = pwd.getpwnam("nobody")
@@ -88,13 +88,6 @@ def query(root: Path, statement: str, database: str = "postgres") -> list[Any]:
 def head(root: Path) -> int:
     """Read the number of the server's first process."""
     return int((root / ".postgres/data/postmaster.pid").read_text().split()[0])
-
-
-def eventually(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:
@@ -197,10 +190,10 @@ def test_it_starts_after_kill_9_of_a_busy_server(root: Path) -> None:
     command = [embedded.binary("psql"), embedded.url(root, "postgres"), "-c", loop]
     busy = subprocess.Popen(command, stderr=subprocess.PIPE)
     active = "select pid from pg_stat_activity where query like 'do %' and state = 'active'"
-    eventually(lambda: query(root, active), "a busy backend")
+    until(lambda: query(root, active))
     backend = query(root, active)[0]
     os.kill(killed, signal.SIGKILL)
-    eventually(lambda: gone(killed), "the head's end")
+    until(lambda: gone(killed))
     assert not gone(backend)
     assert not embedded.is_running(root)
     embedded.start(root)
@@ -213,7 +206,7 @@ def test_it_starts_after_kill_9_of_a_busy_server(root: Path) -> None:
 @pytest.mark.parametrize("part", ["global", "base/5"])
 def test_it_starts_after_a_killed_initdb(root: Path, part: str) -> None:
     starter = python("embedded.start(root)", root)
-    eventually(lambda: [*root.glob(f".postgres/data.new-*/{part}")], f"initdb made {part}")
+    until(lambda: [*root.glob(f".postgres/data.new-*/{part}")])
     starter.kill()
     starter.communicate()
     embedded.start(root)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import Any
 
 import psycopg
@@ -22,6 +21,7 @@ from migration.ledger import State, open_ledger
 from migration.provision import provision
 from migration.services import ROOT, SERVICES, select
 from tests.support.split import Split
+from tests.support.waiting import until
 
 
 def land_service(split: Split, name: str) -> Landed:
@@ -83,13 +83,12 @@ def test_big_tables_are_copied_in_ranges(split: Split, monkeypatch: pytest.Monke
 
 def test_writes_during_a_landing_arrive_once_each(split: Split) -> None:
     """Writers go on throughout; once the subscription is enabled the mirror catches up exactly."""
-    stop = threading.Event()
+    stop, written = threading.Event(), list[int]()
 
     def write() -> None:
         with split.monolith() as monolith:
-            number = 0
             while not stop.is_set():
-                number += 1
+                number = len(written)
                 with monolith.transaction():
                     monolith.execute(
                         'update blytz_hire.payments set amount = amount + 1, "updatedAt" = now()'
@@ -103,13 +102,15 @@ def test_writes_during_a_landing_arrive_once_each(split: Split) -> None:
                         " inner join blytz_hire.companies as c on c.id = v.id limit 1",
                         (f"during-{number}",),
                     )
+                written.append(number)
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        time.sleep(0.2)
+        until(lambda: len(written) > 20)
         land_service(split, "payments")
-        time.sleep(0.2)
+        landed_at = len(written)
+        until(lambda: len(written) > landed_at + 20)
     finally:
         stop.set()
         writer.join()
@@ -117,13 +118,8 @@ def test_writes_during_a_landing_arrive_once_each(split: Split) -> None:
         mirror.execute("alter subscription split_payments_db enable")
         row = monolith.execute("select pg_current_wal_lsn()").fetchone()
         assert row is not None
-        for _ in range(200):
-            confirmed = monolith.execute(
-                "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots", row
-            ).fetchone()
-            if confirmed == (True,):
-                break
-            time.sleep(0.05)
+        confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots"
+        until(lambda: monolith.execute(confirmed, row).fetchone() == (True,))
         for table, columns in catalog.landed_tables(select(("payments",))[0]).items():
             assert rows(mirror, table, columns) == rows(monolith, table, columns), table
         mirror.execute("alter subscription split_payments_db disable")

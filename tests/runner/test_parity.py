@@ -16,12 +16,13 @@ import yaml
 
 from migration import catalog
 from migration import parity as following
-from migration.errors import DataDiffers, NotReady
+from migration.errors import BuildFailed, DataDiffers, NotReady
 from migration.ledger import open_ledger
 from migration.parity import parity
 from migration.reconcile import reconcile
 from migration.services import ROOT, select
 from migration.sync import sync
+from tests.support.following import first_payment
 from tests.support.sharing import (
     Followers,
     delete_company,
@@ -32,7 +33,8 @@ from tests.support.split import Split
 from tests.support.waiting import until
 
 PAYMENTS, MARKETPLACE, USERS = select(("payments", "marketplace", "users"))
-PATIENT = ("--no-backup", "--max-pause", "30s")
+PATIENT = ("--no-backup", "--max-pause", "30s", "--wait-for-write", "0")
+PAYMENTS_TABLES = ("payments", "reviews", "refunds", "disputes")
 
 # Columns that follow one with a key: who the company or profile belongs to, or the match's profile.
 FOLLOW_A_KEY = {
@@ -150,6 +152,55 @@ def test_what_never_had_a_key_is_shown_and_is_no_error(six: Split) -> None:
     assert found["payments", "job_id", "jobs"]["on_delete"] == "set null"
     held = column(six, "payments_db", f"select receiver_id from {odd['stored_in']}")
     assert held == [odd["samples"][0]["receiver_id"]]
+
+
+@pytest.mark.slow
+def test_dbt_and_the_command_find_the_same_rows(living: Split) -> None:
+    """Both keep what they find in one table; what an older version has built is no obstacle."""
+    questions = "select stored_schema || '.' || stored_table from split.parity_tests order by 1"
+    with living.service("payments_db") as database:
+        database.execute(  # what none of the monolith's keys would let happen
+            "update payments_db.payments set job_id = 'no job' where id = %s",
+            (first_payment(living),),
+        )
+        tables = [table for (table,) in database.execute(questions).fetchall()]
+        assert len(tables) == sum(
+            len(tests) for place, tests in parity_tests().items() if place[0] in PAYMENTS_TABLES
+        )
+        ran = living.dbt("test", "--target", "payments_db", "--select", "tag:parity")
+        assert ran.returncode == 1, ran.stdout
+        by_dbt = {table: database.execute(f"table {table}").fetchall() for table in tables}
+        assert sum(map(len, by_dbt.values())) == 4
+        for table in tables:
+            database.execute(f"drop table {table}")
+
+        database.execute("drop table split.parity_tests")  # as built by an older version
+        found = parity([PAYMENTS], living.connections)
+        assert {one.stored_in for one in found.references} == set(tables)
+        assert errors(found) == {"payments.job_id": 1}
+        assert {table: database.execute(f"table {table}").fetchall() for table in tables} == by_dbt
+        database.execute("update split.parity_tests set definition = 'select 1/0 as id'")
+        found = living.runner("parity", "payments")
+        assert found.returncode == BuildFailed.exit_code
+        said = " ".join(found.stderr.split())
+        assert "The test parity_payments_contract_id__set_null__contracts could not run: " in said
+        assert "division by zero" in said
+        assert "dbt test --target payments_db --select parity_payments_contract_id" in said
+
+
+@pytest.mark.slow
+def test_a_parity_test_that_the_project_has_no_more_is_forgotten(living: Split) -> None:
+    with living.service("payments_db") as database:
+        before = database.execute("table split.parity_tests").fetchall()
+        database.execute(
+            "insert into split.parity_tests select 'gone', table_name, column_name, owner_table,"
+            " on_delete, severity, stored_schema, 'gone', definition"
+            " from split.parity_tests limit 1"
+        )
+        # One model's tests are run, and the others' are still known.
+        ran = living.dbt("test", "--target", "payments_db", "--select", "reviews,tag:parity")
+        assert ran.returncode == 0, ran.stdout
+        assert sorted(database.execute("table split.parity_tests").fetchall()) == sorted(before)
 
 
 def test_before_a_switch_the_monoliths_keys_see_to_it(six: Split) -> None:

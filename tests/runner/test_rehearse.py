@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from migration.screen import watching
 from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, select
 from tests.support.servers import PASSWORD
 from tests.support.split import Split
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -46,10 +46,8 @@ def begin(split: Split, scratch: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not embedded.is_running(scratch):
-        assert time.monotonic() < deadline and started.poll() is None, started.communicate()
-        time.sleep(0.05)
+    until(lambda: embedded.is_running(scratch) or started.poll() is not None)
+    assert started.poll() is None, started.communicate()
     return started
 
 

@@ -10,11 +10,11 @@ import pytest
 PATIENCE_SECONDS = 60.0
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds; fail the test after a minute."""
-    gives_up, pause = time.monotonic() + PATIENCE_SECONDS, 0.005
+def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until a condition holds; fail the test if that takes too long."""
+    gives_up, pause = time.monotonic() + seconds, 0.005
     while not condition():
         if time.monotonic() > gives_up:
-            pytest.fail(f"it did not happen within {PATIENCE_SECONDS:.0f} seconds")
+            pytest.fail(f"it did not happen within {seconds:.0f} seconds")
         time.sleep(pause)
         pause = min(pause * 1.3, 0.1)

@@ -34,6 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(folder.close)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that no worker is left alone with it; else in random order."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_report_header() -> list[str]:
     return [f"postgres: embedded {embedded.binary('postgres')}"]
 
