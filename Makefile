@@ -9,21 +9,27 @@ ROWS ?= 50000
 PYTEST := .venv/bin/pytest --numprocesses 2 --dist load --maxschedchunk 1
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test test-faults lint pytest docs bench bench-following bench-proof bench-switching bench-shared lock clean
+.PHONY: demo test test-quick test-faults lint docs bench bench-following bench-proof bench-switching bench-shared lock clean
 
 demo: .venv/ready
 	@.venv/bin/python runner.py demo --rows $(ROWS)
 
-# In random order, whose seed is printed: PYTEST="-p randomly -p no:cacheprovider" and so on
+# In random order; the header names the seed, and docs/testing.md how to repeat it
 test: .venv/ready-dev
 	$(PYTEST)
+
+# What one runs after each edit: a minute and a half
+test-quick: .venv/ready-dev
+	$(PYTEST) --quiet -m "not slow and not faults"
+	@echo "Left out: SQL linters and conventions, and the tests marked slow: what dbt builds, six" \
+		"services at once, clients that write during a switch, crashes. All of it: make test"
 
 lint: .venv/ready-dev
 	$(PYTEST) tests/lint
 
 # The runner and the servers killed at every step of a switch and of the way back; some minutes
 test-faults: .venv/ready-dev
-	.venv/bin/pytest -m "faults or not faults" tests/runner/test_switch_faults.py
+	$(PYTEST) -m "faults or not faults" tests/runner/test_switch_faults.py
 
 # The lineage of all six databases in one page: target/docs/static_index.html
 docs: .venv/ready

@@ -388,7 +388,7 @@ def _wait_until_ready(server: Server, pid: int, since: int) -> None:
                 return
             # This raises when the process is gone, or a zombie.
             psutil.Process(pid).cmdline()
-            time.sleep(0.05)
+            time.sleep(0.01)
     what = f"The server did not start:\n{_tail(server.log.read_bytes()[since:])}"
     free = shutil.disk_usage(server.log).free // 2**20
     raise EmbeddedFailed(what, where=f"{server.log} ({free} MB free)")

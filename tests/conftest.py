@@ -15,11 +15,13 @@ import pytest
 from migration import dbt, embedded
 from migration.services import ROOT
 from tests.support import warm_dbt
-from tests.support.run_folder import VARIABLE, run_folder, short_folder
+from tests.support.run_folder import VARIABLE, run_folder
 from tests.support.servers import Server
 from tests.support.split import Split
 from tests.support.stage import SAMPLE, Stage
-from tests.support.waiting import until
+
+# States that all six services have to be built for.
+ALL_SERVICES = {"six", "users_completed"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,6 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = ExitStack()
         config.option.basetemp = folder.enter_context(run_folder()) / "tmp"
         config.add_cleanup(folder.close)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what six services have to be built for."""
+    if ALL_SERVICES & set(getattr(item, "fixturenames", ())):
+        item.add_marker("slow")
 
 
 @pytest.hookimpl(trylast=True)
@@ -47,17 +55,13 @@ def pytest_report_header() -> list[str]:
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Give the worker's server, in no state yet."""
-    stage = Stage(tmp_path_factory.getbasetemp(), Path(os.environ[VARIABLE]) / "states")
+    run = Path(os.environ[VARIABLE])
+    stage = Stage(tmp_path_factory.getbasetemp(), run / "states")
     # dbt, when a test calls it without runner.py, keeps its files apart from other workers', too.
     for name in ("target", "logs"):
         os.environ[f"DBT_{'TARGET' if name == 'target' else 'LOG'}_PATH"] = str(stage.dbt / name)
-    warm = short_folder("dbt-") / "socket"
-    serving = warm_dbt.start(warm, stage.environ)
-    dbt.DBT = warm_dbt.command(warm)
-    until(warm.exists)
+    dbt.DBT = warm_dbt.command(run / "dbt")
     yield stage
-    serving.terminate()
-    serving.wait()
     stage.leave()
 
 

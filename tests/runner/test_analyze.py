@@ -37,15 +37,20 @@ def ruined(
     stage: Stage, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], str, str]:
     """Analyze a monolith with every hazard: as JSON, as a page, and as it is shown."""
-    folder = tmp_path_factory.mktemp("ruined")
-    split = stage.enter(SAMPLE)
-    with split.monolith() as monolith:
-        for _, statement, _, _ in INJECTED:
-            monolith.execute(statement.encode())
-    shown = split.runner("analyze")
-    assert shown.returncode == 0, shown.stderr
-    found = analyzed(split, "--html", str(folder / "page.html"))
-    return found, (folder / "page.html").read_text(encoding="utf-8"), shown.stdout
+
+    def ruin() -> dict[str, Any]:
+        page = tmp_path_factory.mktemp("ruined") / "page.html"
+        split = stage.enter(SAMPLE)
+        with split.monolith() as monolith:
+            for _, statement, _, _ in INJECTED:
+                monolith.execute(statement.encode())
+        shown = split.runner("analyze")
+        assert shown.returncode == 0, shown.stderr
+        found = analyzed(split, "--html", str(page))
+        return {"found": found, "page": page.read_text("utf-8"), "shown": shown.stdout}
+
+    once = stage.once("ruined", ruin)
+    return once["found"], once["page"], once["shown"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,7 @@ def assert_self_contained(page: str) -> None:
     assert len(list(root.iter("svg"))) > 4
 
 
+@pytest.mark.slow
 def test_a_sound_monolith_has_none_of_this(split: Split, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     found = analyzed(split, "--html", str(page))
@@ -125,6 +131,7 @@ def reader(split: Split) -> str:
     return with_database(server.tcp, MONOLITH, user="reader", password="secret word")
 
 
+@pytest.mark.slow
 def test_a_login_that_may_only_read_is_enough(split: Split, reader: str, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     found = analyzed(split, "--html", str(page), BLYTZ_HIRE_URL=reader)
@@ -134,6 +141,7 @@ def test_a_login_that_may_only_read_is_enough(split: Split, reader: str, tmp_pat
     assert "secret" not in page.read_text(encoding="utf-8") + json.dumps(found)
 
 
+@pytest.mark.slow
 def test_what_a_login_may_not_see_is_said(split: Split, reader: str) -> None:
     with split.monolith() as monolith:
         monolith.execute("revoke select on blytz_hire.users from reader")
@@ -148,6 +156,7 @@ def test_what_a_login_may_not_see_is_said(split: Split, reader: str) -> None:
     assert policy["severity"] == "blocks" and policy["mend"] == "ALTER ROLE reader BYPASSRLS;"
 
 
+@pytest.mark.slow
 def test_a_locked_table_keeps_nobody_waiting(split: Split) -> None:
     with split.monolith() as monolith, monolith.transaction():
         monolith.execute("lock table blytz_hire.users")
@@ -159,6 +168,7 @@ def test_a_locked_table_keeps_nobody_waiting(split: Split) -> None:
     )
 
 
+@pytest.mark.slow
 def test_dbt_shows_an_analysis_by_itself(split: Split) -> None:
     ran = split.dbt("show", "--target", MONOLITH, "--select", "tables", "--limit", "-1")
     assert ran.returncode == 0, ran.stdout
@@ -167,6 +177,7 @@ def test_dbt_shows_an_analysis_by_itself(split: Split) -> None:
     assert "No nodes selected" in listed.stdout
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_ready_is_told(tmp_path: Path) -> None:
     settings = {"wal_level": "replica", "max_replication_slots": "2", "max_wal_senders": "3"}
     embedded.start(tmp_path, {"fsync": "off", "max_prepared_transactions": "2", **settings})
@@ -187,6 +198,7 @@ def test_a_server_that_is_not_ready_is_told(tmp_path: Path) -> None:
     assert "ROLLBACK PREPARED 'left behind';" in findings["prepared transaction"].mend
 
 
+@pytest.mark.slow
 def test_an_old_transaction_is_found(split: Split) -> None:
     with split.monolith() as monolith, monolith.transaction():
         monolith.execute("select 1")
@@ -269,6 +281,7 @@ def test_a_scale_has_round_marks(span: float, first: str, second: str) -> None:
     assert len(marks) <= 9
 
 
+@pytest.mark.slow
 def test_a_percent_sign_is_only_a_name(split: Split) -> None:
     with split.monolith() as monolith:
         monolith.execute(b'create table blytz_hire."100%s" (id text)')

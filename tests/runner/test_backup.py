@@ -247,6 +247,7 @@ def test_two_backups_in_one_second_do_not_take_each_others_place(split: Split, h
     assert set(home.iterdir()) == {one.path for one in made}
 
 
+@pytest.mark.slow
 def test_a_killed_pg_dump_leaves_nothing(split: Split, home: Path) -> None:
     started, part = begin(split, home)
     dumping(part)[0].kill()
@@ -257,6 +258,7 @@ def test_a_killed_pg_dump_leaves_nothing(split: Split, home: Path) -> None:
     assert backups(split.connections) == []
 
 
+@pytest.mark.slow
 def test_a_killed_runner_leaves_no_final_name_and_the_next_one_clears_up(
     split: Split, home: Path
 ) -> None:
@@ -276,6 +278,7 @@ def test_a_killed_runner_leaves_no_final_name_and_the_next_one_clears_up(
     assert dumping(part) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_who_stops_a_backup_politely_finds_nothing_of_it(
     split: Split, home: Path, how: signal.Signals
@@ -563,6 +566,7 @@ def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) ->
         take(split, tables=[("blytz_hire", "nonsense")])
 
 
+@pytest.mark.slow
 def test_the_oldest_postgres_is_backed_up_and_restored(
     server_15: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -580,6 +584,7 @@ def test_the_oldest_postgres_is_backed_up_and_restored(
             restore(made.path, scratch)
 
 
+@pytest.mark.slow
 def test_a_restore_point_is_what_the_wal_archive_can_be_recovered_to(
     tmp_path: Path, home: Path
 ) -> None:

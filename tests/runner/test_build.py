@@ -51,6 +51,7 @@ def versions(split: Split, service: Service) -> dict[str, list[tuple[object, ...
         }
 
 
+@pytest.mark.slow
 def test_a_second_build_changes_no_row_and_dbt_does_the_same(living: Split) -> None:
     before = versions(living, PAYMENTS)
     ran = living.dbt("build", "--target", "payments_db", "--full-refresh")
@@ -63,6 +64,7 @@ def test_a_second_build_changes_no_row_and_dbt_does_the_same(living: Split) -> N
     assert built.tables["payments"] == built.mirror["payments"] > 0
 
 
+@pytest.mark.slow
 def test_what_changes_in_the_mirror_is_followed_by_the_next_build(living: Split) -> None:
     first = versions(living, PAYMENTS)
     living.replicate(
@@ -101,6 +103,7 @@ def test_two_rows_may_swap_what_is_unique(six: Split) -> None:
         assert database.execute(emails).fetchall() == [(one, other_email), (other, email)]
 
 
+@pytest.mark.slow
 def test_rows_that_break_a_constraint_are_named_and_nothing_is_left(split: Split) -> None:
     service = prepare(split, "contracts")
     with split.service("contracts_db") as database:
@@ -126,6 +129,7 @@ def test_rows_that_break_a_constraint_are_named_and_nothing_is_left(split: Split
         assert ledger.state(service) == State.LANDED
 
 
+@pytest.mark.slow
 def test_a_null_where_none_may_be_is_named(landed: Split) -> None:
     with landed.service("payments_db") as database:
         database.execute("alter table blytz_hire.reviews alter column rating drop not null")
@@ -138,6 +142,7 @@ def test_a_null_where_none_may_be_is_named(landed: Split) -> None:
     assert "Failing row contains (" in caught.value.what
 
 
+@pytest.mark.slow
 def test_a_table_that_this_project_did_not_make_is_left_alone(landed: Split) -> None:
     with landed.service("payments_db") as database:
         database.execute("create table payments_db.payments as select 'precious' as id")
@@ -149,6 +154,7 @@ def test_a_table_that_this_project_did_not_make_is_left_alone(landed: Split) -> 
         assert database.execute("table payments_db.payments").fetchall() == [("precious",)]
 
 
+@pytest.mark.slow
 def test_a_definition_that_has_changed_since_is_refused(living: Split) -> None:
     before = versions(living, PAYMENTS)
     with living.service("payments_db") as database:
@@ -164,6 +170,7 @@ def test_a_definition_that_has_changed_since_is_refused(living: Split) -> None:
     assert versions(living, PAYMENTS) == before
 
 
+@pytest.mark.slow
 def test_a_reference_that_had_a_key_and_dangles_fails_with_its_rows(landed: Split) -> None:
     with landed.service("payments_db") as database:
         database.execute(
@@ -181,6 +188,7 @@ def test_a_reference_that_had_a_key_and_dangles_fails_with_its_rows(landed: Spli
     assert stored == [("ghost",)]
 
 
+@pytest.mark.slow
 def test_a_column_that_somebody_adds_fails_by_name(split: Split) -> None:
     assert check_monolith(split.connections).failed == 0
     with split.monolith() as monolith:
@@ -194,6 +202,7 @@ def test_a_column_that_somebody_adds_fails_by_name(split: Split) -> None:
     assert "say in seeds/column_ownership.csv where it goes" in caught.value.what
 
 
+@pytest.mark.slow
 def test_a_column_that_goes_missing_fails_by_name(split: Split) -> None:
     with split.monolith() as monolith:
         monolith.execute("alter table blytz_hire.users drop column preferences")
@@ -226,6 +235,7 @@ def test_what_dbt_makes_belongs_to_the_owner_role(living: Split) -> None:
             login.execute("delete from payments")
 
 
+@pytest.mark.slow
 def test_a_table_that_took_the_place_of_ours_is_left_alone(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter table payments_db.disputes rename to disputes_of_old")
@@ -239,6 +249,7 @@ def test_a_table_that_took_the_place_of_ours_is_left_alone(living: Split) -> Non
         assert database.execute("table payments_db.disputes").fetchall() == [("precious",)]
 
 
+@pytest.mark.slow
 def test_a_build_without_rows_is_refused(living: Split) -> None:
     before = versions(living, PAYMENTS)
     ran = living.dbt("run", "--empty", "--target", "payments_db")
@@ -247,6 +258,7 @@ def test_a_build_without_rows_is_refused(living: Split) -> None:
     assert versions(living, PAYMENTS) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", ["blytz_hire", "unprovisioned"])
 def test_dbt_makes_nothing_in_a_database_that_was_not_provisioned(
     split: Split, elsewhere: str
@@ -268,6 +280,7 @@ def test_dbt_makes_nothing_in_a_database_that_was_not_provisioned(
         split.server.execute("drop database unprovisioned with (force)")
 
 
+@pytest.mark.slow
 def test_a_dbt_that_was_stopped_is_no_build(landed: Split) -> None:
     script = (
         "import os, signal, subprocess, sys, threading, time\n"

@@ -70,6 +70,7 @@ def test_the_committed_profile_is_what_the_generator_writes() -> None:
     assert (ROOT / "profiles" / "profiles.yml").read_text() == profiles.render()
 
 
+@pytest.mark.slow
 def test_profile_and_runner_read_every_url_alike() -> None:
     environs = [{"BLYTZ_HIRE_URL": url} for url in URLS]
     environs += [{"BLYTZ_HIRE_URL": "postgresql://x@y/z", "PAYMENTS_DB_URL": url} for url in URLS]
@@ -84,6 +85,7 @@ def test_profile_and_runner_read_every_url_alike() -> None:
             assert seen[target]["sslrootcert"] == wanted.get("sslrootcert", ""), (environ, target)
 
 
+@pytest.mark.slow
 def test_profile_and_runner_find_the_same_embedded_server() -> None:
     (seen,) = profiles_for([{}])
     for target, url in resolve({}, ROOT).urls.items():

@@ -182,6 +182,7 @@ def test_data_survive_a_stop(root: Path) -> None:
     assert "not properly shut down" not in (root / ".postgres/log").read_text()
 
 
+@pytest.mark.slow
 def test_it_starts_after_kill_9_of_a_busy_server(root: Path) -> None:
     embedded.start(root)
     query(root, "create table kept as select 42 as x")
@@ -206,7 +207,8 @@ def test_it_starts_after_kill_9_of_a_busy_server(root: Path) -> None:
 @pytest.mark.parametrize("part", ["global", "base/5"])
 def test_it_starts_after_a_killed_initdb(root: Path, part: str) -> None:
     starter = python("embedded.start(root)", root)
-    until(lambda: [*root.glob(f".postgres/data.new-*/{part}")])
+    while not any(root.glob(f".postgres/data.new-*/{part}")):  # it is there for an instant only
+        assert starter.poll() is None
     starter.kill()
     starter.communicate()
     embedded.start(root)
@@ -441,6 +443,7 @@ def test_for_root_it_opens_the_folders_above_for_passing_only(root: Path) -> Non
         embedded.wipe(project)
 
 
+@pytest.mark.slow
 @as_root
 def test_an_ordinary_user_runs_it_as_himself(root: Path) -> None:
     root.parent.chmod(0o711)

@@ -279,6 +279,7 @@ def test_a_sync_that_is_killed_tells_nothing_and_the_next_one_all_once(living: S
     assert happened(living, last_sequence(living, PAYMENTS)) == []
 
 
+@pytest.mark.slow
 def test_a_mirror_that_is_copied_anew_repeats_nothing(living: Split) -> None:
     add_users(living, "kept", "changed", "gone")
     sync(PAYMENTS, living.connections)
@@ -536,6 +537,7 @@ def test_rows_that_break_a_rule_hold_the_events_back_too(living: Split) -> None:
     assert_in_step_but_for_the_deleted(living)
 
 
+@pytest.mark.slow
 def test_a_build_waits_for_a_sync_before_it_holds_what_that_one_wants(living: Split) -> None:
     """Else each would wait for the other, and one of them fail."""
     waits = "select true from pg_locks where relation = 'split.turn'::regclass and not granted"

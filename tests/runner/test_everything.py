@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from migration import demo
 from migration.connections import connect, resolve
 from migration.services import MONOLITH, SERVICES
@@ -92,6 +94,7 @@ def assert_they_follow(split: Split) -> None:
         assert sync_and_compare(split, monolith) == []
 
 
+@pytest.mark.slow
 def test_six_databases_out_of_one_monolith(stage: Stage) -> None:
     split = stage.enter("six built")
     (said,) = stage.said("six built")
@@ -100,6 +103,7 @@ def test_six_databases_out_of_one_monolith(stage: Stage) -> None:
     assert_totals_agree(split)
 
 
+@pytest.mark.slow
 def test_six_databases_on_the_oldest_postgres(stage: Stage, tmp_path: Path) -> None:
     with oldest() as cluster:
         environ = environment(cluster.url(MONOLITH), tmp_path, stage.dbt)

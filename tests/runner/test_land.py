@@ -81,6 +81,7 @@ def test_big_tables_are_copied_in_ranges(split: Split, monkeypatch: pytest.Monke
     assert landed.rows["notifications"] > 0
 
 
+@pytest.mark.slow
 def test_writes_during_a_landing_arrive_once_each(split: Split) -> None:
     """Writers go on throughout; once the subscription is enabled the mirror catches up exactly."""
     stop, written = threading.Event(), list[int]()
@@ -265,6 +266,7 @@ def test_a_login_without_privileges_is_told_which(split: Split) -> None:
         split.server.execute("drop role humble")
 
 
+@pytest.mark.slow
 def test_an_old_transaction_that_holds_the_slot_back_is_named(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +334,7 @@ def killed_landing(split: Split) -> None:
     subprocess.run([sys.executable, "-c", script], env=dict(split.environ), cwd=ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", ["blytz_hire", "communication_db"])
 def test_a_url_that_leads_elsewhere_drops_nothing_there(split: Split, elsewhere: str) -> None:
     """After a killed landing the URL is mistyped: the monolith itself, or another service."""
@@ -390,6 +393,7 @@ def test_a_table_can_not_be_altered_while_it_is_copied(
     assert land_service(split, "payments").rows["payments"] > 0
 
 
+@pytest.mark.slow
 def test_a_table_that_is_being_altered_is_named(split: Split) -> None:
     with split.monolith() as other, other.transaction():
         other.execute("lock table blytz_hire.payments in access exclusive mode")

@@ -52,6 +52,7 @@ def humble(split: Split) -> Split:
     return replace(split, connections=resolve(environ), environ=environ)
 
 
+@pytest.mark.slow
 def test_the_rights_that_are_documented_are_enough_for_all_of_it(humble: Split) -> None:
     services = ("contracts", "payments")
     ran(humble, "run", *services)

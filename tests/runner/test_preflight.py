@@ -88,6 +88,7 @@ def test_a_login_that_may_not_subscribe_is_named(tmp_path: Path) -> None:
     assert 'GRANT pg_create_subscription TO "humble";' in error.mend
 
 
+@pytest.mark.slow
 def test_a_monolith_that_the_service_server_cannot_reach_is_named(tmp_path: Path) -> None:
     with provisioned(tmp_path) as connections:
         unreachable = Connections(
@@ -100,6 +101,7 @@ def test_a_monolith_that_the_service_server_cannot_reach_is_named(tmp_path: Path
     assert "BLYTZ_HIRE_REPLICATION_URL" in error.mend
 
 
+@pytest.mark.slow
 def test_a_monolith_that_dies_during_a_landing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

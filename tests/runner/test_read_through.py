@@ -149,6 +149,7 @@ def test_the_owner_may_be_down_for_who_is_in_the_copy(living: Split) -> None:
     sync(PAYMENTS, living.connections)
 
 
+@pytest.mark.slow
 def test_an_owner_that_does_not_answer_keeps_nobody_waiting(living: Split) -> None:
     with living.monolith() as holder, holder.transaction():
         holder.execute("lock table blytz_hire.users in access exclusive mode")
@@ -301,6 +302,7 @@ def test_a_connection_that_was_broken_is_made_anew_by_the_next_build(living: Spl
     sync(PAYMENTS, living.connections)
 
 
+@pytest.mark.slow
 def test_a_role_of_somebody_elses_is_left_alone(living: Split) -> None:
     with living.monolith() as monolith:
         monolith.execute("comment on role payments_reader is 'Reads for the payroll.'")

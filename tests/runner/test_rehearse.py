@@ -82,6 +82,7 @@ def assert_nothing_is_left(scratch: Path) -> None:
     assert [line for line in lines if name in line or str(scratch) in line] == []
 
 
+@pytest.mark.slow
 def test_everything_is_done_to_a_copy_and_production_stays_as_it_was(
     split: Split, scratch: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_everything_is_done_to_a_copy_and_production_stays_as_it_was(
     assert all(len(line) <= 80 for line in ran.stdout.splitlines() if "Dry run" not in line)
 
 
+@pytest.mark.slow
 def test_a_login_that_only_reads_is_enough_and_learns_what_the_real_run_lacks(
     split: Split, scratch: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_table_that_may_not_be_read_is_named_before_anything_is_copied(
     assert_nothing_is_left(scratch)
 
 
+@pytest.mark.slow
 def test_one_dry_run_at_a_time_and_the_next_one_clears_up_what_a_killed_one_left(
     split: Split, scratch: Path
 ) -> None:
@@ -175,6 +178,7 @@ def test_one_dry_run_at_a_time_and_the_next_one_clears_up_what_a_killed_one_left
     assert_nothing_is_left(scratch)
 
 
+@pytest.mark.slow
 def test_ending_a_dry_run_politely_throws_the_copy_away(split: Split, scratch: Path) -> None:
     started = begin(split, scratch)
     started.send_signal(signal.SIGTERM)
@@ -184,6 +188,7 @@ def test_ending_a_dry_run_politely_throws_the_copy_away(split: Split, scratch: P
     assert_nothing_is_left(scratch)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_with_the_copy_is_said_of_the_copy(split: Split, scratch: Path) -> None:
     with split.monolith() as monolith:
         monolith.execute("alter table blytz_hire.payments add column novel text")
@@ -212,6 +217,7 @@ def test_a_type_that_the_scratch_server_lacks_is_named(split: Split, scratch: Pa
     assert_nothing_is_left(scratch)
 
 
+@pytest.mark.slow
 def test_a_table_that_is_locked_is_not_waited_for_for_ever(split: Split, scratch: Path) -> None:
     with split.monolith() as monolith, monolith.transaction():
         monolith.execute("lock table blytz_hire.reviews")

@@ -192,6 +192,7 @@ def test_a_switched_service_whose_slot_in_the_monolith_is_lost_follows_again(
     assert row == (1,)
 
 
+@pytest.mark.slow
 def test_what_is_whole_is_left_alone_and_what_is_not_switched_is_refused(switched: Split) -> None:
     ran = switched.runner("rollback", "payments", "--no-backup")
     assert ran.returncode == 0, ran.stderr

@@ -135,6 +135,7 @@ def test_totals_that_differ_are_shown_until_the_service_has_landed_anew() -> Non
     assert "Totals were not compared" in again
 
 
+@pytest.mark.slow
 def test_switch_and_rollback_are_shown_with_pause_backup_and_what_was_kept(
     living: Split, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from migration.errors import BuildFailed, NotReady
 from migration.services import SERVICES, UnknownService, select
-from tests.support.split import Split
+from tests.support.split import Split, command_line
 
 COMMANDS = [
     "demo",
@@ -39,15 +39,15 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_in_eighty_columns(split: Split, command: str) -> None:
-    result = split.runner(command, "--help")
+def test_every_command_explains_itself_in_eighty_columns(command: str) -> None:
+    result = command_line(command, "--help")
     assert result.returncode == 0
     assert f"Usage: runner.py {command}" in result.stdout
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
 
 
-def test_the_first_help_names_every_command_variable_and_exit_code(split: Split) -> None:
-    result = split.runner("--help")
+def test_the_first_help_names_every_command_variable_and_exit_code() -> None:
+    result = command_line("--help")
     text = " ".join(result.stdout.split())
     for word in [*COMMANDS, "BLYTZ_HIRE_URL", "PAYMENTS_DB_URL", "communication", "7 build"]:
         assert word in text
@@ -68,17 +68,15 @@ def test_services_are_known_by_both_names_and_run_in_phase_order() -> None:
         *("backup", "switch", "rollback", "complete", "abort", "history"),
     ],
 )
-def test_an_unknown_service_is_refused_with_the_names_that_exist(
-    split: Split, command: str
-) -> None:
-    result = split.runner(command, "payment")
+def test_an_unknown_service_is_refused_with_the_names_that_exist(command: str) -> None:
+    result = command_line(command, "payment")
     assert result.returncode == UnknownService.exit_code == 2
     assert "There is no service called 'payment'" in result.stderr
     assert "communication, payments, marketplace, contracts, files, users" in result.stderr
 
 
-def test_an_unknown_command_exits_with_two(split: Split) -> None:
-    result = split.runner("migrate")
+def test_an_unknown_command_exits_with_two() -> None:
+    result = command_line("migrate")
     assert result.returncode == 2
     assert "No such command 'migrate'" in result.stderr
 
@@ -107,6 +105,7 @@ def test_psql_opens_where_it_is_told(split: Split) -> None:
     assert result.stdout.strip() == "t", result.stderr
 
 
+@pytest.mark.slow
 def test_a_service_goes_all_the_way_in_one_command_and_again(split: Split) -> None:
     first = split.runner("run", "files", "--json")
     assert first.returncode == 0, first.stderr
@@ -124,6 +123,7 @@ def test_a_service_goes_all_the_way_in_one_command_and_again(split: Split) -> No
     assert all(len(line) <= 80 for line in again.stdout.splitlines() if "audit" not in line)
 
 
+@pytest.mark.slow
 def test_a_failed_build_exits_with_seven_and_says_why(living: Split) -> None:
     living.replicate("payments_db", "update blytz_hire.payments set \"userId\" = 'ghost'")
     result = living.runner("build", "payments")

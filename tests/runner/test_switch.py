@@ -81,6 +81,7 @@ def test_a_dry_run_says_that_it_is_ready_and_changes_nothing(verified: Split) ->
     assert found["payments_db"]["problems"] == []
 
 
+@pytest.mark.slow
 def test_a_switch_makes_the_service_the_truth(verified: Split) -> None:
     done = verified.runner("switch", "payments", "--json")
     assert done.returncode == 0, done.stderr
@@ -265,6 +266,7 @@ WRITES = {
 }
 
 
+@pytest.mark.slow
 def test_whatever_the_service_writes_arrives_in_the_monolith(switched: Split) -> None:
     with switched.monolith() as monolith, as_service(switched) as service:
         for what, statement in WRITES.items():
@@ -352,6 +354,7 @@ def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
     assert "no follower" not in ran(switched, "status", "payments")
 
 
+@pytest.mark.slow
 def test_a_rollback_makes_the_monolith_the_truth_with_all_that_was_written(
     switched: Split,
 ) -> None:
@@ -696,6 +699,7 @@ def test_a_pause_that_is_none_is_refused(living: Split, length: str) -> None:
 # Those who hold the tables
 
 
+@pytest.mark.slow
 def test_a_long_transaction_that_writes_is_named_before_anything_is_touched(
     verified: Split,
 ) -> None:
@@ -709,6 +713,7 @@ def test_a_long_transaction_that_writes_is_named_before_anything_is_touched(
     assert f"select pg_terminate_backend({pid});" in said
 
 
+@pytest.mark.slow
 def test_a_lock_that_comes_after_the_checks_ends_a_switch_and_no_writer(verified: Split) -> None:
     with verified.monolith() as holder, Writer(verified, "patient", 0.005) as writer:
         pid = holder.info.backend_pid
@@ -737,6 +742,7 @@ def test_a_lock_that_comes_after_the_checks_ends_a_switch_and_no_writer(verified
     assert "Nothing was cut short." in ran(verified, "resume")
 
 
+@pytest.mark.slow
 def test_a_lock_that_comes_after_the_checks_ends_a_rollback(switched: Split) -> None:
     with (
         switched.service("payments_db") as holder,
@@ -768,6 +774,7 @@ def test_those_who_read_are_in_nobodys_way(verified: Split) -> None:
         assert one(reader, "select count(*) from blytz_hire.reviews") > 0
 
 
+@pytest.mark.slow
 def test_a_pause_that_is_over_is_undone(verified: Split) -> None:
     """The mirror gets nothing more, so nothing drains."""
     with (
@@ -791,6 +798,7 @@ def test_a_pause_that_is_over_is_undone(verified: Split) -> None:
 # The two ends
 
 
+@pytest.mark.slow
 def test_an_abort_removes_all_that_was_made_and_nothing_else(verified: Split) -> None:
     move(verified, "switch")
     move(verified, "rollback")

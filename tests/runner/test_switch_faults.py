@@ -150,6 +150,7 @@ def test_the_matrix_has_every_entry_of_the_ledger(switched: Split) -> None:
             assert [row[0] for row in rows] == [*known, f"{operation}: tell"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "entry", "moment"), matrix("switch"))
 def test_a_switch_that_is_killed_ends_on_one_side(
     verified: Split, number: int, entry: str, moment: str
@@ -157,6 +158,7 @@ def test_a_switch_that_is_killed_ends_on_one_side(
     assert_ends_well(verified, "switch", number, entry, moment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "entry", "moment"), matrix("rollback"))
 def test_a_rollback_that_is_killed_ends_on_one_side(
     switched: Split, number: int, entry: str, moment: str
@@ -181,6 +183,7 @@ def assert_ends_well(split: Split, operation: str, number: int, entry: str, mome
     assert_alike(split)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [pytest.param("done", marks=pytest.mark.faults), "recorded"])
 def test_a_runner_that_is_killed_stops_the_monolith_no_longer_than_its_pause(
     verified: Split, moment: str
@@ -199,6 +202,7 @@ def test_a_runner_that_is_killed_stops_the_monolith_no_longer_than_its_pause(
     writer.assert_nothing_lost()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["switch", "rollback"])
 def test_a_runner_that_sleeps_past_its_pause_decides_nothing(
     verified: Split, operation: str
@@ -224,6 +228,7 @@ def test_a_runner_that_sleeps_past_its_pause_decides_nothing(
     writer.assert_nothing_lost()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_before_the_decision_undoes_all(
     verified: Split, order: signal.Signals
@@ -243,6 +248,7 @@ def test_an_interrupt_before_the_decision_undoes_all(
     writer.assert_nothing_lost()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["decide", "open", "point"])
 def test_an_interrupt_behind_the_decision_waits_until_writers_are_let_in(
     verified: Split, step: str
@@ -266,6 +272,7 @@ def test_an_interrupt_behind_the_decision_waits_until_writers_are_let_in(
     writer.assert_nothing_lost()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["decide", "point"])
 def test_a_decided_switch_is_brought_to_its_end_before_anything_else(
     verified: Split, step: str
@@ -319,6 +326,7 @@ WORKERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operation", "worker"),
     [
@@ -354,6 +362,7 @@ def test_a_worker_that_is_ended_in_the_pause_starts_again(
     writer.assert_nothing_lost()
 
 
+@pytest.mark.slow
 def test_a_completion_that_is_killed_as_it_retires_is_completed(switched: Split) -> None:
     assert_completes(switched, [("complete: retire", moment) for moment in MOMENTS])
 

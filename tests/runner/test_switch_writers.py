@@ -175,6 +175,7 @@ def never_done(clients: Sequence[Client], service: Service) -> set[tuple[str, st
     return expected - {(one.what, one.database) for client in clients for one in client.accepted}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["payments", "users"])
 def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> None:
     (service,) = select((name,))
@@ -239,6 +240,7 @@ def shared_rows(living: Living, consumer: Service) -> dict[str, tuple[list[Any],
     return found
 
 
+@pytest.mark.slow
 def test_who_shares_users_gets_them_from_users_db_then(completed: Living) -> None:
     with completed.split.service("users_db") as database:
         database.execute(
@@ -272,6 +274,7 @@ def test_who_shares_users_gets_them_from_users_db_then(completed: Living) -> Non
     completed.assert_followed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["contracts", "files"])
 def test_who_shares_users_is_proven_and_switched_all_the_same(completed: Living, role: str) -> None:
     """Its rows come from the monolith and from users_db then."""

@@ -149,6 +149,7 @@ def test_a_sync_that_is_killed_loses_nothing(living: Split) -> None:
     assert_in_step(living)
 
 
+@pytest.mark.slow
 def test_a_big_transaction_is_carried_over_whole(living: Split) -> None:
     add_payments(living, 100_000, "big-")
     assert sync(PAYMENTS, living.connections).upserted["payments"] == 100_000
@@ -174,6 +175,7 @@ def test_a_mirror_can_not_be_edited_by_hand(living: Split, statement: str) -> No
     assert "Change the row in the monolith" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_conflict_that_stops_the_worker_is_named_and_can_be_mended(living: Split) -> None:
     add_payments(living, 1, "conflict-")
     sync(PAYMENTS, living.connections)
@@ -203,6 +205,7 @@ def test_a_conflict_that_stops_the_worker_is_named_and_can_be_mended(living: Spl
     assert_in_step(living)
 
 
+@pytest.mark.slow
 def test_a_lock_on_the_mirror_is_named(living: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("migration.replication.PATIENCE_SECONDS", 0.5)
     with living.service("payments_db") as holder, holder.transaction():
@@ -218,6 +221,7 @@ def test_a_lock_on_the_mirror_is_named(living: Split, monkeypatch: pytest.Monkey
     assert_in_step(living)
 
 
+@pytest.mark.slow
 def test_rows_that_break_a_rule_stop_nothing_for_good(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute(
@@ -276,6 +280,7 @@ def test_a_snapshot_older_than_a_truncate_is_not_believed(living: Split) -> None
     assert_in_step(living)
 
 
+@pytest.mark.slow
 def test_a_mirror_that_is_being_truncated_is_come_back_to(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +295,7 @@ def test_a_mirror_that_is_being_truncated_is_come_back_to(
     assert_in_step(living)
 
 
+@pytest.mark.slow
 def test_a_pause_is_its_operators_to_end(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter subscription split_payments_db disable")
@@ -443,6 +449,7 @@ def lose_by_invalidation(split: Split) -> str:
     return "The monolith has given up the slot split_payments_db"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lose",
     [lose_by_dropping, lose_by_invalidation, lose_by_unpublishing, lose_by_unsubscribing],
@@ -472,6 +479,7 @@ def test_a_part_of_the_way_that_is_lost_is_named_and_the_mirror_copied_anew(
     assert after == before  # compared, and not one row of what was right was written
 
 
+@pytest.mark.slow
 def test_another_definition_is_compared_whole_until_the_service_writes(living: Split) -> None:
     payment = first_payment(living)
     with living.service("payments_db") as database:
@@ -523,6 +531,7 @@ def test_a_table_that_was_renamed_away_is_not_replaced_by_another(living: Split)
     assert_in_step(living)
 
 
+@pytest.mark.slow
 def test_tests_do_not_flicker_while_the_mirror_runs_ahead(living: Split) -> None:
     """The mirror has what the tables have yet to show, and dbt tests the two against each other."""
     add_payments(living, 30, "ahead-")
@@ -551,6 +560,7 @@ def test_tests_do_not_flicker_while_the_mirror_runs_ahead(living: Split) -> None
     assert_in_step(living)
 
 
+@pytest.mark.slow
 def test_a_new_table_joins_a_service_that_follows(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("drop table payments_db.refunds")
@@ -564,6 +574,7 @@ def test_a_new_table_joins_a_service_that_follows(living: Split) -> None:
     assert_in_step(living)
 
 
+@pytest.mark.slow
 def test_a_follower_outlives_a_restart_of_the_server_and_stops_on_ctrl_c(
     stage: Stage, living: Split
 ) -> None:

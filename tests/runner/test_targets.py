@@ -251,6 +251,7 @@ def test_a_command_that_fails_is_a_warning_with_its_last_words(split: Split) -> 
     assert "exit code 127" in announce(split, "nosuchcommand")
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_ended_with_all_its_children(split: Split, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     warning = announce(
@@ -436,6 +437,7 @@ def writing(bouncer: Bouncer) -> Iterator[Writers]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_clients_wait_and_then_write_to_the_other_database(bouncer: Bouncer) -> None:
     with writing(bouncer) as writers:
         with held(PAYMENTS, bouncer.connections, 5):
@@ -456,6 +458,7 @@ def test_clients_wait_and_then_write_to_the_other_database(bouncer: Bouncer) -> 
         assert max(n for w, n in before if w == writer) < min(n for w, n in after if w == writer)
 
 
+@pytest.mark.slow
 def test_clients_that_log_in_meanwhile_wait_no_longer_than_the_others(bouncer: Bouncer) -> None:
     """PgBouncer takes their connections, which PAUSE broke off, for a server that is down."""
     places, threads = list[object](), list[threading.Thread]()
@@ -512,6 +515,7 @@ class Reviewers(Writers):
     places: list[str] = field(default_factory=list)
 
 
+@pytest.mark.slow
 def test_a_switch_and_a_rollback_behind_pgbouncer_give_clients_no_error(bouncer: Bouncer) -> None:
     environ = {
         "BLYTZ_HIRE_CONNECTIONS": str(bouncer.connections.folder),
@@ -615,6 +619,7 @@ with held(payments, connections, 5):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_clients_go_on_when_the_runner_is_killed(bouncer: Bouncer, number: signal.Signals) -> None:
     connections = bouncer.connections
@@ -641,6 +646,7 @@ def test_clients_go_on_when_the_runner_is_killed(bouncer: Bouncer, number: signa
     assert not watchdog.is_running() or watchdog.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 def test_clients_go_on_when_pgbouncer_was_away_as_the_runner_died(bouncer: Bouncer) -> None:
     connections = bouncer.connections
     holder = subprocess.Popen(
@@ -663,6 +669,7 @@ def test_clients_go_on_when_pgbouncer_was_away_as_the_runner_died(bouncer: Bounc
     assert bouncer.where() == MONOLITH
 
 
+@pytest.mark.slow
 def test_clients_go_on_at_the_deadline_though_the_block_still_runs(bouncer: Bouncer) -> None:
     with held(PAYMENTS, bouncer.connections, 1, longest_seconds=1):
         assert bouncer.is_paused()

@@ -253,6 +253,7 @@ def lose_a_row(split: Split) -> set[str]:
     return REVIEWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lose", [lose_a_row, lose_a_value])
 def test_what_is_lost_on_the_way_to_the_mirror_is_told_apart(
     living: Split, lose: Callable[[Split], set[str]]
@@ -285,6 +286,7 @@ def test_a_user_who_is_gone_is_no_difference(living: Split) -> None:
     assert differing(look(living)) == {}
 
 
+@pytest.mark.slow
 def test_writers_and_a_follower_alarm_nobody(living: Split) -> None:
     stop, written = threading.Event(), [0]
 
@@ -336,6 +338,7 @@ def write_around_the_mirror(
     monkeypatch.setattr(totalling, "carry_over_and_look", look_and_write)
 
 
+@pytest.mark.slow
 def test_what_moves_at_every_look_is_said_to_move(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +385,7 @@ def test_what_came_and_went_between_two_looks_is_no_difference(
     put_back(living)
 
 
+@pytest.mark.slow
 def test_a_pause_and_a_service_of_its_own_are_refused(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter subscription split_payments_db disable")

@@ -177,6 +177,7 @@ def test_a_proof_is_lost_with_a_difference_and_found_again(living: Split) -> Non
         assert state(monolith, PAYMENTS) == State.VERIFIED
 
 
+@pytest.mark.slow
 def test_a_table_whose_model_has_changed_since_is_not_proven_any_more(living: Split) -> None:
     assert check(living).proven
     change = "update split.service_tables set definition = %s || definition where table_name = %s"
@@ -255,6 +256,7 @@ class Writers:
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_living_system_is_proven_and_a_real_difference_in_it_found(living: Split) -> None:
     change = (
         "update payments_db.payments set method = method || '!' where id ="
@@ -274,6 +276,7 @@ def test_a_living_system_is_proven_and_a_real_difference_in_it_found(living: Spl
     assert check(living).proven
 
 
+@pytest.mark.slow
 def test_a_row_that_never_holds_still_is_not_called_proven(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +304,7 @@ def test_a_row_that_never_holds_still_is_not_called_proven(
     assert check(living).proven
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_differs_and_exits_with_nine(living: Split) -> None:
     change = (
         "update payments_db.payments set status = 'x[red]y', amount = amount + 1"
@@ -322,6 +326,7 @@ def test_the_command_shows_what_differs_and_exits_with_nine(living: Split) -> No
     assert "Proven:" in again.stdout
 
 
+@pytest.mark.slow
 def test_it_says_what_keeps_it_from_looking(living: Split) -> None:
     with pytest.raises(NotReady) as unknown:
         check(living, "payment")
@@ -405,6 +410,7 @@ def test_a_table_that_is_not_as_it_was_made_is_never_called_proven(
         assert state(monolith, PAYMENTS) == State.BUILT
 
 
+@pytest.mark.slow
 def test_a_value_that_stands_still_while_the_monolith_toggles_is_not_proven(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:

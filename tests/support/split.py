@@ -56,13 +56,8 @@ class Split:
         """
         if threading.current_thread() is not threading.main_thread():
             return self.process(*arguments, **environ)
-        out, err = io.StringIO(), io.StringIO()
-        with surrounded({**self.environ, **environ}), redirect_stdout(out), redirect_stderr(err):
-            try:
-                code = runner.main(arguments)
-            except SystemExit as end:
-                code = int(end.code or 0)
-        return Done(["runner.py", *arguments], code, out.getvalue(), err.getvalue())
+        with surrounded({**self.environ, **environ}):
+            return command_line(*arguments)
 
     def process(self, *arguments: str, **environ: str) -> Done:
         """Run runner.py in a process of its own, for what is about processes."""
@@ -94,6 +89,17 @@ class Split:
             text=True,
             cwd=ROOT,
         )
+
+
+def command_line(*arguments: str) -> Done:
+    """Run runner.py in this process, as it is; what it prints is caught."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = runner.main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Done(["runner.py", *arguments], code, out.getvalue(), err.getvalue())
 
 
 @contextmanager

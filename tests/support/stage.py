@@ -11,10 +11,11 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
@@ -116,6 +117,14 @@ class Stage:
         """Give what the commands that led to a state printed."""
         kept = json.loads((self.store / name / "kept.json").read_text())
         return [str(said) for said in kept["said"]]
+
+    def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Give what a function yields, as JSON does; it is called once a run, by one worker."""
+        made = self.store / f"{name}.json"
+        with _locked(self.store / f"{name}.lock"):
+            if not made.exists():
+                made.write_text(json.dumps(make()))
+        return dict(json.loads(made.read_text()))
 
     def leave(self) -> None:
         """End the server at once, and forget what is in it."""

@@ -1,8 +1,9 @@
-"""dbt without its start: a server that has imported it, and forks for each command.
+"""dbt without its start: one server a run, which has imported dbt and forks for each command.
 
-`start` makes one that waits for commands. `dbt_client.py SOCKET …` beside
-this file is a process that hands its arguments, environment, folder and output over, and ends as
-the dbt does that was forked for it. What runs is dbt itself, from its command line on.
+`dbt_client.py` beside this file is a process that hands its arguments, environment, folder and
+output over, and ends as the dbt does that was forked for it. What runs is dbt itself, from its
+command line on. The first client starts the server; it ends with the run, like all that is in its
+folder.
 """
 
 from __future__ import annotations
@@ -12,37 +13,15 @@ import os
 import signal
 import socket
 import socketserver
-import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-
-from migration.services import ROOT
 
 CLIENT = Path(__file__).with_name("dbt_client.py")
 
 
 def command(address: Path) -> tuple[str, ...]:
-    """Give what is run in place of `dbt`."""
+    """Give what is run in place of `dbt`, with the socket that the server is to have."""
     return (sys.executable, "-S", "-E", str(CLIENT), str(address))
-
-
-def start(address: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a server; as soon as it has imported dbt it answers, and until then it lets wait.
-
-    Args:
-        address: the socket that it is to make.
-        environ: where dbt finds the databases, for one parse ahead of all others.
-    """
-    target = str(Path(environ["DBT_TARGET_PATH"]) / "payments_db")
-    # A fork that ends at once leaves semaphores to the system, which a helper of Python's tells of.
-    quiet = ("-W", "ignore:resource_tracker:UserWarning")
-    return subprocess.Popen(
-        [sys.executable, *quiet, "-m", "tests.support.warm_dbt", str(address), target],
-        env=dict(environ),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 class _Handler(socketserver.BaseRequestHandler):
@@ -86,17 +65,19 @@ def _become_dbt(
         os._exit(code)
 
 
-def _serve(address: str, target: str) -> None:
-    class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
-        """Forks for each command, and collects what has ended."""
+class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
+    """Forks for each command, and collects what has ended."""
 
-    with Server(address, _Handler) as server:
-        from dbt.cli.main import dbtRunner
 
-        # What dbt generates and caches the first time, its forks find done.
-        dbtRunner().invoke(["--quiet", "parse", "--target", "payments_db", "--target-path", target])
+def _serve(address: str) -> None:
+    from dbt.cli.main import dbtRunner
+
+    # What dbt generates and caches the first time, its forks find done.
+    scratch = ("--target-path", f"{address}.target", "--log-path", f"{address}.logs")
+    dbtRunner().invoke(["--quiet", "parse", "--target", "payments_db", *scratch])
+    with _Server(address, _Handler) as server:
         server.serve_forever()
 
 
 if __name__ == "__main__":
-    _serve(*sys.argv[1:])
+    _serve(sys.argv[1])
