@@ -29,6 +29,8 @@ from migration.saga import left_unfinished
 from migration.services import MONOLITH, SERVICES_BY_NAME, Service
 from migration.way_back import WayBack
 
+# How long a follower waits before it tries again: at first, and at most, as trouble goes on.
+FIRST_TROUBLE_SECONDS = 0.1
 TROUBLE_SECONDS = 3.0
 RETRIES = 10
 LOCK_TIMEOUT = "10s"
@@ -140,7 +142,7 @@ def follow(
     Raises:
         SplitError: it can't begin (see `sync`), or a part of the way is gone for good.
     """
-    rows, begun, is_lost = 0, False, False
+    rows, begun, is_lost, pause = 0, False, False, FIRST_TROUBLE_SECONDS
     while not stop.is_set():
         try:
             with ready(service, connections) as route:
@@ -148,7 +150,7 @@ def follow(
                 # What a crash would lose is then still among the changes, and is done again.
                 route.database.execute("set synchronous_commit = off")
                 for tick in _look_and_carry_over(route, rows, stop, interval):
-                    rows, is_lost = tick.rows, False
+                    rows, is_lost, pause = tick.rows, False, FIRST_TROUBLE_SECONDS
                     on_tick(tick)
         except (ConnectionFailed, BuildFailed, NotReady, SourceMismatch) as error:
             trouble = str(error)
@@ -160,7 +162,9 @@ def follow(
             if not begun:
                 raise
             on_tick(Tick(service, rows, trouble=trouble))
-            stop.wait(TROUBLE_SECONDS)
+            # A passing state of a switch is given its time: a second loss ends the follower.
+            stop.wait(TROUBLE_SECONDS if is_lost else pause)
+            pause = min(pause * 2, TROUBLE_SECONDS)
 
 
 def _being_moved(connections: Connections) -> str:

@@ -29,8 +29,9 @@ def start(address: str) -> None:
     import fcntl
     import subprocess
 
-    with open(f"{address}.log", "a") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
+    # Two files: the server inherits its log, and would keep the lock with it.
+    with open(f"{address}.lock", "a") as lock, open(f"{address}.log", "a") as log:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.exists(address):
             return
         server = subprocess.Popen(

@@ -13,6 +13,8 @@ from tests.support.split import Split
 
 
 def test_lingers(split: Split) -> None:
+    if "LINGERS_WITH_DBT" in os.environ:
+        assert split.dbt("--version").returncode == 0
     with oldest() as cluster, subprocess.Popen(["sleep", "600"]) as child:
         told = [os.environ[VARIABLE], split.server.socket, cluster.server.tcp, str(child.pid)]
         said = Path(os.environ["LINGERS"])

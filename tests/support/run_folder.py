@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,7 @@ import psutil
 from migration import embedded
 
 MEMORY = Path("/dev/shm")
+TRACKER = "multiprocessing.resource_tracker"
 ROOM_BYTES = 4 * 2**30
 
 # Whoever inherits this belongs to the run. The embedded server does not: its folder tells.
@@ -65,18 +67,26 @@ def short_folder(prefix: str) -> Path:
 
 def clear(folder: Path) -> None:
     """End all processes of a run's folder and remove it; idempotent."""
-    while found := belonging(folder):
+    for attempt in count():
+        if not (found := belonging(folder)):
+            break
         for process in found:
-            with suppress(psutil.Error):
-                # A server that is killed outright would leave its shared memory behind.
-                server = process.info["name"] == "postgres"
-                process.send_signal(signal.SIGQUIT if server else signal.SIGKILL)
+            # It removes the semaphores of those that are ended now, and ends after them.
+            if attempt or TRACKER not in " ".join(process.info["cmdline"]):
+                _end(process)
         deadline = time.monotonic() + 5
         while any(map(is_at_work, found)) and time.monotonic() < deadline:
             time.sleep(0.01)
     for home in folder.rglob(".postgres"):
         shutil.rmtree(embedded.socket_directory(home.parent), ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(process: psutil.Process) -> None:
+    # A server that is killed outright would leave its shared memory behind.
+    server = process.info["name"] == "postgres"
+    with suppress(psutil.Error):
+        process.send_signal(signal.SIGQUIT if server else signal.SIGKILL)
 
 
 def is_at_work(process: psutil.Process) -> bool:

@@ -14,6 +14,7 @@ import signal
 import socket
 import socketserver
 import sys
+from multiprocessing import util
 from pathlib import Path
 
 CLIENT = Path(__file__).with_name("dbt_client.py")
@@ -62,6 +63,7 @@ def _become_dbt(
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        util._exit_function()  # what a process that isn't forked does: dbt has semaphores
         os._exit(code)
 
 
