@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 os.environ["COLUMNS"] = "80"  # what is printed in this process is as wide as in one of its own
 
@@ -65,49 +66,25 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     stage.leave()
 
 
-@pytest.fixture
-def split(stage: Stage) -> Split:
-    """Give a sample monolith, of which no service has anything yet."""
-    return stage.enter(SAMPLE)
+def begins_from(state: str) -> Any:
+    """Make a fixture that gives a copy of a state; `STATES` says what leads to it."""
+
+    def enter(stage: Stage) -> Split:
+        return stage.enter(state)
+
+    return pytest.fixture(enter)
+
+
+split = begins_from(SAMPLE)
+landed = begins_from("landed")
+living = begins_from("built")  # payments_db follows the monolith from then on
+verified = begins_from("verified")
+switched = begins_from("switched")
+six = begins_from("six")
+users_completed = begins_from("users completed")
 
 
 @pytest.fixture
 def server(split: Split) -> Server:
     """Give a server that holds a sample monolith."""
     return split.server
-
-
-@pytest.fixture
-def landed(stage: Stage) -> Split:
-    """Give a monolith and a mirror of what payments_db needs of it, which does not follow yet."""
-    return stage.enter("landed")
-
-
-@pytest.fixture
-def living(stage: Stage) -> Split:
-    """Give a monolith that payments_db follows."""
-    return stage.enter("built")
-
-
-@pytest.fixture
-def verified(stage: Stage) -> Split:
-    """Give a monolith that payments_db follows and could be switched."""
-    return stage.enter("verified")
-
-
-@pytest.fixture
-def switched(stage: Stage) -> Split:
-    """Give a monolith and payments_db, which is switched."""
-    return stage.enter("switched")
-
-
-@pytest.fixture
-def six(stage: Stage) -> Split:
-    """Give a monolith with all six services, all of them verified."""
-    return stage.enter("six")
-
-
-@pytest.fixture
-def users_completed(stage: Stage) -> Split:
-    """Give a monolith with six services, of which users_db stands on its own."""
-    return stage.enter("users completed")

@@ -13,7 +13,6 @@
     | split.mirror_tables   | the mirror's tables that can be rebuilt from them, and how         |
     | split.changes         | the rows that have changed since the last sync: the mirror's, and, once the service is switched, its own |
     | split.turn            | locked by whoever brings the service's tables up to date           |
-    | split.parity_tests    | the parity tests as dbt ran them last, for runner.py parity        |
     | split.enforce()       | adds a constraint, or says which rows break it                     |
     | split.sync()          | brings all tables up to date in one transaction                    |
     | split.way_back_differs()| what the reverse models would change of the mirror               |
@@ -105,21 +104,6 @@
             comment on table split.deleted_rows is
             'Rows that the service has deleted although others share columns of them, so that runner.py'
             ' reconcile can bring them back; kept as long as events are.';
-
-            create table if not exists split.parity_tests (
-                name text primary key,
-                table_name text not null,
-                column_name text not null,
-                owner_table text not null,
-                on_delete text not null,
-                severity text not null,
-                stored_schema text not null,
-                stored_table text not null,
-                definition text not null
-            );
-            comment on table split.parity_tests is
-            'The parity tests as dbt ran them last: the reference that each follows, the SQL that yields the'
-            ' rows whose reference leads nowhere, and the table that keeps those rows.';
 
             {{ create_enforce_function() }}
             {{ create_capture_functions() }}

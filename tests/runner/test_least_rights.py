@@ -57,6 +57,7 @@ def test_the_rights_that_are_documented_are_enough_for_all_of_it(humble: Split) 
     services = ("contracts", "payments")
     ran(humble, "run", *services)
     ran(humble, "verify", *services)
+    ran(humble, "parity", *services)
     move(humble, "switch")
     with as_service(humble) as payments:
         payments.execute(NEW_PAYMENT[Place.SERVICE], {"id": "humble"})
