@@ -210,12 +210,15 @@ def _follow(references: Sequence[_Test], connections: Connections) -> list[Refer
 
 
 def _run(test: _Test, connections: Connections) -> Reference:
-    """Run one parity test and keep the rows that it finds; atomic."""
+    """Run one parity test and keep the rows that it finds; atomic, and one at a time."""
     one = test.reference
     stored = sql.Identifier(*one.stored_in.split(".", 1))
     with connections.connect(one.service) as database:
         try:
             with database.transaction():
+                database.execute(
+                    "select from split.parity_tests where name = %s for update", (test.name,)
+                )
                 database.execute(sql.SQL("drop table if exists {}").format(stored))
                 found = database.execute(
                     sql.SQL("create table {} as {}").format(stored, sql.SQL(test.definition))

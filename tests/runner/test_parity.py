@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -189,6 +190,13 @@ def test_dbt_and_the_command_find_the_same_rows(living: Split) -> None:
         assert "The test parity_payments_contract_id__set_null__contracts could not run: " in said
         assert "division by zero" in said
         assert "dbt test --target payments_db --select parity_payments_contract_id" in said
+
+
+def test_several_may_look_at_once(living: Split) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: parity([PAYMENTS], living.connections), range(8)))
+    orphans = [sorted((one.stored_in, one.orphans) for one in each.references) for each in found]
+    assert orphans == [orphans[0]] * 8
 
 
 @pytest.mark.slow

@@ -693,6 +693,13 @@ def test_a_pause_that_is_none_is_refused(living: Split, length: str) -> None:
     assert "is no time between 50ms and 10min, such as 500ms or 5s" in said
 
 
+@pytest.mark.parametrize("length", ["soon", "-1s", "11min"])
+def test_a_wait_that_is_none_is_refused(living: Split, length: str) -> None:
+    said = ran(living, "switch", "payments", "--wait-for-write", length, code=2)
+    assert f"{length!r} is no time between 0ms and 10min" in said
+    assert stands(living) == "built"
+
+
 # Those who hold the tables
 
 
