@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -531,13 +529,7 @@ def test_what_a_killed_reconcile_has_not_done_is_done_by_the_next(six: Split) ->
         holder.execute(
             "select from payments_db.payments where id = any(%s) for update", (before["match"],)
         )
-        with subprocess.Popen(
-            [sys.executable, str(ROOT / "runner.py"), "reconcile", "payments", "--apply"],
-            env=dict(six.environ),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as killed:
+        with six.start("reconcile", "payments", "--apply") as killed:
             until(lambda: not referring(six, gone)["job"] or killed.poll() is not None)
             killed.send_signal(signal.SIGKILL)
             killed.wait()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import pytest
 from migration import demo
 from migration.connections import resolve
 from migration.errors import NotReady
-from migration.services import MONOLITH, ROOT
+from migration.services import MONOLITH
 from migration.targets import Place
 from tests.support.servers import Cluster, newest, oldest
 from tests.support.split import Split
@@ -82,14 +81,7 @@ def matrix(operation: str) -> list[object]:
 @contextmanager
 def running(split: Split, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run runner.py beside the test."""
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "runner.py"), *arguments],
-        env=dict(split.environ),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    with split.start(*arguments) as process:
         try:
             yield process
         finally:
