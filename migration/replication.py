@@ -284,11 +284,11 @@ class Link:
         if self.subscription():  # its worker would hold on to the slot
             self._alter("disable")
         self.source.execute(f"select pg_terminate_backend(active_pid) {slot} and active", (name,))
-        for _ in range(50):
+        for _ in range(250):
             with suppress(psycopg.errors.ObjectInUse):
                 self.source.execute(f"select pg_drop_replication_slot(slot_name) {slot}", (name,))
                 break
-            time.sleep(0.1)
+            time.sleep(0.02)
         self.source.execute(sql.SQL("drop publication if exists {}").format(sql.Identifier(name)))
         if self.subscription():
             self._alter("set (slot_name = none)")

@@ -322,7 +322,7 @@ def test_a_folder_that_cannot_be_used_is_named(split: Split, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def reader(split: Split) -> Iterator[Split]:
+def reader(split: Split) -> Split:
     """Give the split as a login sees it that may keep the ledger and read the monolith's tables."""
     with split.monolith() as monolith:
         monolith.execute(sql.SQL("create role reader login password {}").format(PASSWORD))
@@ -331,9 +331,7 @@ def reader(split: Split) -> Iterator[Split]:
         monolith.execute("grant select on all tables in schema blytz_hire to reader")
     url = with_database(split.server.tcp, MONOLITH, user="reader")
     environ = {**split.environ, "BLYTZ_HIRE_URL": url}
-    yield replace(split, connections=resolve(environ), environ=environ)
-    with split.monolith() as monolith:
-        monolith.execute("drop owned by reader cascade; drop role reader")
+    return replace(split, connections=resolve(environ), environ=environ)
 
 
 def test_without_the_right_to_make_a_restore_point_there_is_a_note(

@@ -264,20 +264,17 @@ def test_dbt_makes_nothing_in_a_database_that_was_not_provisioned(
     split: Split, elsewhere: str
 ) -> None:
     split.server.execute("create database unprovisioned")
-    try:
-        url = with_database(split.server.socket, elsewhere)
-        schemas = "select nspname from pg_namespace order by 1"
-        with connect(url, elsewhere) as database:
-            before = database.execute(schemas).fetchall()
-        ran = split.dbt("run", "--target", "payments_db", PAYMENTS_DB_URL=url)
-        assert ran.returncode != 0
-        assert f"The database {elsewhere} on " in ran.stdout
-        assert "was not provisioned for payments_db" in ran.stdout
-        assert "runner.py provision payments" in ran.stdout
-        with connect(url, elsewhere) as database:
-            assert database.execute(schemas).fetchall() == before
-    finally:
-        split.server.execute("drop database unprovisioned with (force)")
+    url = with_database(split.server.socket, elsewhere)
+    schemas = "select nspname from pg_namespace order by 1"
+    with connect(url, elsewhere) as database:
+        before = database.execute(schemas).fetchall()
+    ran = split.dbt("run", "--target", "payments_db", PAYMENTS_DB_URL=url)
+    assert ran.returncode != 0
+    assert f"The database {elsewhere} on " in ran.stdout
+    assert "was not provisioned for payments_db" in ran.stdout
+    assert "runner.py provision payments" in ran.stdout
+    with connect(url, elsewhere) as database:
+        assert database.execute(schemas).fetchall() == before
 
 
 @pytest.mark.slow

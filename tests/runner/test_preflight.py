@@ -130,14 +130,11 @@ def test_databases_with_different_encodings_can_not_be_compared(split: Split) ->
         f"create database {name} template template0 encoding 'LATIN1'"
         " locale_provider libc locale 'C'"
     )
-    try:
-        with (
-            connect(with_database(split.server.socket, name), name) as monolith,
-            split.monolith() as database,
-        ):
-            preflight.same_encoding(database, database)
-            with pytest.raises(NotReady, match="encoded in LATIN1 .* in UTF8") as caught:
-                preflight.same_encoding(monolith, database)
-        assert "createdb --template template0 --encoding UTF8" in caught.value.mend
-    finally:
-        split.server.execute(f"drop database {name} with (force)")
+    with (
+        connect(with_database(split.server.socket, name), name) as monolith,
+        split.monolith() as database,
+    ):
+        preflight.same_encoding(database, database)
+        with pytest.raises(NotReady, match="encoded in LATIN1 .* in UTF8") as caught:
+            preflight.same_encoding(monolith, database)
+    assert "createdb --template template0 --encoding UTF8" in caught.value.mend

@@ -139,18 +139,12 @@ def test_a_folder_that_cannot_be_written_is_named_before_a_password_is_made(
 
 def test_a_login_that_may_not_create_databases_is_told_so(split: Split) -> None:
     split.server.execute("create role humble login")
-    try:
-        url = with_database(split.connections.urls["payments_db"], "unused", user="humble")
-        with split.monolith() as monolith:
-            monolith.execute("grant create on database " + monolith.info.dbname + " to humble")
-        split.server.execute("grant connect on database postgres to humble")
-        changed = {**split.environ, "PAYMENTS_DB_URL": url}
-        result = split.runner("provision", "payments", **changed)
-        assert result.returncode == NotReady.exit_code, result.stderr
-        assert "humble may not create databases and roles" in result.stderr
-        assert 'ALTER ROLE "humble" CREATEDB CREATEROLE;' in result.stderr
-    finally:
-        with split.monolith() as monolith:
-            monolith.execute("drop owned by humble")
-        split.server.execute("drop owned by humble")
-        split.server.execute("drop role humble")
+    url = with_database(split.connections.urls["payments_db"], "unused", user="humble")
+    with split.monolith() as monolith:
+        monolith.execute("grant create on database " + monolith.info.dbname + " to humble")
+    split.server.execute("grant connect on database postgres to humble")
+    changed = {**split.environ, "PAYMENTS_DB_URL": url}
+    result = split.runner("provision", "payments", **changed)
+    assert result.returncode == NotReady.exit_code, result.stderr
+    assert "humble may not create databases and roles" in result.stderr
+    assert 'ALTER ROLE "humble" CREATEDB CREATEROLE;' in result.stderr

@@ -108,14 +108,10 @@ def test_a_login_that_only_reads_is_enough_and_learns_what_the_real_run_lacks(
         monolith.execute("grant connect on database blytz_hire to reader")
         monolith.execute("grant usage on schema blytz_hire to reader")
         monolith.execute("grant select on all tables in schema blytz_hire to reader")
-    try:
-        url = with_database(split.server.tcp, MONOLITH, user="reader")
-        # Where the services are to be is nothing to a dry run.
-        elsewhere = {"FILES_DB_URL": "postgresql://nobody@127.0.0.1:1/files"}
-        ran = dry_run(split, scratch, "files", "--json", BLYTZ_HIRE_URL=url, **elsewhere)
-    finally:
-        with split.monolith() as monolith:
-            monolith.execute("drop owned by reader; drop role reader")
+    url = with_database(split.server.tcp, MONOLITH, user="reader")
+    # Where the services are to be is nothing to a dry run.
+    elsewhere = {"FILES_DB_URL": "postgresql://nobody@127.0.0.1:1/files"}
+    ran = dry_run(split, scratch, "files", "--json", BLYTZ_HIRE_URL=url, **elsewhere)
     assert ran.returncode == NotReady.exit_code, ran.stderr
     report = json.loads(ran.stdout)
     (stop,) = report["real_run_would_stop_at"]
@@ -139,12 +135,8 @@ def test_a_table_that_may_not_be_read_is_named_before_anything_is_copied(
         monolith.execute("grant connect on database blytz_hire to reader")
         monolith.execute("grant select on all tables in schema blytz_hire to reader")
         monolith.execute("revoke select on blytz_hire.notifications from reader")
-    try:
-        url = with_database(split.server.socket, MONOLITH, user="reader")
-        ran = dry_run(split, scratch, "files", BLYTZ_HIRE_URL=url)
-    finally:
-        with split.monolith() as monolith:
-            monolith.execute("drop owned by reader; drop role reader")
+    url = with_database(split.server.socket, MONOLITH, user="reader")
+    ran = dry_run(split, scratch, "files", BLYTZ_HIRE_URL=url)
     assert ran.returncode == NotReady.exit_code
     assert (
         "reader may not read, or not whole, what the dry run copies: blytz_hire.notifications"

@@ -12,9 +12,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from migration import targets
+from migration import targets, way_back
+from migration.connections import Connections
 from migration.errors import NotReady
 from migration.targets import Place
+from migration.way_back import WayBack, published
 from tests.support.split import Split
 from tests.support.switching import (
     NEW_PAYMENT,
@@ -23,6 +25,7 @@ from tests.support.switching import (
     as_service,
     assert_agreed,
     assert_alike,
+    both_ends,
     bring_to_verified,
     checksums,
     halted,
@@ -715,6 +718,36 @@ def test_a_long_transaction_that_writes_is_named_before_anything_is_touched(
             said = ran(verified, "switch", "payments", code=NotReady.exit_code)
     assert f"process {pid} has written blytz_hire.payments in a transaction that is open" in said
     assert f"select pg_terminate_backend({pid});" in said
+
+
+def test_a_step_that_fails_halfway_is_undone_with_all_before_it(
+    verified: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = way_back.prepare
+
+    def fails(way: WayBack, connections: Connections) -> None:
+        prepare(way, connections)
+        raise NotReady("The disk is full.")
+
+    monkeypatch.setattr(way_back, "prepare", fails)
+    said = ran(verified, "switch", "payments", "--no-backup", code=NotReady.exit_code)
+    assert "The disk is full. The switch was undone: all is as it was before." in said
+    assert assert_agreed(verified) == "verified"
+    with both_ends(verified) as ends:
+        assert not ends.way.is_there() and ends.way.slot() is None
+        assert published(ends.database, ends.way.name) == set()
+    assert "Nothing was cut short." in ran(verified, "resume")
+
+
+def test_a_gate_whose_lease_is_over_is_not_closed_for_good(verified: Split) -> None:
+    with both_ends(verified) as ends:
+        gate = ends.monolith_gate
+        gate.prepare()
+        gate.close("elsewhere", timeout_seconds=1.0, lease_seconds=0.05)
+        until(gate.is_open)
+        with ends.monolith.transaction():
+            assert not gate.decide(timeout_seconds=1.0)
+        assert gate.is_open() and not gate.is_closed_for_good()
 
 
 @pytest.mark.slow
