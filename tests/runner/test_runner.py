@@ -6,7 +6,17 @@ import json
 
 import pytest
 
-from migration.errors import BuildFailed, NotReady
+from migration.errors import (
+    BuildFailed,
+    ConnectionFailed,
+    DataDiffers,
+    EmbeddedFailed,
+    NotReady,
+    SourceMismatch,
+    SplitError,
+    TargetOccupied,
+)
+from migration.saga import Stopped
 from migration.services import SERVICES, UnknownService, select
 from tests.support.split import Split, command_line
 
@@ -51,6 +61,21 @@ def test_the_first_help_names_every_command_variable_and_exit_code() -> None:
     text = " ".join(result.stdout.split())
     for word in [*COMMANDS, "BLYTZ_HIRE_URL", "PAYMENTS_DB_URL", "communication", "7 build"]:
         assert word in text
+
+
+def test_exit_codes_are_those_that_the_help_names() -> None:
+    """Scripts go by them, so they never change."""
+    assert {
+        UnknownService: 2,
+        ConnectionFailed: 3,
+        NotReady: 4,
+        SourceMismatch: 5,
+        TargetOccupied: 6,
+        BuildFailed: 7,
+        EmbeddedFailed: 8,
+        DataDiffers: 9,
+        Stopped: 130,
+    } == {error: error.exit_code for error in SplitError.__subclasses__()}
 
 
 def test_services_are_known_by_both_names_and_run_in_phase_order() -> None:
