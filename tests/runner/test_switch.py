@@ -389,8 +389,8 @@ def test_a_rollback_makes_the_monolith_the_truth_with_all_that_was_written(
     assert_alike(switched)
 
 
-def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -> None:
-    with as_service(switched) as service:
+def write_what_the_monolith_cannot_hold(split: Split) -> None:
+    with as_service(split) as service:
         service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "no object"})
         service.execute("""update payments_db.payments set metadata = '[1]'
             where id = 'no object'""")
@@ -399,6 +399,19 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
             " values ('no object', 'nowhere to put it', 1.00)"
         )
         service.execute("insert into payments_db.disputes values ('no object', 'nor this')")
+
+
+def test_what_the_service_writes_is_never_taken_from_the_mirror(switched: Split) -> None:
+    write_what_the_monolith_cannot_hold(switched)
+    with switched.service("payments_db") as database:
+        database.execute("update split.service_tables set is_stale = true")  # compare all rows
+        ran(switched, "sync", "payments")
+        kept = "select reason from payments_db.refunds where payment_id = 'no object'"
+        assert database.execute(kept).fetchall() == [("nowhere to put it",)]
+
+
+def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -> None:
+    write_what_the_monolith_cannot_hold(switched)
     said = move(switched, "rollback")
     names = set_aside(switched)
     assert [name.split("_")[0] for name in names] == ["disputes", "refunds"]
