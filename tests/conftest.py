@@ -45,17 +45,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that no worker is left alone with it; else in random order.
-
-    Those that share a pair of servers of their own stay together.
-    """
-
-    def place(item: pytest.Item) -> tuple[bool, str]:
-        shares = getattr(item, "callspec", None)
-        pair = shares.params.get("apart", "") if shares else ""
-        return item.get_closest_marker("slow") is None, pair
-
-    items.sort(key=place)
+    """Begin with what takes long, so that no worker is left alone with it; else in random order."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_report_header() -> list[str]:
