@@ -23,6 +23,9 @@ from migration.connections import Connections
 from migration.errors import NotReady
 from migration.services import MONOLITH, Service
 
+# How long a runner that has just ended may still hold its lock: until its server has seen it go.
+LOCK_TIMEOUT = "2s"
+
 # Written in the monolith, and replicated: what was committed before one that has arrived has too.
 HEARTBEATS = """
     create table if not exists split.heartbeats (
@@ -261,6 +264,22 @@ def completed(monolith: psycopg.Connection[Any]) -> frozenset[str]:
     return frozenset(row[0] for row in rows)
 
 
+def _another_runner(connection: psycopg.Connection[Any]) -> NotReady:
+    holder = connection.execute(
+        "select activity.pid, activity.backend_start::timestamptz(0) from pg_locks as lock"
+        " inner join pg_stat_activity as activity using (pid)"
+        " where lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted"
+        " and lock.classid = hashtext('blytz_hire.runner')::oid and lock.objid = 1"
+        " and lock.database = (select oid from pg_database where datname = current_database())"
+    ).fetchone()
+    pid, since = holder or (0, "a moment ago")
+    return NotReady(
+        f"Another runner is at work on this monolith (process {pid}, since {since}).",
+        where=f"database {connection.info.dbname}",
+        mend=f"Wait for it, or end it: select pg_terminate_backend({pid});",
+    )
+
+
 @contextmanager
 def open_ledger(connections: Connections) -> Iterator[Ledger]:
     """Open the monolith's ledger for the only runner that may be at work.
@@ -276,23 +295,12 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
         NotReady: another runner is at work, or the schema `split` can't be made.
     """
     with connections.connect(MONOLITH) as connection:
-        holder = connection.execute(
-            "select activity.pid, activity.backend_start::timestamptz(0) from pg_locks as lock"
-            " inner join pg_stat_activity as activity using (pid)"
-            " where lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted"
-            " and lock.classid = hashtext('blytz_hire.runner')::oid and lock.objid = 1"
-            " and lock.database = (select oid from pg_database where datname = current_database())"
-        ).fetchone()
-        locked = connection.execute(
-            "select pg_try_advisory_lock(hashtext('blytz_hire.runner'), 1)"
-        ).fetchone()
-        if locked != (True,):
-            pid, since = holder or (0, "a moment ago")
-            raise NotReady(
-                f"Another runner is at work on this monolith (process {pid}, since {since}).",
-                where=f"database {connection.info.dbname}",
-                mend=f"Wait for it, or end it: select pg_terminate_backend({pid});",
-            )
+        try:
+            with connection.transaction():
+                connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+                connection.execute("select pg_advisory_lock(hashtext('blytz_hire.runner'), 1)")
+        except psycopg.errors.LockNotAvailable as error:
+            raise _another_runner(connection) from error
         try:
             connection.execute(SCHEMA)
         except psycopg.errors.InsufficientPrivilege as error:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -286,7 +287,20 @@ def test_two_runners_take_turns(split: Split) -> None:
     with open_ledger(split.connections), pytest.raises(NotReady) as caught:
         land_service(split, "payments")
     assert "Another runner is at work on this monolith (process " in caught.value.what
-    assert State.ABSENT.value == "absent"
+
+
+def test_a_runner_waits_for_one_that_has_just_ended(split: Split) -> None:
+    """The server notices a moment later that a session has ended; until then it holds the lock."""
+    with split.monolith() as holder, ThreadPoolExecutor() as threads:
+        holder.execute("select pg_advisory_lock(hashtext('blytz_hire.runner'), 1)")
+        landed = threads.submit(land_service, split, "payments")
+        until(
+            lambda: holder.execute(
+                "select 1 from pg_locks where locktype = 'advisory' and not granted"
+            ).fetchall()
+        )
+        holder.close()
+        assert not landed.result().already
 
 
 def test_an_interrupted_landing_leaves_nothing(split: Split) -> None:
