@@ -30,7 +30,7 @@ lint: .venv/ready-dev
 # The runner and the servers killed at every step of a switch and of a rollback; four minutes. In
 # the order of the file: tests of two servers share them, and a completion is the last of them
 test-faults: .venv/ready-dev
-	$(PYTEST) -p no:randomly -m "faults or not faults" tests/runner/test_switch_faults.py
+	$(PYTEST) -p no:randomly -m "faults or not faults" tests/blytz_hire/test_switch_faults.py
 
 # The lineage of all six databases in one page: target/docs/static_index.html
 docs: .venv/ready

@@ -19,10 +19,10 @@ try:
     import click
     import psycopg
 
-    from commands import backups, consistency, follow, phases, proof, server, totals, truth
-    from migration import screen
-    from migration.errors import SplitError
-    from migration.services import SERVICES_BY_NAME
+    from pgsplit.base.errors import SplitError
+    from pgsplit.cli import backups, consistency, follow, phases, proof, server, totals, truth
+    from pgsplit.cli import console as screen
+    from pgsplit.project.project import SERVICES_BY_NAME
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {missing}\n  mend:  make .venv/ready && source .venv/bin/activate")
 except KeyboardInterrupt:

@@ -26,11 +26,12 @@ from psycopg import sql
 from rich.table import Table
 
 from bench import server
-from migration import demo, screen
-from migration.connections import Connections, resolve
-from migration.replication import Link
-from migration.services import MONOLITH, ROOT, Service, select
-from migration.sync import Tick, carry_over, follow, ready, sync
+from pgsplit.cli import console as screen
+from pgsplit.load import sample as demo
+from pgsplit.project.endpoints import Connections, resolve
+from pgsplit.project.project import MONOLITH, ROOT, Service, select
+from pgsplit.replication.stream import Link
+from pgsplit.replication.sync import Tick, carry_over, follow, ready, sync
 
 SAMPLE_ROWS = 50_000
 WRITERS = 4

@@ -18,10 +18,12 @@ from pathlib import Path
 from psycopg import sql
 
 from bench import server
-from migration import catalog, demo, screen
-from migration.connections import Connections, conninfo, resolve, with_database
-from migration.ledger import HEARTBEATS
-from migration.services import MIRROR_SCHEMA, MONOLITH, ROOT, select
+from pgsplit.cli import console as screen
+from pgsplit.load import sample as demo
+from pgsplit.project import catalog
+from pgsplit.project.endpoints import Connections, conninfo, resolve, with_database
+from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, ROOT, select
+from pgsplit.state.ledger import HEARTBEATS
 
 OTHERS = ("native", "postgres")
 

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from bench.following import Split, say, split
-from migration import screen
-from migration.ledger import open_ledger
-from migration.services import MONOLITH
-from migration.totals import Verdict, totals
-from migration.verify import Verified, verify
+from pgsplit.cli import console as screen
+from pgsplit.project.project import MONOLITH
+from pgsplit.prove.totals import Verdict, totals
+from pgsplit.prove.verify import Verified, verify
+from pgsplit.state.ledger import open_ledger
 
 RUNS = 5
 PASS = "select count(*), sum(hashtext(t::text)) from {} as t"

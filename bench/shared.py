@@ -24,10 +24,12 @@ from rich.table import Table
 
 from bench import server
 from bench.following import SOON_SECONDS, milliseconds, say
-from migration import demo, feed, screen
-from migration.connections import Connections, resolve
-from migration.replication import Connection
-from migration.services import MONOLITH, ROOT, Service, select
+from pgsplit.cli import console as screen
+from pgsplit.load import sample as demo
+from pgsplit.project.endpoints import Connections, resolve
+from pgsplit.project.project import MONOLITH, ROOT, Service, select
+from pgsplit.replication import shared as feed
+from pgsplit.replication.stream import Connection
 
 SAMPLE_ROWS = 50_000
 PATIENCE_SECONDS = 300

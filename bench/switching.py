@@ -26,11 +26,11 @@ from rich.table import Table
 
 from bench.following import SOON_SECONDS, Split, following, milliseconds, say, split
 from demo.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
-from migration import screen
-from migration.ends import Ends, opened
-from migration.report import history
-from migration.services import MONOLITH, ROOT
-from migration.sync import Tick, carry_over
+from pgsplit.cli import console as screen
+from pgsplit.observe.history import history
+from pgsplit.project.project import MONOLITH, ROOT
+from pgsplit.replication.session import Ends, opened
+from pgsplit.replication.sync import Tick, carry_over
 
 CLIENTS = 4
 PER_SECOND = 200.0

@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from migration.services import MONOLITH, Service
+from pgsplit.project.project import MONOLITH, Service
 
 Connection = psycopg.Connection[Any]
 State = int | None  # the number of the last write; None if there is no such row

@@ -13,8 +13,9 @@ os.environ["COLUMNS"] = "80"  # what is printed in this process is as wide as in
 
 import pytest
 
-from migration import dbt, embedded
-from migration.services import ROOT
+from pgsplit.postgres import embedded
+from pgsplit.project import dbt
+from pgsplit.project.project import ROOT
 from tests.support import warm_dbt
 from tests.support.run_folder import VARIABLE, run_folder
 from tests.support.servers import Server

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migration.services import ROOT
+from pgsplit.project.project import ROOT
 from tests.support.split import Split
 
 SQL = ("models", "tests", "analyses")

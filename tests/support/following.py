@@ -14,9 +14,9 @@ from typing import Any
 
 import psycopg
 
-from migration.errors import SplitError
-from migration.services import ROOT, SERVICES_BY_NAME, Service, select
-from migration.sync import Tick, follow, sync
+from pgsplit.base.errors import SplitError
+from pgsplit.project.project import ROOT, SERVICES_BY_NAME, Service, select
+from pgsplit.replication.sync import Tick, follow, sync
 from tests.support.split import Split
 from tests.support.waiting import until
 

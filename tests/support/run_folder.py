@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from migration import embedded
+from pgsplit.postgres import embedded
 
 MEMORY = Path("/dev/shm")
 TRACKER = "multiprocessing.resource_tracker"

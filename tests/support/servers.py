@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from migration import embedded
-from migration.connections import with_database
+from pgsplit.postgres import embedded
+from pgsplit.project.endpoints import with_database
 from tests.support.run_folder import is_at_work, short_folder
 from tests.support.waiting import until
 

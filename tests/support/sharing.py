@@ -8,11 +8,12 @@ from typing import Any
 
 import psycopg
 
-from migration import events, targets
-from migration.errors import SplitError
-from migration.parity import Parity
-from migration.services import Service
-from migration.sync import Tick, follow
+from pgsplit.base.errors import SplitError
+from pgsplit.project.project import Service
+from pgsplit.prove.parity import Parity
+from pgsplit.replication import events
+from pgsplit.replication.sync import Tick, follow
+from pgsplit.routing import env_file as targets
 from tests.support.split import Split
 from tests.support.waiting import until
 

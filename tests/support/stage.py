@@ -22,9 +22,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from migration import demo, embedded
-from migration.connections import resolve, with_database
-from migration.services import MONOLITH
+from pgsplit.load import sample as demo
+from pgsplit.postgres import embedded
+from pgsplit.project.endpoints import resolve, with_database
+from pgsplit.project.project import MONOLITH
 from tests.support.servers import PASSWORD, Server, end_at_once, free_port
 from tests.support.split import Split
 from tests.support.waiting import until

@@ -9,13 +9,13 @@ from typing import Any
 
 import psycopg
 
-from migration import targets
-from migration.ends import Ends
-from migration.ledger import open_ledger, state
-from migration.saga import unfinished
-from migration.services import select
-from migration.targets import Place
-from migration.way_back import published
+from pgsplit.project.project import select
+from pgsplit.replication.reverse import published
+from pgsplit.replication.session import Ends
+from pgsplit.routing import env_file as targets
+from pgsplit.routing.env_file import Place
+from pgsplit.state.ledger import open_ledger, state
+from pgsplit.state.saga import unfinished
 from tests.support.split import Split
 from tests.support.waiting import until
 

@@ -1,0 +1,1 @@
+"""Dumps of one database, and restoring them."""

@@ -1,0 +1,194 @@
+"""Restores a backup into an empty database; a backup says by itself what it holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from pgsplit.backup.dump import MANIFEST, OWN, UNFINISHED, folder
+from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.postgres.programs import errors, few, incomplete, program, run, toc
+from pgsplit.project.endpoints import connect, describe, explained
+
+OCCUPANTS = f"""
+    select format('%I.%I', namespace.nspname, class.relname)
+    from pg_class as class, pg_namespace as namespace
+    where {OWN} and class.relkind in ('r', 'p', 'v', 'm', 'f')
+    order by 1
+"""
+UNKNOWN_SETTING = re.compile(
+    r"^pg_restore: error: could not execute query: .*\nCommand was: SET transaction_timeout = 0;$",
+    re.MULTILINE,
+)
+FOREIGN_KEY = re.compile(r"^\d+; \d+ \d+ FK CONSTRAINT ")
+# What pg_restore says of a foreign key that it could not add: table, name and definition.
+REFUSED_KEY = re.compile(
+    r"^Command was: (ALTER TABLE (?:ONLY )?(.+?)\s+ADD CONSTRAINT (.+?) FOREIGN KEY .+?);$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A backup in a database again; `database` says which, for people."""
+
+    path: Path
+    database: str
+    tables: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def restore(backup_path: Path, url: str, jobs: int = 2) -> Restored:
+    """Restore a backup into an empty database; nothing of production is asked or touched.
+
+    Owners and privileges are left out, since their roles need not exist there. A foreign key that
+    the rows break, as replication may have made them, is there, and NOT VALID.
+
+    Args:
+        backup_path: the backup's folder, or its name in the folder of the backups.
+        url: the PostgreSQL URL of an empty database.
+        jobs: how many connections write side by side.
+
+    Returns:
+        Where it is now, and what was left out or is not as it was meant.
+
+    Raises:
+        ConnectionFailed: the database can't be reached, or the URL is none.
+        BackupIncomplete: it is an unfinished backup, or one that is damaged.
+        NotReady: there is no such backup, the database is not empty, or pg_restore failed.
+    """
+    began, path = time.monotonic(), _find(backup_path)
+    recorded = _read_manifest(path)
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq's own words may quote the password, so neither they nor the URL are repeated.
+        raise ConnectionFailed(
+            "DATABASE_URL is no PostgreSQL URL.",
+            where="the command line",
+            mend="postgresql://USER@HOST:5432/DATABASE, the password in PGPASSWORD",
+        ) from None
+    with connect(url, "database") as database:
+        _require_empty(database)
+        version = database.info.server_version
+    notes = []
+    options = [f"--jobs={jobs}", "--no-owner", "--no-privileges", "--no-password"]
+    # There are none in it; a restored subscription would take production's changes.
+    options += ["--no-publications", "--no-subscriptions"]
+    lines = toc(path).splitlines(keepends=True)
+    with _listed(line for line in lines if not FOREIGN_KEY.match(line)) as wanted:
+        _restore(path, url, [*options, wanted], version)
+    if recorded["is_whole"]:
+        with _listed(filter(FOREIGN_KEY.match, lines)) as wanted:
+            notes += _restore_keys(path, url, [*options, wanted])
+    else:
+        notes.append(
+            f"Only the rows of {', '.join(recorded['tables'])} are in this backup: all other"
+            " tables are empty, and there are no foreign keys."
+        )
+    return Restored(
+        path, describe(url), len(recorded["tables"]), time.monotonic() - began, tuple(notes)
+    )
+
+
+def _find(path: Path) -> Path:
+    """Find a backup by its folder, or by its name in the folder of the backups."""
+    found = path if path.exists() or path.name != str(path) else folder() / path
+    return found.absolute()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Read what a backup says it holds, and hold its files against that."""
+    if not path.is_dir():
+        raise NotReady(
+            "There is no backup by that name.", where=str(path), mend="runner.py backups"
+        )
+    if path.name.endswith(UNFINISHED):
+        raise incomplete(path, "Its name says that it was not finished.")
+    try:
+        recorded: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files: dict[str, int] = recorded["files"]
+        sizes = {name: (path / name).stat().st_size for name in files if (path / name).exists()}
+    except (OSError, ValueError, KeyError) as error:
+        said = error.strerror if isinstance(error, OSError) else f"{MANIFEST} is damaged"
+        raise incomplete(path, f"It can't be read as a backup: {said}.") from error
+    damaged = [
+        f"{name} has {sizes.get(name, 0):,} of {count:,} bytes"
+        for name, count in files.items()
+        if sizes.get(name) != count
+    ]
+    if damaged:
+        raise incomplete(path, f"Files of it are damaged: {few(damaged)}.")
+    return recorded
+
+
+def _require_empty(database: psycopg.Connection[Any]) -> None:
+    occupants = [row[0] for row in database.execute(OCCUPANTS)]
+    if occupants:
+        raise NotReady(
+            f"The database {database.info.dbname} is not empty, and a backup is restored into an"
+            f" empty one only. It holds {few(occupants)}.",
+            where=describe(database.info.dsn),
+            mend="CREATE DATABASE another TEMPLATE template0; and restore into that.",
+        )
+
+
+@contextmanager
+def _listed(lines: Iterable[str]) -> Iterator[str]:
+    """Give the option that restores only some entries of a table of contents."""
+    with NamedTemporaryFile("w", prefix="blytz-hire-", suffix=".list") as file:
+        file.writelines(lines)
+        file.flush()
+        yield f"--use-list={file.name}"
+
+
+def _restore_keys(path: Path, url: str, options: Sequence[str]) -> list[str]:
+    """Add the foreign keys; those that rows break bind only what is written from then on."""
+    command, environ = program("pg_restore", url, *options, str(path))
+    code, said = run(command, environ, lambda: None)
+    said, refused = UNKNOWN_SETTING.sub("", said), REFUSED_KEY.findall(said)
+    if code not in (0, 1) or said.count("pg_restore: error: ") > len(refused):
+        raise _failed(path, url, code, REFUSED_KEY.sub("", said))
+    notes = []
+    with connect(url, "database") as database, explained(url, "database", database):
+        for statement, table, name in refused:
+            database.execute(f"{statement} not valid")
+            notes.append(
+                f"Rows of {table} break the foreign key {name}, which is NOT VALID: it binds what"
+                f" is written from now on. Once they are mended: ALTER TABLE {table} VALIDATE"
+                f" CONSTRAINT {name};"
+            )
+    return notes
+
+
+def _restore(path: Path, url: str, options: Sequence[str], version: int) -> None:
+    # pg_restore sets transaction_timeout first of all, which servers before 17 do not know; there
+    # that is no loss, but every other error is one.
+    stop = ["--exit-on-error"] if version >= 170000 else []
+    command, environ = program("pg_restore", url, *options, *stop, str(path))
+    code, said = run(command, environ, lambda: None)
+    if not stop:
+        said = UNKNOWN_SETTING.sub("", said)
+    if not code or (not stop and "pg_restore: error: " not in said and code == 1):
+        return
+    raise _failed(path, url, code, said)
+
+
+def _failed(path: Path, url: str, code: int, said: str) -> NotReady:
+    why = errors(said) or f"It ended with code {code}."
+    return NotReady(
+        f"pg_restore could not restore {path.name}. {why}",
+        where=describe(url),
+        mend="What is in that database is not whole: drop it, create it empty, begin again.",
+    )

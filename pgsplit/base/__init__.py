@@ -1,0 +1,1 @@
+"""What everything else uses: errors, and how sizes and times are written."""

@@ -1,0 +1,1 @@
+"""Moving the source of truth: switch, rollback, complete, abort, repair."""

@@ -1,0 +1,397 @@
+"""The two ends of a migration: complete, after which nothing goes back, and abort, before a switch.
+
+Both only go forward, and each step may be done again: one that was cut short is resumed by doing
+all of it once more. Neither drops a row that a service has written, nor one of the monolith's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from psycopg import errors, sql
+
+from pgsplit.backup.dump import Backup, backup
+from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.cutover import preflight as readiness
+from pgsplit.load import provision
+from pgsplit.project import catalog
+from pgsplit.project.endpoints import Connections, describe
+from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.replication import read_through
+from pgsplit.replication import requirements as preflight
+from pgsplit.replication import shared as feed
+from pgsplit.replication.fence import Gate
+from pgsplit.replication.session import Ends, opened
+from pgsplit.replication.stream import Connection, Link
+from pgsplit.replication.sync import carry_over
+from pgsplit.routing import env_file as targets
+from pgsplit.state.ledger import Ledger, State
+from pgsplit.state.saga import Saga, Step, require_finished, unfinished
+
+Found = TypeVar("Found")
+
+RETIRED_SCHEMA = f"{MIRROR_SCHEMA}_retired"
+LOCK_TIMEOUT = "1s"
+TRIES = 20
+
+# Keys between a retired table and one that stays: nobody keeps them any more.
+FOREIGN_KEYS = """
+    select
+        format('%%s %%I: %%s', conrelid::regclass, conname, pg_get_constraintdef(oid)),
+        format('alter table %%s drop constraint %%I', conrelid::regclass, conname)
+    from pg_constraint
+    where
+        contype = 'f'
+        and (conrelid = any(%(retired)s::regclass[])) <> (confrelid = any(%(retired)s::regclass[]))
+    order by 1
+"""
+CHECKS = """
+    select format('alter table %%s drop constraint %%I', conrelid::regclass, conname)
+    from pg_constraint
+    where
+        contype = 'c'
+        and conname like '%%\\_fits\\_monolith'
+        and connamespace = to_regnamespace(%s)
+"""
+
+
+@dataclass
+class Completed:
+    """What a completion has done: tables retired, keys dropped, services handed over to."""
+
+    service: Service
+    retired: list[str] = field(default_factory=list)
+    detached: list[str] = field(default_factory=list)
+    handed_over: list[str] = field(default_factory=list)
+    backup: Backup | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Aborted:
+    """What an abort has removed, and what it has left for people to see to."""
+
+    service: Service
+    removed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check(
+    service: Service, connections: Connections, ledger: Ledger, say: Callable[[str], None]
+) -> Completed:
+    """Check whether a service could be completed now, and change nothing.
+
+    Args:
+        service: a switched service.
+        connections: where the servers are.
+        ledger: the monolith's ledger.
+        say: is told what is looked at.
+
+    Returns:
+        What would be retired, detached and handed over.
+
+    Raises:
+        NotReady: it could not; all that is in the way in one message.
+    """
+    with opened(service, connections) as ends:
+        _require_ready(ends, ledger, say)
+        owned = list(catalog.owned_tables(service))
+        return Completed(
+            service,
+            owned,
+            [definition for definition, _ in _keys(ends.monolith, owned)],
+            [consumer.database for consumer in feed.consumers(service)],
+        )
+
+
+def complete(
+    service: Service,
+    connections: Connections,
+    ledger: Ledger,
+    say: Callable[[str], None],
+    *,
+    with_backup: bool = True,
+    resumes: bool = False,
+) -> Completed:
+    """End a switched service's way back, and retire its tables in the monolith.
+
+    Args:
+        service: a switched service.
+        connections: where the servers are.
+        ledger: the monolith's ledger.
+        say: is told each step.
+        with_backup: dump the tables before they are retired.
+        resumes: go on with one that was cut short.
+
+    Returns:
+        What was retired, detached and handed over.
+
+    Raises:
+        NotReady: it is not switched, the monolith is behind, or a service that shares columns of
+            its tables has not been built; nothing was changed.
+        Unfinished: something failed on the way; `resume` goes on.
+    """
+    done = Completed(service)
+    with opened(service, connections) as ends:
+        if not resumes:
+            _require_ready(ends, ledger, say)
+        owned = list(catalog.owned_tables(service))
+
+        def dump() -> Mapping[str, Any]:
+            if with_backup:
+                tables = [(MIRROR_SCHEMA, name) for name in owned]
+                done.backup = backup(
+                    MONOLITH, connections, ledger, service, "complete", tables=tables
+                )
+            return {"path": str(done.backup.path) if done.backup else None}
+
+        def hand_over() -> Mapping[str, Any]:
+            for consumer in feed.consumers(service):
+                with connections.connect(consumer.database) as database:
+                    link = Link(consumer, ends.monolith, database)
+                    carry_over(ends.database)
+                    feed.hand_over(ends, consumer, link, connections)
+                done.handed_over.append(consumer.database)
+            return {"consumers": done.handed_over}
+
+        def end_way_back() -> None:
+            if ends.way.is_there():
+                carry_over(ends.database)
+                ends.way.arrive()
+                ends.way.remove()
+
+        def retire() -> Mapping[str, Any]:
+            done.retired, done.detached = _retire(ends, owned)
+            return {"retired": done.retired, "detached": done.detached}
+
+        def end_links() -> Mapping[str, Any]:
+            _end_links(ends, connections)
+            if service == read_through.owner_of_users():
+                done.warnings += read_through.reconnect_all(connections, ledger)
+            return {"warnings": done.warnings}
+
+        Saga(
+            service,
+            "complete",
+            [
+                Step("dump", dump),
+                Step("hand over", hand_over),
+                Step("end way back", end_way_back),
+                Step("retire", retire),
+                Step("loosen", lambda: _loosen(ends), enters=State.COMPLETED),
+                Step("end links", end_links),
+            ],
+            is_decided=lambda: True,
+        ).run(ledger, say, tables=owned)
+    return done
+
+
+def _require_ready(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> None:
+    found = readiness.for_completion(ends, ledger, say)
+    _require_consumers(found, ends, ledger)
+    found.require(ends, "completion")
+
+
+def _require_consumers(found: readiness.Readiness, ends: Ends, ledger: Ledger) -> None:
+    """Whoever shares columns of the owner's tables has to have them, and room for another feed."""
+    for consumer in feed.consumers(ends.service):
+        if not ledger.state(consumer).reached(State.BUILT):
+            found.add(
+                f"{consumer.database} shares columns of its tables, and has not been built: it"
+                " could not land any more",
+                f"runner.py run {consumer.role}",
+            )
+            continue
+        with ends.connections.connect(consumer.database) as database:
+            try:
+                preflight.feed(ends.database, database, ends.service, consumer)
+            except NotReady as error:
+                found.add(error.what, error.mend)
+
+
+def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
+    """Move the monolith's tables aside, without the gate and the keys that bind others; atomic."""
+    monolith = ends.monolith
+    row = monolith.execute(
+        "select coalesce(array_agg(name), '{}') from unnest(%s::text[]) as name"
+        " where to_regclass(format('%%I.%%I', %s::text, name)) is not null",
+        (owned, MIRROR_SCHEMA),
+    ).fetchone()
+    tables: list[str] = row[0] if row else []
+    if not tables:
+        return owned, []
+
+    def retire() -> list[str]:
+        monolith.execute(
+            sql.SQL("create schema if not exists {}").format(sql.Identifier(RETIRED_SCHEMA))
+        )
+        ends.monolith_gate.remove()
+        keys = _keys(monolith, tables)
+        for _, statement in keys:
+            monolith.execute(statement)
+        for name in tables:
+            monolith.execute(
+                sql.SQL("alter table {} set schema {}").format(
+                    sql.Identifier(MIRROR_SCHEMA, name), sql.Identifier(RETIRED_SCHEMA)
+                )
+            )
+        return [definition for definition, _ in keys]
+
+    return owned, _locking(monolith, ", ".join(tables), retire)
+
+
+def _keys(monolith: Connection, tables: list[str]) -> list[tuple[str, str]]:
+    """Find the foreign keys between these tables and others: definition, and what drops it."""
+    qualified = [f"{MIRROR_SCHEMA}.{name}" for name in tables]
+    return monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
+
+
+def _loosen(ends: Ends) -> Mapping[str, Any]:
+    """Drop the checks that only kept a service's rows within what the monolith can hold."""
+    statements = [row[0] for row in ends.database.execute(CHECKS, (ends.service.database,))]
+
+    def drop() -> None:
+        for statement in statements:
+            ends.database.execute(statement)
+
+    _locking(ends.database, ", ".join(ends.service_gate.tables), drop)
+    return {"dropped": statements}
+
+
+def _locking(database: Connection, what: str, change: Callable[[], Found]) -> Found:
+    """Change definitions in one transaction, never waiting long for a lock; again, if need be."""
+    for attempt in range(TRIES):
+        try:
+            with database.transaction():
+                database.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+                return change()
+        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+            if attempt == TRIES - 1:
+                raise NotReady(
+                    f"Somebody reads or writes {what}, or what refers to them, without a pause:"
+                    f" {str(error).strip()}",
+                    where=describe(database.info.dsn),
+                    mend="Wait for them, or end them, then: runner.py resume",
+                ) from error
+            time.sleep(0.2)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _end_links(ends: Ends, connections: Connections) -> None:
+    """Remove the ways from the monolith by which nothing comes any more; idempotent."""
+    for one in {ends.service, *feed.consumers(ends.service)}:
+        if not feed.needs_monolith(ends.monolith, one):
+            with connections.connect(one.database) as database:
+                Link(one, ends.monolith, database).remove()
+                database.execute("delete from split.heartbeats where service = %s", (one.database,))
+
+
+def abort(
+    service: Service, connections: Connections, ledger: Ledger, say: Callable[[str], None]
+) -> Aborted:
+    """Remove all that was made for a service anywhere, as long as it is not switched.
+
+    Args:
+        service: a service that is not switched.
+        connections: where the servers are.
+        ledger: the monolith's ledger.
+        say: is told each step.
+
+    Returns:
+        What was removed, and what is left for people to see to.
+
+    Raises:
+        NotReady: it is switched or completed, another operation was cut short, or its database
+            holds what a rollback laid aside; nothing was changed.
+    """
+    done, state = Aborted(service), ledger.state(service)
+    if gone := feed.completed_owners(ledger.connection, service):
+        names = ", ".join(one.database for one in gone)
+        raise NotReady(
+            f"{service.database} shares columns of what {names} took out of the monolith: it could"
+            " not land any more. Nothing was changed.",
+            where=describe(connections.urls[service.database]),
+            mend=f"runner.py verify {service.role}, then runner.py switch {service.role}",
+        )
+    if state.reached(State.SWITCHED):
+        raise NotReady(
+            f"{service.database} is {state.value}: it holds what nobody else does. Nothing was"
+            " changed.",
+            where=describe(connections.urls[service.database]),
+            mend=f"runner.py rollback {service.role}, then runner.py abort {service.role}"
+            if state is State.SWITCHED
+            else "runner.py history",
+        )
+
+    require_finished(service, ledger, but=["abort"])
+    if service.database not in unfinished(ledger):
+        with suppress(ConnectionFailed), opened(service, connections) as ends:
+            provision.require_nothing_kept(ends.database, service)
+
+    def drop() -> Mapping[str, Any]:
+        dropped = provision.remove(service, connections, ledger)
+        dropped += read_through.remove(service, connections)
+        done.removed += dropped
+        return {"removed": dropped}
+
+    Saga(
+        service,
+        "abort",
+        [
+            Step("ways", lambda: _remove_ways(service, connections, done)),
+            Step("database", drop),
+            Step("records", lambda: _forget(service, connections, ledger, done)),
+        ],
+        is_decided=lambda: True,
+    ).run(ledger, say)
+    return done
+
+
+def _remove_ways(service: Service, connections: Connections, done: Aborted) -> Mapping[str, Any]:
+    """Remove both ways and the gate; a database that is gone already is passed over."""
+    with connections.connect(MONOLITH) as monolith, ExitStack() as stack:
+        ends = None
+        # It is gone, or was emptied by an abort that was cut short.
+        with suppress(ConnectionFailed, NotReady):
+            ends = stack.enter_context(opened(service, connections))
+        if ends:
+            for way in (ends.way, ends.link):
+                if way.is_there():
+                    done.removed.append(f"replication {way.name}")
+                way.remove()
+            return _remove_gate(ends.monolith_gate, done)
+        # Without the database there is nobody who subscribes, and a slot that nobody reads.
+        link = Link(service, monolith, monolith)
+        if link.slot():
+            done.removed.append(f"slot {link.name}")
+        link.remove()
+        owned = list(catalog.owned_tables(service))
+        return _remove_gate(Gate(service, monolith, MIRROR_SCHEMA, owned), done)
+
+
+def _remove_gate(gate: Gate, done: Aborted) -> Mapping[str, Any]:
+    if gate.exists():
+        _locking(gate.database, ", ".join(gate.tables), gate.remove)
+        done.removed.append("the gate in the monolith")
+    return {"removed": list(done.removed)}
+
+
+def _forget(
+    service: Service, connections: Connections, ledger: Ledger, done: Aborted
+) -> Mapping[str, Any]:
+    """Forget where the service stood; what was done stays in the ledger."""
+    file = targets.file(service, connections)
+    if file.exists():
+        file.unlink()
+        done.removed.append(str(file))
+    left = ledger.forget(service)
+    if not left:
+        done.notes.append(
+            "nothing of any service is left; the ledger is: runner.py history. To remove it too:"
+            " DROP SCHEMA split CASCADE; in the monolith"
+        )
+    return {"services_left": left}

@@ -1,0 +1,330 @@
+"""What has to be so before the truth moves, asked before anything is touched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.project import catalog
+from pgsplit.project.endpoints import describe
+from pgsplit.project.project import MIRROR_SCHEMA
+from pgsplit.prove.verify import outdated, require_unaltered
+from pgsplit.replication import requirements as preflight
+from pgsplit.replication.session import Ends
+from pgsplit.replication.stream import Connection
+from pgsplit.replication.sync import carry_over
+from pgsplit.routing import env_file as targets
+from pgsplit.state import saga
+from pgsplit.state.ledger import Ledger, State, completed
+
+PROOF_HOURS = 24
+MOST_LAG_SECONDS = 5.0
+MOST_SYNC_SECONDS = 2.0
+LONG_TRANSACTION_SECONDS = 2.0
+CATCH_UPS = 10
+SETTLED_SECONDS = 0.1
+SAMPLES = 3
+
+# Who holds a lock that a writer takes, in a transaction that is not a short one; prepared
+# transactions have no process. Who only reads is in nobody's way.
+# The locks of those who only read.
+READERS = ("AccessShareLock", "RowShareLock")
+LONG_TRANSACTIONS = """
+    select distinct
+        coalesce(lock.pid::text, 'prepared transaction'),
+        lock.relation::regclass::text,
+        coalesce(extract(epoch from clock_timestamp() - activity.xact_start)::integer, 0)
+    from pg_locks as lock
+    left join pg_stat_activity as activity on activity.pid = lock.pid
+    where
+        lock.locktype = 'relation'
+        and lock.database = (select oid from pg_database where datname = current_database())
+        and lock.relation = any(%s::regclass[])
+        and lock.granted
+        and lock.mode <> all(%s)
+        and activity.backend_type is distinct from 'autovacuum worker'
+        and activity.backend_type is distinct from 'logical replication apply worker'
+        and (
+            lock.pid is null
+            or clock_timestamp() - activity.xact_start > make_interval(secs => %s)
+        )
+"""
+
+
+# Columns, checks, unique indexes and triggers of owned tables that the models know nothing of.
+UNKNOWN = """
+    with
+
+    owned as (
+        select oid, relname, oid::regclass::text as name from pg_class
+        where oid = any(%(tables)s::regclass[])
+    )
+
+    select
+        format('column %%s.%%I is new', owned.name, attname),
+        'Say in models/_sources.yml and seeds/column_ownership.csv where it goes: docs/extending.md'
+    from owned inner join pg_attribute on attrelid = owned.oid
+    where
+        attnum > 0 and not attisdropped and attgenerated = ''
+        and not format('%%s.%%s', owned.relname, attname) = any(%(known)s)
+    union all
+    select
+        format('constraint %%I on %%s', conname, owned.name),
+        format(
+            'Give the service''s table the same check, then: alter table %%s drop constraint %%I;',
+            owned.name, conname
+        )
+    from owned inner join pg_constraint on conrelid = owned.oid
+    where contype in ('c', 'x')
+    union all
+    select
+        format('unique index %%s on %%s', indexrelid::regclass, owned.name),
+        'List its columns under `unique` in models/_sources.yml; give it to the service''s table'
+    from owned inner join pg_index on indrelid = owned.oid
+    where
+        indisunique and exists (
+            select from unnest(indkey::smallint[]) as part (attnum)
+            left join pg_attribute on attrelid = owned.oid and pg_attribute.attnum = part.attnum
+            where coalesce(format('%%s.%%s', owned.relname, attname) <> all(%(unique)s), true)
+        )
+    union all
+    select
+        format('trigger %%I on %%s fires for replication, too', tgname, owned.name),
+        format('alter table %%s enable trigger %%I;', owned.name, tgname)
+    from owned inner join pg_trigger on tgrelid = owned.oid
+    where tgenabled in ('A', 'R') and not tgisinternal
+"""
+
+
+@dataclass
+class Readiness:
+    """What was found: problems with what mends them, and how long the ways take now, in seconds."""
+
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    lag_seconds: float = 0.0
+    sync_seconds: float = 0.0
+
+    def add(self, what: str, mend: str) -> None:
+        """Note a problem."""
+        self.problems.append((what, mend))
+
+    def require(self, ends: Ends, operation: str) -> None:
+        """Raise NotReady with all problems in one message, if there are any."""
+        if not self.problems:
+            return
+        raise NotReady(
+            f"{ends.service.database} is not ready for {operation}. Nothing was changed:\n"
+            + "\n".join(f"  - {what}" for what, _ in self.problems),
+            where=describe(ends.database.info.dsn),
+            mend="\n".join(dict.fromkeys(mend for _, mend in self.problems)),
+        )
+
+
+def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
+    """Check that a service can be switched; only a heartbeat and a sync are written.
+
+    The way back is tried on every row: what the reverse models would make of the mirror is compared
+    with what it holds.
+
+    Args:
+        ends: both ends of the service.
+        ledger: the monolith's ledger.
+        say: is told what is looked at.
+
+    Returns:
+        What was found; see `Readiness.require`.
+
+    Raises:
+        NotReady: the service is in another state, or an operation on it stands unfinished.
+    """
+    require_state(ends, ledger, State.VERIFIED, "switched")
+    found, role = Readiness(), ends.service.role
+    verify = f"runner.py verify {role}"
+    if tables := outdated(ledger, ends.database, ends.service):
+        found.add(f"not verified as they are made now: {', '.join(tables)}", verify)
+    row = ledger.connection.execute(
+        "select extract(epoch from now() - max(finished_at)) / 3600 from split.ledger"
+        " where service = %s and step = 'verify' and outcome = 'done'"
+        " and (intent ->> 'whole')::boolean",
+        (ends.service.database,),
+    ).fetchone()
+    if row and row[0] and row[0] > PROOF_HOURS:
+        found.add(f"last verified {row[0]:.0f} hours ago, and {PROOF_HOURS} is the most", verify)
+    _collect(found, lambda: _require_as_made(ends))
+    _collect(found, lambda: targets.read(ends.service, ends.connections))
+    _find_unknown(found, ends)
+    before = ledger.was_begun(ends.service, "switch: prepare")
+    _collect(
+        found,
+        lambda: preflight.way_back(ends.database, ends.monolith, ends.service, made_before=before),
+    )
+    owned = [f"{MIRROR_SCHEMA}.{name}" for name in catalog.owned_tables(ends.service)]
+    _find_long_transactions(found, ends.monolith, owned, READERS)
+    say("how far behind")
+    _collect(found, lambda: _time_the_way(found, ends, role))
+    if not found.problems:
+        say("the way back, row by row")
+        _try_the_way_back(found, ends)
+    return found
+
+
+def for_rollback(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
+    """Check that a service can be rolled back; see `for_switch`."""
+    require_state(ends, ledger, State.SWITCHED, "rolled back")
+    found = _for_leaving(ends, say)
+    _collect(found, lambda: targets.read(ends.service, ends.connections))
+    tables = [f"{ends.service.database}.{name}" for name in ends.service_gate.tables]
+    _find_long_transactions(found, ends.database, tables, READERS)
+    _collect(found, ends.link.require_running)
+    return found
+
+
+def for_completion(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
+    """Check that a service can be completed; see `for_switch`."""
+    require_state(ends, ledger, State.SWITCHED, "completed")
+    found = _for_leaving(ends, say)
+    # Tables that are read can't be moved to another schema.
+    owned = [f"{MIRROR_SCHEMA}.{name}" for name in catalog.owned_tables(ends.service)]
+    _find_long_transactions(found, ends.monolith, owned, ())
+    return found
+
+
+def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
+    """Refuse a service that is in another state, or that an operation has left on its way.
+
+    Raises:
+        NotReady: it says which state it is in, and the command that comes first.
+    """
+    service, state = ends.service, ledger.state(ends.service)
+    where = describe(ledger.connection.info.dsn)
+    saga.require_finished(service, ledger)
+    if state is wanted:
+        return
+    role, is_truth = service.role, state.reached(State.SWITCHED)
+    if state is State.COMPLETED:
+        what, mend = "there is no way back any more", "runner.py backups"
+    elif is_truth:
+        what, mend = "it is the truth already", f"runner.py status {role}"
+    elif wanted is State.SWITCHED:
+        what = "the monolith is the truth already"
+        mend = f"runner.py {'switch' if done == 'completed' else 'status'} {role}"
+    else:
+        what = f"only what is {wanted.value} can be {done}"
+        verify = f"runner.py verify {role}"
+        mend = verify if state is State.BUILT else f"runner.py run {role}, then {verify}"
+    raise NotReady(
+        f"{service.database} is {state.value}: {what}. Nothing was changed.", where=where, mend=mend
+    )
+
+
+def catch_up(ends: Ends) -> dict[str, object]:
+    """Bring mirror and tables so close that the next sync is short; give how long it took."""
+    for _ in range(CATCH_UPS):
+        ends.link.arrive()
+        done = carry_over(ends.database)
+        if done.seconds < SETTLED_SECONDS:
+            break
+    return {"rows": done.rows, "seconds": round(done.seconds, 3)}
+
+
+def _collect(found: Readiness, check: Callable[[], object]) -> None:
+    try:
+        check()
+    except SplitError as error:
+        found.add(error.what, error.mend)
+
+
+def _require_as_made(ends: Ends) -> None:
+    """Both sides have the columns that they had; the service's are compared by the monolith's."""
+    catalog.drift(ends.monolith, ends.database, ends.service, completed(ends.monolith))
+    require_unaltered(ends.link)
+
+
+def _time_the_way(found: Readiness, ends: Ends, role: str) -> None:
+    ends.link.require_running()
+    started = time.monotonic()
+    catch_up(ends)
+    found.lag_seconds = ends.link.arrive()
+    found.sync_seconds = carry_over(ends.database).seconds
+    for seconds, most, what in (
+        (found.lag_seconds, MOST_LAG_SECONDS, "a write takes {:.1f} s to the mirror"),
+        (found.sync_seconds, MOST_SYNC_SECONDS, "a sync takes {:.1f} s"),
+    ):
+        if seconds > most:
+            found.add(
+                f"{what.format(seconds)} after {time.monotonic() - started:.0f} s of catching up,"
+                f" and {most:.0f} s is the most",
+                f"runner.py sync {role} --follow, until it keeps up",
+            )
+
+
+def _for_leaving(ends: Ends, say: Callable[[str], None]) -> Readiness:
+    """Check that what the service has written is in the monolith, or soon can be."""
+    found, way = Readiness(), ends.way
+    say("how far the monolith is behind")
+
+    def look() -> None:
+        way.require_running()
+        found.sync_seconds = carry_over(ends.database).seconds
+        try:
+            found.lag_seconds = way.arrive(within_seconds=MOST_LAG_SECONDS)
+        except TimeoutError:
+            found.add(
+                f"{way.leads_to} are more than {MOST_LAG_SECONDS:.0f} s behind",
+                f"runner.py sync {ends.service.role}, until it has caught up; then again",
+            )
+
+    _collect(found, look)
+    return found
+
+
+def _find_unknown(found: Readiness, ends: Ends) -> None:
+    """Find what the monolith's tables have by now that the way back would break on, or break."""
+    tables = catalog.owned_tables(ends.service)
+    known = [f"{name}.{column}" for name, columns in tables.items() for column in columns]
+    unique = [f"{name}.{column}" for name in tables for column in catalog.expected()[name].unique]
+    rows = ends.monolith.execute(
+        UNKNOWN,
+        {
+            "tables": [f"{MIRROR_SCHEMA}.{name}" for name in tables],
+            "known": known,
+            "unique": [*unique, *(f"{name}.id" for name in tables)],
+        },
+    )
+    for what, mend in rows.fetchall():
+        found.add(
+            f"{what}: what the service writes could not be carried back, or not keep it", mend
+        )
+
+
+def _find_long_transactions(
+    found: Readiness, database: Connection, tables: list[str], harmless: Sequence[str]
+) -> None:
+    did = "written" if harmless else "read or written"
+    for pid, table, seconds in database.execute(
+        LONG_TRANSACTIONS, (tables, list(harmless), LONG_TRANSACTION_SECONDS)
+    ).fetchall():
+        found.add(
+            f"process {pid} has {did} {table} in a transaction that is open for {seconds} s",
+            f"Wait for it, or end it: select pg_terminate_backend({pid});"
+            if pid.isdigit()
+            else "commit prepared, or rollback prepared: select * from pg_prepared_xacts;",
+        )
+
+
+def _try_the_way_back(found: Readiness, ends: Ends) -> None:
+    for table in catalog.owned_tables(ends.service):
+        rows = ends.database.execute(
+            "select id, difference, count(*) over () from split.way_back_differs(%s) limit %s",
+            (table, SAMPLES),
+        ).fetchall()
+        if rows:
+            shown = ", ".join(f"{id} ({difference})" for id, difference, _ in rows)
+            found.add(
+                f"the way back would change {rows[0][2]} row(s) of {table}: {shown}",
+                f"Mend models/{ends.service.database}/reverse/monolith_{table}.sql; to see all:"
+                f' runner.py psql {ends.service.role} -c "select * from'
+                f" split.way_back_differs('{table}')\"",
+            )

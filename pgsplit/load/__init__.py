@@ -1,0 +1,1 @@
+"""From a monolith to a built service: provision, land, build."""

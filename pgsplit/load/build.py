@@ -1,0 +1,225 @@
+"""Runs dbt and reads what came of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from psycopg import sql
+
+from pgsplit.base.errors import BuildFailed, NotReady
+from pgsplit.project import dbt
+from pgsplit.project.endpoints import Connections, describe
+from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.prove.verify import outdated
+from pgsplit.replication import read_through
+from pgsplit.replication import requirements as preflight
+from pgsplit.replication.stream import Link
+from pgsplit.state.ledger import Ledger, State
+
+
+@dataclass
+class Tests:
+    """How a build's tests ended."""
+
+    passed: int = 0
+    warned: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        words = [f"{self.passed} passed"]
+        words += [f"{self.warned} warned"] if self.warned else []
+        words += [f"{self.failed} failed"] if self.failed else []
+        return ", ".join(words)
+
+
+@dataclass
+class Built:
+    """What a build made: rows by table in the mirror and in the service, tests, warnings."""
+
+    tables: dict[str, int]
+    mirror: dict[str, int]
+    tests: Tests
+    warnings: list[str]
+    seconds: float
+
+
+@dataclass
+class _Outcome:
+    tables: list[str] = field(default_factory=list)
+    tests: Tests = field(default_factory=Tests)
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def build(
+    service: Service,
+    connections: Connections,
+    ledger: Ledger,
+    on_node: Callable[[str], None] = lambda name: None,
+) -> Built:
+    """Build and test a service's tables from its mirror, and let the mirror follow from then on.
+
+    Args:
+        service: a service that has landed.
+        connections: where the servers are.
+        ledger: the monolith's ledger.
+        on_node: called with the name of each model and test that dbt has finished.
+
+    Returns:
+        Rows by table on both sides, how the tests ended, and the warnings.
+
+    Raises:
+        NotReady: the service has not landed.
+        BuildFailed: a model could not be built or a test failed; the message says which and why.
+    """
+    if not ledger.state(service).reached(State.LANDED):
+        raise NotReady(
+            f"{service.database} has not landed, so there is nothing to build from.",
+            where=describe(connections.urls[service.database]),
+            mend=f"runner.py land {service.role}",
+        )
+    with connections.connect(service.database) as database:
+        preflight.provisioned(database, service)
+    started = time.monotonic()
+    with ledger.step(service, "build", enters=State.BUILT, target=service.database) as step:
+        outcome = _dbt_build(service.database, connections, on_node)
+        mirror, tables = _count(service, connections, outcome.tables)
+        if ledger.state(service) == State.LANDED:  # later on it is an operator's to pause
+            _follow_from_now(service, connections)
+        if said := read_through.try_to_connect(service, connections, ledger):
+            outcome.warnings.append(said)
+        with connections.connect(service.database) as database:
+            if ledger.state(service) == State.VERIFIED and outdated(ledger, database, service):
+                ledger.return_to(service, State.BUILT)
+        step.detail.update(
+            tables=tables,
+            tests=vars(outcome.tests),
+            warnings=outcome.warnings,
+            nodes=outcome.nodes,
+            seconds=round(time.monotonic() - started, 3),
+        )
+    return Built(tables, mirror, outcome.tests, outcome.warnings, time.monotonic() - started)
+
+
+def _follow_from_now(service: Service, connections: Connections) -> None:
+    with (
+        connections.connect(MONOLITH) as monolith,
+        connections.connect(service.database) as database,
+    ):
+        Link(service, monolith, database).enable()
+
+
+def check_monolith(
+    connections: Connections, on_node: Callable[[str], None] = lambda name: None
+) -> Tests:
+    """Run the tests that ask the monolith itself, such as who owns each of its columns.
+
+    Args:
+        connections: where the monolith is.
+        on_node: called with the name of each test that dbt has finished.
+
+    Returns:
+        How the tests ended.
+
+    Raises:
+        BuildFailed: a test failed.
+    """
+    return _dbt_build(MONOLITH, connections, on_node).tests
+
+
+def _dbt_build(target: str, connections: Connections, on_node: Callable[[str], None]) -> _Outcome:
+    folder = dbt.run(["build"], target, connections, "run_results.json", on_node)
+    results = folder / "run_results.json"
+    outcome = _read(results, folder / "manifest.json", target, connections)
+    if outcome.failures:
+        shown = outcome.failures[:5]
+        more = [f"and {len(outcome.failures) - 5} more"] if len(outcome.failures) > 5 else []
+        raise BuildFailed(
+            "The build failed:\n" + "\n".join(f"  - {line}" for line in [*shown, *more]),
+            where=describe(connections.urls[target]),
+            mend="Mend what is named and do the same again."
+            f" To see it in full: dbt build --target {target}",
+        )
+    return outcome
+
+
+def _read(results: Path, manifest: Path, target: str, connections: Connections) -> _Outcome:
+    """Sum up dbt's artifacts: what it ran, and how each model and test ended."""
+    known = json.loads(manifest.read_text(encoding="utf-8"))
+    nodes = {**known["nodes"], **known["unit_tests"]}
+    outcome = _Outcome()
+    for run in json.loads(results.read_text(encoding="utf-8"))["results"]:
+        node = nodes[run["unique_id"]]
+        status, said = run["status"], run["message"] or run["status"]
+        said = " ".join(said.partition("> in macro")[0].split())
+        kind, name, config = node["resource_type"], node["name"], node["config"]
+        failed = status in ("fail", "error", "runtime error")
+        if status == "skipped" and not outcome.failures:
+            outcome.failures.append(f"{kind.replace('_', ' ')} {name} was skipped")
+        if kind == "model" and config["materialized"] == "service_table":
+            outcome.tables.append(name)
+        outcome.nodes.append(
+            {
+                "name": name,
+                "kind": "parity" if "parity" in node.get("tags", ()) else kind,
+                "status": status,
+                "rows": run["failures"],
+                "seconds": round(run["execution_time"], 3),
+            }
+        )
+        if kind in ("test", "unit_test"):
+            outcome.tests.failed += failed
+            outcome.tests.warned += status == "warn"
+            outcome.tests.passed += status in ("pass", "success")
+        if status == "fail" and config.get("store_failures"):
+            said = _first_rows(connections, target, node["schema"], node["alias"])
+        if failed:
+            outcome.failures.append(f"{kind.replace('_', ' ')} {name}: {said}")
+        elif status == "warn":
+            outcome.warnings.append(f"{name}: {said}")
+    return outcome
+
+
+def _first_rows(connections: Connections, target: str, schema: str, table: str) -> str:
+    """Show the first rows that a failing test has stored, and where the others are."""
+    relation = sql.Identifier(schema, table)
+    with connections.connect(target) as database:
+        cursor = database.execute(sql.SQL("select * from {} limit 3").format(relation))
+        names = [column.name for column in cursor.description or []]
+        rows = cursor.fetchall()
+    shown = [
+        ", ".join(f"{name} = {value}" for name, value in zip(names[:4], row[:4], strict=True))
+        for row in rows
+    ]
+    return "\n    ".join(["", *shown, f"all of them: select * from {schema}.{table}"])
+
+
+def _count(
+    service: Service, connections: Connections, tables: list[str]
+) -> tuple[dict[str, int], dict[str, int]]:
+    with connections.connect(service.database) as database:
+        mirror_tables = [
+            row[0]
+            for row in database.execute(
+                "select relname from pg_class where relnamespace = %s::regnamespace"
+                " and relkind = 'r' order by relname",
+                (MIRROR_SCHEMA,),
+            )
+        ]
+
+        def count(schema: str, table: str) -> int:
+            query = sql.SQL("select count(*) from {}").format(sql.Identifier(schema, table))
+            row = database.execute(query).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        return (
+            {table: count(MIRROR_SCHEMA, table) for table in mirror_tables},
+            {table: count(service.database, table) for table in sorted(tables)},
+        )

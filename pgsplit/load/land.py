@@ -1,0 +1,278 @@
+"""Copies what a service owns or may see into its mirror, at one instant of the living monolith.
+
+A logical slot is created with an exported snapshot; the tables are copied from that snapshot;
+primary keys are built after the rows; the subscription starts from the slot. No gap and no overlap:
+the slot begins where the snapshot stands. Creating the slot apart from the subscription also avoids
+the endless wait of a subscription to a database of the same cluster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from pgsplit.base.errors import NotReady
+from pgsplit.postgres import copy as snapshot_copy
+from pgsplit.postgres.copy import Copied, Progress
+from pgsplit.project import catalog
+from pgsplit.project.endpoints import Connections, describe, explained
+from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.replication import requirements as preflight
+from pgsplit.replication import stream as replication
+from pgsplit.replication.shared import needs_monolith
+from pgsplit.replication.stream import Link
+from pgsplit.state.ledger import HEARTBEATS, Ledger, State
+from pgsplit.state.saga import require_finished
+
+Connection = psycopg.Connection[Any]
+
+MIRROR_MARK = "mirror of the monolith's table, made by the blytz_hire split"
+
+
+@dataclass(frozen=True)
+class Landed:
+    """What a landing copied: rows by table, and how long it took."""
+
+    rows: Mapping[str, int]
+    bytes: int
+    seconds: float
+    already: bool
+
+
+def land(
+    service: Service,
+    connections: Connections,
+    ledger: Ledger,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    *,
+    again: bool = False,
+) -> Landed:
+    """Fill a service's mirror from the monolith and leave a subscription ready to follow it.
+
+    The subscription stays disabled: the first build must find parents and children in one state.
+    A landing that failed or was killed is cleared away, by itself or by the next one; one that is
+    done is left alone.
+
+    Args:
+        service: a provisioned service.
+        connections: where the servers are.
+        ledger: the monolith's ledger.
+        on_progress: called often, from several threads in turn.
+        again: copy anew what has landed before, such as when its slot was lost.
+
+    Returns:
+        Rows by table, bytes in COPY's binary form, seconds.
+
+    Raises:
+        NotReady: not provisioned; `wal_level`, slots, senders, workers or privileges lacking; an
+            old transaction holds the slot back.
+        SourceMismatch: the monolith lacks a table, column, type or key.
+        TargetOccupied: the mirror's schema holds tables that this project did not land.
+    """
+    started = time.monotonic()
+    stands = ledger.state(service)
+    if again and stands.reached(State.SWITCHED):
+        raise NotReady(
+            f"{service.database} is {stands.value}: it holds what nobody else does, and its mirror"
+            " can't be copied anew. Nothing was changed.",
+            where=describe(connections.urls[service.database]),
+            mend=f"runner.py repair {service.role}",
+        )
+    if not stands.reached(State.PROVISIONED):
+        raise NotReady(
+            f"{service.database} has not been provisioned.",
+            where=describe(connections.urls[service.database]),
+            mend=f"runner.py provision {service.role}",
+        )
+    tables = catalog.landed_tables(service)
+    with (
+        connections.connect(MONOLITH) as monolith,
+        connections.connect(service.database) as target,
+        explained(connections.urls[MONOLITH], MONOLITH),
+    ):
+        link = Link(service, monolith, target)
+        preflight.provisioned(target, service)
+        has_landed = stands.reached(State.LANDED)
+        if has_landed and not again:
+            if needs_monolith(monolith, service):
+                _require_still_there(link)
+            done = ledger.last(service, "land")
+            return Landed(done.get("rows", {}), done.get("bytes", 0), 0.0, already=True)
+        with _definitions_held(connections, tables):
+            catalog.check(monolith, tables)
+            preflight.source(monolith, service, tables)
+            preflight.target(target, service)
+            if has_landed:
+                _release(link, ledger)
+            _clear(link)
+            preflight.nothing_in_the_way(monolith, target, service)
+            intent = {"publication": service.replication, "slot": service.replication}
+            with ledger.step(
+                service, "land", enters=State.LANDED, **intent, tables=list(tables)
+            ) as step:
+                try:
+                    copied = _copy(link, connections, tables, on_progress)
+                    replication.subscribe(service, connections, target)
+                except BaseException:
+                    # What this can't clear away, because a server is gone or somebody's view
+                    # needs a table, the next landing will, or will say why it can't.
+                    with suppress(psycopg.Error):
+                        _clear(link)
+                    raise
+                seconds = round(time.monotonic() - started, 3)
+                step.detail.update(rows=copied.rows, bytes=copied.bytes, seconds=seconds)
+    return Landed(copied.rows, copied.bytes, seconds, already=False)
+
+
+def _require_still_there(link: Link) -> None:
+    if link.subscription() is None:
+        raise NotReady(
+            f"{link.service.database} has landed before, but not in this database, or its"
+            " subscription has been dropped since.",
+            where=describe(link.database.info.dsn),
+            mend=f"Check {link.service.database.upper()}_URL, or"
+            f" runner.py land {link.service.role} --again",
+        )
+
+
+def _release(link: Link, ledger: Ledger) -> None:
+    """Take a service back to before its landing; its own tables stay as they are.
+
+    The state is changed before anything is removed: whatever happens on the way, the next landing
+    knows that there is none. What the service's tables hold is compared, whole, once the mirror is
+    there again.
+    """
+    require_finished(link.service, ledger)
+    known = link.database.execute("select to_regclass('split.service_tables') is not null")
+    is_built = known.fetchone() == (True,)
+    if is_built:
+        row = link.database.execute("select switched_at from split.service").fetchone()
+        if row and row[0]:
+            raise NotReady(
+                f"{link.service.database} is written by the service since {row[0]}: its mirror"
+                " can't be copied anew. Nothing was changed.",
+                where=describe(link.database.info.dsn),
+                mend=f"runner.py repair {link.service.role}",
+            )
+    with ledger.step(link.service, "release", slot=link.service.replication):
+        ledger.return_to(link.service, State.PROVISIONED)
+        if is_built:
+            link.database.execute("update split.service_tables set is_stale = true")
+        _clear(link)
+
+
+@contextmanager
+def _definitions_held(
+    connections: Connections, tables: Mapping[str, tuple[str, ...]]
+) -> Iterator[None]:
+    """Keep the monolith's tables from being altered for the block, as pg_dump does.
+
+    A table that is rewritten after the snapshot was taken reads as empty in it. The lock is ACCESS
+    SHARE, which every SELECT takes; it stops nobody but DDL.
+    """
+    with connections.connect(MONOLITH) as guard, guard.transaction():
+        guard.execute(f"set local lock_timeout = '{replication.LOCK_TIMEOUT}'")
+        for table in tables:
+            try:
+                with guard.transaction():
+                    guard.execute(
+                        sql.SQL("lock table {} in access share mode").format(
+                            sql.Identifier(MIRROR_SCHEMA, table)
+                        )
+                    )
+            except psycopg.errors.LockNotAvailable as error:
+                raise NotReady(
+                    f"{MIRROR_SCHEMA}.{table} is locked by somebody who alters it.",
+                    where=describe(connections.urls[MONOLITH]),
+                    mend="Wait for them: select * from pg_locks where mode ="
+                    f" 'AccessExclusiveLock' and relation = '{MIRROR_SCHEMA}.{table}'::regclass;",
+                ) from error
+            except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+                continue  # the checks that follow say what is missing, all of it at once
+        yield
+
+
+def _clear(link: Link) -> None:
+    """Remove what a landing of this service has left; idempotent.
+
+    Only while none is recorded as done, so no row that a service has written can be among it;
+    only if the ledger says that this project set out to make it, which it does when nothing of
+    that name is there; and of the mirror only tables that bear its mark.
+    """
+    begun = link.monolith.execute(
+        "select true from split.ledger"
+        " where service = %s"
+        " and (step = 'release' or (step = 'land' and outcome is distinct from 'done'))",
+        (link.service.database,),
+    ).fetchone()
+    if not begun:
+        return
+    link.remove()
+    marked = link.database.execute(
+        "select relname from pg_class where relnamespace = %s::regnamespace"
+        " and obj_description(oid, 'pg_class') = %s",
+        (MIRROR_SCHEMA, MIRROR_MARK),
+    ).fetchall()
+    for (table,) in marked:
+        link.database.execute(sql.SQL("drop table {}").format(sql.Identifier(MIRROR_SCHEMA, table)))
+
+
+def _create_mirror(
+    link: Link, tables: Mapping[str, tuple[str, ...]]
+) -> dict[str, catalog.LiveTable]:
+    live, database = catalog.live(link.monolith), link.database
+    owner = sql.Identifier(link.service.owner)
+    with database.transaction():
+        database.execute(HEARTBEATS)
+        database.execute("delete from split.heartbeats")
+        # The same row on either side, older than the snapshot: the later ones update it.
+        database.execute(
+            "insert into split.heartbeats values (%s, %s)", (link.service.database, link.beat())
+        )
+        database.execute(sql.SQL("alter table split.heartbeats owner to {}").format(owner))
+    for table, columns in tables.items():
+        definitions = sql.SQL(", ").join(
+            sql.SQL("{} {}{}").format(
+                sql.Identifier(column),
+                sql.SQL(live[table].columns[column]),
+                sql.SQL(" not null" if column in live[table].not_null else ""),
+            )
+            for column in columns
+        )
+        relation = sql.Identifier(MIRROR_SCHEMA, table)
+        with database.transaction():
+            database.execute(sql.SQL("create table {} ({})").format(relation, definitions))
+            database.execute(sql.SQL("alter table {} owner to {}").format(relation, owner))
+            database.execute(sql.SQL("comment on table {} is {}").format(relation, MIRROR_MARK))
+    return live
+
+
+def _copy(
+    link: Link,
+    connections: Connections,
+    tables: Mapping[str, tuple[str, ...]],
+    on_progress: Callable[[Progress], None],
+) -> Copied:
+    service, database = link.service, link.database
+    replication.publish(link.monolith, service, tables)
+    live = _create_mirror(link, tables)
+    with replication.exported_snapshot(connections, service.replication) as snapshot:
+        copied = snapshot_copy.copy(
+            lambda: connections.connect(MONOLITH),
+            lambda: connections.connect(service.database),
+            snapshot,
+            {table: (columns, live[table]) for table, columns in tables.items()},
+            on_progress,
+        )
+    for table in tables:
+        relation = sql.Identifier(MIRROR_SCHEMA, table)
+        key = sql.SQL(", ").join(map(sql.Identifier, live[table].primary_key))
+        database.execute(sql.SQL("alter table {} add primary key ({})").format(relation, key))
+        database.execute(sql.SQL("analyze {}").format(relation))
+    return copied

@@ -1,0 +1,166 @@
+"""Create the sample monolith: a Blytz Hire database of any size to try the split on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+from psycopg import conninfo, errors, sql
+
+from pgsplit.base.errors import ConnectionFailed, NotReady, TargetOccupied
+
+SCHEMA = "blytz_hire"
+# Raise it whenever the same number of rows no longer gives the same data.
+GENERATOR = 1
+SQL_DIR = Path(__file__).resolve().parents[2] / "demo"
+
+
+def create(
+    url: str,
+    rows: int,
+    *,
+    on_step: Callable[[str], None] | None = None,
+) -> dict[str, int]:
+    """Create the sample monolith in the database that the URL names.
+
+    The database is created if it is absent. Schema, rows and keys are one transaction, so a
+    failure leaves the database as it was. The same number of rows always gives the same data;
+    a sample of that size that is there already is left as it is.
+
+    Args:
+        url: address of the monolith's database, as a libpq URL or keyword string.
+        rows: rows wanted over all 18 tables together; 414 is the least that holds every odd
+            value, so a lower number gives 414.
+        on_step: called with the name of each SQL file before it runs.
+
+    Returns:
+        Rows per table, by table name.
+
+    Raises:
+        ConnectionFailed: the URL is malformed, or the server cannot be reached or refuses the
+            login.
+        NotReady: the URL names no database, the database is not UTF-8, or the login may not
+            create in it.
+        TargetOccupied: the schema holds something other than a sample of that size.
+    """
+    try:
+        name = conninfo.conninfo_to_dict(url).get("dbname")
+    except psycopg.ProgrammingError:
+        # Neither its text nor its cause goes on: it may quote the password.
+        raise ConnectionFailed(
+            "The URL of the monolith is no PostgreSQL address.",
+            mend="set BLYTZ_HIRE_URL to postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+        ) from None
+    if not name:
+        raise NotReady(
+            "The URL of the monolith names no database.",
+            mend="end BLYTZ_HIRE_URL in a database name, such as /blytz_hire",
+        )
+    name = str(name)
+    stamp = f"Sample monolith: {rows} rows, generator {GENERATOR}"
+    try:
+        _create_database(url, name)
+        with _connect(url, name) as connection:
+            if _is_made(connection, name, stamp):
+                return _count(connection)
+            _fill(connection, name, rows, on_step or (lambda step: None))
+            connection.execute(
+                sql.SQL("comment on schema {} is {}").format(
+                    sql.Identifier(SCHEMA), sql.Literal(stamp)
+                )
+            )
+            return _count(connection)
+    except errors.InsufficientPrivilege as error:
+        raise NotReady(
+            f"The login may not create the sample monolith: {error}",
+            where=f"database {name}",
+            mend="use the login of a superuser or, for a database that exists, of its owner",
+        ) from error
+
+
+def _connect(url: str, name: str) -> psycopg.Connection:
+    try:
+        # The SQL files are UTF-8, whatever the terminal is.
+        return psycopg.connect(url, dbname=name, client_encoding="utf8")
+    except psycopg.OperationalError as error:
+        raise ConnectionFailed(
+            str(error).strip(),
+            where=f"database {name}",
+            mend="check that the server runs, and host, port, user and password of BLYTZ_HIRE_URL",
+        ) from error
+
+
+def _create_database(url: str, name: str) -> None:
+    with _connect(url, "postgres") as connection:
+        connection.autocommit = True
+        known = connection.execute("select from pg_database where datname = %s", [name])
+        if not known.rowcount:
+            # template0, because template1 may have an encoding other than UTF-8
+            connection.execute(
+                sql.SQL("create database {} template template0 encoding 'UTF8'").format(
+                    sql.Identifier(name)
+                )
+            )
+
+
+def _is_made(connection: psycopg.Connection, name: str, stamp: str) -> bool:
+    """Tell whether the wanted sample is there already."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise NotReady(
+            f"The database has the encoding {encoding}, and the sample needs UTF8.",
+            where=f"database {name}",
+            mend="choose another database with BLYTZ_HIRE_URL; an absent one is created",
+        )
+    tables = _tables(connection)
+    if not tables:
+        return False
+    row = connection.execute(
+        "select obj_description(to_regnamespace(%s), 'pg_namespace')", [SCHEMA]
+    ).fetchone()
+    found = str(row[0]) if row and row[0] else ""
+    if found == stamp:
+        return True
+    raise TargetOccupied(
+        f"The schema {SCHEMA} holds {len(tables)} tables already"
+        + (f" ({found})." if found else ", and no sample made them."),
+        where=f"database {name}",
+        mend=(
+            "Keep it, and runner.py run; or name another database in BLYTZ_HIRE_URL.\n"
+            "Only if this is the embedded server may you start over: runner.py down --wipe"
+        ),
+    )
+
+
+def _fill(
+    connection: psycopg.Connection, name: str, rows: int, on_step: Callable[[str], None]
+) -> None:
+    connection.execute("select set_config('demo.rows', %s, true)", [str(rows)])
+    row_files = sorted((SQL_DIR / "rows").glob("*.sql"))
+    for path in [SQL_DIR / "schema.sql", *row_files, SQL_DIR / "keys.sql"]:
+        on_step(path.relative_to(SQL_DIR.parent).as_posix())
+        connection.execute(path.read_bytes())
+    # A service's login must reach its own database and no other, and PostgreSQL lets everybody
+    # into a new database.
+    connection.execute(
+        sql.SQL("revoke connect on database {} from public").format(sql.Identifier(name))
+    )
+
+
+def _tables(connection: psycopg.Connection) -> list[str]:
+    found = connection.execute(
+        "select relname from pg_class"
+        " where relnamespace = to_regnamespace(%s) and relkind in ('r', 'p') order by relname",
+        [SCHEMA],
+    )
+    return [str(name) for (name,) in found]
+
+
+def _count(connection: psycopg.Connection) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for table in _tables(connection):
+        count = sql.SQL("select count(*) from {}").format(sql.Identifier(SCHEMA, table))
+        row = connection.execute(count).fetchone()
+        counts[table] = int(row[0]) if row else 0
+    return counts

@@ -1,0 +1,1 @@
+"""Looking without changing: status, history, analysis and their pages."""

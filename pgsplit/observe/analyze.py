@@ -1,0 +1,247 @@
+"""What is in the monolith, what depends on what, and what would hurt when it is split.
+
+The questions are the SQL of analyses/, which dbt compiles; here they are asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import class_row
+
+from pgsplit.base.errors import BuildFailed, SourceMismatch
+from pgsplit.project import dbt
+from pgsplit.project.endpoints import Connections, describe, explained
+from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH
+
+SEVERITIES = ("blocks", "changes behaviour", "note")
+# Orphans come last: they are counted, which takes time, and the rest is not to wait for it.
+HAZARDS = (
+    "table_hazards",
+    "column_hazards",
+    "key_hazards",
+    "code_hazards",
+    "server_hazards",
+    "blind_spots",
+    "orphans",
+)
+# Production goes first: no waiting in front of others for a lock, no query that never ends, no
+# second core for a count. The path is empty so that every name is shown with its schema.
+MANNERS = """
+    set local lock_timeout = '2s'; set local statement_timeout = '5min';
+    set local max_parallel_workers_per_gather = 0; set local search_path = pg_catalog
+"""
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; `rows_estimate` is the planner's, and None where it has none."""
+
+    table_name: str
+    owner: str | None
+    is_there: bool
+    rows_estimate: int | None
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Columns that name rows of another table; without a `key_name` no key says so."""
+
+    table_name: str
+    column_names: str
+    target_table: str
+    target_columns: str
+    owner: str | None
+    target_owner: str | None
+    crosses: bool
+    key_name: str | None
+    is_validated: bool | None
+    is_deferrable: bool | None
+    on_delete: str | None
+    on_update: str | None
+    condition: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that would hurt: what it is, what it will mean, and what to do."""
+
+    severity: str
+    hazard: str
+    object: str
+    found: str
+    means: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All that was found, at one instant."""
+
+    database: str
+    server_version: str
+    made_at: datetime
+    tables: Sequence[Table]
+    references: Sequence[Reference]
+    findings: Sequence[Finding]
+
+
+def analyze(
+    connections: Connections, on_question: Callable[[str], None] = lambda name: None
+) -> Analysis:
+    """Look at the monolith, and change nothing.
+
+    All is read in one read-only transaction. Tables themselves are read only where rows that refer
+    to nothing are counted. What the login may not see, or what takes too long, is a finding.
+
+    Args:
+        connections: where the monolith is; the services need not exist.
+        on_question: called with the name of each analysis that was answered.
+
+    Returns:
+        Tables, references and findings, the worst first.
+
+    Raises:
+        ConnectionFailed: the monolith cannot be reached.
+        SourceMismatch: the database has no schema `blytz_hire`.
+        BuildFailed: dbt could not compile the analyses.
+    """
+    url = connections.urls[MONOLITH]
+    with connections.connect(MONOLITH) as monolith, explained(url, MONOLITH, monolith):
+        found = monolith.execute("select to_regnamespace(%s) is not null", (MIRROR_SCHEMA,))
+        if found.fetchone() != (True,):
+            raise SourceMismatch(
+                f"There is no schema {MIRROR_SCHEMA} to analyze.",
+                where=describe(url),
+                mend=f"Check {MONOLITH.upper()}_URL; for a sample monolith: runner.py demo",
+            )
+        questions = _compile(connections)
+        monolith.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        monolith.read_only = True
+        refused: list[Finding] = []
+
+        def ask(name: str, shape: type[Row]) -> list[Row]:
+            try:
+                with monolith.transaction(), monolith.cursor(row_factory=class_row(shape)) as rows:
+                    answer = rows.execute(questions[name].encode()).fetchall()
+            except psycopg.Error as error:
+                if monolith.broken:
+                    raise
+                refused.append(_refused(name, error))
+                answer = []
+            on_question(name)
+            return answer
+
+        with monolith.transaction():
+            monolith.execute(MANNERS)
+            tables = ask("tables", Table)
+            references = ask("references", Reference)
+            findings = [finding for name in HAZARDS for finding in ask(name, Finding)]
+        return Analysis(
+            describe(url),
+            monolith.info.parameter_status("server_version") or "",
+            datetime.now(timezone.utc),
+            tables,
+            references,
+            sorted(findings + refused, key=lambda one: SEVERITIES.index(one.severity)),
+        )
+
+
+def _compile(connections: Connections) -> dict[str, str]:
+    """Have dbt compile analyses/; the monolith is not asked for it."""
+    arguments = ["compile", "--select", "resource_type:analysis"]
+    arguments += ["--no-introspect", "--no-populate-cache"]
+    folder = dbt.run(arguments, MONOLITH, connections, "run_results.json")
+    nodes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["nodes"]
+    compiled = {
+        node["name"]: node.get("compiled_code") or ""
+        for node in nodes.values()
+        if node["resource_type"] == "analysis"
+    }
+    missing = [name for name in ("tables", "references", *HAZARDS) if not compiled.get(name)]
+    if missing:
+        raise BuildFailed(
+            f"dbt did not compile {', '.join(missing)}.",
+            where="analyses",
+            mend=f"dbt compile --target {MONOLITH} --select resource_type:analysis",
+        )
+    return compiled
+
+
+def _refused(name: str, error: psycopg.Error) -> Finding:
+    said = error.diag.message_primary or str(error).strip() or type(error).__name__
+    return Finding(
+        "note",
+        "could not be asked",
+        f"analyses/{name}.sql",
+        said,
+        "What it would have found is missing here.",
+        f"dbt show --target {MONOLITH} --select {name} --limit -1; has no limit of time.",
+    )
+
+
+def by_owner(tables: Sequence[Table], owners: Sequence[str]) -> dict[str, Table]:
+    """Sum up tables by the service that will own them.
+
+    Args:
+        tables: the tables that were found.
+        owners: the services, in the order that is wanted.
+
+    Returns:
+        For each owner of a table a row like a table's, with the sums; what nobody owns comes last.
+    """
+    sums: dict[str, Table] = {}
+    for name in (*owners, None):
+        for one in tables:
+            if one.owner == name and one.is_there:
+                label = name or "nobody"
+                so_far = sums.get(label, Table(label, name, True, 0, 0))
+                sums[label] = replace(
+                    so_far,
+                    rows_estimate=(so_far.rows_estimate or 0) + (one.rows_estimate or 0),
+                    bytes=(so_far.bytes or 0) + (one.bytes or 0),
+                )
+    return sums
+
+
+def as_data(analysis: Analysis) -> dict[str, Any]:
+    """Give an analysis as plain data for `--json`."""
+    return {
+        **vars(analysis),
+        "tables": [vars(one) for one in analysis.tables],
+        "references": [vars(one) for one in analysis.references],
+        "findings": [vars(one) for one in analysis.findings],
+    }
+
+
+@dataclass(frozen=True)
+class Group:
+    """Findings that mean the same."""
+
+    severity: str
+    hazard: str
+    means: str
+    findings: Sequence[Finding]
+
+
+def grouped(findings: Sequence[Finding]) -> list[Group]:
+    """Put findings together that differ in their object only, to be read at once.
+
+    Args:
+        findings: in the order in which they are to be told.
+
+    Returns:
+        The groups, in the order of the first finding of each.
+    """
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    for one in findings:
+        groups.setdefault((one.severity, one.hazard, one.means), []).append(one)
+    return [Group(*key, found) for key, found in groups.items()]

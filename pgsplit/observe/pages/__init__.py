@@ -1,0 +1,155 @@
+"""Pages for people: HTML that is one file, needs no network and no script, and can be printed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pgsplit.base.errors import NotReady
+from pgsplit.cli.console import ago, printable, seconds, size
+
+# Steps that a clock's scale may have, in seconds.
+STEPS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),
+    *(60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200),
+)
+DAY = 86400.0
+
+
+def render(template: str, **data: Any) -> str:
+    """Fill in a template of this folder.
+
+    Args:
+        template: its file name.
+        data: what it names. A name that is missing is an error; text is escaped.
+
+    Returns:
+        The page's HTML.
+    """
+    return _environment().get_template(template).render(**data)
+
+
+def write(path: Path, html: str) -> None:
+    """Put a page where it is wanted, whole or not at all.
+
+    Args:
+        path: the file; its folder has to exist. A page that is there is replaced.
+        html: what `render` gave.
+
+    Raises:
+        NotReady: the file cannot be written.
+    """
+    path = path.resolve()  # what a link leads to is replaced, not the link
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(html)
+        # mkstemp lets in its owner only; a page is for whoever may read the folder.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def check_writable(path: Path) -> None:
+    """Find out that a page cannot be written before the work for it is done.
+
+    Args:
+        path: the file that is to be written later.
+
+    Raises:
+        NotReady: it is a folder, or its folder is missing or may not be written to.
+    """
+    path = path.resolve()
+    if path.is_dir():
+        raise _unwritable(path, "it is a folder")
+    if path.exists() and not path.is_file():
+        raise _unwritable(path, "it is no file")
+    if not path.parent.is_dir():
+        raise _unwritable(path, f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise _unwritable(path, f"the folder {path.parent} may not be written to")
+
+
+def ticks(start: float, end: float, wanted: int = 8) -> list[tuple[float, str]]:
+    """Divide a span of time into round parts, for a chart's scale.
+
+    Args:
+        start: where the span begins, in seconds since anything.
+        end: where it ends.
+        wanted: how many parts there may be at the most.
+
+    Returns:
+        For each mark its place, and how long after `start` it is, in words.
+    """
+    span = max(end - start, 0.001)
+    whole_days = DAY * max(1, -(-span // (wanted * DAY)))
+    step = next((step for step in STEPS if span / step <= wanted), whole_days)
+    count = int(span / step) + 1
+    return [(start + step * i, _duration(step * i, step)) for i in range(count)]
+
+
+def _duration(count: float, step: float) -> str:
+    if step < 0.1:
+        return f"{count * 1000:.0f} ms"
+    if step < 1:
+        return f"{count:.1f} s"
+    if step < 60:
+        return f"{count:.0f} s" if count < 60 else f"{count // 60:.0f}:{count % 60:02.0f} min"
+    if step < 3600:
+        return f"{count / 60:.0f} min"
+    return f"{count / 3600:.0f} h" if step < DAY else f"{count / DAY:.0f} d"
+
+
+def _unwritable(path: Path, why: str) -> NotReady:
+    return NotReady(
+        f"The page cannot be written: {why}.",
+        where=str(path),
+        mend="Name a file in a folder that exists and that you may write to.",
+    )
+
+
+def _shown(value: Any) -> Any:
+    # A control character would end the page for a strict reader, and may reorder a line.
+    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters.update(
+        size=size,
+        seconds=seconds,
+        brief=_brief,
+        ago=ago,
+        number=lambda n: f"{n:,}",
+        clipped=_clipped,
+        sums=lambda counts: sum(counts.values()),
+    )
+    environment.globals["ticks"] = ticks
+    return environment
+
+
+def _brief(count: float) -> str:
+    """Give a time that may be a very short one."""
+    return f"{count * 1000:,.0f} ms" if count < 1 else seconds(count)
+
+
+def _clipped(text: str, length: int) -> str:
+    """Cut a label to what fits; the whole of it belongs in a title."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,52 @@
+"""The page of `runner.py report`."""
+
+from __future__ import annotations
+
+from pgsplit.observe.history import Report
+from pgsplit.observe.pages import render
+from pgsplit.observe.pages.dependencies import tone
+from pgsplit.project.project import SERVICES
+from pgsplit.state.ledger import State
+
+# What an engineer asks of a step; provision and release only make room.
+PHASES = ("land", "build", "verify")
+
+
+def page(report: Report) -> str:
+    """Give a report as a page.
+
+    Args:
+        report: what the ledger tells.
+
+    Returns:
+        HTML that is complete in itself.
+    """
+    proofs = [proof for account in report.accounts for proof in account.proofs]
+    return render(
+        "account.html.j2",
+        report=report,
+        tones={name: tone(name, SERVICES) for name in SERVICES},
+        phases=PHASES,
+        verified=[one for one in report.accounts if one.state.reached(State.VERIFIED)],
+        tests=[
+            node
+            for account in report.accounts
+            for node in account.nodes("test", "unit_test", "parity")
+        ],
+        proofs=proofs,
+        # Of a switched service the monolith's tables are proven too: each row counts once.
+        identical=sum(proof.found.identical for proof in proofs if not proof.is_of_monolith),
+        switched=[one for one in report.accounts if one.state.reached(State.SWITCHED)],
+        pauses=[
+            pause.seconds
+            for account in report.accounts
+            for operation in account.operations
+            if (pause := operation.pause)
+        ],
+        unequal=sum(
+            totals.detail.get("differs", 0)
+            for account in report.accounts
+            if (totals := account.totals)
+        ),
+        landed=[last for account in report.accounts if (last := account.last("land"))],
+    )

@@ -1,0 +1,269 @@
+"""Tells where services stand and how far each is behind the monolith."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pgsplit.base.errors import SplitError
+from pgsplit.project import catalog
+from pgsplit.project.endpoints import Connections, explained
+from pgsplit.project.project import MONOLITH, Service
+from pgsplit.replication import requirements as preflight
+from pgsplit.replication.reverse import WayBack
+from pgsplit.replication.shared import Feed, completed_owners, needs_monolith
+from pgsplit.replication.stream import Connection, Link, Slot, slot
+from pgsplit.replication.sync import how_far
+from pgsplit.routing import env_file as targets
+from pgsplit.routing.env_file import Place
+from pgsplit.state.ledger import State, completed, state
+from pgsplit.state.saga import left_unfinished
+
+PROBE_SECONDS = 2.0
+PROBE_INTERVAL_SECONDS = 0.02
+NEAR_LIMIT = 0.8
+MUCH_WAL_BYTES = 10 * 2**30
+FOLLOWER_IS_AT_WORK_SECONDS = 30.0
+
+ROWS = """
+    select class.relname, greatest(class.reltuples, 0)::bigint
+    from split.service_tables as tables
+    inner join pg_class as class on class.oid = tables.table_oid
+    order by class.relname
+"""
+# Null while a sync, however long it takes, is under way.
+LAST_SYNC = """
+    select extract(epoch from clock_timestamp() - synced_at)::float
+    from split.service
+    where not exists (
+        select from pg_locks where relation = 'split.turn'::regclass and granted
+    )
+"""
+# A sequence that was never asked for a number stands where it does after the first.
+CACHE = """
+    select hits.last_value + hits.is_called::integer, misses.last_value + misses.is_called::integer
+    from split.user_cache_hits as hits, split.user_cache_misses as misses
+"""
+
+
+@dataclass
+class Status:
+    """Where a service stands; what does not apply to its state is None.
+
+    `mirror_lag_seconds` is how long a row written in the monolith now takes to its mirror, or how
+    old the mirror is when it does not arrive; `lag_seconds` the age of what the service's tables
+    show; `pending` the captured changes in between. `rows` are the planner's estimates. Of a
+    switched service `way_back` tells how the monolith follows it, with the same measures. The cache
+    counts how often its get_shared_user() knew a user, and how often it had to ask their owner.
+    """
+
+    service: Service
+    state: State
+    replication: str = ""
+    lag_bytes: int | None = None
+    mirror_lag_seconds: float | None = None
+    lag_seconds: float | None = None
+    pending: int | None = None
+    synced_at: datetime | None = None
+    wal_kept_bytes: int | None = None
+    wal_limit_bytes: int | None = None
+    way_back: str = ""
+    way_back_lag_seconds: float | None = None
+    way_back_kept_bytes: int | None = None
+    reads_at: str = ""
+    writes_at: str = ""
+    feeds: dict[str, float | None] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    user_cache_hits: int | None = None
+    user_cache_misses: int | None = None
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def status(service: Service, connections: Connections) -> Status:
+    """Look at one service from both ends.
+
+    Writes nothing but the service's heartbeat in the monolith.
+
+    Args:
+        service: the service.
+        connections: where the servers are.
+
+    Returns:
+        Where it stands, with a warning, and what mends it, for each thing that is wrong.
+
+    Raises:
+        ConnectionFailed: the monolith can't be reached. A service's own server that can't be is a
+            warning.
+    """
+    with (
+        connections.connect(MONOLITH) as monolith,
+        explained(connections.urls[MONOLITH], MONOLITH),
+    ):
+        found = Status(service, state(monolith, service))
+        if not found.state.reached(State.LANDED):
+            return found
+        if service.database in (left := left_unfinished(monolith)):
+            operation = left[service.database].detail["operation"]
+            kept_out = operation in ("switch", "rollback")
+            found.warnings.append(
+                f"The last {operation} of {service.database} was cut short, or is under way."
+                + kept_out * " Until it is at its end, writers may be kept out on both sides."
+                + "\n  mend:  runner.py resume"
+            )
+        else:
+            _look_at_targets(found, connections)
+        is_needed = needs_monolith(monolith, service)
+        if is_needed:
+            _look_at_slot(monolith, found)
+        try:
+            with connections.connect(service.database) as database, ExitStack() as opened:
+                preflight.provisioned(database, service)
+                link = Link(service, monolith, database)
+                if is_needed:
+                    _look(link, found)
+                for owner in completed_owners(monolith, service):
+                    there = opened.enter_context(connections.connect(owner.database))
+                    _look_at_feed(Feed(service, monolith, database, owner, there), found)
+                _look_at_way_back(WayBack(service, monolith, database), found)
+                if found.state.reached(State.BUILT):
+                    _look_at_tables(link, found)
+        except SplitError as error:
+            found.replication = found.replication or "unknown"
+            found.warnings.append(str(error))
+    return found
+
+
+def _look_at_targets(found: Status, connections: Connections) -> None:
+    """Tell where applications are pointed; and whether that is where the truth is."""
+    try:
+        reads, writes = targets.places(found.service, connections)
+    except SplitError as error:
+        found.warnings.append(str(error))
+        return
+    found.reads_at, found.writes_at = reads.value, writes.value
+    if (writes is Place.SERVICE) != found.state.reached(State.SWITCHED):
+        found.warnings.append(
+            f"{targets.file(found.service, connections)} says that writes go to the {writes.value},"
+            f" and {found.service.database} is {found.state.value}.\n  mend:  runner.py resume"
+        )
+
+
+def _look(link: Link, found: Status) -> None:
+    try:
+        found.notes = catalog.drift(
+            link.monolith, link.database, link.service, completed(link.monolith)
+        )
+    except SplitError as error:
+        found.warnings.append(str(error))
+    found.replication, found.mirror_lag_seconds = _look_at_way(link, found)
+
+
+def _look_at_way(link: Link, found: Status) -> tuple[str, float | None]:
+    """Tell in a word how a way is, and how long a heartbeat takes; warn of what is wrong."""
+    try:
+        link.require_unbroken()
+    except SplitError as error:
+        found.warnings.append(str(error))
+        return "broken", None
+    subscription = link.subscription()
+    assert subscription is not None
+    if not subscription.enabled:
+        if found.state.reached(State.BUILT):
+            found.warnings.append(str(link.stopped()))
+        return "paused", None
+    lag = _probe(link)
+    if lag is not None:
+        return "follows", lag
+    if subscription.running or subscription.stops_for_a_reason:
+        found.warnings.append(str(link.stopped()))
+        return "stopped", None
+    return "starting", None
+
+
+def _look_at_feed(way: Feed, found: Status) -> None:
+    how, lag = _look_at_way(way, found)
+    found.feeds[way.owner.database] = lag
+    found.replication = how if found.replication in ("", "follows") else found.replication
+    if found.mirror_lag_seconds is None:
+        found.mirror_lag_seconds = lag
+
+
+def _look_at_way_back(way: WayBack, found: Status) -> None:
+    if found.state is not State.SWITCHED:
+        return
+    found.way_back, found.way_back_lag_seconds = _look_at_way(way, found)
+    if held := way.slot():
+        found.way_back_kept_bytes = held.kept_bytes
+        _warn_of_kept(found, way.name, held, found.service.database)
+
+
+def _look_at_tables(link: Link, found: Status) -> None:
+    found.pending, found.lag_seconds = how_far(link)
+    row = link.database.execute("select synced_at from split.service").fetchone()
+    found.synced_at = row[0] if row else None
+    if found.reads_at == Place.SERVICE.value or found.state.reached(State.SWITCHED):
+        _warn_of_no_follower(link, found)
+    found.rows = dict(link.database.execute(ROWS).fetchall())
+    row = link.database.execute(
+        "select to_regclass('split.user_cache_misses') is not null"
+    ).fetchone()
+    if row == (True,) and (counted := link.database.execute(CACHE).fetchone()):
+        found.user_cache_hits, found.user_cache_misses = counted
+
+
+def _warn_of_no_follower(link: Link, found: Status) -> None:
+    row = link.database.execute(LAST_SYNC).fetchone()
+    if found.pending and row and row[0] and row[0] > FOLLOWER_IS_AT_WORK_SECONDS:
+        found.warnings.append(
+            f"{found.pending:,} changes wait to be carried over, and the last sync was"
+            f" {row[0]:,.0f} s ago: no follower of {found.service.database} is at work.\n"
+            f"  mend:  runner.py sync {found.service.role} --follow"
+        )
+
+
+def _probe(link: Link) -> float | None:
+    """Time a heartbeat's way to the mirror, in seconds; None if it does not arrive in time.
+
+    A worker that is busy with a big transaction takes longer and has not stopped; the age of the
+    last heartbeat that did arrive is the answer then.
+    """
+    beat, started = link.beat(), time.monotonic()
+    while not link.has_arrived(beat):
+        if time.monotonic() - started > PROBE_SECONDS:
+            subscription = link.subscription()
+            if not subscription or not subscription.running or subscription.blockers:
+                return None
+            row = link.target.execute(
+                "select max(at) from split.heartbeats where service = %s", (link.beats_as,)
+            ).fetchone()
+            return (beat - row[0]).total_seconds() + PROBE_SECONDS if row and row[0] else None
+        time.sleep(PROBE_INTERVAL_SECONDS)
+    return time.monotonic() - started
+
+
+def _look_at_slot(monolith: Connection, found: Status) -> None:
+    held = slot(monolith, found.service.replication)
+    if held is None:
+        return  # which require_unbroken says better
+    found.lag_bytes = held.behind_bytes
+    found.wal_kept_bytes, found.wal_limit_bytes = held.kept_bytes, held.limit_bytes
+    _warn_of_kept(found, found.service.replication, held, "the monolith")
+
+
+def _warn_of_kept(found: Status, name: str, held: Slot, where: str) -> None:
+    kept, limit = held.kept_bytes, held.limit_bytes
+    if limit is not None and kept > limit * NEAR_LIMIT:
+        found.warnings.append(
+            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where} and is given up at"
+            f" {limit // 2**20} MB; what it has not sent then is lost to the mirror.\n"
+            "  mend:  Let it catch up: runner.py sync, or raise max_slot_wal_keep_size."
+        )
+    elif limit is None and kept > MUCH_WAL_BYTES:
+        found.warnings.append(
+            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where}, without a limit but"
+            " its disk.\n"
+            "  mend:  Let it catch up: runner.py sync, or set max_slot_wal_keep_size."
+        )

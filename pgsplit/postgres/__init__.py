@@ -1,0 +1,1 @@
+"""PostgreSQL and its programs; knows nothing of splitting."""

@@ -1,0 +1,96 @@
+"""Runs dbt in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pgsplit.base.errors import BuildFailed
+from pgsplit.project.endpoints import Connections, describe
+from pgsplit.project.project import ROOT
+
+# What starts dbt.
+DBT = (sys.executable, "-m", "dbt.cli.main")
+
+
+def run(
+    arguments: Sequence[str],
+    target: str,
+    connections: Connections,
+    makes: str,
+    on_node: Callable[[str], None] = lambda name: None,
+) -> Path:
+    """Run a dbt command on a target and wait for it.
+
+    A process of its own, because dbt keeps global state and two cores can build two services. A
+    target path of its own, because each target is parsed differently, and keeps its parse for the
+    next time.
+
+    Args:
+        arguments: the command and its options, such as `build`.
+        target: the database, which names dbt's target too.
+        connections: where the databases are.
+        makes: the file of dbt's target path that the command has to leave behind.
+        on_node: called with the name of each model and test that dbt has finished.
+
+    Returns:
+        dbt's target path, which holds its artifacts.
+
+    Raises:
+        BuildFailed: dbt stopped before it came to an end; a failed test is not that.
+    """
+    if connections.dbt_folder:
+        folder, logs = (connections.dbt_folder / name / target for name in ("target", "logs"))
+    else:
+        folder = Path(os.environ.get("DBT_TARGET_PATH") or ROOT / "target") / target
+        logs = Path(os.environ.get("DBT_LOG_PATH") or ROOT / "logs") / target
+    made = folder / makes
+    made.unlink(missing_ok=True)
+    command = [*DBT, "--log-format", "json", *arguments]
+    command += ["--target", target, "--project-dir", str(ROOT), "--profiles-dir", str(ROOT)]
+    command += ["--target-path", str(folder), "--log-path", str(logs)]
+    said: list[str] = []
+    with subprocess.Popen(
+        command,
+        # Without DBT_… of the caller's: DBT_EMPTY or DBT_EXCLUDE would make it another build.
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("DBT_")},
+            **connections.environ(),
+        },
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = _event(line)
+            if event.get("result"):
+                on_node(str(event["node"]))
+            elif event.get("level") == "error":
+                said.append(str(event["msg"]))
+    if process.returncode not in (0, 1) or not made.exists():
+        raise BuildFailed(
+            "dbt stopped: " + ("\n".join(said) or f"it exited with {process.returncode}"),
+            where=describe(connections.urls[target]),
+            mend=f"dbt {arguments[0]} --target {target}",
+        )
+    return folder
+
+
+def _event(line: str) -> dict[str, Any]:
+    """Read one line of dbt's log; what is no event, such as a crash's traceback, is an error."""
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return {"level": "error", "msg": line.rstrip()}
+    info = event["info"]
+    node = event.get("data", {}).get("node_info", {}).get("node_name")
+    result = info["name"].startswith("Log") and info["name"].endswith("Result")
+    return {"result": result, "level": info["level"], "msg": info["msg"], "node": node}

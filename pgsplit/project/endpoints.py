@@ -1,0 +1,294 @@
+"""Where the monolith and the six services are: URLs from the environment, and connections to them.
+
+`BLYTZ_HIRE_URL` names the monolith and `PAYMENTS_DB_URL` and its five siblings the services. A
+service without a URL is a database on the monolith's server. With nothing set at all, everything
+is on the embedded server. `profiles/profiles.yml` says the same to dbt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgsplit.base.errors import ConnectionFailed
+from pgsplit.postgres import embedded
+from pgsplit.project.project import MONOLITH, ROOT, SERVICES
+
+RESERVED = ("postgres", "template0", "template1")
+SERVER_GONE = ("57P01", "57P02", "57P03")
+DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
+CONNECT_TIMEOUT_SECONDS = 10
+# What a role or a database may be set to for its applications must not cut a copy short, nor write
+# dates and names in another way than they are read here.
+PATIENCE = """
+    set statement_timeout = 0; set lock_timeout = 0;
+    set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0;
+    set default_transaction_read_only = off;
+    set datestyle = 'ISO'; set quote_all_identifiers = off
+"""
+
+# Where values are compared as text, both sides have to write them alike.
+ALIKE = """
+    set timezone = 'UTC'; set datestyle = 'ISO, MDY'; set intervalstyle = 'postgres';
+    set extra_float_digits = 1; set bytea_output = 'hex'; set xmloption = 'content'
+"""
+
+
+@dataclass(frozen=True)
+class Connections:
+    """The seven URLs by target name, and whether the embedded server is behind them.
+
+    `folder` is where each service's URLs are written for its applications, `dbt_folder` where
+    dbt's files are kept if they are not to be among the project's. `application_url` is the
+    monolith as applications log in to it, the monolith's own URL if none is given.
+    `pgbouncer_url` is empty if there is no PgBouncer, and `after_change` if nothing is to be run
+    when applications are pointed elsewhere.
+    """
+
+    urls: Mapping[str, str]
+    embedded: bool
+    replication_url: str
+    folder: Path
+    dbt_folder: Path | None = None
+    application_url: str = ""
+    pgbouncer_url: str = ""
+    after_change: str = ""
+    replication_urls: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Let applications log in to the monolith as the runner does, if nothing else is said."""
+        if not self.application_url:
+            object.__setattr__(self, "application_url", self.urls[MONOLITH])
+
+    def environ(self) -> dict[str, str]:
+        """Give the environment in which dbt finds the same databases."""
+        return {f"{target.upper()}_URL": url for target, url in self.urls.items()}
+
+    def for_servers(self, target: str) -> str:
+        """Give a target's URL as the other servers reach it, for replication."""
+        if target == MONOLITH:
+            return self.replication_url
+        return self.replication_urls.get(target) or self.urls[target]
+
+    def connect(self, target: str, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
+        """Open an autocommit connection to a target; see `connect`."""
+        return connect(self.urls[target], target, **parameters)
+
+
+def resolve(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Connections:
+    """Find the seven databases from the environment, or on the embedded server.
+
+    Args:
+        environ: where `BLYTZ_HIRE_URL` and the six service URLs are looked up. An optional
+            `BLYTZ_HIRE_REPLICATION_URL` is the monolith as the service *servers* reach it, for
+            when their network names differ from the runner's, and `PAYMENTS_DB_REPLICATION_URL`
+            and its siblings the services as the *monolith's* server reaches them,
+            `BLYTZ_HIRE_CONNECTIONS` the folder for the services' own URLs,
+            `BLYTZ_HIRE_APPLICATION_URL` the monolith as applications log in to it,
+            `BLYTZ_HIRE_AFTER_CHANGE` a command to run when they are pointed elsewhere, and
+            `PGBOUNCER_ADMIN_URL` the console of their PgBouncer.
+        root: the project's directory, which the embedded server belongs to.
+
+    Returns:
+        A URL for every target, each with host, port, user and database filled in.
+
+    Raises:
+        ConnectionFailed: a value is no PostgreSQL URL, a service has a URL and the monolith has
+            none, or two targets are the same database.
+    """
+    folder = Path(environ.get(f"{MONOLITH.upper()}_CONNECTIONS") or root / "connections")
+    given = {t: environ.get(f"{t.upper()}_URL", "") for t in (MONOLITH, *SERVICES)}
+    pointing: dict[str, Any] = {
+        "application_url": _given(environ, f"{MONOLITH.upper()}_APPLICATION_URL", MONOLITH),
+        "pgbouncer_url": _given(environ, "PGBOUNCER_ADMIN_URL", "pgbouncer"),
+        "after_change": environ.get(f"{MONOLITH.upper()}_AFTER_CHANGE", ""),
+        "replication_urls": {s: environ.get(f"{s.upper()}_REPLICATION_URL", "") for s in SERVICES},
+    }
+    if not any(given.values()):
+        urls = {target: embedded.url(root, target) for target in given}
+        return Connections(urls, True, urls[MONOLITH], folder, **pointing)
+    if not given[MONOLITH]:
+        named = ", ".join(f"{t.upper()}_URL" for t, url in given.items() if url)
+        raise ConnectionFailed(
+            f"{named} is set but {MONOLITH.upper()}_URL is not.",
+            where="the environment",
+            mend=f"export {MONOLITH.upper()}_URL=postgresql://USER:PASSWORD@HOST/{MONOLITH}",
+        )
+
+    monolith = _parse(f"{MONOLITH.upper()}_URL", given[MONOLITH])
+    fields = {MONOLITH: {"dbname": MONOLITH, **monolith}}
+    for service in SERVICES:
+        fields[service] = (
+            {"dbname": service, **_parse(f"{service.upper()}_URL", given[service])}
+            if given[service]
+            else {**monolith, "dbname": service}
+        )
+    seen: dict[tuple[str, str, str], str] = {}
+    for target, found in fields.items():
+        place = (found["host"], found["port"], found["dbname"])
+        if found["dbname"] in RESERVED or set(found["dbname"]) & set("'\"\\"):
+            raise ConnectionFailed(
+                f"{target} can't be the database {found['dbname']}.",
+                where=f"{found['host']}:{found['port']}",
+                mend=f"Give {target.upper()}_URL a database of its own, with a plain name.",
+            )
+        if place in seen:
+            raise ConnectionFailed(
+                f"{seen[place]} and {target} are the same database, {found['dbname']}.",
+                where=f"{found['host']}:{found['port']}",
+                mend=f"Give {target.upper()}_URL a database of its own.",
+            )
+        seen[place] = target
+    urls = {target: _url(found) for target, found in fields.items()}
+    replication = environ.get(f"{MONOLITH.upper()}_REPLICATION_URL") or urls[MONOLITH]
+    return Connections(urls, False, replication, folder, **pointing)
+
+
+def _given(environ: Mapping[str, str], variable: str, database: str) -> str:
+    """Give an optional URL with every part filled in, or nothing."""
+    url = environ.get(variable, "")
+    return _url({"dbname": database, **_parse(variable, url)}) if url else ""
+
+
+def _parse(variable: str, url: str) -> dict[str, str]:
+    try:
+        found = {k: str(v) for k, v in conninfo_to_dict(url).items() if v not in (None, "")}
+    except psycopg.ProgrammingError:
+        found = {}
+    unquoted = "@" in found.get("dbname", "") + found.get("host", "")
+    if not found or unquoted or not {**DEFAULTS, **found}["port"].isdigit():
+        # libpq's own words may quote the password, so neither they nor the value are repeated.
+        raise ConnectionFailed(
+            f"{variable} is no PostgreSQL URL.",
+            where="the environment",
+            mend=f"export {variable}=postgresql://USER:PASSWORD@HOST:5432/DATABASE\n"
+            "with @ and / of a password written as %40 and %2F, and without Prisma's ?schema=…",
+        )
+    return {**DEFAULTS, **found}
+
+
+def _url(fields: Mapping[str, str]) -> str:
+    rest = dict(fields)
+    user, password, dbname = rest.pop("user"), rest.pop("password", ""), rest.pop("dbname")
+    login = quote(user, safe="") + (":" + quote(password, safe="") if password else "")
+    host = port = ""
+    if not rest["host"].startswith("/") and "," not in rest["host"]:
+        host = rest.pop("host")
+        host, port = (f"[{host}]" if ":" in host else host), ":" + rest.pop("port")
+    parameters = "?" + urlencode(rest, quote_via=quote, safe="/") if rest else ""
+    return f"postgresql://{login}@{host}{port}/{quote(dbname, safe='')}{parameters}"
+
+
+def with_database(url: str, database: str, **fields: str) -> str:
+    """Give the URL of another database, and perhaps another login, on the same server.
+
+    Args:
+        url: a PostgreSQL URL.
+        database: the other database's name.
+        fields: other connection parameters to replace, such as `user` and `password`.
+
+    Returns:
+        A PostgreSQL URL.
+    """
+    found = {k: str(v) for k, v in conninfo_to_dict(url).items() if v is not None}
+    return _url({**DEFAULTS, **found, "dbname": database, **fields})
+
+
+def conninfo(url: str) -> str:
+    """Give a URL as libpq's `key=value` string, which is what a subscription stores."""
+    return make_conninfo(url)
+
+
+def describe(url: str) -> str:
+    """Name a database for people: who, what and where, and never the password."""
+    found = {**DEFAULTS, **{k: str(v) for k, v in conninfo_to_dict(url).items()}}
+    where = found["host"] if found["host"].startswith("/") else f"{found['host']}:{found['port']}"
+    return f"database {found.get('dbname', '')} on {where} as {found['user']}"
+
+
+def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
+    """Open an autocommit connection, or say why it can't be had.
+
+    Args:
+        url: a PostgreSQL URL.
+        target: the name that the message gives to what was to be reached.
+        parameters: further connection parameters, such as `application_name`.
+
+    Returns:
+        A psycopg connection, which is a context manager that closes it.
+
+    Raises:
+        ConnectionFailed: unreachable, refused or mistaken; the message says which.
+    """
+    parameters = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "client_encoding": "utf8",
+        "application_name": "blytz_hire split",
+        **parameters,
+    }
+    try:
+        connection = psycopg.connect(url, autocommit=True, **parameters)
+        if "replication" in parameters:  # a WAL sender speaks the simple protocol only
+            connection.pgconn.exec_(PATIENCE.encode())
+        else:
+            connection.execute(PATIENCE)
+        return connection
+    except psycopg.OperationalError as error:
+        raise _explain(error, url, target) from error
+
+
+@contextmanager
+def explained(
+    url: str, target: str, connection: psycopg.Connection[Any] | None = None
+) -> Iterator[None]:
+    """Turn a connection that breaks inside the block into a message that says which one.
+
+    Args:
+        url: where it leads.
+        target: what the message calls it.
+        connection: if given, only what breaks this one is explained.
+    """
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if connection is not None and not connection.broken:
+            raise
+        # Without an SQLSTATE, or with one of these classes, it is the connection that failed;
+        # with any other, such as a full disk, the server has said itself what is wrong.
+        if (error.sqlstate or "08")[:2] == "08" or error.sqlstate in SERVER_GONE:
+            raise _explain(error, url, target) from error
+        raise
+
+
+def _explain(error: psycopg.OperationalError, url: str, target: str) -> ConnectionFailed:
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    variable = f"{target.upper()}_URL"
+    if isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or (
+        "password" in said or "authentication failed" in said
+    ):
+        what, mend = "The login was refused", f"Check user and password in {variable}."
+    elif "does not exist" in said and "database" in said:
+        what, mend = "The database does not exist", f"Check {variable}."
+        if target in SERVICES:
+            mend = f"Check {variable}, or: runner.py provision {target.removesuffix('_db')}"
+        elif "blytz_hire-" in url:
+            mend = "There is no monolith yet: runner.py demo"
+    elif "no pg_hba.conf entry" in said:
+        what, mend = "The server admits no such login", "Add a line for it to its pg_hba.conf."
+    elif "blytz_hire-" in url:
+        what, mend = "The embedded server is not running", "runner.py up"
+    else:
+        what, mend = (
+            "The server can't be reached",
+            (f"Check that it runs and that {variable} names its host and port."),
+        )
+    return ConnectionFailed(f"{what}: {said}", where=describe(url), mend=mend)

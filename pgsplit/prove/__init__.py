@@ -1,0 +1,1 @@
+"""Whether what a service holds is what the monolith yields."""

@@ -1,0 +1,277 @@
+"""Looks for references between services that lead nowhere, in all databases at one cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from pgsplit.base.errors import BuildFailed, DataDiffers
+from pgsplit.project import catalog, dbt
+from pgsplit.project.endpoints import Connections, describe
+from pgsplit.project.project import MONOLITH, SERVICES_BY_NAME, Service
+from pgsplit.replication import shared as feed
+from pgsplit.replication.sync import arrive, carry_over, ready
+from pgsplit.state.ledger import State, state
+
+SAMPLES = 5
+AT_ONCE = 4
+
+TESTS = """
+    select
+        name, table_name, column_name, owner_table, severity, on_delete,
+        stored_schema || '.' || stored_table, definition
+    from split.parity_tests
+    order by name
+"""
+
+NOTE = """
+    create temporary table {note} as select {key} as key, {column} as value from {orphans}
+"""
+FORGET = """
+    delete from {orphans} as found
+    where not exists (
+        select from {note} as note where note.key = found.{key} and note.value = found.{column}
+    )
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A column of one service that refers to rows of another, and the rows that lead nowhere.
+
+    `had_key` tells whether the monolith had a foreign key for it: then an orphan is an error, and
+    `on_delete` says what that key did, `restrict` or `set null`.
+    `stored_in` is the table of the schema `audit` that holds all of them.
+    """
+
+    service: str
+    table: str
+    column: str
+    owner: str
+    owner_table: str
+    had_key: bool
+    on_delete: str
+    orphans: int
+    stored_in: str
+    samples: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Test:
+    """A dbt test that follows a reference: its name, and the SQL that yields the orphans."""
+
+    name: str
+    reference: Reference
+    definition: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Every reference that was followed."""
+
+    references: tuple[Reference, ...]
+
+    @property
+    def broken(self) -> list[Reference]:
+        """Those with orphans, the errors first."""
+        found = [one for one in self.references if one.orphans]
+        return sorted(found, key=lambda one: (not one.had_key, one.service, one.table, one.column))
+
+
+def parity(
+    services: Sequence[Service],
+    connections: Connections,
+    on_service: Callable[[Service], None] = lambda service: None,
+) -> Parity:
+    """Follow every reference between services to the row that it names.
+
+    The databases are first brought to where the source of truth stood at one moment. Then the dbt
+    tests tagged `parity` are run in each, as the SQL that the last build has left there: dbt itself
+    takes seconds to start. What seems to lead nowhere, though it had a key, is looked at once more
+    after another such moment: on a living system a row may just be on its way. Orphans are those
+    that were found both times.
+
+    Args:
+        services: services that have been built.
+        connections: where the servers are.
+        on_service: called with each service that has been looked at.
+
+    Returns:
+        Every reference, with the rows that lead nowhere.
+
+    Raises:
+        NotReady: a service has not been built, or replication has stopped.
+        BuildFailed: a test could not run.
+    """
+    tests = [test for service in services for test in _tests(service, connections)]
+    _bring_to_one_cut(services, connections)
+    found = dict(zip(tests, _follow(tests, connections), strict=True))
+    suspects = [test for test, one in found.items() if one.orphans and one.had_key]
+    if suspects:
+        found.update(_look_again(suspects, connections))
+    references = []
+    for service in services:
+        ordered = sorted(
+            (one for one in found.values() if one.service == service.database),
+            key=lambda one: (one.owner, one.table, one.column),
+        )
+        references += [_with_samples(one, connections) for one in ordered]
+        on_service(service)
+    return Parity(tuple(references))
+
+
+def difference(found: Parity) -> DataDiffers | None:
+    """Give the error that ends the command if a reference that had a key leads nowhere."""
+    wrong = [one for one in found.broken if one.had_key]
+    if not wrong:
+        return None
+    orphans = sum(one.orphans for one in wrong)
+    return DataDiffers(
+        f"References that had a foreign key in the monolith and lead nowhere: {orphans}.",
+        where=", ".join(f"{one.service}.{one.table}.{one.column}" for one in wrong),
+        mend="runner.py reconcile",
+    )
+
+
+def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> None:
+    """Bring all to a moment later than now: what was true before it can be judged.
+
+    What a switched owner has written comes by way of the monolith, so that goes first.
+    """
+    owners = {owner for service in services for owner in feed.owners(service)}
+    with connections.connect(MONOLITH) as monolith:
+        switched = [
+            one
+            for one in SERVICES_BY_NAME.values()
+            if one in owners and state(monolith, one) is State.SWITCHED
+        ]
+    for service in switched:
+        with ready(service, connections) as route:
+            carry_over(route.database)
+            if route.back:
+                route.back.arrive()
+    for service in services:
+        with ready(service, connections) as route:
+            arrive(route)
+            carry_over(route.database)
+
+
+def _look_again(suspects: Sequence[_Test], connections: Connections) -> dict[_Test, Reference]:
+    """Follow references once more, at another cut; only what is found both times is an orphan."""
+    with ExitStack() as stack:
+        databases = {
+            name: stack.enter_context(connections.connect(name))
+            for name in {test.reference.service for test in suspects}
+        }
+        for test in suspects:
+            database = databases[test.reference.service]
+            database.execute(_render(NOTE, test.reference, database))
+        _bring_to_one_cut([SERVICES_BY_NAME[name] for name in databases], connections)
+        again = dict(zip(suspects, _follow(suspects, connections), strict=True))
+        for test, one in again.items():
+            if one.orphans:
+                database = databases[one.service]
+                forgotten = database.execute(_render(FORGET, one, database))
+                again[test] = replace(one, orphans=one.orphans - forgotten.rowcount)
+    return again
+
+
+def _render(template: Any, one: Reference, database: psycopg.Connection[Any]) -> sql.Composed:
+    schema, table = one.stored_in.split(".", 1)
+    return sql.SQL(template).format(
+        note=sql.Identifier("pg_temp", table),
+        orphans=sql.Identifier(schema, table),
+        key=sql.Identifier(key_of(database, one.service, one.table)),
+        column=sql.Identifier(one.column),
+    )
+
+
+def key_of(database: psycopg.Connection[Any], schema: str, table: str) -> str:
+    """Name the column that is a service table's key."""
+    row = database.execute(
+        "select attname from pg_index"
+        " inner join pg_attribute on attrelid = indrelid and attnum = indkey[0]"
+        " where indrelid = to_regclass(%s) and indisprimary",
+        (f"{schema}.{table}",),
+    ).fetchone()
+    assert row is not None  # every service table has one
+    return str(row[0])
+
+
+def _follow(references: Sequence[_Test], connections: Connections) -> list[Reference]:
+    """Run parity tests side by side; each keeps the rows that it finds, as dbt's would."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda one: _run(one, connections), references))
+
+
+def _run(test: _Test, connections: Connections) -> Reference:
+    """Run one parity test and keep the rows that it finds; atomic, and one at a time."""
+    one = test.reference
+    stored = sql.Identifier(*one.stored_in.split(".", 1))
+    with connections.connect(one.service) as database:
+        try:
+            with database.transaction():
+                database.execute(
+                    "select from split.parity_tests where name = %s for update", (test.name,)
+                )
+                database.execute(sql.SQL("drop table if exists {}").format(stored))
+                found = database.execute(
+                    sql.SQL("create table {} as {}").format(stored, sql.SQL(test.definition))
+                )
+        except (errors.ProgrammingError, errors.DataError) as error:
+            raise BuildFailed(
+                f"The test {test.name} could not run: {error.diag.message_primary}",
+                where=describe(connections.urls[one.service]),
+                mend=f"dbt test --target {one.service} --select {test.name}",
+            ) from error
+    return replace(one, orphans=found.rowcount)
+
+
+def _tests(service: Service, connections: Connections) -> list[_Test]:
+    """Read a service's parity tests, as the last build has left them."""
+    with connections.connect(service.database) as database:
+        kept = database.execute("select to_regclass('split.parity_tests') is not null").fetchone()
+        if kept == (False,):  # built before they were kept; running all of them keeps them
+            all_of_them = ["test", "--select", "tag:parity"]
+            dbt.run(all_of_them, service.database, connections, "run_results.json")
+        found = database.execute(TESTS).fetchall()
+    tables = catalog.expected()
+    return [
+        _Test(
+            name,
+            Reference(
+                service.database,
+                table,
+                column,
+                tables[owner_table].owner,
+                owner_table,
+                severity == "error",
+                on_delete,
+                0,
+                stored_in,
+            ),
+            definition,
+        )
+        for name, table, column, owner_table, severity, on_delete, stored_in, definition in found
+    ]
+
+
+def _with_samples(one: Reference, connections: Connections) -> Reference:
+    if not one.orphans:
+        return one
+    schema, table = one.stored_in.split(".", 1)
+    with connections.connect(one.service) as database:
+        cursor = database.execute(
+            sql.SQL("select * from {} limit {}").format(
+                sql.Identifier(schema, table), sql.Literal(SAMPLES)
+            )
+        )
+        names = [column.name for column in cursor.description or ()]
+        rows = tuple(dict(zip(names, row, strict=True)) for row in cursor)
+    return replace(one, samples=rows)

@@ -1,0 +1,1 @@
+"""Streams between the monolith and the services, and applying what they bring."""

@@ -1,0 +1,304 @@
+"""What both servers must offer before a landing, asked before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from pgsplit.base.errors import NotReady, TargetOccupied
+from pgsplit.project.endpoints import describe
+from pgsplit.project.project import MIRROR_SCHEMA, Service
+
+Connection = psycopg.Connection[Any]
+
+
+def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[str, ...]]) -> None:
+    """Check that the monolith can be followed, and by this login.
+
+    Args:
+        monolith: a connection to it.
+        service: the service that is to follow it.
+        tables: the tables that it is to follow.
+
+    Raises:
+        NotReady: `wal_level` is not logical, no slot or sender is free, or privileges lack.
+    """
+    where = describe(monolith.info.dsn)
+    _can_publish(monolith, service.replication, "the monolith")
+    role = monolith.execute(
+        "select rolsuper, rolreplication,"
+        " has_database_privilege(current_database(), 'create')"
+        " from pg_roles where rolname = current_user"
+    ).fetchone()
+    assert role is not None
+    user, database = monolith.info.user, monolith.info.dbname
+    lacking = []
+    if not role[0] and not role[1]:
+        lacking.append(("may not replicate", f'ALTER ROLE "{user}" REPLICATION;'))
+    if not role[0] and not role[2]:
+        lacking.append(
+            ("may not create a publication", f'GRANT CREATE ON DATABASE "{database}" TO "{user}";')
+        )
+    for name in tables:
+        table = f"{MIRROR_SCHEMA}.{name}"
+        row = monolith.execute(
+            "select has_table_privilege(oid, 'select'), pg_has_role(relowner, 'usage'),"
+            " quote_ident(pg_get_userbyid(relowner)), row_security_active(oid)"
+            " from pg_class where oid = to_regclass(%s)",
+            (table,),
+        ).fetchone()
+        assert row is not None
+        may_read, may_publish, owner, filtered = row
+        if filtered:
+            lacking.append(
+                (f"sees {table} through row-level security", f'ALTER ROLE "{user}" BYPASSRLS;')
+            )
+        if not may_read:
+            lacking.append((f"may not read {table}", f'GRANT SELECT ON {table} TO "{user}";'))
+        if not may_publish:
+            lacking.append(
+                (f"may not publish {table}, which {owner} owns", f'GRANT {owner} TO "{user}";')
+            )
+    if lacking:
+        raise NotReady(
+            f"{user} lacks privileges:\n" + "\n".join(f"  - {what}" for what, _ in lacking),
+            where=where,
+            mend="\n".join(dict.fromkeys(mend for _, mend in lacking)),
+        )
+
+
+def _can_publish(source: Connection, slot: str, name: str) -> None:
+    """Check that a server decodes its WAL, and has room for one more slot and its sender."""
+    where = describe(source.info.dsn)
+    settings = dict(
+        source.execute(
+            "select name, setting from pg_settings"
+            " where name in ('wal_level', 'max_replication_slots', 'max_wal_senders')"
+        ).fetchall()
+    )
+    if settings["wal_level"] != "logical":
+        raise NotReady(
+            f"wal_level is {settings['wal_level']}; following {name} needs logical.",
+            where=where,
+            mend=f"ALTER SYSTEM SET wal_level = 'logical'; then restart the server of {name}.",
+        )
+    row = source.execute(
+        "select (select count(*) from pg_replication_slots where slot_name <> %s),"
+        " (select count(*) from pg_stat_replication)",
+        (slot,),
+    ).fetchone()
+    assert row is not None
+    for setting, used, what in (
+        ("max_replication_slots", row[0], "replication slot"),
+        ("max_wal_senders", row[1], "WAL sender"),
+    ):
+        if used >= int(settings[setting]):
+            raise NotReady(
+                f"No {what} is free: {used} of {settings[setting]} are in use.",
+                where=where,
+                mend=f"ALTER SYSTEM SET {setting} = {int(settings[setting]) + 20}; then restart"
+                f" the server of {name}; or drop a slot that nobody uses:"
+                " select * from pg_replication_slots where not active;",
+            )
+
+
+def way_back(
+    database: Connection, monolith: Connection, service: Service, *, made_before: bool
+) -> None:
+    """Check that the monolith can subscribe to a service's database.
+
+    Args:
+        database: a connection to the service's database.
+        monolith: a connection to the monolith.
+        service: the service.
+        made_before: whether what bears its name may be this project's own.
+
+    Raises:
+        NotReady: `wal_level`, a slot, a sender, a worker or a privilege lacks.
+        TargetOccupied: somebody else's publication, slot or subscription bears the name.
+    """
+    name = service.way_back
+    _can_publish(database, name, service.database)
+    _can_subscribe(monolith, name, "the monolith's server")
+    for connection, what, question in (
+        (database, "publication", "select true from pg_publication where pubname = %s"),
+        (database, "slot", "select true from pg_replication_slots where slot_name = %s"),
+        (
+            monolith,
+            "subscription",
+            "select true from pg_subscription where subname = %s and subdbid ="
+            " (select oid from pg_database where datname = current_database())",
+        ),
+    ):
+        if not made_before and connection.execute(question, (name,)).fetchone():
+            raise TargetOccupied(
+                f"There is a {what} {name} already, which no switch has made. Nothing was changed.",
+                where=describe(connection.info.dsn),
+                mend="Drop it, if nobody needs it.",
+            )
+
+
+def feed(owner: Connection, consumer: Connection, source: Service, target: Service) -> None:
+    """Check that one service's database can subscribe to another's.
+
+    Args:
+        owner: a connection to the one that is to publish.
+        consumer: a connection to the one that is to subscribe.
+        source: the service that publishes.
+        target: the service that subscribes.
+
+    Raises:
+        NotReady: `wal_level`, a slot, a sender, a worker or a privilege lacks.
+    """
+    name = f"{target.replication}_from_{source.database}"
+    _can_publish(owner, name, source.database)
+    _can_subscribe(consumer, name, f"the server of {target.database}")
+
+
+def target(database: Connection, service: Service) -> None:
+    """Check that this login may subscribe in a service's database, and that a worker is free.
+
+    Args:
+        database: a connection to it.
+        service: the service.
+
+    Raises:
+        NotReady: it may not, or the server's workers are all spoken for.
+    """
+    _can_subscribe(database, service.replication, "the service's server")
+
+
+def _can_subscribe(database: Connection, subscription: str, server: str) -> None:
+    row = database.execute(
+        "select rolsuper or (current_setting('server_version_num')::integer >= 160000"
+        " and pg_has_role((select oid from pg_roles where rolname = 'pg_create_subscription'),"
+        " 'usage'))"
+        " from pg_roles where rolname = current_user"
+    ).fetchone()
+    if row != (True,):
+        raise NotReady(
+            f"{database.info.user} may not create a subscription.",
+            where=describe(database.info.dsn),
+            mend="Connect as a superuser, or on PostgreSQL 16 and later:"
+            f' GRANT pg_create_subscription TO "{database.info.user}";',
+        )
+    # Subscriptions of all databases share the workers.
+    row = database.execute(
+        "select current_setting('max_logical_replication_workers')::integer,"
+        " (select count(*) from pg_subscription where subname <> %s)",
+        (subscription,),
+    ).fetchone()
+    assert row is not None
+    workers, others = row
+    if others >= workers:
+        raise NotReady(
+            f"No logical replication worker is free: {others} subscriptions share {workers}.",
+            where=describe(database.info.dsn),
+            mend=f"ALTER SYSTEM SET max_logical_replication_workers = {others + 10};"
+            f" ALTER SYSTEM SET max_worker_processes = {others + 20};"
+            f" then restart {server}.",
+        )
+
+
+def provisioned(database: Connection, service: Service) -> None:
+    """Check that a database is the one that was provisioned for a service, not another one.
+
+    Args:
+        database: a connection to it.
+        service: the service.
+
+    Raises:
+        NotReady: it does not carry the service's mark; nothing may be made or removed there.
+    """
+    found = database.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
+    if found.fetchone() != (service.mark,):
+        raise NotReady(
+            f"This database was not provisioned for {service.database}. Nothing was changed.",
+            where=describe(database.info.dsn),
+            mend=f"Check {service.database.upper()}_URL, or runner.py provision {service.role}",
+        )
+
+
+def nothing_in_the_way(monolith: Connection, database: Connection, service: Service) -> None:
+    """Check that nobody has made what a landing is about to make.
+
+    What bears these names once this has passed, under the ledger's lock, is this project's own.
+
+    Args:
+        monolith: a connection to the monolith.
+        database: a connection to the service's database.
+        service: the service.
+
+    Raises:
+        TargetOccupied: a publication, slot, subscription or mirror table is there; it is named.
+    """
+    name = service.replication
+    for connection, what, question, mend in (
+        (
+            monolith,
+            "publication",
+            "select current_database() from pg_publication where pubname = %s",
+            f"DROP PUBLICATION {name};",
+        ),
+        (  # a slot's name is the server's: this one may follow another of its databases
+            monolith,
+            "replication slot",
+            "select coalesce(database, 'the server') from pg_replication_slots"
+            " where slot_name = %s",
+            f"SELECT pg_drop_replication_slot('{name}');",
+        ),
+        (
+            database,
+            "subscription",
+            "select current_database() from pg_subscription where subname = %s"
+            " and subdbid = (select oid from pg_database where datname = current_database())",
+            f"DROP SUBSCRIPTION {name};",
+        ),
+    ):
+        row = connection.execute(question, (name,)).fetchone()
+        if row:
+            raise TargetOccupied(
+                f"There is a {what} {name} of {row[0]} already, which no landing recorded in this"
+                " monolith has made. Nothing was changed.",
+                where=describe(connection.info.dsn),
+                mend=f"If nobody needs it: {mend}",
+            )
+    found = [
+        row[0]
+        for row in database.execute(
+            "select relname from pg_class where relnamespace = %s::regnamespace"
+            " and relkind in ('r', 'p', 'v', 'm', 'f') order by 1",
+            (MIRROR_SCHEMA,),
+        )
+    ]
+    if found:
+        raise TargetOccupied(
+            f"The mirror's schema {MIRROR_SCHEMA} holds tables that were not landed by this"
+            f" project: {', '.join(found)}. Nothing was changed.",
+            where=describe(database.info.dsn),
+            mend="Move them away: "
+            + " ".join(f"ALTER TABLE {MIRROR_SCHEMA}.{name} SET SCHEMA public;" for name in found),
+        )
+
+
+def same_encoding(monolith: Connection, database: Connection) -> None:
+    """Check that two databases write a text as the same bytes, which is what hashes are of.
+
+    Args:
+        monolith: a connection to the one.
+        database: a connection to the other.
+
+    Raises:
+        NotReady: they do not.
+    """
+    one, other = (c.info.parameter_status("server_encoding") for c in (monolith, database))
+    if one != other:
+        raise NotReady(
+            f"The monolith is encoded in {one} and the service's database in {other}, so their"
+            " texts can't be compared by hashes.",
+            where=describe(monolith.info.dsn),
+            mend="Compare a copy of the monolith instead: createdb --template template0 --encoding"
+            f" {other} COPY && pg_dump MONOLITH | psql COPY",
+        )

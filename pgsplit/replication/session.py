@@ -1,0 +1,93 @@
+"""Both ends of a service that can be switched: connections, ways and gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import psycopg
+
+from pgsplit.project import catalog
+from pgsplit.project.endpoints import Connections, explained
+from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.replication import requirements as preflight
+from pgsplit.replication.fence import Gate
+from pgsplit.replication.reverse import WayBack
+from pgsplit.replication.stream import Connection, Link
+
+# Autovacuum gives way to whoever waits for a lock, but only after this long.
+DEADLOCK_TIMEOUT = "20ms"
+CLOCK_READINGS = 5
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The monolith and a service's database, with all that stands between them."""
+
+    service: Service
+    connections: Connections
+    monolith: Connection
+    database: Connection
+
+    @property
+    def link(self) -> Link:
+        """The way from the monolith to the mirror."""
+        return Link(self.service, self.monolith, self.database)
+
+    @property
+    def way(self) -> WayBack:
+        """The way back."""
+        return WayBack(self.service, self.monolith, self.database)
+
+    @property
+    def monolith_gate(self) -> Gate:
+        """The gate before the tables of the monolith that the service owns."""
+        owned = list(catalog.owned_tables(self.service))
+        return Gate(self.service, self.monolith, MIRROR_SCHEMA, owned)
+
+    @property
+    def service_gate(self) -> Gate:
+        """The gate before the service's own tables."""
+        rows = self.database.execute(
+            "select table_name from split.service_tables where owned_rows <> 'false' order by 1"
+        )
+        return Gate(self.service, self.database, self.service.database, [row[0] for row in rows])
+
+    def clock_offset(self) -> float:
+        """Measure by how many seconds the service's clock is ahead of the monolith's.
+
+        The reading with the shortest way there and back counts, as in NTP.
+        """
+        here, beyond = self.monolith_gate, self.service_gate
+        readings = []
+        for _ in range(CLOCK_READINGS):
+            before, there, after = here.clock(), beyond.clock(), here.clock()
+            middle = before + (after - before) / 2
+            readings.append((after - before, (there - middle).total_seconds()))
+        return min(readings)[1]
+
+
+@contextmanager
+def opened(service: Service, connections: Connections) -> Iterator[Ends]:
+    """Connect to both ends of a service.
+
+    Raises:
+        ConnectionFailed: one of them can't be reached.
+        NotReady: the database is not the one that was provisioned for the service.
+    """
+    urls = connections.urls
+    with (
+        connections.connect(MONOLITH) as monolith,
+        explained(urls[MONOLITH], MONOLITH, monolith),
+        connections.connect(service.database) as database,
+        explained(urls[service.database], service.database, database),
+    ):
+        preflight.provisioned(database, service)
+        for connection in (monolith, database):
+            # What decides must not be undone by a crash, whatever the database is set to.
+            connection.execute("set synchronous_commit = on")
+            # A login that is no superuser can't; see Walk.close.
+            with suppress(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"set deadlock_timeout = '{DEADLOCK_TIMEOUT}'")
+        yield Ends(service, connections, monolith, database)

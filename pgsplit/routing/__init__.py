@@ -1,0 +1,1 @@
+"""Where applications read and write, and pausing them."""

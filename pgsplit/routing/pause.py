@@ -1,0 +1,163 @@
+"""Holds a service's clients in PgBouncer for a moment, and lets them go whatever happens.
+
+A process of its own, started first, watches the runner and RESUMEs when that is gone, or at a
+deadline: `python -m pgsplit.routing.pause` with a JSON line on standard input, which then stays
+open for as long as the clients wait.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.project.endpoints import Connections, describe
+from pgsplit.project.project import ROOT, Service
+from pgsplit.routing import pgbouncer
+
+LONGEST_SECONDS = 60.0
+PATIENCE_SECONDS = 15.0
+# As long as it is down it holds nobody; after a day somebody has taken it away.
+GIVE_UP_SECONDS = 86_400
+
+
+@contextmanager
+def held(
+    service: Service,
+    connections: Connections,
+    budget_seconds: float,
+    longest_seconds: float = LONGEST_SECONDS,
+) -> Iterator[None]:
+    """Make those who write to a service wait for the block; without PgBouncer, do nothing.
+
+    They wait for an answer and get no error, unless it takes longer than PgBouncer's
+    `query_wait_timeout`. They go on when the block ends, when this process dies, and in any case
+    when the time is up.
+
+    Args:
+        service: a provisioned service.
+        connections: where PgBouncer is.
+        budget_seconds: how long the statements and transactions under way may take to end.
+        longest_seconds: how long the block may take; then clients go on, though it still runs.
+
+    Raises:
+        ConnectionFailed: PgBouncer can't be reached.
+        NotReady: clients kept their connections for longer than the budget, and go on; or
+            PgBouncer refuses to PAUSE, or to RESUME.
+    """
+    url, name = connections.pgbouncer_url, service.role
+    if not url:
+        yield
+        return
+    with pgbouncer.console(url) as control, pgbouncer.console(url) as pausing:
+        retry = pgbouncer.login_retry(control)
+        with _watched(url, name, retry, budget_seconds + longest_seconds):
+            try:
+                if not pgbouncer.pause(pausing, name, budget_seconds):
+                    raise _busy(control, service, budget_seconds)
+                yield
+            finally:
+                # If this fails the watchdog does it, when it hears that the block has ended.
+                with suppress(SplitError):
+                    pgbouncer.release(control, name, retry)
+
+
+def _busy(control: pgbouncer.Console, service: Service, seconds: float) -> NotReady:
+    clients = pgbouncer.busy(control, service.role)
+    names = ", ".join(clients[:5]) + (f" and {len(clients) - 5} more" if len(clients) > 5 else "")
+    return NotReady(
+        f"The clients of {service.role} did not free their connections within {seconds:g} seconds"
+        f"{f': {names}' if names else ''}. They go on as before.",
+        where=describe(control.info.dsn),
+        mend="Let their transactions end, or allow more time. With pool_mode = session a client"
+        "\nkeeps its connection until it disconnects: set pool_mode = transaction.",
+    )
+
+
+@contextmanager
+def _watched(url: str, name: str, retry: str, seconds: float) -> Iterator[None]:
+    """Have a process of its own see to it that clients go on at the latest after the block."""
+    order = {"url": url, "name": name, "retry": retry, "seconds": seconds}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pgsplit.routing.pause"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        # Whoever kills the runner's process group does not kill this one.
+        start_new_session=True,
+    )
+    assert process.stdin and process.stdout
+    try:
+        with suppress(BrokenPipeError):  # its own words, below, say why
+            # Not on the command line, which everybody may read: it holds a password.
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+        said = process.stdout.readline()
+        if said != "ready\n":
+            said = (said + process.stdout.read()).strip().rpartition("\n")[2]
+            raise NotReady(
+                f"The watchdog that lets clients go on did not start: {said or 'no word from it'}",
+                where=describe(url),
+                mend="Nobody was made to wait. Try it again.",
+            )
+        yield
+    finally:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            code: int | None = process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = None
+        process.stdout.close()
+        if code != 0 and not _goes_on(url, name, retry):
+            raise NotReady(
+                f"The clients of {name} may still be waiting in PgBouncer.",
+                where=describe(url),
+                mend=f'psql "$PGBOUNCER_ADMIN_URL" -c "RESUME {name}"',
+            )
+
+
+def _goes_on(url: str, name: str, retry: str) -> bool:
+    try:
+        with pgbouncer.console(url) as control:
+            pgbouncer.release(control, name, retry)
+    except SplitError:
+        return False
+    return True
+
+
+def watch() -> int:
+    """Wait for the end of standard input or the deadline, then RESUME until it has worked."""
+    for one in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)  # it ends by itself as soon as the runner does
+    order = json.loads(sys.stdin.readline())
+    url, name, retry = order["url"], order["name"], order["retry"]
+    deadline = time.monotonic() + order["seconds"]
+    try:
+        with pgbouncer.console(url) as control:
+            print("ready", flush=True)
+            select.select([sys.stdin], [], [], max(0.0, deadline - time.monotonic()))
+            with suppress(SplitError):
+                pgbouncer.release(control, name, retry)
+                return 0
+    except SplitError as error:
+        print(error.what, flush=True)
+        return 1
+    give_up = time.monotonic() + GIVE_UP_SECONDS
+    while time.monotonic() < give_up:
+        if _goes_on(url, name, retry):
+            return 0
+        time.sleep(0.5)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(watch())

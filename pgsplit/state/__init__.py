@@ -1,0 +1,1 @@
+"""What was done and where each service stands, recorded in the monolith."""

@@ -1,0 +1,313 @@
+"""What was meant to happen and what did: the record, in the monolith, of every step.
+
+The schema `split` of the monolith holds `ledger`, an intent before each step and an outcome after
+it, `states`, where each service stands, and `verifications`, how each table was last found. An
+intent without an outcome is a step that was cut short: the next run of the same step clears up
+after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from threading import RLock
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from pgsplit.base.errors import NotReady
+from pgsplit.project.endpoints import Connections
+from pgsplit.project.project import MONOLITH, Service
+
+# How long a runner that has just ended may still hold its lock: until its server has seen it go.
+LOCK_TIMEOUT = "2s"
+
+# Written in the monolith, and replicated: what was committed before one that has arrived has too.
+HEARTBEATS = """
+    create table if not exists split.heartbeats (
+        service text primary key,
+        at timestamptz not null
+    )
+"""
+
+SCHEMA = f"""
+    create schema if not exists split;
+
+    create table if not exists split.ledger (
+        id bigint generated always as identity primary key,
+        service text not null,
+        step text not null,
+        intent jsonb not null,
+        started_at timestamptz not null default clock_timestamp(),
+        finished_at timestamptz,
+        outcome text check (outcome in ('done', 'failed')),
+        detail jsonb
+    );
+
+    create table if not exists split.states (
+        service text primary key,
+        state text not null,
+        since timestamptz not null default clock_timestamp()
+    );
+
+    create table if not exists split.verifications (
+        service text not null,
+        table_name text not null,
+        definition text not null,
+        started_at timestamptz not null,
+        finished_at timestamptz not null default clock_timestamp(),
+        is_proven boolean not null,
+        result jsonb not null,
+        primary key (service, table_name)
+    );
+
+    {HEARTBEATS};
+"""
+
+
+class State(str, Enum):
+    """Where a service stands, in the order of its life."""
+
+    ABSENT = "absent"
+    PROVISIONED = "provisioned"
+    LANDED = "landed"
+    BUILT = "built"
+    VERIFIED = "verified"
+    SWITCHED = "switched"
+    COMPLETED = "completed"
+
+    def reached(self, other: State) -> bool:
+        """Tell whether this state is `other` or one behind it."""
+        return list(State).index(self) >= list(State).index(other)
+
+
+@dataclass
+class Step:
+    """A step under way; what is put into its fields is recorded when it ends.
+
+    An `outcome` of `failed` is for a step that came to its end and found something wrong. `enters`
+    is a state further on; `returns_to` one that the service is back in.
+    """
+
+    id: int
+    enters: State | None = None
+    returns_to: State | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+    outcome: str = "done"
+
+
+class Ledger:
+    """The ledger of one monolith, open for the only runner that may be at work on it."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+        self.lock = RLock()  # services are built side by side, and all of them record here
+
+    @contextmanager
+    def step(
+        self, service: Service, name: str, *, enters: State | None = None, **intent: Any
+    ) -> Iterator[Step]:
+        """Record an intent before the block and its outcome after it.
+
+        Each record is committed at once, so a runner that is killed leaves an intent without an
+        outcome.
+
+        Args:
+            service: whose step it is.
+            name: the step's name.
+            enters: the state that the service is in once the step is done; recorded with it.
+            intent: what is about to be made, by name, so that it can be found and undone.
+
+        Yields:
+            The step, whose `detail` is recorded when the block ends well.
+        """
+        with self.lock:
+            row = self.connection.execute(
+                "insert into split.ledger (service, step, intent) values (%s, %s, %s) returning id",
+                (service.database, name, Jsonb(intent)),
+            ).fetchone()
+        assert row is not None
+        step = Step(row[0], enters)
+        try:
+            yield step
+        except BaseException as error:
+            said = str(error) or type(error).__name__
+            # If the monolith itself went away, the intent without an outcome tells that.
+            with suppress(psycopg.OperationalError), self.lock:
+                self._finish(step.id, "failed", {**step.detail, "error": said})
+            raise
+        with self.lock, self.connection.transaction():
+            self._finish(step.id, step.outcome, step.detail)
+            if step.enters is not None and not self.state(service).reached(step.enters):
+                self._set(service, step.enters)
+            if step.returns_to is not None:
+                self._set(service, step.returns_to)
+
+    def _finish(self, step: int, outcome: str, detail: dict[str, Any]) -> None:
+        self.connection.execute(
+            "update split.ledger set outcome = %s, detail = %s, finished_at = clock_timestamp()"
+            " where id = %s",
+            (outcome, Jsonb(detail), step),
+        )
+
+    def last(self, service: Service, step: str) -> dict[str, Any]:
+        """Give the detail of the last time that a step of a service was done, or nothing."""
+        row = self.connection.execute(
+            "select detail from split.ledger where service = %s and step = %s and outcome = 'done'"
+            " order by id desc limit 1",
+            (service.database, step),
+        ).fetchone()
+        return row[0] if row else {}
+
+    def was_begun(self, service: Service, step: str) -> bool:
+        """Tell whether a step of a service was ever begun, however it ended."""
+        row = self.connection.execute(
+            "select exists (select from split.ledger where service = %s and step = %s)",
+            (service.database, step),
+        ).fetchone()
+        return row == (True,)
+
+    def has_made(self, service: Service, step: str, what: str) -> bool:
+        """Tell whether a step has ever recorded that it made something."""
+        row = self.connection.execute(
+            "select coalesce(bool_or((detail ->> %s)::boolean), false) from split.ledger"
+            " where service = %s and step = %s",
+            (what, service.database, step),
+        ).fetchone()
+        return row == (True,)
+
+    def state(self, service: Service) -> State:
+        """Tell where a service stands."""
+        return state(self.connection, service)
+
+    def return_to(self, service: Service, state: State) -> None:
+        """Record that a service is back in an earlier state, before what makes it so begins.
+
+        What was proven of its tables no longer counts if they are to be built anew; atomic. One
+        that has been switched stays so: only a rollback takes it back.
+        """
+        with self.lock, self.connection.transaction():
+            if self.state(service).reached(State.SWITCHED):
+                return
+            self._set(service, state)
+            if not state.reached(State.BUILT):
+                self.connection.execute(
+                    "delete from split.verifications where service = %s", (service.database,)
+                )
+
+    def forget(self, service: Service) -> list[str]:
+        """Forget where a service stands, and what was proven of it; atomic.
+
+        The ledger keeps what was done.
+
+        Returns:
+            The databases of the services of which something is still there.
+        """
+        with self.lock, self.connection.transaction():
+            for table in ("states", "verifications", "heartbeats", "gates"):
+                if self._has(table):
+                    self.connection.execute(
+                        sql.SQL("delete from split.{} where service in (%s, %s)").format(
+                            sql.Identifier(table)
+                        ),
+                        (service.database, f"{service.database} back"),
+                    )
+            rows = self.connection.execute("select service from split.states order by service")
+            return [row[0] for row in rows]
+
+    def _has(self, table: str) -> bool:
+        row = self.connection.execute(
+            "select to_regclass(%s) is not null", (f"split.{table}",)
+        ).fetchone()
+        return row == (True,)
+
+    def _set(self, service: Service, state: State) -> None:
+        self.connection.execute(
+            "insert into split.states (service, state) values (%s, %s)"
+            " on conflict (service) do update"
+            " set state = excluded.state, since = clock_timestamp()",
+            (service.database, state.value),
+        )
+
+
+def state(monolith: psycopg.Connection[Any], service: Service) -> State:
+    """Tell where a service stands, without opening the ledger.
+
+    Args:
+        monolith: a connection to it; nobody has to have opened its ledger before.
+        service: the service.
+
+    Returns:
+        Its state; absent if nothing is recorded.
+    """
+    known = monolith.execute("select to_regclass('split.states') is not null").fetchone()
+    if known != (True,):
+        return State.ABSENT
+    row = monolith.execute(
+        "select state from split.states where service = %s", (service.database,)
+    ).fetchone()
+    return State(row[0]) if row else State.ABSENT
+
+
+def completed(monolith: psycopg.Connection[Any]) -> frozenset[str]:
+    """Name the databases of the services that are completed: their tables are retired here."""
+    known = monolith.execute("select to_regclass('split.states') is not null").fetchone()
+    if known != (True,):
+        return frozenset()
+    rows = monolith.execute(
+        "select service from split.states where state = %s", (State.COMPLETED.value,)
+    )
+    return frozenset(row[0] for row in rows)
+
+
+def _another_runner(connection: psycopg.Connection[Any]) -> NotReady:
+    holder = connection.execute(
+        "select activity.pid, activity.backend_start::timestamptz(0) from pg_locks as lock"
+        " inner join pg_stat_activity as activity using (pid)"
+        " where lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted"
+        " and lock.classid = hashtext('blytz_hire.runner')::oid and lock.objid = 1"
+        " and lock.database = (select oid from pg_database where datname = current_database())"
+    ).fetchone()
+    pid, since = holder or (0, "a moment ago")
+    return NotReady(
+        f"Another runner is at work on this monolith (process {pid}, since {since}).",
+        where=f"database {connection.info.dbname}",
+        mend=f"Wait for it, or end it: select pg_terminate_backend({pid});",
+    )
+
+
+@contextmanager
+def open_ledger(connections: Connections) -> Iterator[Ledger]:
+    """Open the monolith's ledger for the only runner that may be at work.
+
+    Args:
+        connections: where the monolith is.
+
+    Yields:
+        The ledger, until the block ends.
+
+    Raises:
+        ConnectionFailed: the monolith can't be reached.
+        NotReady: another runner is at work, or the schema `split` can't be made.
+    """
+    with connections.connect(MONOLITH) as connection:
+        try:
+            with connection.transaction():
+                connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+                connection.execute("select pg_advisory_lock(hashtext('blytz_hire.runner'), 1)")
+        except psycopg.errors.LockNotAvailable as error:
+            raise _another_runner(connection) from error
+        try:
+            connection.execute(SCHEMA)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise NotReady(
+                f"The schema split can't be made in the monolith: {str(error).strip()}",
+                where=f"database {connection.info.dbname}",
+                mend=f'GRANT CREATE ON DATABASE "{connection.info.dbname}"'
+                f' TO "{connection.info.user}";',
+            ) from error
+        yield Ledger(connection)

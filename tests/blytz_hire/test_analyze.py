@@ -1,0 +1,291 @@
+"""What `runner.py analyze` finds in a monolith, and that it finds it without leave to write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from pgsplit.base.errors import ConnectionFailed, NotReady, SourceMismatch
+from pgsplit.load import sample as demo
+from pgsplit.observe import analyze
+from pgsplit.observe.analyze import Analysis, Finding, Reference, Table
+from pgsplit.observe.pages import analysis as analysis_page
+from pgsplit.observe.pages import dependencies, ticks
+from pgsplit.postgres import embedded
+from pgsplit.project.endpoints import resolve, with_database
+from pgsplit.project.project import MONOLITH, SERVICES
+from tests.support.hazards import INJECTED
+from tests.support.split import Split
+from tests.support.stage import SAMPLE, Stage
+
+KINDS = {hazard for hazard, *_ in INJECTED}
+# What the sample has by nature: two keys that were never validated, and orphans without a key.
+NATURAL = {"key was never validated", "rows that refer to nothing"}
+
+
+def analyzed(split: Split, *arguments: str, **environ: str) -> dict[str, Any]:
+    ran = split.runner("analyze", "--json", *arguments, **environ)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ruined(
+    stage: Stage, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], str, str]:
+    """Analyze a monolith with every hazard: as JSON, as a page, and as it is shown."""
+
+    def ruin() -> dict[str, Any]:
+        page = tmp_path_factory.mktemp("ruined") / "page.html"
+        split = stage.enter(SAMPLE)
+        with split.monolith() as monolith:
+            for _, statement, _, _ in INJECTED:
+                monolith.execute(statement.encode())
+        shown = split.runner("analyze")
+        assert shown.returncode == 0, shown.stderr
+        found = analyzed(split, "--html", str(page))
+        return {"found": found, "page": page.read_text("utf-8"), "shown": shown.stdout}
+
+    once = stage.once("ruined", ruin)
+    return once["found"], once["page"], once["shown"]
+
+
+@pytest.mark.parametrize(
+    ("hazard", "where", "mend"),
+    [(hazard, where, mend) for hazard, _, where, mend in INJECTED],
+    ids=[
+        f"{hazard}: {where[:30].isascii()}-{i}" for i, (hazard, _, where, _) in enumerate(INJECTED)
+    ],
+)
+def test_a_hazard_is_found_with_what_to_do(
+    ruined: tuple[dict[str, Any], str, str], hazard: str, where: str, mend: str
+) -> None:
+    found = [one for one in ruined[0]["findings"] if one["hazard"] == hazard]
+    (one,) = [one for one in found if where in one["object"] and mend in one["mend"]]
+    assert one["severity"] in analyze.SEVERITIES
+    assert one["means"].endswith(".") and one["found"]
+
+
+def test_everything_could_be_asked(ruined: tuple[dict[str, Any], str, str]) -> None:
+    assert not {f["hazard"] for f in ruined[0]["findings"]} & {
+        "could not be asked",
+        "not visible to this login",
+    }
+
+
+def test_the_page_is_whole_and_takes_odd_names(ruined: tuple[dict[str, Any], str, str]) -> None:
+    page = ruined[1]
+    assert_self_contained(page)
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
+    assert "näme &lt;b&gt;" in page
+    assert "\x1b" not in page
+
+
+def test_the_terminal_takes_odd_names_in_eighty_columns(
+    ruined: tuple[dict[str, Any], str, str],
+) -> None:
+    shown = ruined[2]
+    assert "\x1b" not in shown
+    assert "<script>alert('x')</script>" in shown
+    # 表 is two columns wide
+    assert all(len(line) + line.count("表") <= 80 for line in shown.splitlines())
+
+
+def assert_self_contained(page: str) -> None:
+    assert "<script" not in page.lower()
+    assert "http://" not in page and "https://" not in page
+    root = ElementTree.fromstring(page)
+    assert all(not {"src", "href"} & set(element.attrib) for element in root.iter())
+    assert len(list(root.iter("svg"))) > 4
+
+
+@pytest.mark.slow
+def test_a_sound_monolith_has_none_of_this(split: Split, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    found = analyzed(split, "--html", str(page))
+    kinds = {one["hazard"] for one in found["findings"]}
+    assert not kinds & (KINDS - NATURAL)
+    assert "table that nobody owns" not in page.read_text(encoding="utf-8")
+    assert len(found["tables"]) == 18
+    assert sum(one["crosses"] for one in found["references"]) == 30
+    assert len(found["references"]) == 41
+    assert all(one["rows_estimate"] > 0 and one["bytes"] > 0 for one in found["tables"])
+    assert_self_contained(page.read_text(encoding="utf-8"))
+    with split.monolith() as monolith:
+        schemas = monolith.execute("select count(*) from pg_namespace where nspname = 'split'")
+        assert schemas.fetchone() == (0,)
+
+
+@pytest.fixture
+def reader(split: Split) -> str:
+    """Give the URL of a login that may read the monolith's tables and nothing else."""
+    server = split.server
+    server.execute("create role reader login password 'secret word' nosuperuser")
+    with split.monolith() as monolith:
+        monolith.execute("grant connect on database blytz_hire to reader")
+        monolith.execute("grant usage on schema blytz_hire to reader")
+        monolith.execute("grant select on all tables in schema blytz_hire to reader")
+    return with_database(server.tcp, MONOLITH, user="reader", password="secret word")
+
+
+@pytest.mark.slow
+def test_a_login_that_may_only_read_is_enough(split: Split, reader: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    found = analyzed(split, "--html", str(page), BLYTZ_HIRE_URL=reader)
+    mine = analyzed(split)
+    others = [one for one in found["findings"] if one["object"] != "sessions of others"]
+    assert others == mine["findings"]
+    assert "secret" not in page.read_text(encoding="utf-8") + json.dumps(found)
+
+
+@pytest.mark.slow
+def test_what_a_login_may_not_see_is_said(split: Split, reader: str) -> None:
+    with split.monolith() as monolith:
+        monolith.execute("revoke select on blytz_hire.users from reader")
+        monolith.execute("alter table blytz_hire.jobs enable row level security")
+        found = analyzed(split, BLYTZ_HIRE_URL=reader)
+    findings = {(one["hazard"], one["object"]): one for one in found["findings"]}
+    hidden = findings["not visible to this login", "blytz_hire.users"]
+    assert hidden["mend"] == "GRANT SELECT ON blytz_hire.users TO reader;"
+    sessions = findings["not visible to this login", "sessions of others"]
+    assert sessions["mend"] == "GRANT pg_read_all_stats TO reader;"
+    policy = findings["row-level security", "blytz_hire.jobs"]
+    assert policy["severity"] == "blocks" and policy["mend"] == "ALTER ROLE reader BYPASSRLS;"
+
+
+@pytest.mark.slow
+def test_a_locked_table_keeps_nobody_waiting(split: Split) -> None:
+    with split.monolith() as monolith, monolith.transaction():
+        monolith.execute("lock table blytz_hire.users")
+        found = analyzed(split)
+    refused = {f["object"]: f for f in found["findings"] if f["hazard"] == "could not be asked"}
+    assert "lock timeout" in refused["analyses/orphans.sql"]["found"]
+    assert (
+        "dbt show --target blytz_hire --select orphans" in refused["analyses/orphans.sql"]["mend"]
+    )
+
+
+@pytest.mark.slow
+def test_dbt_shows_an_analysis_by_itself(split: Split) -> None:
+    ran = split.dbt("show", "--target", MONOLITH, "--select", "tables", "--limit", "-1")
+    assert ran.returncode == 0, ran.stdout
+    assert "portfolio_items" in ran.stdout
+    listed = split.dbt("ls", "--target", "payments_db", "--resource-type", "analysis")
+    assert "No nodes selected" in listed.stdout
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_ready_is_told(tmp_path: Path) -> None:
+    settings = {"wal_level": "replica", "max_replication_slots": "2", "max_wal_senders": "3"}
+    embedded.start(tmp_path, {"fsync": "off", "max_prepared_transactions": "2", **settings})
+    try:
+        connections = resolve({"BLYTZ_HIRE_URL": embedded.url(tmp_path, MONOLITH)})
+        demo.create(connections.urls[MONOLITH], 500)
+        with connections.connect(MONOLITH) as monolith:
+            monolith.execute("begin")
+            monolith.execute("select pg_current_xact_id()")
+            monolith.execute("prepare transaction 'left behind'")
+            found = analyze.analyze(connections)
+    finally:
+        embedded.wipe(tmp_path)
+    findings = {one.hazard: one for one in found.findings if one.severity == "blocks"}
+    assert findings["wal_level"].mend.startswith("ALTER SYSTEM SET wal_level = 'logical'")
+    assert "max_replication_slots = 10" in findings["replication slots"].mend
+    assert "max_wal_senders = 10" in findings["WAL senders"].mend
+    assert "ROLLBACK PREPARED 'left behind';" in findings["prepared transaction"].mend
+
+
+@pytest.mark.slow
+def test_an_old_transaction_is_found(split: Split) -> None:
+    with split.monolith() as monolith, monolith.transaction():
+        monolith.execute("select 1")
+        show = ("show", "--target", MONOLITH, "--select", "server_hazards", "--limit", "-1")
+        old = split.dbt(*show, "--vars", "old_after: 0 seconds", "--output", "json")
+        assert f"SELECT pg_terminate_backend({monolith.info.backend_pid})" in old.stdout
+        young = split.dbt(*show, "--output", "json")
+    assert "pg_terminate_backend" not in young.stdout
+
+
+def test_what_cannot_be_analyzed_is_said_with_what_mends_it(split: Split, tmp_path: Path) -> None:
+    missing = split.runner("analyze", "--html", str(tmp_path / "no" / "page.html"))
+    assert missing.returncode == NotReady.exit_code
+    assert "there is no folder" in missing.stderr and "Name a file" in missing.stderr
+    folder = split.runner("analyze", "--html", str(tmp_path))
+    assert folder.returncode == NotReady.exit_code and "it is a folder" in folder.stderr
+    nowhere = split.runner("analyze", BLYTZ_HIRE_URL="postgresql://x@127.0.0.1:1/blytz_hire")
+    assert nowhere.returncode == ConnectionFailed.exit_code
+    with split.monolith() as monolith:
+        monolith.execute("alter schema blytz_hire rename to elsewhere")
+    empty = split.runner("analyze")
+    assert empty.returncode == SourceMismatch.exit_code
+    assert "There is no schema blytz_hire" in empty.stderr
+    assert "Check BLYTZ_HIRE_URL" in empty.stderr
+
+
+def test_the_monolith_refuses_what_an_analysis_would_write(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = "delete from blytz_hire.users returning 'note' as severity"
+    names = ("tables", "references", *analyze.HAZARDS)
+    monkeypatch.setattr(analyze, "_compile", lambda connections: dict.fromkeys(names, writing))
+    found = analyze.analyze(split.connections)
+    assert {one.found for one in found.findings} == {
+        "cannot execute DELETE in a read-only transaction"
+    }
+
+
+def test_the_picture_is_the_same_whichever_order_things_come_in() -> None:
+    tables = [Table(name, owner, True, 1, 1) for name, owner in PLACES.items()]
+    references = [_reference("payments", "users"), _reference("payments", "jobs", None)]
+    one = dependencies.draw(tables, references, SERVICES)
+    other = dependencies.draw(tables[::-1], references[::-1], SERVICES)
+    assert one == other
+    assert [box.title for box in one.boxes] != []
+    spans = sorted((box.y, box.y + box.height) for box in one.boxes)
+    assert all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert {curve.declared for curve in one.curves} == {True, False}
+
+
+PLACES = {"users": "users_db", "payments": "payments_db", "jobs": "marketplace_db"}
+
+
+def _reference(table: str, target: str, key: str | None = "key") -> Reference:
+    return Reference(
+        table, f"{target}Id", target, "id", PLACES[table], PLACES[target], True, key,
+        True, False, "restrict", "cascade", None,
+    )  # fmt: skip
+
+
+def test_an_empty_monolith_has_a_page_too() -> None:
+    nothing = Analysis("database", "18", analyze.datetime.now(), [], [], [])
+    assert "Nothing was found." in analysis_page.page(nothing)
+
+
+def test_findings_that_mean_the_same_are_told_together() -> None:
+    first, second = (Finding("note", "a", name, "", "same", "") for name in "xy")
+    other = Finding("note", "a", "z", "", "other", "")
+    assert [len(one.findings) for one in analyze.grouped([first, other, second])] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("span", "first", "second"),
+    [(0.5, "0.0 s", "0.1 s"), (40, "0 s", "5 s"), (200, "0 s", "30 s"), (7000, "0 min", "15 min")],
+)
+def test_a_scale_has_round_marks(span: float, first: str, second: str) -> None:
+    marks = ticks(100.0, 100.0 + span)
+    assert [said for _, said in marks[:2]] == [first, second]
+    assert all(100.0 <= at <= 100.0 + span + 1e-9 for at, _ in marks)
+    assert len(marks) <= 9
+
+
+@pytest.mark.slow
+def test_a_percent_sign_is_only_a_name(split: Split) -> None:
+    with split.monolith() as monolith:
+        monolith.execute(b'create table blytz_hire."100%s" (id text)')
+    found = analyzed(split)
+    assert 'blytz_hire."100%s"' in {one["object"] for one in found["findings"]}

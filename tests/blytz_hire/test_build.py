@@ -1,0 +1,315 @@
+"""Building: the models as they are, on the sample monolith, and what a build refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psycopg
+import pytest
+
+from pgsplit.base.errors import BuildFailed, NotReady
+from pgsplit.load.build import Built, build, check_monolith
+from pgsplit.load.land import land
+from pgsplit.load.provision import provision
+from pgsplit.project.endpoints import connect, with_database
+from pgsplit.project.project import ROOT, Service, select
+from pgsplit.routing.env_file import read_url
+from pgsplit.state.ledger import State, open_ledger
+from tests.support.split import Split
+
+(PAYMENTS,) = select(("payments",))
+
+
+def prepare(split: Split, name: str) -> Service:
+    """Provision and land a service."""
+    (service,) = select((name,))
+    with open_ledger(split.connections) as ledger:
+        provision(service, split.connections, ledger)
+        land(service, split.connections, ledger)
+    return service
+
+
+def build_service(split: Split, service: Service) -> Built:
+    with open_ledger(split.connections) as ledger:
+        return build(service, split.connections, ledger)
+
+
+def versions(split: Split, service: Service) -> dict[str, list[tuple[object, ...]]]:
+    """Give the identity of every row version of a service: it changes when a row is written."""
+    with split.service(service.database) as database:
+        tables = database.execute(
+            "select relname from pg_class where relkind = 'r' and relnamespace = %s::regnamespace",
+            (service.database,),
+        ).fetchall()
+        return {
+            table: database.execute(
+                f'select ctid::text, xmin::text, xmax::text from {service.database}."{table}"'
+                " order by 1"
+            ).fetchall()
+            for (table,) in tables
+        }
+
+
+@pytest.mark.slow
+def test_a_second_build_changes_no_row_and_dbt_does_the_same(living: Split) -> None:
+    before = versions(living, PAYMENTS)
+    ran = living.dbt("build", "--target", "payments_db", "--full-refresh")
+    assert ran.returncode == 0, ran.stdout
+    assert versions(living, PAYMENTS) == before
+    built = build_service(living, PAYMENTS)
+    assert versions(living, PAYMENTS) == before
+    assert built.tests.failed == 0
+    assert built.tables == {table: len(before[table]) for table in built.tables}
+    assert built.tables["payments"] == built.mirror["payments"] > 0
+
+
+@pytest.mark.slow
+def test_what_changes_in_the_mirror_is_followed_by_the_next_build(living: Split) -> None:
+    first = versions(living, PAYMENTS)
+    living.replicate(
+        "payments_db",
+        "update blytz_hire.payments set amount = 1234"
+        " where id = (select min(id) from blytz_hire.payments)",
+    )
+    living.replicate("payments_db", "delete from blytz_hire.reviews where rating = 1")
+    before = versions(living, PAYMENTS)
+    second = build_service(living, PAYMENTS)
+    after = versions(living, PAYMENTS)
+    assert second.tables["reviews"] == second.mirror["reviews"] < len(first["reviews"])
+    changed = {t: len(set(after[t]) - set(before[t])) for t in after}
+    assert changed["payments"] == 1
+    assert changed["reviews"] == 0
+    with living.service("payments_db") as database:
+        row = database.execute(
+            "select amount from payments_db.payments order by id limit 1"
+        ).fetchone()
+    assert row is not None and str(row[0]) == "12.34"
+
+
+def test_two_rows_may_swap_what_is_unique(six: Split) -> None:
+    (users,) = select(("users",))
+    emails = "select id, email from users_db.users order by id limit 2"
+    with six.service("users_db") as database:
+        (one, email), (other, other_email) = database.execute(emails).fetchall()
+    six.replicate(
+        "users_db",
+        "update blytz_hire.users set email = case id when %s then %s else %s end"
+        " where id in (%s, %s)",
+        *(one, other_email, email, one, other),
+    )
+    build_service(six, users)
+    with six.service("users_db") as database:
+        assert database.execute(emails).fetchall() == [(one, other_email), (other, email)]
+
+
+@pytest.mark.slow
+def test_rows_that_break_a_constraint_are_named_and_nothing_is_left(split: Split) -> None:
+    service = prepare(split, "contracts")
+    with split.service("contracts_db") as database:
+        database.execute(
+            "update blytz_hire.milestones set \"contractId\" = 'no such contract'"
+            " where id = (select min(id) from blytz_hire.milestones)"
+        )
+        row = database.execute("select min(id) from blytz_hire.milestones").fetchone()
+    assert row is not None
+    with pytest.raises(BuildFailed) as caught:
+        build_service(split, service)
+    what = caught.value.what
+    assert (
+        "contracts_db.milestones: 1 row(s) break the constraint milestones_contract_id_fkey" in what
+    )
+    assert f"id = {row[0]}" in what.replace('"', "")
+    assert "contract_id = no such contract" in what.replace('"', "")
+    assert "Mend the rows in the monolith" in what
+    with split.service("contracts_db") as database:
+        made = database.execute("select to_regclass('contracts_db.milestones')").fetchone()
+    assert made == (None,)
+    with open_ledger(split.connections) as ledger:
+        assert ledger.state(service) == State.LANDED
+
+
+@pytest.mark.slow
+def test_a_null_where_none_may_be_is_named(landed: Split) -> None:
+    with landed.service("payments_db") as database:
+        database.execute("alter table blytz_hire.reviews alter column rating drop not null")
+        database.execute("update blytz_hire.reviews set rating = null")
+    with pytest.raises(BuildFailed) as caught:
+        build_service(landed, PAYMENTS)
+    assert (
+        'null value in column "rating" of relation "reviews" violates not-null' in caught.value.what
+    )
+    assert "Failing row contains (" in caught.value.what
+
+
+@pytest.mark.slow
+def test_a_table_that_this_project_did_not_make_is_left_alone(landed: Split) -> None:
+    with landed.service("payments_db") as database:
+        database.execute("create table payments_db.payments as select 'precious' as id")
+    with pytest.raises(BuildFailed) as caught:
+        build_service(landed, PAYMENTS)
+    assert "but this project did not make it. Nothing was changed." in caught.value.what
+    assert "rename to payments_before_split;" in caught.value.what
+    with landed.service("payments_db") as database:
+        assert database.execute("table payments_db.payments").fetchall() == [("precious",)]
+
+
+@pytest.mark.slow
+def test_a_definition_that_has_changed_since_is_refused(living: Split) -> None:
+    before = versions(living, PAYMENTS)
+    with living.service("payments_db") as database:
+        database.execute(
+            "update split.service_tables set structure = 'of an older project'"
+            " where table_name = 'refunds'"
+        )
+    with pytest.raises(BuildFailed) as caught:
+        build_service(living, PAYMENTS)
+    assert "payments_db.refunds in" in caught.value.what
+    assert "with other columns, keys or indexes" in caught.value.what
+    assert "drop table" in caught.value.what
+    assert versions(living, PAYMENTS) == before
+
+
+@pytest.mark.slow
+def test_a_reference_that_had_a_key_and_dangles_fails_with_its_rows(landed: Split) -> None:
+    with landed.service("payments_db") as database:
+        database.execute(
+            "update blytz_hire.payments set \"userId\" = 'ghost'"
+            " where id = (select min(id) from blytz_hire.payments)"
+        )
+    with pytest.raises(BuildFailed) as caught:
+        build_service(landed, PAYMENTS)
+    assert "parity_payments_sender_id__users" in caught.value.what
+    assert "sender_id = ghost" in caught.value.what
+    with landed.service("payments_db") as database:
+        stored = database.execute(
+            "select sender_id from audit.parity_payments_sender_id__users"
+        ).fetchall()
+    assert stored == [("ghost",)]
+
+
+@pytest.mark.slow
+def test_a_column_that_somebody_adds_fails_by_name(split: Split) -> None:
+    assert check_monolith(split.connections).failed == 0
+    with split.monolith() as monolith:
+        monolith.execute('alter table blytz_hire.payments add column "addedToday" text')
+        monolith.execute("create table blytz_hire.coupons (id text primary key)")
+    with pytest.raises(BuildFailed) as caught:
+        check_monolith(split.connections)
+    assert "every_monolith_column_is_owned" in caught.value.what
+    assert "monolith_column = addedToday" in caught.value.what
+    assert "monolith_table = coupons" in caught.value.what
+    assert "say in seeds/column_ownership.csv where it goes" in caught.value.what
+
+
+@pytest.mark.slow
+def test_a_column_that_goes_missing_fails_by_name(split: Split) -> None:
+    with split.monolith() as monolith:
+        monolith.execute("alter table blytz_hire.users drop column preferences")
+    with pytest.raises(BuildFailed) as caught:
+        check_monolith(split.connections)
+    assert (
+        "monolith_column = preferences, problem = the monolith has no such column"
+        in caught.value.what
+    )
+
+
+def test_a_service_that_has_not_landed_is_refused(split: Split) -> None:
+    (service,) = select(("files",))
+    with pytest.raises(NotReady) as caught:
+        build_service(split, service)
+    assert "files_db has not landed" in caught.value.what
+    assert caught.value.mend == "runner.py land files"
+
+
+def test_what_dbt_makes_belongs_to_the_owner_role(living: Split) -> None:
+    with living.service("payments_db") as database:
+        owners = database.execute(
+            "select distinct relowner::regrole::text from pg_class"
+            " where relnamespace in ('payments_db'::regnamespace, 'blytz_hire'::regnamespace)"
+        ).fetchall()
+    assert owners == [("payments_owner",)]
+    with psycopg.connect(read_url(living.connections.folder / "payments.env")) as login:
+        assert login.execute("select count(*) > 0 from payments").fetchone() == (True,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            login.execute("delete from payments")
+
+
+@pytest.mark.slow
+def test_a_table_that_took_the_place_of_ours_is_left_alone(living: Split) -> None:
+    with living.service("payments_db") as database:
+        database.execute("alter table payments_db.disputes rename to disputes_of_old")
+        database.execute("create table payments_db.disputes as select 'precious' as payment_id")
+    with pytest.raises(BuildFailed) as caught:
+        build_service(living, PAYMENTS)
+    assert "payments_db.disputes exists in payments_db, but this project did not make it" in (
+        caught.value.what
+    )
+    with living.service("payments_db") as database:
+        assert database.execute("table payments_db.disputes").fetchall() == [("precious",)]
+
+
+@pytest.mark.slow
+def test_a_build_without_rows_is_refused(living: Split) -> None:
+    before = versions(living, PAYMENTS)
+    ran = living.dbt("run", "--empty", "--target", "payments_db")
+    assert ran.returncode != 0
+    assert "--empty would delete every row of payments" in ran.stdout
+    assert versions(living, PAYMENTS) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("elsewhere", ["blytz_hire", "unprovisioned"])
+def test_dbt_makes_nothing_in_a_database_that_was_not_provisioned(
+    split: Split, elsewhere: str
+) -> None:
+    split.server.execute("create database unprovisioned")
+    url = with_database(split.server.socket, elsewhere)
+    schemas = "select nspname from pg_namespace order by 1"
+    with connect(url, elsewhere) as database:
+        before = database.execute(schemas).fetchall()
+    ran = split.dbt("run", "--target", "payments_db", PAYMENTS_DB_URL=url)
+    assert ran.returncode != 0
+    assert f"The database {elsewhere} on " in ran.stdout
+    assert "was not provisioned for payments_db" in ran.stdout
+    assert "runner.py provision payments" in ran.stdout
+    with connect(url, elsewhere) as database:
+        assert database.execute(schemas).fetchall() == before
+
+
+@pytest.mark.slow
+def test_a_dbt_that_was_stopped_is_no_build(landed: Split) -> None:
+    script = (
+        "import os, signal, subprocess, sys, threading, time\n"
+        "import runner\n"
+        "from pgsplit.project import dbt\n"
+        "from pgsplit.project.endpoints import connect, resolve\n"
+        "real = subprocess.Popen\n"
+        "def stopped(*args, **options):\n"
+        "    process = real(*args, **options)\n"
+        "    threading.Thread(target=stop, args=[process], daemon=True).start()\n"
+        "    return process\n"
+        "def stop(process):\n"
+        "    url = resolve().urls['payments_db']\n"
+        "    with connect(url, 'payments_db') as database:\n"
+        "        at_work = \"select true from pg_stat_activity where application_name = 'dbt'\"\n"
+        "        at_work += ' and datname = current_database()'\n"
+        "        while not database.execute(at_work).fetchone():\n"
+        "            time.sleep(0.02)\n"
+        "    while process.poll() is None:\n"
+        "        process.send_signal(signal.SIGINT)\n"
+        "        time.sleep(0.5)\n"
+        "dbt.subprocess.Popen = stopped\n"
+        "sys.argv = ['runner.py', 'build', 'payments']\n"
+        "sys.exit(runner.main())\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env=dict(landed.environ),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == BuildFailed.exit_code, ran.stderr
+    with open_ledger(landed.connections) as ledger:
+        assert ledger.state(PAYMENTS) == State.LANDED

@@ -1,0 +1,83 @@
+"""Complete: there is no way back from it, so it has a monolith of its own."""
+
+from __future__ import annotations
+
+import json
+
+from pgsplit.base.errors import NotReady
+from pgsplit.routing import env_file as targets
+from pgsplit.routing.env_file import Place
+from tests.support.split import Split
+from tests.support.switching import (
+    NEW_PAYMENT,
+    OWNED,
+    PAYMENTS,
+    as_service,
+    one,
+    ran,
+    stands,
+    unchanged,
+)
+
+
+def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
+    with as_service(switched) as service:
+        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "last"})
+        ran(switched, "sync", "payments")
+    with switched.monolith() as monolith:
+        counted = {
+            table: one(monolith, f"select count(*) from blytz_hire.{table}") for table in OWNED
+        }
+    with unchanged(switched):
+        planned = ran(switched, "complete", "payments", "--dry-run")
+    assert "payments_db is ready. Nothing was changed; there is no way back from:" in planned
+    assert "Retired in the monolith: payments, reviews" in planned
+    assert 'note: drops blytz_hire.payments "payments_userId_fkey"' in planned
+    done = switched.runner("complete", "payments", "--json")
+    assert done.returncode == 0, done.stderr
+    completed = json.loads(done.stdout)["payments_db"]
+    assert completed["retired"] == list(OWNED)
+    assert any('blytz_hire.payments "payments_userId_fkey"' in d for d in completed["detached"])
+    assert stands(switched) == "completed"
+    with switched.monolith() as monolith, switched.service("payments_db") as database:
+        assert counted == {
+            table: one(monolith, f"select count(*) from blytz_hire_retired.{table}")
+            for table in OWNED
+        }
+        last = "select status from blytz_hire_retired.payments where id = 'last'"
+        assert one(monolith, last) == "paid"
+        bound = (
+            "select count(*) from pg_constraint where contype = 'f' and (conrelid = any(%(all)s"
+            "::regclass[])) <> (confrelid = any(%(all)s::regclass[]))"
+        )
+        retired = [f"blytz_hire_retired.{table}" for table in OWNED]
+        assert monolith.execute(bound, {"all": retired}).fetchall() == [(0,)]
+        for connection, question in (
+            (monolith, "select count(*) from pg_subscription where subname = %s"),
+            (database, "select count(*) from pg_publication where pubname = %s"),
+            (database, "select count(*) from pg_replication_slots where slot_name = %s"),
+        ):
+            assert one(connection, question, PAYMENTS.way_back) == 0
+        assert (
+            one(
+                database,
+                "select count(*) from pg_constraint where conname like '%%fits\\_monolith'",
+            )
+            == 0
+        )
+        triggers = "select count(*) from pg_trigger where tgname like 'split\\_guard%%'"
+        assert one(monolith, triggers) == 0
+    with as_service(switched) as service:
+        service.execute("update payments_db.payments set currency = 'EUR' where id = 'last'")
+    assert targets.places(PAYMENTS, switched.connections) == (Place.SERVICE, Place.SERVICE)
+    listed = json.loads(switched.runner("backups", "--json").stdout)["backups"]
+    assert (listed[0]["phase"], listed[0]["path"]) == ("complete", completed["backup"]["path"])
+    for command in ("rollback", "switch", "complete"):
+        said = ran(switched, command, "payments", code=NotReady.exit_code)
+        assert "payments_db is completed: there is no way back any more" in said
+        assert "runner.py backups" in said
+    said = ran(switched, "abort", "payments", code=NotReady.exit_code)
+    assert "payments_db is completed: it holds what nobody else does." in said
+    said = ran(switched, "land", "payments", "--again", code=NotReady.exit_code)
+    assert "payments_db is completed: it holds what nobody else does" in said
+    assert "runner.py repair payments" in said

@@ -1,0 +1,195 @@
+"""URLs from the environment: the runner and dbt's profile must find the same databases."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from pgsplit.base.errors import ConnectionFailed
+from pgsplit.project import profiles
+from pgsplit.project.endpoints import connect, resolve, with_database
+from pgsplit.project.project import MONOLITH, ROOT, SERVICES
+from tests.support.servers import PASSWORD, Server
+from tests.support.split import Split
+
+URLS = [
+    "postgresql://ann@db.example.com/blytz",
+    "postgres://ann:secret@db.example.com:6543/blytz?sslmode=require",
+    "postgresql://an%40n:p%40s%C3%A9s%2F%3F@[2001:db8::1]:5433/bl%20ytz?sslmode=verify-full&sslrootcert=/etc/ca%20x.pem",
+    "postgresql://ann:pw@/blytz?host=/var/run/postgresql&port=5433",
+    "postgresql://%2Fvar%2Frun%2Fpostgresql/blytz",
+    "postgresql://db.example.com",
+    "postgresql:///blytz?host=db.example.com&user=ann&password=p%26q",
+    "postgresql://ann:a%25b%5Cc@db.example.com/blytz",
+]
+
+# Renders every output of the profile as dbt does, once for each environment on standard input.
+PROBE = """
+import json, sys, yaml
+from argparse import Namespace
+from pathlib import Path
+from dbt.config.profile import Profile
+from dbt.config.renderer import ProfileRenderer
+from dbt.flags import set_from_args
+from dbt_common.context import set_invocation_context
+raw = yaml.safe_load(Path('profiles/profiles.yml').read_text())['blytz_hire']
+for line in sys.stdin:
+    set_invocation_context(json.loads(line))
+    set_from_args(Namespace(PROFILES_DIR=str(Path.cwd())), None)
+    outputs = {
+        target: Profile.from_raw_profile_info(
+            raw, 'blytz_hire', ProfileRenderer({}), target_override=target
+        ).credentials.to_dict()
+        for target in raw['outputs']
+    }
+    print(json.dumps(outputs))
+"""
+
+Outputs = dict[str, dict[str, str]]
+
+
+def profiles_for(environs: list[dict[str, str]]) -> list[Outputs]:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        input="\n".join(map(json.dumps, environs)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def test_the_committed_profile_is_what_the_generator_writes() -> None:
+    assert (ROOT / "profiles" / "profiles.yml").read_text() == profiles.render()
+
+
+@pytest.mark.slow
+def test_profile_and_runner_read_every_url_alike() -> None:
+    environs = [{"BLYTZ_HIRE_URL": url} for url in URLS]
+    environs += [{"BLYTZ_HIRE_URL": "postgresql://x@y/z", "PAYMENTS_DB_URL": url} for url in URLS]
+    for environ, seen in zip(environs, profiles_for([*environs]), strict=True):
+        assert set(seen) == {MONOLITH, *SERVICES}
+        for target, resolved in resolve(environ).urls.items():
+            wanted = {k: str(v) for k, v in conninfo_to_dict(resolved).items()}
+            has = {name: str(seen[target][name]) for name in ("host", "port", "user", "dbname")}
+            assert has == {name: wanted[name] for name in has}, (environ, target)
+            assert seen[target]["pass"] == wanted.get("password", ""), (environ, target)
+            assert seen[target]["sslmode"] == wanted.get("sslmode", "prefer"), (environ, target)
+            assert seen[target]["sslrootcert"] == wanted.get("sslrootcert", ""), (environ, target)
+
+
+@pytest.mark.slow
+def test_profile_and_runner_find_the_same_embedded_server() -> None:
+    (seen,) = profiles_for([{}])
+    for target, url in resolve({}, ROOT).urls.items():
+        assert seen[target]["host"] == conninfo_to_dict(url)["host"]
+        assert seen[target]["dbname"] == conninfo_to_dict(url)["dbname"] == target
+
+
+def test_with_only_the_monolith_given_the_services_live_beside_it() -> None:
+    connections = resolve({"BLYTZ_HIRE_URL": "postgresql://ann:pw@db:5433/mono"})
+    assert connections.urls["payments_db"] == "postgresql://ann:pw@db:5433/payments_db"
+    assert connections.urls[MONOLITH] == "postgresql://ann:pw@db:5433/mono"
+    assert not connections.embedded
+
+
+def test_with_nothing_given_all_seven_are_on_the_embedded_server(tmp_path: Path) -> None:
+    connections = resolve({}, tmp_path)
+    assert connections.embedded
+    hosts = {conninfo_to_dict(url)["host"] for url in connections.urls.values()}
+    assert len(hosts) == 1
+    assert {conninfo_to_dict(url)["dbname"] for url in connections.urls.values()} == {
+        MONOLITH,
+        *SERVICES,
+    }
+
+
+def test_a_service_without_a_monolith_is_refused() -> None:
+    with pytest.raises(ConnectionFailed) as caught:
+        resolve({"PAYMENTS_DB_URL": "postgresql://ann@db/payments"})
+    assert "PAYMENTS_DB_URL is set but BLYTZ_HIRE_URL is not" in caught.value.what
+    assert "export BLYTZ_HIRE_URL=" in caught.value.mend
+
+
+def test_two_targets_in_one_database_are_refused() -> None:
+    url = "postgresql://ann@db/mono"
+    with pytest.raises(ConnectionFailed) as caught:
+        resolve({"BLYTZ_HIRE_URL": url, "FILES_DB_URL": url})
+    assert "blytz_hire and files_db are the same database, mono" in caught.value.what
+    assert "Give FILES_DB_URL a database of its own" in caught.value.mend
+
+
+@pytest.mark.parametrize("name", ["postgres", "template1", "o'hara"])
+def test_a_database_that_is_nobodys_own_is_refused(name: str) -> None:
+    with pytest.raises(ConnectionFailed) as caught:
+        resolve(
+            {"BLYTZ_HIRE_URL": "postgresql://a@b/m", "FILES_DB_URL": f"postgresql://a@b/{name}"}
+        )
+    assert f"files_db can't be the database {name}" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:hunter2@db:port/mono",
+        "postgresql://ann:hunter2@db/mono?nosuch=1",
+        "postgresql://ann:hunter2@db/mono?schema=blytz_hire",
+        "postgresql://ann:p@hunter2/word@db/mono",
+        "mysql://ann:hunter2@db/mono",
+        "ann hunter2",
+    ],
+)
+def test_what_is_no_url_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ConnectionFailed) as caught:
+        resolve({"BLYTZ_HIRE_URL": url})
+    assert "BLYTZ_HIRE_URL is no PostgreSQL URL" in caught.value.what
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_named(split: Split) -> None:
+    url = "postgresql://ann:hunter2@127.0.0.1:1/mono"
+    result = split.runner("land", "payments", BLYTZ_HIRE_URL=url)
+    assert result.returncode == ConnectionFailed.exit_code
+    assert "The server can't be reached" in result.stderr
+    assert "database mono on 127.0.0.1:1 as ann" in result.stderr
+    assert "Check that it runs and that BLYTZ_HIRE_URL names its host and port" in result.stderr
+    assert "hunter2" not in result.stderr
+
+
+def test_a_wrong_password_is_named(server: Server) -> None:
+    with connect(with_database(server.tcp, "postgres"), MONOLITH) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+    with pytest.raises(ConnectionFailed) as caught:
+        connect(with_database(server.tcp, "postgres", password="hunter2"), MONOLITH)
+    assert "The login was refused" in caught.value.what
+    assert "Check user and password in BLYTZ_HIRE_URL" in caught.value.mend
+    assert "hunter2" not in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_missing_database_is_named(server: Server) -> None:
+    with pytest.raises(ConnectionFailed) as caught:
+        connect(with_database(server.socket, "nowhere"), "payments_db")
+    assert "The database does not exist" in caught.value.what
+    assert "runner.py provision payments" in caught.value.mend
+
+
+def test_an_embedded_server_that_is_down_is_named(tmp_path: Path) -> None:
+    connections = resolve({}, tmp_path)
+    with pytest.raises(ConnectionFailed) as caught:
+        connections.connect(MONOLITH)
+    assert "The embedded server is not running" in caught.value.what
+    assert caught.value.mend == "runner.py up"
+
+
+def test_a_connection_reads_what_the_url_says(server: Server) -> None:
+    """The password in the test has every character that a URL has to quote."""
+    with psycopg.connect(server.tcp) as connection:
+        assert connection.info.password == PASSWORD

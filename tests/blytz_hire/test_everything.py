@@ -1,0 +1,117 @@
+"""The main job, end to end, on the newest PostgreSQL and on the oldest that is supported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pgsplit.load import sample as demo
+from pgsplit.project.endpoints import connect, resolve
+from pgsplit.project.project import MONOLITH, SERVICES
+from tests.support.following import sync_and_compare
+from tests.support.servers import oldest
+from tests.support.split import Split
+from tests.support.stage import SAMPLE_ROWS, Stage, environment
+
+
+def assert_six_databases(split: Split, said: str) -> None:
+    """Look at what came of a run of all services, and at what it said as JSON."""
+    report = json.loads(said)
+    assert [one["service"] for one in report["services"]] == list(SERVICES)
+    assert sum(len(one["rows_out"]) for one in report["services"]) == 33
+    for one in report["services"]:
+        assert one["tests"]["failed"] == 0
+        assert one["tests"]["passed"] > 40
+
+    with split.monolith() as monolith:
+        expected = monolith.execute("select count(*) from blytz_hire.notifications").fetchone()
+        states = monolith.execute("select distinct state from split.states").fetchall()
+        slots = monolith.execute("select count(*) from pg_replication_slots").fetchone()
+        unfinished = monolith.execute(
+            "select count(*) from split.ledger where outcome is distinct from 'done'"
+        ).fetchone()
+    with split.service("communication_db") as database:
+        split_up = database.execute(
+            "select (select count(*) from communication_db.notifications)"
+            " + (select count(*) from communication_db.chat_messages)"
+        ).fetchone()
+    assert split_up == expected
+    assert states == [("built",)]
+    assert slots == (6,)
+    assert unfinished == (0,)
+
+
+def assert_a_second_run_changes_nothing(split: Split) -> None:
+    before = fingerprints(split)
+    again = split.runner("run", "--json")
+    assert again.returncode == 0, again.stderr
+    assert all(one["landed_already"] for one in json.loads(again.stdout)["services"])
+    assert fingerprints(split) == before
+
+
+def fingerprints(split: Split) -> dict[str, str]:
+    """Give the transaction that wrote the newest row of every service table."""
+    found = {}
+    for service in SERVICES:
+        with connect(split.connections.urls[service], service) as database:
+            for (table,) in database.execute(
+                "select relname from pg_class where relkind = 'r'"
+                " and relnamespace = %s::regnamespace",
+                (service,),
+            ).fetchall():
+                row = database.execute(
+                    f"select count(*), max(xmin::text::bigint) from {service}.{table}"
+                ).fetchone()
+                found[f"{service}.{table}"] = str(row)
+    return found
+
+
+def assert_totals_agree(split: Split) -> None:
+    """Compare what each of the monolith's columns comes to with where it went."""
+    result = split.runner("totals", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads(result.stdout)
+    assert list(found) == list(SERVICES)
+    columns = [column for one in found.values() for column in one["columns"]]
+    assert {column["verdict"] for column in columns} == {"agrees"}
+    assert len({(column["table"], column["column"]) for column in columns}) == 269
+    assert sum(column["service"]["count"] for column in columns) > SAMPLE_ROWS
+
+
+def assert_they_follow(split: Split) -> None:
+    """Change the monolith in every way, and look whether the six have changed with it."""
+    with split.monolith() as monolith:
+        for statement in (
+            "update blytz_hire.payments set amount = 77, status = 'changed'",
+            """update blytz_hire.va_profiles set name = name || '!', "resumeUrl" = null""",
+            "delete from blytz_hire.reviews where rating > 3",
+            "update blytz_hire.timesheets set id = 'new ' || id",
+            "truncate blytz_hire.notifications",
+        ):
+            monolith.execute(statement)
+        assert sync_and_compare(split, monolith) == []
+
+
+@pytest.mark.slow
+def test_six_databases_out_of_one_monolith(stage: Stage) -> None:
+    split = stage.enter("six built")
+    (said,) = stage.said("six built")
+    assert_six_databases(split, said)
+    assert_a_second_run_changes_nothing(split)
+    assert_totals_agree(split)
+
+
+@pytest.mark.slow
+def test_six_databases_on_the_oldest_postgres(stage: Stage, tmp_path: Path) -> None:
+    with oldest() as cluster:
+        environ = environment(cluster.url(MONOLITH), tmp_path, stage.dbt)
+        split = Split(cluster.server, resolve(environ), environ)
+        demo.create(cluster.url(MONOLITH), SAMPLE_ROWS)
+        result = split.runner("run", "--json")
+        assert result.returncode == 0, result.stderr
+        assert_six_databases(split, result.stdout)
+        assert_totals_agree(split)
+        assert_they_follow(split)
+        assert_totals_agree(split)

@@ -1,0 +1,150 @@
+"""Six databases and twelve roles, with no right more than needed."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pgsplit.base.errors import NotReady, TargetOccupied
+from pgsplit.load import sample as demo
+from pgsplit.load.provision import provision
+from pgsplit.project.endpoints import with_database
+from pgsplit.project.project import SERVICES, select
+from pgsplit.routing.env_file import read_url
+from pgsplit.state.ledger import State, open_ledger
+from tests.support.split import Split
+from tests.support.stage import SAMPLE_ROWS
+
+
+def provision_all(split: Split, *names: str) -> None:
+    with open_ledger(split.connections) as ledger:
+        for service in select(names):
+            provision(service, split.connections, ledger)
+
+
+def service_url(split: Split, role: str) -> str:
+    return read_url(split.connections.folder / f"{role}.env")
+
+
+def test_provisioning_twice_changes_nothing(split: Split) -> None:
+    provision_all(split)
+    urls = [service_url(split, service.role) for service in select(())]
+    with open_ledger(split.connections) as ledger:
+        again = [provision(service, split.connections, ledger) for service in select(())]
+        assert {ledger.state(service) for service in select(())} == {State.PROVISIONED}
+    assert [one.created for one in again] == [False] * 6
+    assert [service_url(split, service.role) for service in select(())] == urls
+
+
+def test_a_new_password_replaces_the_old_one(split: Split) -> None:
+    provision_all(split, "files")
+    before = service_url(split, "files")
+    with open_ledger(split.connections) as ledger:
+        provision(select(("files",))[0], split.connections, ledger, new_password=True)
+    assert service_url(split, "files") != before
+
+
+def test_the_connection_file_is_for_its_owner_alone(split: Split) -> None:
+    provision_all(split, "payments")
+    file = split.connections.folder / "payments.env"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_a_service_reaches_its_own_database_only(split: Split) -> None:
+    provision_all(split)
+    demo.create(with_database(split.server.socket, "sample"), SAMPLE_ROWS)
+    own = service_url(split, "payments")
+    for target in SERVICES:
+        other = with_database(own, target)
+        if target == "payments_db":
+            with psycopg.connect(other) as connection:
+                assert connection.execute("show search_path").fetchone() == ("payments_db",)
+        else:
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(other)
+    for database in ("postgres", "template1", "sample"):
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(with_database(own, database))
+
+
+@pytest.mark.parametrize("schema", ["blytz_hire", "split", "audit", "public"])
+def test_a_service_sees_no_schema_but_its_own(split: Split, schema: str) -> None:
+    provision_all(split, "payments")
+    with psycopg.connect(service_url(split, "payments")) as connection:
+        row = connection.execute("select has_schema_privilege(%s, 'usage')", (schema,)).fetchone()
+        assert row == (False,)
+        row = connection.execute("select has_schema_privilege('payments_db', 'create')").fetchone()
+        assert row == (False,)
+
+
+def test_a_service_reads_but_does_not_write_before_its_switch(split: Split) -> None:
+    provision_all(split, "payments")
+    with split.service("payments_db") as admin:
+        admin.execute("set role payments_owner")
+        admin.execute("create table payments_db.later (id text)")
+    with psycopg.connect(service_url(split, "payments"), autocommit=True) as connection:
+        assert connection.execute("select count(*) from later").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("insert into later values ('x')")
+
+
+def test_a_database_with_foreign_tables_is_left_alone(split: Split) -> None:
+    split.server.execute("create database payments_db")
+    with split.service("payments_db") as database:
+        database.execute("create table public.ledger_of_somebody_else (id text)")
+    with pytest.raises(TargetOccupied) as caught:
+        provision_all(split, "payments")
+    assert "public.ledger_of_somebody_else" in caught.value.what
+    assert "Nothing was changed" in caught.value.what
+    assert "PAYMENTS_DB_URL" in caught.value.mend
+    with split.service("payments_db") as database:
+        assert database.execute("select to_regnamespace('split')").fetchone() == (None,)
+    assert split.server.execute("select from pg_roles where rolname = 'payments_owner'") == []
+
+
+@pytest.mark.parametrize("role", ["payments_service", "payments_owner"])
+def test_a_role_that_somebody_else_made_is_refused(split: Split, role: str) -> None:
+    split.server.execute(f"create role {role} login createdb")
+    with pytest.raises(TargetOccupied) as caught:
+        provision_all(split, "payments")
+    assert f"There is a role {role} that this project did not make" in caught.value.what
+    assert f"DROP ROLE {role};" in caught.value.mend
+    assert split.server.execute("select 1 from pg_database where datname = 'payments_db'") == []
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(split: Split) -> None:
+    split.server.execute(
+        "create database payments_db template template0 encoding 'LATIN1' locale 'C'"
+    )
+    with pytest.raises(NotReady) as caught:
+        provision_all(split, "payments")
+    assert "has the encoding LATIN1" in caught.value.what
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_a_password_is_made(
+    split: Split, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = split.runner(
+        "provision", "payments", BLYTZ_HIRE_CONNECTIONS=str(tmp_path / "file" / "connections")
+    )
+    assert result.returncode == NotReady.exit_code
+    assert "The services' own URLs can't be written" in result.stderr
+    assert split.server.execute("select 1 from pg_roles where rolname = 'payments_service'") == []
+
+
+def test_a_login_that_may_not_create_databases_is_told_so(split: Split) -> None:
+    split.server.execute("create role humble login")
+    url = with_database(split.connections.urls["payments_db"], "unused", user="humble")
+    with split.monolith() as monolith:
+        monolith.execute("grant create on database " + monolith.info.dbname + " to humble")
+    split.server.execute("grant connect on database postgres to humble")
+    changed = {**split.environ, "PAYMENTS_DB_URL": url}
+    result = split.runner("provision", "payments", **changed)
+    assert result.returncode == NotReady.exit_code, result.stderr
+    assert "humble may not create databases and roles" in result.stderr
+    assert 'ALTER ROLE "humble" CREATEDB CREATEROLE;' in result.stderr

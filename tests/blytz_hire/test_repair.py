@@ -1,0 +1,208 @@
+"""Ways that have lost a part after a switch: made anew, with what differs carried over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgsplit.cutover import repair as repairing
+from pgsplit.postgres import row_diff as compare
+from pgsplit.project.project import select
+from pgsplit.state.ledger import open_ledger
+from tests.support.split import Split
+
+(PAYMENTS,) = select(("payments",))
+OWNED = ("payments", "reviews")
+
+
+def drop_slot(split: Split, name: str) -> None:
+    """Lose a slot as an operator does who needs its disk."""
+    slot = f"from pg_replication_slots where slot_name = '{name}'"
+    for _ in range(100):
+        # Its subscriber comes back at once.
+        split.server.execute(f"select pg_terminate_backend(active_pid) {slot} and active")
+        with suppress(psycopg.errors.ObjectInUse):
+            if split.server.execute(f"select pg_drop_replication_slot(slot_name) {slot}"):
+                return
+    pytest.fail(f"{name} stayed in use")
+
+
+def assert_alike(split: Split) -> None:
+    """Compare the monolith's tables with the mirror's, row by row."""
+    with split.monolith() as monolith, split.service("payments_db") as database:
+        for table in OWNED:
+            query = f"select md5(t::text) from blytz_hire.{table} as t order by 1"
+            assert monolith.execute(query).fetchall() == database.execute(query).fetchall(), table
+
+
+def carried_over_without_a_way(split: Split, *statements: str) -> None:
+    """Lose the way back, then let the service write, and its mirror have it."""
+    drop_slot(split, "split_payments_db_back")
+    with split.service("payments_db") as database, database.transaction():
+        database.execute("set transaction isolation level repeatable read")
+        database.execute("lock table split.turn in exclusive mode")
+        for statement in statements:
+            database.execute(statement)
+        database.execute("select * from split.sync()")
+
+
+def test_a_way_back_that_lost_its_slot_is_named_and_made_anew(switched: Split) -> None:
+    drop_slot(switched, "split_payments_db_back")
+    with switched.service("payments_db") as database:
+        # What nothing carries any more: an update, a delete, an insert.
+        database.execute(
+            "update payments_db.payments set status = 'in the gap' where id in"
+            " (select id from payments_db.payments order by id limit 3)"
+        )
+        database.execute(
+            "delete from payments_db.reviews where id = (select max(id) from payments_db.reviews)"
+        )
+        database.execute(
+            'insert into payments_db.reviews select (jsonb_populate_record(r, \'{"id": "new"}\')).*'
+            " from (select r from payments_db.reviews as r order by id limit 1) as one"
+        )
+    ran = switched.runner("sync", "payments")
+    assert ran.returncode == 4
+    assert "The slot split_payments_db_back is gone from payments_db" in ran.stderr
+    assert "runner.py repair payments" in ran.stderr
+
+    ran = switched.runner("repair", "payments", "--json")
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout)["payments_db"]
+    assert rows == {"split_payments_db_back": {"payments": 0, "reviews": 0}}
+    ran = switched.runner("sync", "payments")
+    assert ran.returncode == 0, ran.stderr
+    assert_alike(switched)
+
+
+def test_what_differs_when_a_way_is_made_anew_is_carried_over(switched: Split) -> None:
+    carried_over_without_a_way(
+        switched,
+        "update payments_db.payments set status = 'synced' where id in"
+        " (select id from payments_db.payments order by id limit 3)",
+        "delete from payments_db.reviews where id = (select min(id) from payments_db.reviews)",
+    )
+    ran = switched.runner("repair", "payments", "--json")
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout)["payments_db"]
+    assert rows == {"split_payments_db_back": {"payments": 3, "reviews": 1}}
+    assert_alike(switched)
+
+
+def test_rows_that_swapped_what_is_unique_are_carried_over(switched: Split) -> None:
+    swap = (
+        "update payments_db.payments set stripe_payment_intent_id = 'third' where id = '{0}'",
+        "update payments_db.payments set stripe_payment_intent_id = (select"
+        " \"stripePaymentIntentId\" from blytz_hire.payments where id = '{0}') where id = '{1}'",
+        "update payments_db.payments set stripe_payment_intent_id = (select"
+        " \"stripePaymentIntentId\" from blytz_hire.payments where id = '{1}') where id = '{0}'",
+    )
+    with switched.service("payments_db") as database:
+        ids = database.execute(
+            'select id from blytz_hire.payments where "stripePaymentIntentId" is not null'
+            " order by id limit 2"
+        ).fetchall()
+    names = [id for (id,) in ids]
+    carried_over_without_a_way(switched, *(one.format(*names) for one in swap))
+    ran = switched.runner("repair", "payments", "--json")
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout)["payments_db"]
+    assert rows == {"split_payments_db_back": {"payments": 2, "reviews": 0}}
+    assert_alike(switched)
+
+
+def interrupted(source: object, target: object, *rest: object, makes_way: bool) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["writing", "reading"])
+def test_a_repair_that_was_cut_short_counts_for_nothing(
+    switched: Split, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    carried_over_without_a_way(switched, f"update payments_db.payments set status = '{how}'")
+    merge = compare._merge
+
+    def merge_what_breaks_off(*streams: Any) -> Iterator[Any]:
+        """Fail while both sides are being read."""
+        yield next(merge(*streams))
+        raise psycopg.OperationalError("gone")
+
+    with monkeypatch.context() as patched, open_ledger(switched.connections) as ledger:
+        if how == "writing":
+            patched.setattr(repairing, "_write", interrupted)
+        else:
+            patched.setattr(compare, "_merge", merge_what_breaks_off)
+        with pytest.raises((KeyboardInterrupt, psycopg.OperationalError)):
+            repairing.repair(PAYMENTS, switched.connections, ledger, lambda step: None)
+    ran = switched.runner("status", "payments")
+    assert ran.returncode == 4
+    assert "The subscription split_payments_db_back was not made to its end" in ran.stdout
+    assert "runner.py repair payments" in ran.stdout
+    for command in ("rollback", "complete"):
+        ran = switched.runner(command, "payments", "--no-backup")
+        assert ran.returncode == 4
+        assert "was not made to its end" in ran.stderr
+    ran = switched.runner("repair", "payments", "--json")
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout)["payments_db"]
+    assert rows["split_payments_db_back"]["payments"] > 0
+    assert_alike(switched)
+
+
+def test_a_switched_service_whose_slot_in_the_monolith_is_lost_follows_again(
+    switched: Split,
+) -> None:
+    drop_slot(switched, "split_payments_db")
+    with switched.monolith() as monolith:
+        monolith.execute(
+            "update blytz_hire.users set email = 'gap-' || email where id in"
+            " (select id from blytz_hire.users order by id limit 2)"
+        )
+    ran = switched.runner("sync", "payments")
+    assert ran.returncode == 4
+    assert "The slot split_payments_db is gone from the monolith" in ran.stderr
+    assert "runner.py repair payments" in ran.stderr
+    ran = switched.runner("repair", "payments")
+    assert ran.returncode == 0, ran.stderr
+    assert "users 2" in ran.stdout
+    assert switched.runner("sync", "payments").returncode == 0
+    with switched.service("payments_db") as database:
+        row = database.execute(
+            "select count(*) from payments_db.shared_users where email like 'gap-%'"
+        ).fetchone()
+    assert row == (2,)
+
+    ran = switched.runner("rollback", "payments", "--no-backup")
+    assert ran.returncode == 0, ran.stderr
+    with switched.monolith() as monolith:
+        monolith.execute(
+            "update blytz_hire.payments set status = 'after' where id ="
+            " (select min(id) from blytz_hire.payments)"
+        )
+    assert switched.runner("sync", "payments").returncode == 0
+    with switched.service("payments_db") as database:
+        row = database.execute(
+            "select count(*) from payments_db.payments where status = 'after'"
+        ).fetchone()
+    assert row == (1,)
+
+
+@pytest.mark.slow
+def test_what_is_whole_is_left_alone_and_what_is_not_switched_is_refused(switched: Split) -> None:
+    ran = switched.runner("rollback", "payments", "--no-backup")
+    assert ran.returncode == 0, ran.stderr
+    refused = switched.runner("repair", "payments")
+    assert refused.returncode == 4
+    assert "land payments --again" in refused.stderr
+    ran = switched.runner("verify", "payments")
+    assert ran.returncode == 0, ran.stderr
+    ran = switched.runner("switch", "payments", "--no-backup")
+    assert ran.returncode == 0, ran.stderr
+    ran = switched.runner("repair", "payments")
+    assert ran.returncode == 0, ran.stderr
+    assert "Nothing is broken." in ran.stdout

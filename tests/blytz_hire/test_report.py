@@ -1,0 +1,301 @@
+"""The report: what it says of services in every state, and that the page is complete in itself."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgsplit.base.errors import NotReady
+from pgsplit.observe.history import Account, Operation, Report, Step
+from pgsplit.observe.pages import ticks
+from pgsplit.observe.pages.account import page
+from pgsplit.project.project import SERVICES_BY_NAME
+from pgsplit.state.ledger import State
+from tests.support.split import Split
+from tests.support.switching import ran
+
+PAYMENTS = SERVICES_BY_NAME["payments_db"]
+NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+
+
+def text_of(html: str) -> str:
+    """Parse a page as strictly as XML is; give what is to be read of it."""
+    root = ElementTree.fromstring(html.partition("\n")[2])
+    return " ".join(" ".join(root.itertext()).split())
+
+
+def step(name: str, after: float, seconds: float | None = 1.0, **detail: Any) -> Step:
+    """Make an entry of the ledger, some seconds after noon."""
+    started = NOON + timedelta(seconds=after)
+    ended = None if seconds is None else started + timedelta(seconds=seconds)
+    outcome = None if seconds is None else "failed" if "error" in detail else "done"
+    return Step("payments_db", name, started, ended, outcome, {}, detail)
+
+
+def report_of(*steps: Step) -> Report:
+    return Report("database x", NOON, [Account(PAYMENTS, State.PROVISIONED, steps, [])])
+
+
+def at(after: float) -> str:
+    """Write a moment, some seconds after noon, as the ledger's details have it."""
+    return (NOON + timedelta(seconds=after)).isoformat()
+
+
+def switch_of(*parts: Step, seconds: float | None = 2.0, **detail: Any) -> list[Step]:
+    """Make the entries of a switch that began at noon."""
+    return [step("switch", 0, seconds, **detail), *parts]
+
+
+def operation_of(*steps: Step) -> Operation:
+    """Give the only operation that some entries tell of."""
+    (found,) = Account(PAYMENTS, State.VERIFIED, steps, []).operations
+    return found
+
+
+def test_a_report_holds_what_moved_the_tests_and_the_proof(living: Split, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    assert living.runner("verify", "payments").returncode == 0
+    result = living.runner("report", "--html", str(file))
+    assert result.returncode == 0, result.stderr
+    assert "payments_db       verified     last: verify done" in result.stdout
+    assert "users_db          absent       last: nothing yet" in result.stdout
+    html = file.read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "http" not in html.replace("http://www.w3.org/", "")
+    shown = text_of(html)
+    with living.service("payments_db") as database:
+        row = database.execute("select count(*) from payments_db.refunds").fetchone()
+    assert row is not None
+    for said in (
+        "1 of 6 services verified",
+        f"refunds {row[0]} {row[0]} 0 0 0",
+        "parity_payments_receiver_id__users warned",
+        "parity_payments_sender_id__users passed 0",
+        "All other tests:",
+        "Not verified: ./runner.py verify users",
+    ):
+        assert said in shown, said
+
+
+def test_the_same_is_there_as_data(living: Split) -> None:
+    result = living.runner("report", "payments", "--json")
+    assert result.returncode == 0, result.stderr
+    (account,) = json.loads(result.stdout)["accounts"]
+    assert account["service"]["database"] == "payments_db"
+    assert [one["step"] for one in account["steps"]][:3] == ["provision", "land", "build"]
+    built = next(one for one in account["steps"] if one["step"] == "build")
+    kinds = {node["kind"] for node in built["detail"]["nodes"]}
+    assert {"model", "test", "unit_test", "parity"} <= kinds
+
+
+def test_a_failure_and_a_step_that_did_not_end_are_shown_with_what_was_said() -> None:
+    failed = text_of(page(report_of(step("land", 0, error="disk <full> & more"))))
+    assert "The last step, land, failed" in failed
+    assert "disk <full> & more" in failed
+    assert "The last step, build, did not end" in text_of(page(report_of(step("build", 0, None))))
+
+
+def test_the_chart_shows_the_last_stretch_of_work_only() -> None:
+    steps = step("provision", 0), step("land", 4000), step("build", 4010, 300), step("verify", 4320)
+    assert [one.step for one in report_of(*steps).latest()] == ["land", "build", "verify"]
+
+
+def test_with_nothing_done_there_is_nothing_to_report(living: Split, tmp_path: Path) -> None:
+    result = living.runner("report", "users", "--html", str(tmp_path / "report.html"))
+    assert result.returncode == NotReady.exit_code
+    assert "Nothing has been done yet" in result.stderr
+    assert "mend:  runner.py run" in result.stderr
+    assert not list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.parametrize("place", ["missing/report.html", "."])
+def test_a_page_that_can_not_be_written_is_told_at_once(
+    living: Split, tmp_path: Path, place: str
+) -> None:
+    result = living.runner("report", "--html", str(tmp_path / place))
+    assert result.returncode == NotReady.exit_code
+    assert "The page cannot be written" in result.stderr
+
+
+def test_totals_that_differ_are_shown_until_the_service_has_landed_anew() -> None:
+    difference = {"column": "payments.amount", "in": ["payments.amount"], "blames": "model"}
+    found = {"compared": 9, "agrees": 8, "differs": 1, "moving": 0, "differences": [difference]}
+    land, totals = step("land", 0, rows={"payments": 1}, bytes=9), step("totals", 9, **found)
+    shown = text_of(page(report_of(land, totals)))
+    assert "1 total differs" in shown
+    assert "8 agree, 0 were being written, 1 differ" in shown
+    assert "a model is wrong, or somebody wrote" in shown
+    again = text_of(page(report_of(land, totals, step("land", 99, rows={"payments": 1}, bytes=9))))
+    assert "total differs" not in again
+    assert "Totals were not compared" in again
+
+
+@pytest.mark.slow
+def test_switch_and_rollback_are_shown_with_pause_backup_and_what_was_kept(
+    living: Split, tmp_path: Path
+) -> None:
+    ran(living, "verify", "payments")
+    ran(living, "switch", "payments")
+    with living.service("payments_db") as database:
+        database.execute(
+            "insert into payments_db.refunds (payment_id, reason, amount)"
+            " select id, 'no place for it', 1 from payments_db.payments"
+            " where id not in (select payment_id from payments_db.refunds) limit 1"
+        )
+        database.execute(
+            "update payments_db.payments set metadata = '[1]' where id in"
+            " (select payment_id from payments_db.refunds where reason = 'no place for it')"
+        )
+    file = tmp_path / "report.html"
+    assert "payments_db       switched     last: switch done" in living.runner(
+        "report", "--html", str(file)
+    ).stdout.replace("\n", " ")
+    switched = text_of(file.read_text(encoding="utf-8"))
+    ran(living, "rollback", "payments", "--no-backup")
+    ran(living, "report", "--html", str(file))
+    html = file.read_text(encoding="utf-8")
+    shown = text_of(html)
+    with living.monolith() as monolith:
+        path, size, lsn = monolith.execute(
+            "select detail ->> 'path', (detail ->> 'bytes')::integer, detail ->> 'lsn'"
+            " from split.ledger where step = 'backup'"
+        ).fetchone() or ("", 0, "")
+    for said in (
+        "1 of 6 services switched",
+        "longest pause of writes",
+        "switched payments_db",
+        "The pause of the last switch, on",
+        "writes stand still",
+        f"switch blytz_hire {size / 1024:.1f} KB {lsn} {path}",
+    ):
+        assert said in switched, said
+    for said in (
+        "services verified",
+        "verified payments_db",
+        "The pause of the last rollback, on",
+        "1 row of refunds did not come back just as the service had it; kept in audit.refunds_",
+    ):
+        assert said in shown, said
+    assert "services switched" not in shown
+    for part in ("close", "drain", "decide", "open", "point"):
+        assert f"<title>{part}: " in html, part
+    (account,) = json.loads(living.runner("report", "payments", "--json").stdout)["accounts"]
+    assert {"switch", "rollback", "backup"} <= {one["step"] for one in account["steps"]}
+
+
+def test_a_pause_lasts_from_the_last_writer_there_to_the_first_who_may_here() -> None:
+    found = operation_of(
+        *switch_of(
+            step("switch: close", 1.0, 0.5, closed_at=at(1.45), tries=3),
+            step("switch: drain", 1.5, 0.1),
+            step("switch: open", 1.6, 0.1, opened_at=at(1.65)),
+            step("switch: finish", 1.7, 0.2, first_write_at=at(1.68)),
+        )
+    )
+    pause = found.pause
+    assert pause is not None
+    assert (found.outcome, found.tries) == ("done", 3)
+    assert pause.seconds == pytest.approx(0.2)
+    assert found.first_write_seconds == pytest.approx(0.03)
+    assert [one.step for one in pause.steps] == ["switch: close", "switch: drain", "switch: open"]
+
+
+@pytest.mark.parametrize(("ahead", "shown"), [(-60, 0.1), (0, 0.2), (60, 0.7)])
+def test_a_pause_is_within_the_ledgers_own_times_whatever_the_other_clock_says(
+    ahead: float, shown: float
+) -> None:
+    found = operation_of(
+        *switch_of(
+            step("switch: close", 1.0, 0.5, closed_at=at(1.45), tries=1),
+            step("switch: open", 1.6, 0.1, opened_at=at(1.65 + ahead)),
+        )
+    )
+    assert found.pause is not None
+    assert found.pause.seconds == pytest.approx(shown)
+
+
+def test_a_switch_that_was_undone_is_shown_as_such() -> None:
+    said = "The pause was longer than the 1 s that it may be.\nThe switch was undone"
+    steps = switch_of(
+        step("switch: close", 1.0, 0.1, closed_at=at(1.05), tries=1),
+        step("switch: drain", 1.1, 0.9, error=said),
+        step("switch: undo close", 2.0, 0.1),
+        step("switch: undo prepare", 2.1, 0.1),
+        seconds=2.3,
+        unfinished=False,
+        error=said,
+    )
+    shown = text_of(page(report_of(*steps)))
+    assert "The last step, switch, was undone" in shown
+    assert "switch undone 1.00 s 1 The pause was longer than the 1 s" in shown
+    assert "The pause of the last switch, which was undone" in shown
+    assert "\ufffd" not in shown
+
+
+def test_a_switch_that_was_cut_short_is_shown_until_it_is_resumed() -> None:
+    cut = switch_of(
+        step("switch: close", 1.0, 0.1, closed_at=at(1.05), tries=1),
+        step("switch: decide", 1.1, 0.1),
+        step("switch: open", 1.2, None),
+        seconds=None,
+    )
+    shown = text_of(page(report_of(*cut)))
+    assert "The last step, switch, did not end" in shown
+    assert "switch cut short 1 to bring it to its end, or undo it: ./runner.py resume" in shown
+    assert operation_of(*cut).pause is None
+    resumed = [
+        step("switch", 9, 2, unfinished=False),
+        step("switch: decide", 9, 0.1),
+        step("switch: open", 9.2, 0.1, opened_at=at(9.25)),
+        step("switch: finish", 9.5, 1, first_write_at="none yet"),
+    ]
+    shown = text_of(page(report_of(*cut, *resumed)))
+    assert "The last step" not in shown
+    assert "switch done 8.20 s 1 was cut short, and resumed" in shown
+
+
+def test_a_switch_that_was_cut_short_and_undone_paused_no_longer_than_its_lease() -> None:
+    steps = [
+        Step("payments_db", "switch", NOON, None, None, {"max_pause": 0.5}, {}),
+        step("switch: close", 1.0, 0.1, closed_at=at(1.05), tries=1),
+        step("switch: drain", 1.1, None),
+        step("switch", 99, 1, unfinished=False, error="It was cut short, and is undone."),
+        step("switch: undo close", 99, 0.1),
+    ]
+    found = operation_of(*steps)
+    assert found.outcome == "undone"
+    assert found.pause is not None
+    assert found.pause.seconds == pytest.approx(0.5)
+
+
+def test_a_completion_tells_what_was_retired_and_handed_over() -> None:
+    steps = [
+        step("complete", 0, 4),
+        step("complete: hand over", 1, 1, consumers=["files_db"]),
+        step("complete: retire", 2, 1, retired=["payments", "reviews"], detached=["a key"]),
+    ]
+    shown = text_of(page(report_of(*steps)))
+    assert "complete done" in shown
+    assert "retired: payments, reviews 1 foreign key dropped handed over to files" in shown
+
+
+def test_parts_of_a_switch_are_left_out_of_the_last_stretch_of_work() -> None:
+    steps = switch_of(step("switch: close", 1), step("switch: open", 2))
+    assert [one.step for one in report_of(*steps).latest()] == ["switch"]
+    latest = report_of(*steps).accounts[0].latest
+    assert latest is not None and latest.step == "switch"
+
+
+def test_a_pause_of_milliseconds_has_a_scale_of_milliseconds() -> None:
+    assert [said for _, said in ticks(100.0, 100.048)] == [
+        "0 ms",
+        "10 ms",
+        "20 ms",
+        "30 ms",
+        "40 ms",
+    ]

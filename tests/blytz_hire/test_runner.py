@@ -1,0 +1,174 @@
+"""The command line as a stranger meets it: help, names, exit codes, JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pgsplit.base.errors import (
+    BuildFailed,
+    ConnectionFailed,
+    DataDiffers,
+    EmbeddedFailed,
+    NotReady,
+    SourceMismatch,
+    SplitError,
+    TargetOccupied,
+)
+from pgsplit.project.project import SERVICES, UnknownService, select
+from pgsplit.state.saga import Stopped
+from tests.support.split import Split, command_line
+
+COMMANDS = [
+    "demo",
+    "up",
+    "down",
+    "url",
+    "psql",
+    "provision",
+    "land",
+    "build",
+    "run",
+    "sync",
+    "status",
+    "analyze",
+    "verify",
+    "totals",
+    "report",
+    "backup",
+    "backups",
+    "restore",
+    "switch",
+    "rollback",
+    "complete",
+    "abort",
+    "resume",
+    "history",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_in_eighty_columns(command: str) -> None:
+    result = command_line(command, "--help")
+    assert result.returncode == 0
+    assert f"Usage: runner.py {command}" in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_the_first_help_names_every_command_variable_and_exit_code() -> None:
+    result = command_line("--help")
+    text = " ".join(result.stdout.split())
+    for word in [*COMMANDS, "BLYTZ_HIRE_URL", "PAYMENTS_DB_URL", "communication", "7 build"]:
+        assert word in text
+
+
+def test_exit_codes_are_those_that_the_help_names() -> None:
+    """Scripts go by them, so they never change."""
+    assert {
+        UnknownService: 2,
+        ConnectionFailed: 3,
+        NotReady: 4,
+        SourceMismatch: 5,
+        TargetOccupied: 6,
+        BuildFailed: 7,
+        EmbeddedFailed: 8,
+        DataDiffers: 9,
+        Stopped: 130,
+    } == {error: error.exit_code for error in SplitError.__subclasses__()}
+
+
+def test_services_are_known_by_both_names_and_run_in_phase_order() -> None:
+    assert [s.database for s in select(("users", "payments_db", "payments"))] == [
+        "payments_db",
+        "users_db",
+    ]
+    assert tuple(s.database for s in select(())) == SERVICES
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("provision", "land", "build", "run", "sync", "status", "verify", "totals", "report"),
+        *("backup", "switch", "rollback", "complete", "abort", "history"),
+    ],
+)
+def test_an_unknown_service_is_refused_with_the_names_that_exist(command: str) -> None:
+    result = command_line(command, "payment")
+    assert result.returncode == UnknownService.exit_code == 2
+    assert "There is no service called 'payment'" in result.stderr
+    assert "communication, payments, marketplace, contracts, files, users" in result.stderr
+
+
+def test_an_unknown_command_exits_with_two() -> None:
+    result = command_line("migrate")
+    assert result.returncode == 2
+    assert "No such command 'migrate'" in result.stderr
+
+
+def test_an_error_is_json_too_where_json_was_asked_for(split: Split) -> None:
+    result = split.runner("land", "payments", "--json")
+    assert result.returncode == NotReady.exit_code
+    error = json.loads(result.stdout)
+    assert error["exit_code"] == NotReady.exit_code
+    assert error["error"]["what"] == "payments_db has not been provisioned."
+    assert error["error"]["mend"] == "runner.py provision payments"
+
+
+def test_urls_are_printed_for_people_and_for_the_service(split: Split) -> None:
+    assert split.runner("url", "monolith").stdout.strip() == split.connections.urls["blytz_hire"]
+    assert split.runner("url", "files").stdout.strip() == split.connections.urls["files_db"]
+    missing = split.runner("url", "files", "--service")
+    assert missing.returncode == NotReady.exit_code
+    assert "runner.py provision files" in missing.stderr
+    assert split.runner("provision", "files").returncode == 0
+    assert "files_service:" in split.runner("url", "files", "--service").stdout
+
+
+def test_psql_opens_where_it_is_told(split: Split) -> None:
+    result = split.process("psql", "monolith", "-Atc", "select count(*) > 0 from blytz_hire.users")
+    assert result.stdout.strip() == "t", result.stderr
+
+
+@pytest.mark.slow
+def test_a_service_goes_all_the_way_in_one_command_and_again(split: Split) -> None:
+    first = split.runner("run", "files", "--json")
+    assert first.returncode == 0, first.stderr
+    report = json.loads(first.stdout)
+    assert [one["service"] for one in report["services"]] == ["files_db"]
+    (files,) = report["services"]
+    assert files["created"] and not files["landed_already"]
+    assert files["rows_in"]["portfolio_items"] == files["rows_out"]["portfolio_items"] > 0
+    assert files["tests"]["passed"] > 0 and files["tests"]["failed"] == 0
+
+    again = split.runner("run", "files")
+    assert again.returncode == 0, again.stderr
+    (line,) = [line for line in again.stdout.splitlines() if line.startswith(" files_db")]
+    assert f"{sum(files['rows_out'].values()):,}" in line
+    assert all(len(line) <= 80 for line in again.stdout.splitlines() if "audit" not in line)
+
+
+@pytest.mark.slow
+def test_a_failed_build_exits_with_seven_and_says_why(living: Split) -> None:
+    living.replicate("payments_db", "update blytz_hire.payments set \"userId\" = 'ghost'")
+    result = living.runner("build", "payments")
+    assert result.returncode == BuildFailed.exit_code
+    assert "sender_id = ghost" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_service_that_has_not_been_built_is_refused(landed: Split) -> None:
+    for arguments in (
+        ("sync", "payments"),
+        ("sync", "payments", "--follow"),
+        ("totals", "payments"),
+    ):
+        ran = landed.runner(*arguments)
+        assert ran.returncode == NotReady.exit_code
+        assert "payments_db has not been built" in ran.stderr
+        assert "runner.py run payments" in ran.stderr
+    status = landed.runner("status", "--json")
+    assert status.returncode == 0, status.stdout
+    states = {name: one["state"] for name, one in json.loads(status.stdout).items()}
+    assert states["payments_db"] == "landed"
+    assert states["users_db"] == "absent"

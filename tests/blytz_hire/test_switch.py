@@ -1,0 +1,925 @@
+"""Switch, rollback, complete and abort: what they do, what they refuse, and what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgsplit.base.errors import NotReady
+from pgsplit.project.endpoints import Connections
+from pgsplit.replication import reverse as way_back
+from pgsplit.replication.reverse import WayBack, published
+from pgsplit.routing import env_file as targets
+from pgsplit.routing.env_file import Place
+from tests.support.split import Split
+from tests.support.switching import (
+    NEW_PAYMENT,
+    PAYMENTS,
+    Writer,
+    as_service,
+    assert_agreed,
+    assert_alike,
+    both_ends,
+    bring_to_verified,
+    checksums,
+    halted,
+    move,
+    one,
+    ran,
+    set_aside,
+    stands,
+    unchanged,
+    words,
+)
+from tests.support.waiting import until
+
+MOVED = "is written in the database payments_db now, and can't be written here."
+MOVED_BACK = "is written in the monolith now, and can't be written here."
+
+
+def refused(connection: psycopg.Connection[Any], statement: str) -> psycopg.Error:
+    with pytest.raises(psycopg.Error) as caught:
+        connection.execute(statement)
+    return caught.value
+
+
+@contextmanager
+def running(split: Split, *arguments: str) -> Iterator[Callable[[], tuple[int, str]]]:
+    """Run runner.py beside the test; gives what waits for its exit code and what it said."""
+    found: list[tuple[int, str]] = []
+
+    def run() -> None:
+        done = split.runner(*arguments)
+        found.append((done.returncode, words(done.stdout + " " + done.stderr)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def result() -> tuple[int, str]:
+        thread.join()
+        return found[0]
+
+    try:
+        yield result
+    finally:
+        thread.join()
+
+
+# Switch
+
+
+def test_a_dry_run_says_that_it_is_ready_and_changes_nothing(verified: Split) -> None:
+    with unchanged(verified):
+        said = ran(verified, "switch", "payments", "--dry-run")
+        found = json.loads(verified.runner("switch", "payments", "--dry-run", "--json").stdout)
+    assert "payments_db is ready: a write takes" in said
+    assert "the way back was tried on every row. Nothing was changed." in said
+    assert found["payments_db"]["ready"] is True
+    assert found["payments_db"]["problems"] == []
+
+
+@pytest.mark.slow
+def test_a_switch_makes_the_service_the_truth(verified: Split) -> None:
+    done = verified.runner("switch", "payments", "--json")
+    assert done.returncode == 0, done.stderr
+    moved = json.loads(done.stdout)["payments_db"]
+    assert moved["operation"] == "switch"
+    assert moved["paused_seconds"] > 0
+    assert moved["closed_at"] < moved["opened_at"]
+    assert moved["backup"]["phase"] == "switch"
+    assert assert_agreed(verified) == "switched"
+    assert_alike(verified)
+    listed = json.loads(verified.runner("backups", "--json").stdout)["backups"]
+    assert listed[0]["phase"] == "switch"
+    steps = json.loads(verified.runner("history", "payments", "--json", "--last", "11").stdout)
+    inner = (
+        "prepare",
+        "catch up",
+        "close",
+        "drain",
+        "decide",
+        "open",
+        "point",
+        "finish",
+        "measure",
+    )
+    assert [step["step"] for step in steps["steps"]] == [
+        "switch",
+        *(f"switch: {name}" for name in inner),
+        "switch: tell",
+    ]
+    assert {step["outcome"] for step in steps["steps"]} == {"done"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update blytz_hire.payments set status = 'late'",
+        "update blytz_hire.payments set status = 'late' where false",
+        "delete from blytz_hire.reviews",
+        NEW_PAYMENT[Place.MONOLITH] % {"id": "'late'"},
+        "truncate blytz_hire.payments",
+        "truncate blytz_hire.users cascade",
+        "update blytz_hire.contracts set id = id || '!'",
+    ],
+)
+def test_the_monolith_refuses_what_has_moved(switched: Split, statement: str) -> None:
+    before = checksums(switched)
+    with switched.monolith() as monolith:
+        error = refused(monolith, statement)
+        assert isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+        assert MOVED in str(error)
+        assert "Connect where connections/payments.env says that writes go." in str(error)
+    assert checksums(switched) == before
+
+
+def test_the_monolith_refuses_copies_and_what_triggers_do(switched: Split) -> None:
+    with switched.monolith() as monolith:
+        with (
+            pytest.raises(psycopg.errors.ReadOnlySqlTransaction, match="now, and can't be written"),
+            monolith.cursor() as cursor,
+            cursor.copy("copy blytz_hire.reviews (id) from stdin") as copy,
+        ):
+            copy.write_row(("late",))
+        with monolith.transaction(force_rollback=True):
+            monolith.execute(
+                "create function public.clean() returns trigger language plpgsql as"
+                " $$ begin truncate blytz_hire.reviews; return null; end $$"
+            )
+            monolith.execute(
+                "create trigger clean after update on blytz_hire.jobs"
+                " execute function public.clean()"
+            )
+            error = refused(monolith, "update blytz_hire.jobs set id = id")
+            assert MOVED in str(error)
+        assert one(monolith, "select count(*) from blytz_hire.reviews") > 0
+
+
+def test_a_transaction_that_began_before_a_switch_writes_nothing_after_it(verified: Split) -> None:
+    """Its snapshot shows an open gate, or none at all."""
+    with verified.monolith() as first, verified.monolith() as second:
+        for writer in (first, second):
+            writer.execute("begin isolation level repeatable read")
+            one(writer, "select count(*) from blytz_hire.payments")
+        second.execute("update blytz_hire.jobs set id = id where false")
+        move(verified, "switch")
+        for writer in (first, second):
+            error = refused(writer, "update blytz_hire.payments set status = 'late'")
+            assert isinstance(
+                error,
+                psycopg.errors.SerializationFailure | psycopg.errors.ReadOnlySqlTransaction,
+            )
+            writer.execute("rollback")
+            assert MOVED in str(refused(writer, "update blytz_hire.payments set status = 'late'"))
+    with verified.service("payments_db") as database:
+        assert one(database, "select count(*) from payments_db.payments where status = 'late'") == 0
+    move(verified, "rollback")
+
+
+def test_other_tables_of_the_monolith_are_written_unless_that_touches_what_has_moved(
+    verified: Split,
+) -> None:
+    with verified.monolith() as monolith:
+        for name in ("free", "paid for"):
+            monolith.execute(
+                "insert into blytz_hire.jobs select (jsonb_populate_record(j, %s)).*"
+                " from blytz_hire.jobs as j limit 1",
+                (json.dumps({"id": name}),),
+            )
+        monolith.execute(NEW_PAYMENT[Place.MONOLITH], {"id": "for a job"})
+        monolith.execute(
+            """update blytz_hire.payments set "jobId" = 'paid for' where id = 'for a job'"""
+        )
+        move(verified, "switch")
+        for statement in (
+            "update blytz_hire.jobs set id = 'freed' where id = 'free'",
+            "delete from blytz_hire.jobs where id = 'freed'",
+        ):
+            assert monolith.execute(statement).rowcount == 1
+        for statement in (
+            "update blytz_hire.jobs set id = 'paid' where id = 'paid for'",
+            "delete from blytz_hire.jobs where id = 'paid for'",
+        ):
+            assert MOVED in str(refused(monolith, statement))
+        assert one(monolith, "select count(*) from blytz_hire.payments") > 0
+        move(verified, "rollback")
+        assert monolith.execute(statement).rowcount == 1
+        found = """select "jobId" from blytz_hire.payments where id = 'for a job'"""
+        assert one(monolith, found) is None
+    assert_alike(verified)
+
+
+def test_the_service_writes_its_own_tables_and_no_others(switched: Split) -> None:
+    with as_service(switched) as service:
+        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "own"})
+        for statement in (
+            "update payments_db.users_public set id = id",
+            "insert into blytz_hire.payments (id) values ('x')",
+            "delete from blytz_hire.reviews",
+            "truncate payments_db.payments cascade",
+            "update split.gates set is_open = true",
+            "update split.service set switched_at = null",
+            "select split.sync()",
+        ):
+            error = refused(service, statement)
+            assert isinstance(
+                error, psycopg.errors.InsufficientPrivilege | psycopg.errors.UndefinedTable
+            ), statement
+        for table in one(
+            service,
+            "select array_agg(tablename) from pg_tables where schemaname = 'payments_db'"
+            " and tablename not in ('payments', 'refunds', 'disputes', 'reviews')",
+        ):
+            error = refused(service, f"delete from payments_db.{table}")
+            assert isinstance(error, psycopg.errors.InsufficientPrivilege), table
+    assert_alike(switched)
+
+
+WRITES = {
+    "a payment": NEW_PAYMENT[Place.SERVICE] % {"id": "'new'"},
+    "its amounts": "update payments_db.payments set amount = -0.01, stripe_fee = 21474836.47,"
+    " platform_fee = 0.10 where id = 'new'",
+    "a refund": "insert into payments_db.refunds (payment_id, reason, amount)"
+    " values ('new', 'späte \"Lieferung\" 🚀', 1.50)",
+    "its time": "update payments_db.refunds set refunded_at = '2025-01-02 03:04:05.678',"
+    " reason = null where payment_id = 'new'",
+    "a dispute": "insert into payments_db.disputes values ('new', 'not delivered')",
+    "another reason": "update payments_db.disputes set reason = '' where payment_id = 'new'",
+    "documents": """update payments_db.payments set metadata = '{"disputeReason": "", "n": 1.50}'
+        where id = 'new'""",
+    "a settled dispute": "delete from payments_db.disputes where payment_id = 'new'",
+    "no refund": "delete from payments_db.refunds where payment_id = 'new'",
+    "another key": "update payments_db.payments set id = 'newer' where id = 'new'",
+    "a review": "insert into payments_db.reviews (id, reviewer_id, target_id, target_type, rating,"
+    " categories, updated_at) select 'new', reviewer_id, target_id, target_type, 5, '[1.50]',"
+    " '2025-01-02 03:04:05.678' from payments_db.reviews limit 1",
+    "no review": "delete from payments_db.reviews where id = (select min(id) from"
+    " payments_db.reviews)",
+    "all of them": "update payments_db.payments set status = status || '!'",
+    "no payment": "delete from payments_db.payments where id = 'newer'",
+}
+
+
+@pytest.mark.slow
+def test_whatever_the_service_writes_arrives_in_the_monolith(switched: Split) -> None:
+    with switched.monolith() as monolith, as_service(switched) as service:
+        for what, statement in WRITES.items():
+            done = service.execute(statement)
+            assert done.rowcount > 0, what
+            assert_alike(switched)
+        with service.transaction():
+            names = [
+                row[0]
+                for row in service.execute(
+                    "select id from payments_db.payments order by id limit 2"
+                )
+            ]
+            swap = "update payments_db.payments set stripe_payment_intent_id = %s where id = %s"
+            intents = dict(
+                service.execute(
+                    "select id, stripe_payment_intent_id from payments_db.payments"
+                    " where id = any(%s)",
+                    (names,),
+                ).fetchall()
+            )
+            service.execute(swap, ("on its way", names[0]))
+            service.execute(swap, (intents[names[0]], names[1]))
+            service.execute(swap, (intents[names[1]], names[0]))
+        assert_alike(switched)
+        found = one(
+            monolith,
+            'select "stripePaymentIntentId" from blytz_hire.payments where id = %s',
+            names[0],
+        )
+        assert found == intents[names[1]]
+    move(switched, "rollback")
+    assert_alike(switched)
+
+
+@pytest.mark.parametrize(
+    ("statement", "check"),
+    [
+        ("update payments_db.payments set currency = 'EUR'", "payments_currency_fits_monolith"),
+        ("update payments_db.payments set amount = 21474836.48", "payments_amount_fits_monolith"),
+        (
+            "insert into payments_db.refunds (payment_id) select max(id) from payments_db.payments",
+            "refunds_refunded_at_fits_monolith",
+        ),
+    ],
+)
+def test_what_the_monolith_could_not_hold_is_refused_by_name(
+    switched: Split, statement: str, check: str
+) -> None:
+    with as_service(switched) as service:
+        error = refused(service, statement)
+    assert isinstance(error, psycopg.errors.CheckViolation)
+    assert error.diag.constraint_name == check
+
+
+# Rollback
+
+
+def test_a_dry_run_of_a_rollback_says_that_it_is_ready_and_changes_nothing(
+    switched: Split,
+) -> None:
+    with unchanged(switched):
+        said = ran(switched, "rollback", "payments", "--dry-run")
+    assert re.match(
+        r"payments_db is ready: a write takes [\d.]+ s to the monolith, a sync [\d.]+ s\."
+        r" Nothing was changed\.",
+        said,
+    )
+
+
+def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
+    ran(switched, "sync", "payments")
+    with switched.service("payments_db") as database:
+        database.execute(NEW_PAYMENT[Place.SERVICE], {"id": "waits"})
+    assert "no follower" not in ran(switched, "status", "payments")
+    with switched.service("payments_db") as database:
+        database.execute("update split.service set synced_at = now() - interval '2 minutes'")
+        with database.transaction():  # a sync, however long it takes, is one who is at work
+            database.execute("lock table split.turn in exclusive mode")
+            assert "no follower" not in ran(switched, "status", "payments")
+    said = ran(switched, "status", "payments", code=NotReady.exit_code)
+    assert re.search(r"1 changes wait to be carried over, and the last sync was 12\d s ago", said)
+    assert "no follower of payments_db is at work. mend: runner.py sync payments --follow" in said
+    ran(switched, "sync", "payments")
+    assert "no follower" not in ran(switched, "status", "payments")
+
+
+@pytest.mark.slow
+def test_a_rollback_makes_the_monolith_the_truth_with_all_that_was_written(
+    switched: Split,
+) -> None:
+    landings = "select count(*) from split.ledger where step in ('land', 'release')"
+    with switched.monolith() as monolith, as_service(switched) as service:
+        before = one(monolith, landings)
+        service.execute("""update payments_db.payments set status = 'by the service'
+            where id = (select min(id) from payments_db.payments)""")
+        done = switched.runner("rollback", "payments", "--json")
+        assert done.returncode == 0, done.stderr
+        moved = json.loads(done.stdout)["payments_db"]
+        assert moved["kept"] == {}
+        assert moved["paused_seconds"] > 0
+        assert moved["backup"]["phase"] == "rollback"
+        assert assert_agreed(switched) == "verified"
+        status = "select count(*) from blytz_hire.payments where status = 'by the service'"
+        assert one(monolith, status) == 1
+
+        error = refused(service, "update payments_db.payments set status = 'late'")
+        assert isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+        assert MOVED_BACK in str(error)
+
+        monolith.execute("update blytz_hire.payments set status = 'again'")
+        assert_alike(switched)
+        statuses = "select array_agg(distinct status) from payments_db.payments"
+        assert one(service, statuses) == ["again"]
+        assert one(monolith, landings) == before
+    ran(switched, "verify", "payments")
+    for operation, state in (("switch", "switched"), ("rollback", "verified")):
+        move(switched, operation)
+        assert assert_agreed(switched) == state
+    assert_alike(switched)
+
+
+def write_what_the_monolith_cannot_hold(split: Split) -> None:
+    with as_service(split) as service:
+        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "no object"})
+        service.execute("""update payments_db.payments set metadata = '[1]'
+            where id = 'no object'""")
+        service.execute(
+            "insert into payments_db.refunds (payment_id, reason, amount)"
+            " values ('no object', 'nowhere to put it', 1.00)"
+        )
+        service.execute("insert into payments_db.disputes values ('no object', 'nor this')")
+
+
+def test_what_the_service_writes_is_never_taken_from_the_mirror(switched: Split) -> None:
+    write_what_the_monolith_cannot_hold(switched)
+    with switched.service("payments_db") as database:
+        database.execute("update split.service_tables set is_stale = true")  # compare all rows
+        ran(switched, "sync", "payments")
+        kept = "select reason from payments_db.refunds where payment_id = 'no object'"
+        assert database.execute(kept).fetchall() == [("nowhere to put it",)]
+
+
+def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -> None:
+    write_what_the_monolith_cannot_hold(switched)
+    said = move(switched, "rollback")
+    names = set_aside(switched)
+    assert [name.split("_")[0] for name in names] == ["disputes", "refunds"]
+    for name in names:
+        table = name.split("_")[0]
+        assert (
+            f"note: 1 row(s) of {table} do not come back just as they were, which are in"
+            f" audit.{name}" in said
+        )
+    with switched.service("payments_db") as database:
+        kept = database.execute(f"select reason from audit.{names[1]}").fetchall()
+        assert kept == [("nowhere to put it",)]
+        follows = "select reason from payments_db.refunds where payment_id = 'no object'"
+        assert database.execute(follows).fetchall() == [(None,)]
+    assert_alike(switched)
+
+    with unchanged(switched):
+        said = ran(switched, "abort", "payments", code=NotReady.exit_code)
+    assert f"laid aside by a rollback: audit.{names[0]}, audit.{names[1]}. Nothing was" in said
+    assert "Keep them elsewhere (pg_dump --schema=audit), drop these tables" in said
+    with switched.service("payments_db") as database:
+        for name in names:
+            database.execute(f"drop table audit.{name}")
+
+
+def test_a_key_that_replication_did_not_ask_is_said_after_a_rollback(switched: Split) -> None:
+    with as_service(switched) as service:
+        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "of nobody"})
+        service.execute(
+            "update payments_db.payments set sender_id = 'nobody' where id = 'of nobody'"
+        )
+    said = move(switched, "rollback")
+    assert (
+        'warning: 1 row(s) of blytz_hire.payments break its foreign key "payments_userId_fkey",'
+        " which replication does not ask. To find them: runner.py parity payments" in said
+    )
+    with switched.monolith() as monolith:
+        monolith.execute("delete from blytz_hire.payments where id = 'of nobody'")
+    assert_alike(switched)
+
+
+def test_what_the_monolith_changes_at_once_is_not_laid_aside(switched: Split) -> None:
+    before = set_aside(switched)
+    arrived = (
+        "select (select sum(helpful) from blytz_hire.reviews)"
+        " > (select sum(helpful) from payments_db.reviews)"
+    )
+    with (
+        halted(switched, "rollback: finish") as halt,
+        running(switched, "rollback", "payments", "--no-backup", "--json") as result,
+    ):
+        halt.wait()
+        with switched.monolith() as monolith, switched.service("payments_db") as database:
+            monolith.execute("update blytz_hire.reviews set helpful = helpful + 1")
+            until(lambda: bool(one(database, arrived)))
+        halt.release()
+        code, said = result()
+    assert code == 0, said
+    assert '"kept": {}' in said
+    assert set_aside(switched) == before
+    assert_alike(switched)
+
+
+# Reads
+
+
+def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> None:
+    said = ran(verified, "switch", "payments", "--reads")
+    assert "payments reads from payments_db now; it writes to the monolith as before." in said
+    assert targets.places(PAYMENTS, verified.connections) == (Place.SERVICE, Place.MONOLITH)
+    assert stands(verified) == "verified"
+    with as_service(verified) as service, verified.monolith() as monolith:
+        monolith.execute("update blytz_hire.reviews set helpful = helpful + 1")
+        error = refused(service, "update payments_db.reviews set helpful = 0")
+        assert isinstance(error, psycopg.Error)
+    done = verified.runner("rollback", "payments", "--json")
+    assert json.loads(done.stdout) == {"payments_db": {"reads_at": "monolith", "warning": ""}}
+    assert assert_agreed(verified) == "verified"
+
+    ran(verified, "switch", "payments", "--reads")
+    move(verified, "switch")
+    assert assert_agreed(verified) == "switched"
+    with unchanged(verified):
+        said = ran(verified, "switch", "payments", "--reads", code=NotReady.exit_code)
+    assert "payments_db is switched: it is the truth already." in said
+    move(verified, "rollback")
+    assert assert_agreed(verified) == "verified"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("state", "command", "what", "mend"),
+    [
+        (
+            "switched",
+            "switch",
+            "payments_db is switched: it is the truth already. Nothing was changed.",
+            "runner.py status payments",
+        ),
+        (
+            "switched",
+            "abort",
+            "payments_db is switched: it holds what nobody else does. Nothing was changed.",
+            "runner.py rollback payments, then runner.py abort payments",
+        ),
+        (
+            "verified",
+            "rollback",
+            "payments_db is verified: the monolith is the truth already.",
+            "runner.py status payments",
+        ),
+        (
+            "verified",
+            "complete",
+            "payments_db is verified: the monolith is the truth already.",
+            "runner.py switch payments",
+        ),
+    ],
+)
+def test_what_is_asked_in_the_wrong_order_is_refused(
+    verified: Split, state: str, command: str, what: str, mend: str
+) -> None:
+    if state == "switched":
+        move(verified, "switch")
+    with unchanged(verified):
+        said = ran(verified, command, "payments", code=NotReady.exit_code)
+    assert what in said
+    assert mend in said
+
+
+@pytest.mark.parametrize("operation", ["complete", "rollback"])
+def test_nothing_is_left_behind_that_the_monolith_lacks(switched: Split, operation: str) -> None:
+    way = PAYMENTS.way_back
+    with switched.monolith() as monolith, as_service(switched) as service:
+        monolith.execute(f"alter subscription {way} disable")
+        service.execute("update payments_db.reviews set helpful = helpful + 1")
+        with unchanged(switched):
+            said = ran(switched, operation, "payments", code=NotReady.exit_code)
+        assert "Somebody has paused replication into the monolith's tables of payments_db" in said
+        assert f"runner.py psql monolith -c 'alter subscription {way} enable'" in said
+        monolith.execute(f"alter subscription {way} enable")
+    assert assert_agreed(switched) == "switched"
+    assert_alike(switched)
+
+
+def lose_the_proof(split: Split) -> Callable[[], None]:
+    with split.monolith() as monolith:
+        monolith.execute("delete from split.verifications where table_name = 'payments'")
+    return lambda: None
+
+
+def outdate_the_proof(split: Split) -> Callable[[], None]:
+    with split.monolith() as monolith:
+        monolith.execute("update split.verifications set definition = 'of an older project'")
+    return lambda: None
+
+
+def age_the_proof(split: Split) -> Callable[[], None]:
+    with split.monolith() as monolith:
+        monolith.execute(
+            "update split.ledger set finished_at = finished_at - interval '30 hours'"
+            " where step = 'verify'"
+        )
+    return lambda: None
+
+
+def rename_a_column(split: Split) -> Callable[[], None]:
+    alter = "alter table blytz_hire.reviews rename column"
+    with split.monolith() as monolith:
+        monolith.execute(f"{alter} comment to said")
+
+    def mend() -> None:
+        with split.monolith() as monolith:
+            monolith.execute(f"{alter} said to comment")
+
+    return mend
+
+
+def lose_the_file(split: Split) -> Callable[[], None]:
+    path = targets.file(PAYMENTS, split.connections)
+    aside = path.with_name("aside")
+    path.rename(aside)
+    return lambda: [aside.rename(path), None][1]
+
+
+def spoil_the_way_back(split: Split) -> Callable[[], None]:
+    split.replicate(
+        "payments_db",
+        "update payments_db.reviews set helpful = helpful - 1"
+        " where id = (select min(id) from payments_db.reviews)",
+    )
+    return lambda: split.replicate(
+        "payments_db",
+        "update payments_db.reviews set helpful = helpful + 1"
+        " where id = (select min(id) from payments_db.reviews)",
+    )
+
+
+def pause_the_follower(split: Split) -> Callable[[], None]:
+    with split.service("payments_db") as database:
+        database.execute("alter subscription split_payments_db disable")
+
+    def mend() -> None:
+        with split.service("payments_db") as database:
+            database.execute("alter subscription split_payments_db enable")
+
+    return mend
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what", "mend"),
+    [
+        (lose_the_proof, "not verified as they are made now: payments", "runner.py verify"),
+        (outdate_the_proof, "not verified as they are made now: ", "runner.py verify payments"),
+        (age_the_proof, "last verified 30 hours ago, and 24 is the most", "runner.py verify"),
+        (
+            rename_a_column,
+            'column blytz_hire.reviews."comment" is missing; perhaps it is "said" now',
+            'ALTER TABLE blytz_hire.reviews RENAME COLUMN "said" TO "comment";',
+        ),
+        (
+            lose_the_file,
+            "Nothing says yet where the applications of payments_db read and write.",
+            "runner.py provision payments",
+        ),
+        (
+            spoil_the_way_back,
+            "the way back would change 1 row(s) of reviews: ",
+            "Mend models/payments_db/reverse/monolith_reviews.sql; to see all: runner.py psql"
+            " payments -c \"select * from split.way_back_differs('reviews')\"",
+        ),
+        (
+            pause_the_follower,
+            "Somebody has paused replication into the mirror of payments_db.",
+            "runner.py psql payments -c 'alter subscription split_payments_db enable'",
+        ),
+    ],
+)
+def test_a_switch_that_is_not_ready_is_refused_with_what_mends_it(
+    verified: Split, spoil: Callable[[Split], Callable[[], None]], what: str, mend: str
+) -> None:
+    undo = spoil(verified)
+    try:
+        with unchanged(verified):
+            for dry_run in ((), ("--dry-run",)):
+                said = ran(verified, "switch", "payments", *dry_run, code=NotReady.exit_code)
+                assert "payments_db is not ready for a switch. Nothing was changed:" in said
+                assert what in said
+                assert mend in said
+    finally:
+        undo()
+    ran(verified, "verify", "payments")
+    ran(verified, "switch", "payments", "--dry-run")
+
+
+def test_all_that_is_in_the_way_is_said_at_once(verified: Split) -> None:
+    age_the_proof(verified)
+    undo = lose_the_file(verified)
+    said = ran(verified, "switch", "payments", code=NotReady.exit_code)
+    undo()
+    assert "last verified 30 hours ago" in said
+    assert "Nothing says yet where" in said
+    ran(verified, "verify", "payments")
+
+
+def test_what_was_cut_short_comes_first(verified: Split) -> None:
+    with verified.monolith() as monolith:
+        monolith.execute(
+            "insert into split.ledger (service, step, intent)"
+            " values ('payments_db', 'switch', '{}')"
+        )
+    with unchanged(verified):
+        for command in (
+            ("switch", "payments"),
+            ("switch", "payments", "--reads"),
+            ("rollback", "payments"),
+            ("complete", "payments"),
+            ("abort", "payments"),
+        ):
+            said = ran(verified, *command, code=NotReady.exit_code)
+            assert "The last switch of payments_db was cut short." in said
+            assert "mend: runner.py resume" in said
+    said = ran(verified, "resume")
+    assert "payments_db: The switch had not been decided, and is undone." in said
+    found = json.loads(verified.runner("resume", "--json").stdout)
+    assert found == {"resumed": {}}
+    assert assert_agreed(verified) == "verified"
+
+
+@pytest.mark.parametrize("length", ["0", "soon", "-1s", "1h", "10ms", "11min"])
+def test_a_pause_that_is_none_is_refused(living: Split, length: str) -> None:
+    said = ran(living, "switch", "payments", "--max-pause", length, code=2)
+    assert "is no time between 50ms and 10min, such as 500ms or 5s" in said
+
+
+@pytest.mark.parametrize("length", ["soon", "-1s", "11min"])
+def test_a_wait_that_is_none_is_refused(living: Split, length: str) -> None:
+    said = ran(living, "switch", "payments", "--wait-for-write", length, code=2)
+    assert f"{length!r} is no time between 0ms and 10min" in said
+    assert stands(living) == "built"
+
+
+# Those who hold the tables
+
+
+@pytest.mark.slow
+def test_a_long_transaction_that_writes_is_named_before_anything_is_touched(
+    verified: Split,
+) -> None:
+    with verified.monolith() as holder, holder.transaction():
+        pid = holder.info.backend_pid
+        holder.execute("update blytz_hire.payments set status = status where false")
+        holder.execute("select pg_sleep(2.1)")
+        with unchanged(verified):
+            said = ran(verified, "switch", "payments", code=NotReady.exit_code)
+    assert f"process {pid} has written blytz_hire.payments in a transaction that is open" in said
+    assert f"select pg_terminate_backend({pid});" in said
+
+
+def test_a_step_that_fails_halfway_is_undone_with_all_before_it(
+    verified: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = way_back.prepare
+
+    def fails(way: WayBack, connections: Connections) -> None:
+        prepare(way, connections)
+        raise NotReady("The disk is full.")
+
+    monkeypatch.setattr(way_back, "prepare", fails)
+    said = ran(verified, "switch", "payments", "--no-backup", code=NotReady.exit_code)
+    assert "The disk is full. The switch was undone: all is as it was before." in said
+    assert assert_agreed(verified) == "verified"
+    with both_ends(verified) as ends:
+        assert not ends.way.is_there() and ends.way.slot() is None
+        assert published(ends.database, ends.way.name) == set()
+    assert "Nothing was cut short." in ran(verified, "resume")
+
+
+def test_a_gate_whose_lease_is_over_is_not_closed_for_good(verified: Split) -> None:
+    with both_ends(verified) as ends:
+        gate = ends.monolith_gate
+        gate.prepare()
+        gate.close("elsewhere", timeout_seconds=1.0, lease_seconds=0.05)
+        until(gate.is_open)
+        with ends.monolith.transaction():
+            assert not gate.decide(timeout_seconds=1.0)
+        assert gate.is_open() and not gate.is_closed_for_good()
+
+
+@pytest.mark.slow
+def test_a_lock_that_comes_after_the_checks_ends_a_switch_and_no_writer(verified: Split) -> None:
+    with verified.monolith() as holder, Writer(verified, "patient", 0.005) as writer:
+        pid = holder.info.backend_pid
+        with (
+            halted(verified, "switch: catch up") as halt,
+            running(
+                verified, "switch", "payments", "--no-backup", "--max-pause", "1500ms"
+            ) as result,
+        ):
+            halt.wait()
+            holder.execute("begin")
+            holder.execute("update blytz_hire.reviews set helpful = helpful where false")
+            halt.release()
+            code, said = result()
+        holder.execute("rollback")
+        writer.assert_gets_through(Place.MONOLITH)
+    assert code == NotReady.exit_code
+    assert (
+        f"Somebody holds a lock on blytz_hire.payments, blytz_hire.reviews: process {pid}" in said
+    )
+    assert "The switch was undone: all is as it was before." in said
+    assert "Wait for them, or end them: select pg_terminate_backend(PID);" in said
+    assert writer.refusals == []
+    assert assert_agreed(verified) == "verified"
+    writer.assert_nothing_lost()
+    assert "Nothing was cut short." in ran(verified, "resume")
+
+
+@pytest.mark.slow
+def test_a_lock_that_comes_after_the_checks_ends_a_rollback(switched: Split) -> None:
+    with (
+        switched.service("payments_db") as holder,
+        halted(switched, "rollback: catch up") as halt,
+        running(switched, "rollback", "payments", "--no-backup", "--max-pause", "500ms") as result,
+    ):
+        halt.wait()
+        pid = holder.info.backend_pid
+        holder.execute("begin")
+        holder.execute("update payments_db.refunds set amount = amount where false")
+        halt.release()
+        code, said = result()
+    assert code == NotReady.exit_code
+    assert f"payments_db.reviews: process {pid}" in said
+    assert "The rollback was undone: all is as it was before." in said
+    assert assert_agreed(switched) == "switched"
+
+
+def test_those_who_read_are_in_nobodys_way(verified: Split) -> None:
+    with verified.monolith() as reader, verified.service("payments_db") as other:
+        for connection, table in (
+            (reader, "blytz_hire.payments"),
+            (other, "payments_db.payments"),
+        ):
+            connection.execute("begin isolation level repeatable read")
+            one(connection, f"select count(*) from {table}")
+        move(verified, "switch")
+        move(verified, "rollback")
+        assert one(reader, "select count(*) from blytz_hire.reviews") > 0
+
+
+@pytest.mark.slow
+def test_a_pause_that_is_over_is_undone(verified: Split) -> None:
+    """The mirror gets nothing more, so nothing drains."""
+    with (
+        verified.service("payments_db") as database,
+        halted(verified, "switch: catch up", "recorded") as halt,
+        running(verified, "switch", "payments", "--no-backup", "--max-pause", "300ms") as result,
+    ):
+        halt.wait()
+        database.execute("begin")
+        database.execute("lock table split.heartbeats in share mode")
+        halt.release()
+        code, said = result()
+    assert code == NotReady.exit_code
+    assert "The pause was longer than the 0.3 s that it may be" in said
+    assert "or allow more: --max-pause 10s" in said
+    assert "The switch was undone: all is as it was before." in said
+    assert assert_agreed(verified) == "verified"
+    assert_alike(verified)
+
+
+# The two ends
+
+
+@pytest.mark.slow
+def test_an_abort_removes_all_that_was_made_and_nothing_else(verified: Split) -> None:
+    move(verified, "switch")
+    move(verified, "rollback")
+    before = checksums(verified)
+    found = json.loads(verified.runner("abort", "payments", "--json").stdout)["payments_db"]
+    assert {
+        "replication split_payments_db",
+        "the gate in the monolith",
+        "database payments_db",
+        "role payments_service",
+        "role payments_owner",
+        str(targets.file(PAYMENTS, verified.connections)),
+    } <= set(found["removed"])
+    assert "the ledger is: runner.py history" in found["notes"][0]
+    assert checksums(verified) == before
+    assert stands(verified) == "absent"
+    with verified.monolith() as monolith:
+        for question in (
+            "select subname from pg_subscription",
+            "select pubname from pg_publication",
+            "select slot_name from pg_replication_slots",
+            "select datname from pg_database where datname = 'payments_db'",
+            "select rolname from pg_roles where rolname like 'payments%'",
+            "select tgname from pg_trigger where tgname like 'split%'",
+            "select service from split.gates",
+            "select service from split.heartbeats",
+            "select service from split.verifications",
+        ):
+            assert monolith.execute(question).fetchall() == [], question
+    said = ran(verified, "abort", "payments")
+    assert "There was nothing." in said
+    ran(verified, "run", "payments")
+    bring_to_verified(verified)
+    move(verified, "switch")
+    assert assert_agreed(verified) == "switched"
+    assert_alike(verified)
+
+
+@pytest.mark.parametrize(
+    ("made", "unmade", "what"),
+    [
+        (
+            "alter table blytz_hire.payments add column region text",
+            "alter table blytz_hire.payments drop column region",
+            "column blytz_hire.payments.region is new",
+        ),
+        (
+            "alter table blytz_hire.reviews add constraint stars check (rating < 1000)",
+            "alter table blytz_hire.reviews drop constraint stars",
+            "constraint stars on blytz_hire.reviews",
+        ),
+        (
+            "create unique index one_review on blytz_hire.reviews (id, rating)",
+            "drop index blytz_hire.one_review",
+            "unique index blytz_hire.one_review on blytz_hire.reviews",
+        ),
+    ],
+)
+def test_what_the_way_back_would_break_on_is_refused(
+    verified: Split, made: str, unmade: str, what: str
+) -> None:
+    with verified.monolith() as monolith:
+        monolith.execute(made)
+    try:
+        for command in (["switch", "payments", "--dry-run"], ["switch", "payments"]):
+            said = ran(verified, *command, code=NotReady.exit_code)
+            assert f"{what}: what the service writes could not be carried back" in " ".join(
+                said.split()
+            )
+            assert "mend:" in said
+    finally:
+        with verified.monolith() as monolith:
+            monolith.execute(unmade)
