@@ -70,6 +70,9 @@ clean:
 	[ ! -x .venv/bin/python ] || .venv/bin/python runner.py down --wipe
 	rm -rf .venv target logs
 
+dbt_packages/pgsplit: packages.yml | .venv/ready
+	@.venv/bin/dbt --quiet deps
+
 .venv/ready: requirements.lock
 	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.10 to 3.13 with venv found. Install one" \
 		"(Debian: apt-get install python3-venv) or name it: make PYTHON=/path/to/python3"; exit 4; }

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from demo.project import MONOLITH
 from pgsplit.postgres import embedded
-from pgsplit.project.project import MONOLITH
 
 
 @contextmanager

@@ -26,10 +26,11 @@ from psycopg import sql
 from rich.table import Table
 
 from bench import server
+from demo.project import MONOLITH, PROJECT, ROOT, select
 from pgsplit.cli import console as screen
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import Connections, resolve
-from pgsplit.project.project import MONOLITH, ROOT, Service, select
+from pgsplit.project.project import Service
 from pgsplit.replication.stream import Link
 from pgsplit.replication.sync import Tick, carry_over, follow, ready, sync
 
@@ -203,9 +204,9 @@ def split(rows: int) -> Iterator[Split]:
     """Start a server, make a monolith of so many payments, and split them off."""
     (service,) = select(("payments",))
     with server() as environ:
-        connections = resolve(environ)
+        connections = resolve(PROJECT, environ)
         say(f"a monolith of {rows:,} payments")
-        demo.create(connections.urls[MONOLITH], SAMPLE_ROWS)
+        demo.create(PROJECT, connections.urls[MONOLITH], SAMPLE_ROWS)
         last = fill(connections, rows)
         say("runner.py run payments")
         command = [sys.executable, str(ROOT / "runner.py"), "run", "payments", "--json"]

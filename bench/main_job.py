@@ -18,11 +18,11 @@ from pathlib import Path
 from psycopg import sql
 
 from bench import server
+from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, ROOT, select
 from pgsplit.cli import console as screen
 from pgsplit.load import sample as demo
-from pgsplit.project import catalog
+from pgsplit.postgres.catalog import live_tables
 from pgsplit.project.endpoints import Connections, conninfo, resolve, with_database
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, ROOT, select
 from pgsplit.state.ledger import HEARTBEATS
 
 OTHERS = ("native", "postgres")
@@ -48,11 +48,11 @@ def run(environ: dict[str, str]) -> tuple[dict[str, object], float, float]:
 def native_seconds(connections: Connections, name: str) -> float:
     """Time PostgreSQL's own initial copy of a service's tables, keys already in place."""
     (service,) = select((name,))
-    tables = catalog.landed_tables(service)
+    tables = service.landed_tables
     with connections.connect(MONOLITH) as monolith, connections.connect("postgres") as server:
         server.execute("drop database if exists native")
         server.execute("create database native")
-        live = catalog.live(monolith)
+        live = live_tables(monolith, MIRROR_SCHEMA)
         monolith.execute("select pg_create_logical_replication_slot('native', 'pgoutput')")
         with connections.connect("native") as target:
             target.execute(f"create schema {MIRROR_SCHEMA}")
@@ -89,9 +89,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500_000)
     rows = parser.parse_args().rows
     with server() as environ:
-        connections = resolve(environ)
+        connections = resolve(PROJECT, environ)
         begun = time.monotonic()
-        demo.create(connections.urls[MONOLITH], rows)
+        demo.create(PROJECT, connections.urls[MONOLITH], rows)
         sample = time.monotonic() - begun
         first, first_seconds, first_peak = run(environ)
         second, second_seconds, second_peak = run(environ)

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from bench.following import Split, say, split
+from demo.project import MONOLITH
+from pgsplit.base.text import size
 from pgsplit.cli import console as screen
-from pgsplit.project.project import MONOLITH
 from pgsplit.prove.totals import Verdict, totals
 from pgsplit.prove.verify import Verified, verify
 from pgsplit.state.ledger import open_ledger
@@ -109,8 +110,8 @@ def main() -> None:
             lambda: table.add_row("rows found of all", f"{differing(place):,}", f"{rows:,}")
         )
         table.add_row("verify with all rows wrong", f"{taken:.1f} s")
-        table.add_row("memory at its peak, before and after", f"{screen.size(before)}")
-        table.add_row("", f"{screen.size(peak())}", "flat")
+        table.add_row("memory at its peak, before and after", f"{size(before)}")
+        table.add_row("", f"{size(peak())}", "flat")
     screen.out.print(table)
 
 

@@ -24,10 +24,11 @@ from rich.table import Table
 
 from bench import server
 from bench.following import SOON_SECONDS, milliseconds, say
+from demo.project import MONOLITH, PROJECT, ROOT, select
 from pgsplit.cli import console as screen
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import Connections, resolve
-from pgsplit.project.project import MONOLITH, ROOT, Service, select
+from pgsplit.project.project import Service
 from pgsplit.replication import shared as feed
 from pgsplit.replication.stream import Connection
 
@@ -227,9 +228,9 @@ def main() -> None:
     given = parser.parse_args()
     table = screen.table("what", ">figure", ">target")
     with server() as environ:
-        place = Place(resolve(environ), environ, given.users)
+        place = Place(resolve(PROJECT, environ), environ, given.users)
         say("a monolith, and runner.py run")
-        demo.create(place.connections.urls[MONOLITH], SAMPLE_ROWS)
+        demo.create(PROJECT, place.connections.urls[MONOLITH], SAMPLE_ROWS)
         with place.connections.connect(MONOLITH) as monolith:
             monolith.execute(NEW_USERS, (given.users,))
         place.runner("run")

@@ -26,9 +26,9 @@ from rich.table import Table
 
 from bench.following import SOON_SECONDS, Split, following, milliseconds, say, split
 from demo.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
+from demo.project import MONOLITH, ROOT
 from pgsplit.cli import console as screen
 from pgsplit.observe.history import history
-from pgsplit.project.project import MONOLITH, ROOT
 from pgsplit.replication.session import Ends, opened
 from pgsplit.replication.sync import Tick, carry_over
 

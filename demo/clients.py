@@ -23,7 +23,8 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from pgsplit.project.project import MONOLITH, Service
+from demo.project import MONOLITH
+from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
 State = int | None  # the number of the last write; None if there is no such row

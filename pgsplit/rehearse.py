@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -27,13 +27,13 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import BuildFailed, NotReady, SourceMismatch, SplitError
-from pgsplit.cli.console import size
+from pgsplit.base.text import size
 from pgsplit.load.run import RunReport, Watcher, run
 from pgsplit.postgres import embedded
-from pgsplit.project import catalog
-from pgsplit.project.catalog import LiveTable
-from pgsplit.project.endpoints import Connections, connect, describe, resolve, with_database
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, ROOT, Service
+from pgsplit.postgres.catalog import LiveTable, live_tables
+from pgsplit.project import drift
+from pgsplit.project.endpoints import Connections, connect, describe, with_database
+from pgsplit.project.project import Project, Service
 from pgsplit.prove.verify import Verified, verify
 from pgsplit.replication import requirements as preflight
 from pgsplit.replication import stream as replication
@@ -70,9 +70,9 @@ class Rehearsal:
     seconds: float
 
 
-def folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Name the folder of the copy: `.rehearsal` in the project or in `BLYTZ_HIRE_SCRATCH`."""
-    return Path(environ.get(f"{MONOLITH.upper()}_SCRATCH") or ROOT).absolute() / ".rehearsal"
+def folder(project: Project, environ: Mapping[str, str] = os.environ) -> Path:
+    """Name the folder of the copy: `.rehearsal` in the project or in what `…_SCRATCH` names."""
+    return Path(environ.get(project.variable("SCRATCH")) or project.root).absolute() / ".rehearsal"
 
 
 def rehearse(
@@ -97,16 +97,15 @@ def rehearse(
         SplitError: what went wrong with the copy; the message says that it was the copy.
     """
     started = time.monotonic()
-    with held(home):
+    with held(home, connections.project):
         with watcher.step("rehearsal: check the monolith"):
             live, stops = _look(services, connections, home)
         with watcher.step("rehearsal: server"):
             opened = embedded.start(home, SETTINGS).opened
         with _in_the_copy(home):
-            scratch = resolve({f"{MONOLITH.upper()}_CONNECTIONS": str(home / "connections")}, home)
-            scratch = replace(scratch, dbt_folder=home / "dbt")
+            scratch = _on_the_copy(connections.project, home)
             with watcher.step("rehearsal: copy") as step:
-                rows, count = _copy(connections.urls[MONOLITH], scratch, services, live, step.say)
+                rows, count = _copy(connections.monolith_url, scratch, services, live, step.say)
                 step.say(f"{rows:,} rows, {size(count)}")
             report = run(services, scratch, watcher)
             verified = []
@@ -122,13 +121,14 @@ def rehearse(
 
 
 @contextmanager
-def held(home: Path) -> Iterator[None]:
+def held(home: Path, project: Project) -> Iterator[None]:
     """Hold the folder of dry runs alone for the block, empty at first; it is gone afterwards.
 
     What a dry run that was killed has left is removed, its server too.
 
     Args:
         home: the folder.
+        project: the project.
 
     Raises:
         NotReady: another dry run is under way, or the folder can't be used.
@@ -146,7 +146,7 @@ def held(home: Path) -> Iterator[None]:
         raise NotReady(
             f"The dry run's folder can't be used: {error.strerror}",
             where=str(home),
-            mend="export BLYTZ_HIRE_SCRATCH=/a/folder/that/you/may/write",
+            mend=f"export {project.variable('SCRATCH')}=/a/folder/that/you/may/write",
         ) from error
     try:
         try:
@@ -165,6 +165,13 @@ def held(home: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _on_the_copy(project: Project, home: Path) -> Connections:
+    """Name the databases on the scratch server, where they bear the same names."""
+    urls = {target: embedded.url(home, target) for target in project.targets}
+    folder = home / "connections"
+    return Connections(project, urls, True, urls[project.name], folder, home / "dbt")
+
+
 def _empty(home: Path) -> None:
     # The dbt of a runner that was killed goes on, and would write into the folder.
     for process in psutil.process_iter(["cmdline"]):
@@ -181,7 +188,7 @@ def _needed(services: Sequence[Service]) -> dict[str, tuple[str, ...]]:
     """Name the tables and columns that the services' mirrors hold, each once."""
     needed: dict[str, dict[str, None]] = {}
     for service in services:
-        for table, columns in catalog.landed_tables(service).items():
+        for table, columns in service.landed_tables.items():
             needed.setdefault(table, {}).update(dict.fromkeys(columns))
     return {table: tuple(columns) for table, columns in needed.items()}
 
@@ -191,25 +198,25 @@ def _look(
 ) -> tuple[dict[str, LiveTable], list[SplitError]]:
     """Ask the monolith, only reading, what a landing asks it, and whether the copy has room."""
     needed, stops = _needed(services), list[SplitError]()
-    with connections.connect(MONOLITH) as monolith:
+    with connections.connect(connections.monolith) as monolith:
         monolith.execute(f"set lock_timeout = '{replication.LOCK_TIMEOUT}'")
         try:
-            _require_readable(monolith)
-            catalog.check(monolith, needed)
+            _require_readable(monolith, connections.project.schema)
+            drift.check(connections.project, monolith, needed)
             try:
                 preflight.source(monolith, services[0], needed)
             except NotReady as error:
                 stops.append(error)  # the copy can do without: a login that only reads is enough
-            live = catalog.live(monolith)
+            live = live_tables(monolith, connections.project.schema)
         except psycopg.errors.LockNotAvailable as error:
             raise NotReady(
                 "A table of the monolith is locked by somebody who alters it.",
-                where=describe(connections.urls[MONOLITH]),
+                where=describe(connections.monolith_url),
                 mend="Wait for them: select pid, relation::regclass from pg_locks"
                 " where mode = 'AccessExclusiveLock';",
             ) from error
     copied = sum(live[table].bytes for table in needed)
-    mirrors = sum(live[table].bytes for one in services for table in catalog.landed_tables(one))
+    mirrors = sum(live[table].bytes for one in services for table in one.landed_tables)
     # A service's own tables are taken to be as large as its mirror.
     written = copied + 2 * mirrors
     wanted = written + min(written, WAL_BYTES) + SERVER_BYTES
@@ -219,12 +226,13 @@ def _look(
             f"The dry run needs about {size(wanted)} of disk for a copy of {size(copied)}, its"
             f" mirrors, tables and WAL; {size(free)} are free.",
             where=str(home),
-            mend="export BLYTZ_HIRE_SCRATCH=/a/folder/with/room, or name fewer services.",
+            mend=f"export {connections.project.variable('SCRATCH')}=/a/folder/with/room, or name"
+            " fewer services.",
         )
     return live, stops
 
 
-def _require_readable(monolith: psycopg.Connection[Any]) -> None:
+def _require_readable(monolith: psycopg.Connection[Any], schema: str) -> None:
     """Refuse a login that may not read every table: pg_dump locks all whose definition it takes."""
     unreadable = [
         row[0]
@@ -234,7 +242,7 @@ def _require_readable(monolith: psycopg.Connection[Any]) -> None:
             " where nspname = %s and relkind in ('r', 'p') and (row_security_active(pg_class.oid)"
             " or not has_table_privilege(pg_class.oid, 'select')"
             " or not has_schema_privilege(namespace.oid, 'usage')) order by relname",
-            (MIRROR_SCHEMA,),
+            (schema,),
         )
     ]
     if unreadable:
@@ -242,8 +250,8 @@ def _require_readable(monolith: psycopg.Connection[Any]) -> None:
         raise NotReady(
             f"{user} may not read, or not whole, what the dry run copies: {', '.join(unreadable)}",
             where=describe(monolith.info.dsn),
-            mend=f'GRANT USAGE ON SCHEMA {MIRROR_SCHEMA} TO "{user}";'
-            f' GRANT SELECT ON ALL TABLES IN SCHEMA {MIRROR_SCHEMA} TO "{user}";\n'
+            mend=f'GRANT USAGE ON SCHEMA {schema} TO "{user}";'
+            f' GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO "{user}";\n'
             f'and where row-level security is on: ALTER ROLE "{user}" BYPASSRLS;',
         )
 
@@ -256,34 +264,37 @@ def _copy(
     say: Callable[[str], None],
 ) -> tuple[int, int]:
     """Copy the schema's definitions, and the rows that the services need; count rows and bytes."""
-    copy = scratch.urls[MONOLITH]
-    with connect(with_database(copy, "postgres"), MONOLITH) as server:
-        server.execute(f"create database {MONOLITH} template template0 encoding 'UTF8'")
+    copy, name, schema = scratch.monolith_url, scratch.monolith, scratch.project.schema
+    with connect(with_database(copy, "postgres"), name) as server:
+        create = sql.SQL("create database {} template template0 encoding 'UTF8'")
+        server.execute(create.format(sql.Identifier(name)))
     needed = _needed(services)
-    with connect(copy, MONOLITH) as database:
+    with connect(copy, name) as database:
 
         def look() -> None:
             row = database.execute("select pg_database_size(current_database())").fetchone()
             say(size(row[0]) if row else "")
 
-        _pipe(url, copy, [table for table in live if table not in needed], look)
+        _pipe(url, copy, schema, [table for table in live if table not in needed], look)
         rows = 0
         for table in needed:
-            relation = sql.Identifier(MIRROR_SCHEMA, table)
+            relation = sql.Identifier(schema, table)
             key = sql.SQL(", ").join(map(sql.Identifier, live[table].primary_key))
             database.execute(sql.SQL("alter table {} add primary key ({})").format(relation, key))
             database.execute(sql.SQL("analyze {}").format(relation))
             row = database.execute(sql.SQL("select count(*) from {}").format(relation)).fetchone()
             rows += row[0] if row else 0
-        copied = catalog.live(database)
+        copied = live_tables(database, schema)
     return rows, sum(copied[table].bytes for table in needed)
 
 
-def _pipe(url: str, copy: str, without_rows: Sequence[str], look: Callable[[], None]) -> None:
+def _pipe(
+    url: str, copy: str, schema: str, without_rows: Sequence[str], look: Callable[[], None]
+) -> None:
     """Let pg_dump read and pg_restore write, over a pipe, without a file between them."""
     fields = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
     password = fields.pop("password", "")
-    fields["application_name"] = "blytz_hire dry run"
+    fields["application_name"] = "pgsplit dry run"
     environ = {**os.environ, "LC_ALL": "C"}
     if password:  # in the environment: everybody may read a command line
         environ["PGPASSWORD"] = password
@@ -291,13 +302,13 @@ def _pipe(url: str, copy: str, without_rows: Sequence[str], look: Callable[[], N
     dump = [
         embedded.binary("pg_dump"),
         f"--dbname={make_conninfo(**fields)}",
-        *("--format=custom", "--compress=none", f"--schema={MIRROR_SCHEMA}", "--extension=*"),
+        *("--format=custom", "--compress=none", f"--schema={schema}", "--extension=*"),
         # Without keys, indexes and triggers: the split looks at primary keys only, and what else
         # there is may need what the scratch server lacks.
         *("--section=pre-data", "--section=data", "--no-owner", "--no-privileges"),
         *("--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-policies"),
         f"--lock-wait-timeout={replication.LOCK_TIMEOUT}",
-        *(f"--exclude-table-data={MIRROR_SCHEMA}.{name}" for name in quoted),
+        *(f"--exclude-table-data={schema}.{name}" for name in quoted),
     ]
     restore = [embedded.binary("pg_restore"), f"--dbname={copy}", "--no-owner", "--no-privileges"]
     with TemporaryFile() as dump_said, TemporaryFile() as restore_said:
@@ -333,7 +344,7 @@ def _pipe(url: str, copy: str, without_rows: Sequence[str], look: Callable[[], N
                 where=describe(url),
                 mend="It is a plain PostgreSQL without other extensions, operating system locales"
                 " or roles.\nA dry run does not fit this monolith; restore a backup on a server"
-                " like production's,\nand runner.py run with BLYTZ_HIRE_URL of that.",
+                " like production's,\nand runner.py run with its URL.",
             )
 
 

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from demo.project import ROOT
+
 os.environ["COLUMNS"] = "80"  # what is printed in this process is as wide as in one of its own
 
 import pytest
 
 from pgsplit.postgres import embedded
 from pgsplit.project import dbt
-from pgsplit.project.project import ROOT
 from tests.support import warm_dbt
 from tests.support.run_folder import VARIABLE, run_folder
 from tests.support.servers import Server

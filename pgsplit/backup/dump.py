@@ -23,16 +23,13 @@ import psutil
 import psycopg
 
 from pgsplit.base.errors import NotReady
-from pgsplit.cli.console import size
+from pgsplit.base.text import size
 from pgsplit.postgres.programs import BackupIncomplete, errors, few, program, run, toc, unreadable
 from pgsplit.project.endpoints import Connections, describe
-from pgsplit.project.project import MONOLITH, ROOT, Service
+from pgsplit.project.project import Project, Service
 from pgsplit.replication.stream import LOCK_TIMEOUT
 from pgsplit.state.ledger import Ledger
 
-VARIABLE = f"{MONOLITH.upper()}_BACKUPS"
-# Whose a backup is that was made for no service in particular.
-EVERYBODY = Service(MONOLITH, 0, "monolith", "")
 BY_HAND = "by-hand"
 MANIFEST = "backup.json"
 UNFINISHED = ".part"
@@ -128,9 +125,9 @@ class _Scope:
         return sum(one.bytes for one in self.tables) + self.large_objects
 
 
-def folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Name the folder of the backups: `BLYTZ_HIRE_BACKUPS`, or `backups` in the project."""
-    return Path(environ.get(VARIABLE) or ROOT / "backups").absolute()
+def folder(project: Project, environ: Mapping[str, str] = os.environ) -> Path:
+    """Name the folder of the backups: what `…_BACKUPS` says, or `backups` in the project."""
+    return Path(environ.get(project.variable("BACKUPS")) or project.root / "backups").absolute()
 
 
 def _silent(_: str) -> None:
@@ -173,27 +170,30 @@ def backup(
     """
     if not PHASE.fullmatch(phase):
         raise ValueError(f"{phase!r} is no name of a phase")
-    whose, home, url = service or EVERYBODY, folder(), connections.urls[target]
+    project, url = connections.project, connections.urls[target]
+    # Whose a backup is that was made for no service in particular.
+    whose = service or Service(project.name, 0, "monolith", "", project)
+    home = folder(project)
     began, made_at = time.monotonic(), datetime.now(timezone.utc)
-    with _usable(home):
+    with _usable(home, project):
         # The rows of production are for nobody else to read.
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         _clear(ledger, whose, phase)
         path = _free_path(home, f"{whose.role}-{phase}-{made_at:%Y%m%dT%H%M%SZ}")
     with connections.connect(target) as database:
         scope = _look(database, tables)
-    _require_room(home, target, scope)
+    _require_room(home, target, scope, project)
     point = path.name
     with ledger.step(
         whose, "backup", phase=phase, target=target, path=str(path), restore_point=point
     ) as step:
         part = path.with_name(path.name + UNFINISHED)
-        with _usable(home):
+        with _usable(home, project):
             part.mkdir(mode=0o700)
         try:
             with connections.connect(target) as database:
                 lsn, notes = _restore_point(database, point)
-            _dump(url, target, part, scope, jobs, say)
+            _dump(connections, target, part, scope, jobs, say)
             _verify(part, scope, connections, target)
             files = {file.name: file.stat().st_size for file in part.iterdir()}
             done = Backup(
@@ -212,13 +212,13 @@ def backup(
             record = {**vars(done), "path": str(path), "made_at": made_at.isoformat()}
             del record["is_there"]
             whence = {"database": describe(url), "is_whole": scope.is_whole, "files": files}
-            with _usable(home):
+            with _usable(home, project):
                 _write(part / MANIFEST, {**record, **whence})
                 _sync(part)
                 part.rename(path)
                 _sync(home)
         except BaseException:
-            _remove(part)
+            _remove(part, project)
             raise
         step.detail = record
     return done
@@ -236,7 +236,7 @@ def backups(connections: Connections) -> list[Backup]:
     Raises:
         ConnectionFailed: the monolith can't be reached.
     """
-    with connections.connect(MONOLITH) as monolith:
+    with connections.connect(connections.monolith) as monolith:
         known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
         if known != (True,):
             return []
@@ -248,7 +248,7 @@ def backups(connections: Connections) -> list[Backup]:
 
 
 @contextmanager
-def _usable(home: Path) -> Iterator[None]:
+def _usable(home: Path, project: Project) -> Iterator[None]:
     """Turn what the system refuses of the backups' folder into a message."""
     try:
         yield
@@ -256,7 +256,7 @@ def _usable(home: Path) -> Iterator[None]:
         raise NotReady(
             f"The folder of the backups can't be used: {error.strerror or error}",
             where=str(error.filename or home),
-            mend=f"export {VARIABLE}=/a/folder/that/you/may/write",
+            mend=f"export {project.variable('BACKUPS')}=/a/folder/that/you/may/write",
         ) from error
 
 
@@ -271,7 +271,7 @@ def _clear(ledger: Ledger, whose: Service, phase: str) -> None:
     for (recorded,) in rows:
         path = Path(recorded)
         if NAME.fullmatch(path.name):
-            _remove(path.with_name(path.name + UNFINISHED))
+            _remove(path.with_name(path.name + UNFINISHED), whose.project)
 
 
 def _free_path(home: Path, name: str) -> Path:
@@ -284,7 +284,7 @@ def _free_path(home: Path, name: str) -> Path:
     )
 
 
-def _remove(part: Path) -> None:
+def _remove(part: Path, project: Project) -> None:
     """Remove an unfinished folder, and end the pg_dump of a runner that was killed."""
     for process in psutil.process_iter(["cmdline"]):
         if f"--file={part}" in (process.info["cmdline"] or ()):
@@ -292,7 +292,7 @@ def _remove(part: Path) -> None:
                 process.kill()
                 process.wait(10)
     if part.exists():
-        with _usable(part.parent):
+        with _usable(part.parent, project):
             shutil.rmtree(part)
 
 
@@ -344,14 +344,14 @@ def _locked(where: str) -> NotReady:
     )
 
 
-def _require_room(home: Path, target: str, scope: _Scope) -> None:
+def _require_room(home: Path, target: str, scope: _Scope, project: Project) -> None:
     free = shutil.disk_usage(home).free
     if free < scope.bytes:
         raise NotReady(
             f"A backup of {target} may need {size(scope.bytes)} of disk, as much as its tables"
             f" take up; {size(free)} are free.",
             where=str(home),
-            mend=f"export {VARIABLE}=/a/folder/with/room",
+            mend=f"export {project.variable('BACKUPS')}=/a/folder/with/room",
         )
 
 
@@ -387,8 +387,14 @@ def _restore_point(database: psycopg.Connection[Any], name: str) -> tuple[str | 
 
 
 def _dump(
-    url: str, target: str, part: Path, scope: _Scope, jobs: int, say: Callable[[str], None]
+    connections: Connections,
+    target: str,
+    part: Path,
+    scope: _Scope,
+    jobs: int,
+    say: Callable[[str], None],
 ) -> None:
+    url = connections.urls[target]
     options = [
         *("--format=directory", f"--jobs={jobs}", f"--compress={COMPRESSION}", f"--file={part}"),
         # Restored anywhere, a subscription would take production's changes, or its slot.
@@ -416,7 +422,7 @@ def _dump(
     said = errors(said) or (f"It was ended by signal {-code}." if code < 0 else f"Code {code}.")
     mend = "Mend what it says, and begin again; nothing is left of this backup."
     if "No space left" in said:
-        mend = f"export {VARIABLE}=/a/folder/with/room"
+        mend = f"export {connections.project.variable('BACKUPS')}=/a/folder/with/room"
     raise NotReady(f"pg_dump could not back {target} up. {said}", where=describe(url), mend=mend)
 
 

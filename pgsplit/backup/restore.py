@@ -19,6 +19,7 @@ from pgsplit.backup.dump import MANIFEST, OWN, UNFINISHED, folder
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.postgres.programs import errors, few, incomplete, program, run, toc
 from pgsplit.project.endpoints import connect, describe, explained
+from pgsplit.project.project import Project
 
 OCCUPANTS = f"""
     select format('%I.%I', namespace.nspname, class.relname)
@@ -49,13 +50,14 @@ class Restored:
     notes: tuple[str, ...]
 
 
-def restore(backup_path: Path, url: str, jobs: int = 2) -> Restored:
+def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Restored:
     """Restore a backup into an empty database; nothing of production is asked or touched.
 
     Owners and privileges are left out, since their roles need not exist there. A foreign key that
     the rows break, as replication may have made them, is there, and NOT VALID.
 
     Args:
+        project: whose backup it is.
         backup_path: the backup's folder, or its name in the folder of the backups.
         url: the PostgreSQL URL of an empty database.
         jobs: how many connections write side by side.
@@ -68,7 +70,7 @@ def restore(backup_path: Path, url: str, jobs: int = 2) -> Restored:
         BackupIncomplete: it is an unfinished backup, or one that is damaged.
         NotReady: there is no such backup, the database is not empty, or pg_restore failed.
     """
-    began, path = time.monotonic(), _find(backup_path)
+    began, path = time.monotonic(), _find(backup_path, project)
     recorded = _read_manifest(path)
     try:
         conninfo_to_dict(url)
@@ -102,9 +104,9 @@ def restore(backup_path: Path, url: str, jobs: int = 2) -> Restored:
     )
 
 
-def _find(path: Path) -> Path:
+def _find(path: Path, project: Project) -> Path:
     """Find a backup by its folder, or by its name in the folder of the backups."""
-    found = path if path.exists() or path.name != str(path) else folder() / path
+    found = path if path.exists() or path.name != str(path) else folder(project) / path
     return found.absolute()
 
 
@@ -147,7 +149,7 @@ def _require_empty(database: psycopg.Connection[Any]) -> None:
 @contextmanager
 def _listed(lines: Iterable[str]) -> Iterator[str]:
     """Give the option that restores only some entries of a table of contents."""
-    with NamedTemporaryFile("w", prefix="blytz-hire-", suffix=".list") as file:
+    with NamedTemporaryFile("w", prefix="pgsplit-", suffix=".list") as file:
         file.writelines(lines)
         file.flush()
         yield f"--use-list={file.name}"

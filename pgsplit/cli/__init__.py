@@ -7,13 +7,28 @@ from typing import Any, TypeVar
 
 import click
 
-from pgsplit.project.project import Service, select
+from pgsplit.project.endpoints import Connections, resolve
+from pgsplit.project.project import Project, Service, find
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def current_project() -> Project:
+    """Give the project that this command is about; see `find`."""
+    root = click.get_current_context().find_root()
+    if root.obj is None:
+        root.obj = find(root.params.get("project_dir"))
+    project: Project = root.obj
+    return project
+
+
+def connect_project() -> Connections:
+    """Give the databases of the project that this command is about; see `resolve`."""
+    return resolve(current_project())
+
+
 def services_argument(command: Command) -> Command:
-    """Give a command the argument SERVICE…; none means all six, in phase order."""
+    """Give a command the argument SERVICE…; none means all, in phase order."""
     return click.argument("names", metavar="[SERVICE]...", nargs=-1)(command)
 
 
@@ -23,7 +38,7 @@ def one_service(command: Command) -> Command:
 
 
 def _service(ctx: click.Context, param: click.Parameter, value: str) -> Service:
-    return select((value,))[0]
+    return current_project().select((value,))[0]
 
 
 def json_option(command: Command) -> Command:

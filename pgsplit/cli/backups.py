@@ -13,11 +13,11 @@ from pgsplit.backup import dump as backing_up
 from pgsplit.backup import restore as restoring
 from pgsplit.backup.dump import Backup
 from pgsplit.backup.restore import Restored
+from pgsplit.base.text import seconds, size
+from pgsplit.cli import connect_project, current_project, json_option, services_argument
 from pgsplit.cli import console as screen
-from pgsplit.cli import json_option, services_argument
-from pgsplit.cli.console import out, seconds, size
-from pgsplit.project.endpoints import resolve
-from pgsplit.project.project import MONOLITH, Service, select
+from pgsplit.cli.console import out
+from pgsplit.project.project import Service
 from pgsplit.state.ledger import open_ledger
 
 
@@ -28,16 +28,16 @@ def backup(names: tuple[str, ...], as_json: bool) -> None:
     """Back the monolith up now, or the databases of each SERVICE.
 
     One snapshot of the whole database, behind a restore point for point-in-time recovery, read
-    through afterwards. It goes to the folder backups, or the one that BLYTZ_HIRE_BACKUPS names,
+    through afterwards. It goes to the folder backups, or the one that the variable …_BACKUPS names,
     and is kept until you delete it.
     """
-    services: list[Service | None] = [*select(names)] if names else [None]
-    connections = resolve()
+    connections = connect_project()
+    services: list[Service | None] = [*connections.project.select(names)] if names else [None]
     made = []
     try:
         with open_ledger(connections) as ledger, screen.watching() as watcher:
             for service in services:
-                target = service.database if service else MONOLITH
+                target = service.database if service else connections.monolith
                 with watcher.step(f"{service.role if service else 'monolith'}: backup") as step:
                     one = backing_up.backup(
                         target, connections, ledger, service, backing_up.BY_HAND, say=step.say
@@ -63,7 +63,7 @@ def list_backups(as_json: bool) -> None:
 
     Nothing deletes them but you; one whose folder is gone is marked as missing.
     """
-    found = backing_up.backups(resolve())
+    found = backing_up.backups(connect_project())
     if as_json:
         screen.show_json({"backups": [vars(one) for one in found]})
         return
@@ -87,7 +87,7 @@ def restore(backup_path: Path, database_url: str, jobs: int, as_json: bool) -> N
     """
     try:
         with screen.watching() as watcher, watcher.step("restore") as step:
-            restored = restoring.restore(backup_path, database_url, jobs)
+            restored = restoring.restore(current_project(), backup_path, database_url, jobs)
             step.say(f"{restored.tables} tables")
     except KeyboardInterrupt:
         if as_json:
@@ -102,12 +102,13 @@ def restore(backup_path: Path, database_url: str, jobs: int, as_json: bool) -> N
 
 def show_backups(found: Sequence[Backup]) -> None:
     """Print two lines for each backup: when, whose and how large, then where it is."""
-    home = backing_up.folder()
+    project = current_project()
+    home = backing_up.folder(project)
     line = "{:<19}  {:<13}  {:<14}  {:>8}  {}"
     out.print(line.format("when (UTC)", "service", "phase", "size", "restore point"))
     out.print("─" * 78)
     for one in found:
-        whose = "monolith" if one.service == MONOLITH else one.service.removesuffix("_db")
+        whose = "monolith" if one.service == project.name else project.short(one.service)
         when = f"{one.made_at:%Y-%m-%d %H:%M:%S}"
         point = one.lsn or "none"
         said = line.format(when, whose, one.phase, size(one.bytes), point)

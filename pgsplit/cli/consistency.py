@@ -1,4 +1,4 @@
-"""One customer in six databases: events, parity, reconcile."""
+"""What several databases share: events, parity, reconcile."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
+from pgsplit.base.text import printable
+from pgsplit.cli import connect_project, json_option, one_service, services_argument
 from pgsplit.cli import console as screen
-from pgsplit.cli import json_option, one_service, services_argument
 from pgsplit.cli.console import out
-from pgsplit.project.endpoints import resolve
-from pgsplit.project.project import Service, select
+from pgsplit.project.project import Service
 from pgsplit.prove import parity as following
 from pgsplit.prove import reconcile as reconciling
 from pgsplit.prove.parity import Parity, Reference
@@ -40,6 +40,7 @@ def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> timed
 
 @click.command()
 @one_service
+@click.option("--of", "entity", default="", help="Of which shared table, if there are several.")
 @click.option("--follow", is_flag=True, help="Go on until Ctrl-C.")
 @click.option(
     "--since", type=click.IntRange(0), help="Those behind this sequence; the latest 20 otherwise."
@@ -47,25 +48,32 @@ def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> timed
 @click.option("--keep", callback=_age, metavar="AGE", help="Set how long events are kept, as 30d.")
 @json_option
 def events(
-    service: Service, follow: bool, since: int | None, keep: timedelta | None, as_json: bool
+    service: Service,
+    entity: str,
+    follow: bool,
+    since: int | None,
+    keep: timedelta | None,
+    as_json: bool,
 ) -> None:
-    """Show what happened to the users that SERVICE shares, in order.
+    """Show what happened to rows that SERVICE shares, in order.
 
-    Each line is a USER_CREATED, USER_UPDATED or USER_DELETED; --json prints one document a line.
+    Each line is a created, updated or deleted row; --json prints one document a line.
     """
-    connections = resolve()
+    connections, model = connect_project(), listening.inbox(service, entity)
     if keep is not None:
-        listening.keep(service, connections, keep)
-        out.print(f"{service.database} keeps its user events for {_told(keep)} from now on.")
+        listening.keep(service, connections, model, keep)
+        out.print(
+            f"{service.database} keeps its {model.entity} events for {_told(keep)} from now on."
+        )
         return
     if since is None:
-        removed_to, last = listening.bounds(service, connections)
+        removed_to, last = listening.bounds(service, connections, model)
         since = last if follow else max(last - LATEST, removed_to)
     if follow:
         with suppress(KeyboardInterrupt):
-            _show(listening.follow(service, connections, since, Event()), as_json)
+            _show(listening.follow(service, connections, model, since, Event()), as_json)
     else:
-        count = _show(listening.read(service, connections, since), as_json)
+        count = _show(listening.read(service, connections, model, since), as_json)
         if not count and not as_json:
             print(f"{service.database} has had no event behind {since}.", file=sys.stderr)
 
@@ -84,9 +92,9 @@ def _show(found: Any, as_json: bool) -> int:
             print(json.dumps({"sequence": sequence, **event}, ensure_ascii=False), flush=True)
             continue
         data = event["data"]
-        said = f"{sequence:>8}  {event['timestamp'][:19]}  {event['type']}  {event['userId']}"
-        who = ", ".join(str(data[key]) for key in ("name", "email", "role") if key in data)
-        print(screen.printable(f"{said}  {who}"), flush=True)
+        said = f"{sequence:>8}  {event['timestamp'][:19]}  {event['type']}  {data['id']}"
+        who = ", ".join(str(value) for key, value in data.items() if key != "id")
+        print(printable(f"{said}  {who}"), flush=True)
     return count
 
 
@@ -99,8 +107,8 @@ def parity(names: tuple[str, ...], as_json: bool) -> None:
     Exits with 9 if one leads nowhere that had a foreign key in the monolith. Those that never had
     one are shown, too.
     """
-    connections = resolve()
-    services = select(names) if names else built(connections)
+    connections = connect_project()
+    services = connections.project.select(names) if names else built(connections)
     with screen.watching() as watcher, watcher.step("parity") as step:
         found = following.parity(services, connections, lambda one: step.say(one.role))
         step.say(f"{len(found.references)} references")
@@ -125,13 +133,13 @@ def reconcile(names: tuple[str, ...], apply: bool, undo: int | None, as_json: bo
     What the monolith's key would have refused is taken back: the owner's row returns. What it would
     have emptied is emptied. Without --apply it is only said.
     """
-    connections = resolve()
+    connections = connect_project()
     with open_ledger(connections) as ledger, screen.watching() as watcher:
         if undo is not None:
             taken_back = reconciling.undo(undo, connections, ledger)
             done = None
         else:
-            services = select(names) if names else built(connections)
+            services = connections.project.select(names) if names else built(connections)
             with watcher.step("reconcile") as step:
                 done = reconciling.reconcile(
                     services, connections, ledger, lambda one: step.say(one.role), apply=apply
@@ -184,7 +192,7 @@ def show_parity(found: Parity) -> None:
         )
         for row in one.samples:
             key, value = next(iter(row.values())), row[one.column]
-            said = screen.printable(f"    {key}: {value}")
+            said = printable(f"    {key}: {value}")
             out.print(said, markup=False, soft_wrap=True)
 
 

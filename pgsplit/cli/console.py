@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from rich import box
@@ -25,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgsplit.base.errors import SplitError
+from pgsplit.base.text import size
 from pgsplit.postgres.copy import Progress as Copied
 
 err = Console(stderr=True, highlight=False)
@@ -107,40 +107,12 @@ def watching() -> Iterator[Screen]:
         yield Screen(progress)
 
 
-def size(count: float) -> str:
-    """Give bytes as people read them: 1536 is `1.5 KB`."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TB"
-
-
-def printable(text: str) -> str:
-    """Give text in which nothing moves a cursor, turns a line around or is not to be seen."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
 def table(*headings: str) -> Table:
     """Make an empty table; a heading that begins with `>` stands over right-aligned figures."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         made.add_column(heading.removeprefix(">"), justify="right" if heading[0] == ">" else "left")
     return made
-
-
-def seconds(count: float | None) -> str:
-    """Give a time as people read it; `?` when it is not known."""
-    if count is None:
-        return "?"
-    if count < 10:
-        return f"{count:.2f} s"
-    return f"{count:.0f} s" if count < 600 else f"{count / 60:,.0f} min"
-
-
-def ago(moment: datetime) -> str:
-    """Give how long ago something was."""
-    return f"{seconds(max(0.0, (datetime.now(timezone.utc) - moment).total_seconds()))} ago"
 
 
 def show_notes(notes: Iterable[str]) -> None:

@@ -19,13 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pgsplit.base.errors import NotReady
+from pgsplit.base.text import ago, seconds, size
+from pgsplit.cli import connect_project, json_option, services_argument
 from pgsplit.cli import console as screen
-from pgsplit.cli import json_option, services_argument
-from pgsplit.cli.console import ago, out, seconds, size, table
+from pgsplit.cli.console import out, table
 from pgsplit.observe import status as looking
 from pgsplit.observe.status import Status
-from pgsplit.project.endpoints import resolve
-from pgsplit.project.project import select
 from pgsplit.replication import sync as syncing
 from pgsplit.replication.sync import Tick
 
@@ -50,8 +49,8 @@ def sync(names: tuple[str, ...], follow: bool, interval: float, as_json: bool) -
     table shows how far behind each is. It may be stopped and started at will; what changes
     meanwhile is kept.
     """
-    connections = resolve()
-    services = select(names) if names else syncing.built(connections)
+    connections = connect_project()
+    services = connections.project.select(names) if names else syncing.built(connections)
     if follow:
         with following(as_json) as view, suppress(KeyboardInterrupt):
             syncing.follow_all(services, connections, view.tick, interval)
@@ -80,7 +79,8 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
 
     Exits with 4 if something is wrong, and says what mends it.
     """
-    services, connections = select(names), resolve()
+    connections = connect_project()
+    services = connections.project.select(names)
     found = [looking.status(service, connections) for service in services]
     if as_json:
         screen.show_json(status_as_data(found))
@@ -151,7 +151,7 @@ def following(as_json: bool) -> Iterator[Following]:
 def show_status(found: Sequence[Status]) -> None:
     """Print where services stand, their tables, and what is wrong with them."""
     shown = table("service", "state", "mirror", ">lag", ">pending", ">synced", ">WAL")
-    shown.columns[0].min_width = len("communication_db")
+    shown.columns[0].min_width = max(map(len, found[0].service.project.services))
     for one in found:
         # When all that has arrived is carried over, the tables are as old as the mirror.
         lag = one.lag_seconds if one.pending or not one.synced_at else one.mirror_lag_seconds
@@ -173,10 +173,10 @@ def show_status(found: Sequence[Status]) -> None:
         elif one.reads_at == "service" and one.writes_at == "monolith":
             out.print(f"  {one.service.role}: reads from its own database, writes to the monolith")
     for one in found:
-        if one.user_cache_hits is not None:
+        for entity, (hits, misses) in one.caches.items():
             out.print(
-                f"  {one.service.role}: shared users looked up: {one.user_cache_hits:,} known,"
-                f" {one.user_cache_misses:,} asked of their owner",
+                f"  {one.service.role}: shared {entity}s looked up: {hits:,} known,"
+                f" {misses:,} asked of their owner",
                 soft_wrap=True,
             )
     if any(one.rows for one in found):
@@ -203,10 +203,13 @@ def told_back(one: Status) -> str:
 
 def status_as_data(found: Sequence[Status]) -> dict[str, Any]:
     """Give where services stand as plain data for `--json`."""
-    return {
-        one.service.database: {
-            **{k: v for k, v in vars(one).items() if k != "service"},
-            "state": one.state.value,
-        }
-        for one in found
-    }
+    return {one.service.database: _as_data(one) for one in found}
+
+
+def _as_data(one: Status) -> dict[str, Any]:
+    data = {k: v for k, v in vars(one).items() if k not in ("service", "caches")}
+    for model in one.service.project.shared_models:
+        if model.has_read_through:
+            hits, misses = one.caches.get(model.entity, (None, None))
+            data |= {f"{model.entity}_cache_hits": hits, f"{model.entity}_cache_misses": misses}
+    return {**data, "state": one.state.value}

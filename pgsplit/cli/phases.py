@@ -11,16 +11,17 @@ from rich.markup import escape
 
 from pgsplit import rehearse as rehearsing
 from pgsplit.base.errors import DataDiffers
+from pgsplit.base.text import seconds, size
+from pgsplit.cli import connect_project, json_option, services_argument
 from pgsplit.cli import console as screen
-from pgsplit.cli import json_option, services_argument
 from pgsplit.cli.proof import show_verified, verified_as_data
 from pgsplit.load import build as building
 from pgsplit.load import land as landing
 from pgsplit.load import provision as provisioning
 from pgsplit.load import run as running
 from pgsplit.load.run import Report, RunReport
-from pgsplit.project.endpoints import Connections, resolve
-from pgsplit.project.project import Service, select
+from pgsplit.project.endpoints import Connections
+from pgsplit.project.project import Service
 from pgsplit.rehearse import Rehearsal
 from pgsplit.state.ledger import open_ledger
 
@@ -35,7 +36,8 @@ def provision(names: tuple[str, ...], new_password: bool, as_json: bool) -> None
     The login's URL is written to connections/SERVICE.env, for you alone to read. What exists is
     left as it is.
     """
-    services, connections = select(names), resolve()
+    connections = connect_project()
+    services = connections.project.select(names)
     with open_ledger(connections) as ledger:
         made = [
             provisioning.provision(service, connections, ledger, new_password=new_password)
@@ -73,7 +75,8 @@ def land(names: tuple[str, ...], again: bool, as_json: bool) -> None:
     for when that slot was lost: the mirror is copied anew, and the service's tables, which stay,
     are compared with it by the next build.
     """
-    services, connections = select(names), resolve()
+    connections = connect_project()
+    services = connections.project.select(names)
     with open_ledger(connections) as ledger, screen.watching() as watcher:
         landed = {}
         for service in services:
@@ -89,7 +92,7 @@ def land(names: tuple[str, ...], again: bool, as_json: bool) -> None:
             service.database,
             str(len(one.rows)),
             f"{sum(one.rows.values()):,}",
-            screen.size(one.bytes),
+            size(one.bytes),
             "landed before" if one.already else f"{one.seconds:.1f}",
         )
     screen.out.print(rows)
@@ -100,7 +103,8 @@ def land(names: tuple[str, ...], again: bool, as_json: bool) -> None:
 @json_option
 def build(names: tuple[str, ...], as_json: bool) -> None:
     """Build and test each SERVICE's tables with dbt."""
-    services, connections = select(names), resolve()
+    connections = connect_project()
+    services = connections.project.select(names)
     with open_ledger(connections) as ledger, screen.watching() as watcher:
         built: dict[Service, building.Built] = {}
         for service in services:
@@ -139,7 +143,8 @@ def run(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     monolith, and thrown away. The monolith is only read. The exit code is what the real run's
     would be.
     """
-    services, connections = select(names), resolve()
+    connections = connect_project()
+    services = connections.project.select(names)
     if dry_run:
         _dry_run(services, connections, as_json)
         return
@@ -154,7 +159,9 @@ def run(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 def _dry_run(services: list[Service], connections: Connections, as_json: bool) -> None:
     try:
         with screen.watching() as watcher:
-            done = rehearsing.rehearse(services, connections, watcher, rehearsing.folder())
+            done = rehearsing.rehearse(
+                services, connections, watcher, rehearsing.folder(connections.project)
+            )
     except KeyboardInterrupt:
         screen.err.print("stopped; the dry run's copy is thrown away, the monolith was only read")
         sys.exit(130)
@@ -178,8 +185,8 @@ def show_dry_run(done: Rehearsal) -> None:
         screen.out.print(str(stop), markup=False, soft_wrap=True)
     screen.out.print(
         f"Dry run: production was only read. A copy of {done.rows:,} rows"
-        f" ({screen.size(done.bytes)}) was made and thrown away; all of it took"
-        f" {screen.seconds(done.seconds)}.",
+        f" ({size(done.bytes)}) was made and thrown away; all of it took"
+        f" {seconds(done.seconds)}.",
         soft_wrap=True,
     )
 

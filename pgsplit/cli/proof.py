@@ -14,9 +14,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from pgsplit.base.errors import DataDiffers
+from pgsplit.base.text import printable, size
+from pgsplit.cli import connect_project, current_project, json_option, services_argument
 from pgsplit.cli import console as screen
-from pgsplit.cli import json_option, services_argument
-from pgsplit.cli.console import out, printable, size
+from pgsplit.cli.console import out
 from pgsplit.observe import analyze as analyzing
 from pgsplit.observe import history as reporting
 from pgsplit.observe import pages
@@ -24,8 +25,6 @@ from pgsplit.observe.analyze import Analysis, Group
 from pgsplit.observe.pages import account as account_page
 from pgsplit.observe.pages import analysis as analysis_page
 from pgsplit.postgres.row_diff import Comparison, Sample
-from pgsplit.project.endpoints import resolve
-from pgsplit.project.project import SERVICES, select
 from pgsplit.prove import verify as verifying
 from pgsplit.prove.verify import Verified
 from pgsplit.replication import sync as syncing
@@ -50,13 +49,13 @@ def analyze(html: Path | None, as_json: bool) -> None:
     that blocks the split or changes behaviour by it, with what to do. Only reads; a login that may
     SELECT is enough, and no service needs to exist.
     """
-    connections = resolve()
+    connections = connect_project()
     if html:
         pages.check_writable(html)
     with screen.watching() as watcher, watcher.step("monolith: analyze") as step:
         analysis = analyzing.analyze(connections, step.finished_node)
     if html:
-        pages.write(html, analysis_page.page(analysis))
+        pages.write(html, analysis_page.page(analysis, tuple(connections.project.services)))
     if as_json:
         screen.show_json(analyzing.as_data(analysis))
         return
@@ -77,7 +76,9 @@ def show_analysis(analysis: Analysis) -> None:
             owner = one.owner
     out.print(rows)
     sums = screen.table("service", ">rows", ">size", ">refers across", ">is referred to")
-    for name, total in analyzing.by_owner(analysis.tables, SERVICES).items():
+    for name, total in analyzing.by_owner(
+        analysis.tables, tuple(current_project().services)
+    ).items():
         across = [one for one in analysis.references if one.crosses]
         sums.add_row(
             name,
@@ -127,8 +128,8 @@ def verify(names: tuple[str, ...], table: str | None, as_json: bool) -> None:
     only rows that differ are looked into. Both may be in use meanwhile. Without a name it is every
     service that has been built. Exits with 9 if a row differs.
     """
-    connections = resolve()
-    services = select(names) if names else syncing.built(connections)
+    connections = connect_project()
+    services = connections.project.select(names) if names else syncing.built(connections)
     verified = []
     with open_ledger(connections) as ledger, screen.watching() as watcher:
         for service in services:
@@ -247,6 +248,11 @@ def _value(text: str | None) -> str:
     return repr(text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…")
 
 
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Leave out of each service which project it is of."""
+    return {key: value for key, value in items if key != "project"}
+
+
 @click.command()
 @services_argument
 @click.option(
@@ -264,13 +270,14 @@ def report(names: tuple[str, ...], html: Path, as_json: bool) -> None:
     What moved, how long it took, how the tests and the verification ended, and the ledger. The page
     is one file that needs no network. With --json it is printed as data instead.
     """
-    services, connections = select(names), resolve()
+    connections = connect_project()
+    services = connections.project.select(names)
     if as_json:
-        screen.show_json(asdict(reporting.report(services, connections)))
+        screen.show_json(asdict(reporting.report(services, connections), dict_factory=_plain))
         return
     pages.check_writable(html)
     found = reporting.report(services, connections)
-    pages.write(html, account_page.page(found))
+    pages.write(html, account_page.page(found, tuple(connections.project.services)))
     for one in found.accounts:
         last = one.latest
         said = f"{last.step} {last.outcome or 'cut short, or under way'}" if last else "nothing yet"

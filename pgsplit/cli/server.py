@@ -10,14 +10,13 @@ import click
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit import rehearse as rehearsing
+from pgsplit.cli import connect_project, current_project, json_option
 from pgsplit.cli import console as screen
-from pgsplit.cli import json_option
 from pgsplit.cli.phases import note_opened, run_as_data, show_run
 from pgsplit.load import run as running
 from pgsplit.load import sample
 from pgsplit.postgres import embedded
-from pgsplit.project.endpoints import describe, resolve
-from pgsplit.project.project import MONOLITH, ROOT, select
+from pgsplit.project.endpoints import describe
 from pgsplit.routing import env_file as targets
 
 
@@ -33,26 +32,26 @@ from pgsplit.routing import env_file as targets
 def demo(rows: int, as_json: bool) -> None:
     """Make a sample monolith and split it: the whole job, to watch.
 
-    Starts the embedded server, fills a monolith of 18 tables, and runs all phases of all six
-    services. With BLYTZ_HIRE_URL set, the sample goes there instead. Doing it again goes on
-    from what is there.
+    Starts the embedded server, fills a monolith, and runs all phases of all services. With the
+    monolith's URL set, the sample goes there instead. Doing it again goes on from what is there.
     """
-    connections = resolve()
+    connections = connect_project()
+    project = connections.project
     with screen.watching() as watcher:
         opened: tuple[Path, ...] = ()
         if connections.embedded:
             with watcher.step("server: start"):
-                opened = embedded.start(ROOT).opened
+                opened = embedded.start(project.root, name=project.name).opened
         with watcher.step(f"monolith: {rows:,} sample rows") as step:
-            sample.create(connections.urls[MONOLITH], rows, on_step=step.finished_node)
-        report = running.run(select(()), connections, watcher)
+            sample.create(project, connections.monolith_url, rows, on_step=step.finished_node)
+        report = running.run(connections.project.select(()), connections, watcher)
     if as_json:
         screen.show_json(run_as_data(report))
         return
     screen.show_notes(map(note_opened, opened))
     show_run(report)
     screen.out.print(
-        "\nThe six databases are up. Look inside:\n"
+        "\nThe databases are up. Look inside:\n"
         "  ./runner.py psql payments -xc 'table payments limit 1'\n"
         "  source .venv/bin/activate && dbt build --target payments_db\n"
         "Prove that nothing was lost, and write it down:\n"
@@ -71,12 +70,13 @@ def demo(rows: int, as_json: bool) -> None:
 @click.command()
 def up() -> None:
     """Start the embedded server, or find it running."""
-    connections = resolve()
+    connections = connect_project()
     if not connections.embedded:
-        where = describe(connections.urls[MONOLITH])
+        where = describe(connections.monolith_url)
         screen.out.print(f"Nothing to start: the monolith is {where}.")
         return
-    server = embedded.start(ROOT)
+    project = connections.project
+    server = embedded.start(project.root, name=project.name)
     screen.show_notes(map(note_opened, server.opened))
     screen.out.print(f"The server is up; its data is in {server.data_directory}.", soft_wrap=True)
 
@@ -85,11 +85,12 @@ def up() -> None:
 @click.option("--wipe", is_flag=True, help="Also delete its data. There is no way back.")
 def down(wipe: bool) -> None:
     """Stop the embedded server; its data stays unless --wipe is given."""
-    was_running = embedded.stop(ROOT)
+    project = current_project()
+    was_running = embedded.stop(project.root, project.name)
     if wipe:
-        embedded.wipe(ROOT)
-        if rehearsing.folder().exists():  # a dry run that was killed leaves a copy behind
-            with rehearsing.held(rehearsing.folder()):
+        embedded.wipe(project.root, project.name)
+        if rehearsing.folder(project).exists():  # a dry run that was killed leaves a copy behind
+            with rehearsing.held(rehearsing.folder(project), project):
                 pass
     screen.out.print(
         ("The server is stopped" if was_running else "The server was not running")
@@ -115,7 +116,7 @@ def url(target: str, as_service: bool) -> None:
 def psql(target: str, as_service: bool, arguments: tuple[str, ...]) -> None:
     """Open psql on TARGET (monolith, or a service); further arguments go to psql."""
     program = embedded.binary("psql")
-    options = {} if as_service or target in ("monolith", MONOLITH) else _search_path(target)
+    options = {} if as_service or _is_monolith(target) else _search_path(target)
     address = _url(target, as_service)
     password = str(conninfo_to_dict(address).get("password", ""))
     if password:  # in the environment: everybody may read a command line
@@ -124,16 +125,20 @@ def psql(target: str, as_service: bool, arguments: tuple[str, ...]) -> None:
     os.execve(program, [program, address, *arguments], {**os.environ, **options})
 
 
+def _is_monolith(target: str) -> bool:
+    return target in ("monolith", current_project().name)
+
+
 def _url(target: str, as_service: bool) -> str:
-    connections = resolve()
-    if target in ("monolith", MONOLITH):
-        return connections.urls[MONOLITH]
-    (service,) = select((target,))
+    connections = connect_project()
+    if _is_monolith(target):
+        return connections.monolith_url
+    (service,) = connections.project.select((target,))
     if as_service:
         return targets.own_url(service, connections)
     return connections.urls[service.database]
 
 
 def _search_path(target: str) -> dict[str, str]:
-    (service,) = select((target,))
-    return {"PGOPTIONS": f"-c search_path={service.database},blytz_hire"}
+    (service,) = current_project().select((target,))
+    return {"PGOPTIONS": f"-c search_path={service.database},{service.mirror}"}

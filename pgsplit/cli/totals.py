@@ -12,10 +12,8 @@ from typing import Any
 import click
 from rich.markup import escape
 
+from pgsplit.cli import connect_project, json_option, services_argument
 from pgsplit.cli import console as screen
-from pgsplit.cli import json_option, services_argument
-from pgsplit.project.endpoints import resolve
-from pgsplit.project.project import select
 from pgsplit.prove import totals as totalling
 from pgsplit.prove.totals import Total, Totals, Verdict
 from pgsplit.replication import sync as syncing
@@ -47,9 +45,11 @@ def totals(names: tuple[str, ...], as_json: bool) -> None:
     models. Without a name it is every service that follows the monolith. Exits with 9 if any
     differs.
     """
-    connections = resolve()
+    connections = connect_project()
     services = (
-        select(names) if names else totalling.following(syncing.built(connections), connections)
+        connections.project.select(names)
+        if names
+        else totalling.following(syncing.built(connections), connections)
     )
     found: list[Totals] = []
     with open_ledger(connections) as ledger, screen.watching() as watcher:

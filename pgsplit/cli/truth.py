@@ -11,9 +11,10 @@ import click
 from rich.markup import escape
 
 from pgsplit.base.errors import NotReady
+from pgsplit.base.text import seconds
+from pgsplit.cli import connect_project, json_option, one_service, services_argument
 from pgsplit.cli import console as screen
-from pgsplit.cli import json_option, one_service, services_argument
-from pgsplit.cli.console import out, seconds
+from pgsplit.cli.console import out
 from pgsplit.cutover import complete as completing
 from pgsplit.cutover import repair as repairing
 from pgsplit.cutover import switch as switching
@@ -21,8 +22,8 @@ from pgsplit.cutover.complete import Aborted, Completed
 from pgsplit.cutover.cutover import Moved
 from pgsplit.cutover.preflight import Readiness
 from pgsplit.observe import history as reporting
-from pgsplit.project.endpoints import Connections, resolve
-from pgsplit.project.project import SERVICES_BY_NAME, Service, select
+from pgsplit.project.endpoints import Connections
+from pgsplit.project.project import Service
 from pgsplit.routing import env_file as targets
 from pgsplit.routing.env_file import Place
 from pgsplit.state import saga
@@ -103,7 +104,7 @@ def switch(
     connections/SERVICE.env points at the service's database. What the service writes from then on
     is carried back into the monolith, so that runner.py rollback can undo it at any time.
     """
-    connections = resolve()
+    connections = connect_project()
     with (
         open_ledger(connections) as ledger,
         screen.watching() as watcher,
@@ -145,7 +146,7 @@ def rollback(
 
     Readers that were moved with switch --reads are moved back by it, too.
     """
-    connections = resolve()
+    connections = connect_project()
     with open_ledger(connections) as ledger, screen.watching() as watcher:
         only_reads = (
             not dry_run
@@ -178,10 +179,10 @@ def rollback(
 def complete(service: Service, dry_run: bool, no_backup: bool, as_json: bool) -> None:
     """End SERVICE's way back, and retire its tables in the monolith.
 
-    They are dumped and moved to the schema blytz_hire_retired, never dropped. Who shares columns
+    They are dumped and moved to another schema, never dropped. Who shares columns
     of them gets them from SERVICE's database from then on. There is no rollback after this.
     """
-    connections = resolve()
+    connections = connect_project()
     with (
         open_ledger(connections) as ledger,
         screen.watching() as watcher,
@@ -206,7 +207,7 @@ def abort(service: Service, as_json: bool) -> None:
     Its database, roles, publication, slot and subscription, and its gate in the monolith. The
     monolith's own tables are as they were.
     """
-    connections = resolve()
+    connections = connect_project()
     with (
         open_ledger(connections) as ledger,
         screen.watching() as watcher,
@@ -223,10 +224,13 @@ def resume(as_json: bool) -> None:
 
     A switch or a rollback that had been decided is finished; one that had not is undone.
     """
-    connections, said = resolve(), dict[str, list[str]]()
+    connections, said = connect_project(), dict[str, list[str]]()
     with open_ledger(connections) as ledger, screen.watching() as watcher:
         for database, entry in saga.unfinished(ledger).items():
-            service, operation = SERVICES_BY_NAME[database], str(entry.detail["operation"])
+            service, operation = (
+                connections.project.services[database],
+                str(entry.detail["operation"]),
+            )
             with watcher.step(f"{service.role}: {operation}") as step:
                 how = (service, connections, ledger, step.say)
                 if operation == "complete":
@@ -258,7 +262,7 @@ def repair(service: Service, anew: bool, as_json: bool) -> None:
     Each broken way gets a new slot, and what differs at its state is carried over. What is whole
     is left alone.
     """
-    connections = resolve()
+    connections = connect_project()
     with (
         open_ledger(connections) as ledger,
         screen.watching() as watcher,
@@ -284,8 +288,8 @@ def repair(service: Service, anew: bool, as_json: bool) -> None:
 @json_option
 def history(names: tuple[str, ...], last: int, as_json: bool) -> None:
     """Show the ledger: what was meant for each SERVICE, and done."""
-    connections = resolve()
-    steps = reporting.history(select(names), connections)[-last:]
+    connections = connect_project()
+    steps = reporting.history(connections.project.select(names), connections)[-last:]
     if as_json:
         data = [{**asdict(step), "seconds": step.seconds} for step in steps]
         screen.show_json({"steps": data})
@@ -297,7 +301,7 @@ def history(names: tuple[str, ...], last: int, as_json: bool) -> None:
     for step in steps:
         rows.add_row(
             f"{step.started_at:%m-%d %H:%M:%S}",
-            step.service.removesuffix("_db"),
+            connections.project.short(step.service),
             step.step,
             "" if step.seconds is None else f"{step.seconds:.3f}",
             marks[step.outcome],

@@ -18,9 +18,8 @@ from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.cutover import preflight as readiness
 from pgsplit.load import provision
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import Connections, describe
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import read_through
 from pgsplit.replication import requirements as preflight
 from pgsplit.replication import shared as feed
@@ -34,7 +33,6 @@ from pgsplit.state.saga import Saga, Step, require_finished, unfinished
 
 Found = TypeVar("Found")
 
-RETIRED_SCHEMA = f"{MIRROR_SCHEMA}_retired"
 LOCK_TIMEOUT = "1s"
 TRIES = 20
 
@@ -99,11 +97,11 @@ def check(
     """
     with opened(service, connections) as ends:
         _require_ready(ends, ledger, say)
-        owned = list(catalog.owned_tables(service))
+        owned = list(service.owned_tables)
         return Completed(
             service,
             owned,
-            [definition for definition, _ in _keys(ends.monolith, owned)],
+            [definition for definition, _ in _keys(ends, owned)],
             [consumer.database for consumer in feed.consumers(service)],
         )
 
@@ -139,13 +137,13 @@ def complete(
     with opened(service, connections) as ends:
         if not resumes:
             _require_ready(ends, ledger, say)
-        owned = list(catalog.owned_tables(service))
+        owned = list(service.owned_tables)
 
         def dump() -> Mapping[str, Any]:
             if with_backup:
-                tables = [(MIRROR_SCHEMA, name) for name in owned]
+                tables = [(service.mirror, name) for name in owned]
                 done.backup = backup(
-                    MONOLITH, connections, ledger, service, "complete", tables=tables
+                    connections.monolith, connections, ledger, service, "complete", tables=tables
                 )
             return {"path": str(done.backup.path) if done.backup else None}
 
@@ -170,7 +168,7 @@ def complete(
 
         def end_links() -> Mapping[str, Any]:
             _end_links(ends, connections)
-            if service == read_through.owner_of_users():
+            if service in read_through.owners(service.project):
                 done.warnings += read_through.reconnect_all(connections, ledger)
             return {"warnings": done.warnings}
 
@@ -215,11 +213,11 @@ def _require_consumers(found: readiness.Readiness, ends: Ends, ledger: Ledger) -
 
 def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
     """Move the monolith's tables aside, without the gate and the keys that bind others; atomic."""
-    monolith = ends.monolith
+    monolith, service = ends.monolith, ends.service
     row = monolith.execute(
         "select coalesce(array_agg(name), '{}') from unnest(%s::text[]) as name"
         " where to_regclass(format('%%I.%%I', %s::text, name)) is not null",
-        (owned, MIRROR_SCHEMA),
+        (owned, service.mirror),
     ).fetchone()
     tables: list[str] = row[0] if row else []
     if not tables:
@@ -227,16 +225,19 @@ def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
 
     def retire() -> list[str]:
         monolith.execute(
-            sql.SQL("create schema if not exists {}").format(sql.Identifier(RETIRED_SCHEMA))
+            sql.SQL("create schema if not exists {}").format(
+                sql.Identifier(service.project.retired_schema)
+            )
         )
         ends.monolith_gate.remove()
-        keys = _keys(monolith, tables)
+        keys = _keys(ends, tables)
         for _, statement in keys:
             monolith.execute(statement)
         for name in tables:
             monolith.execute(
                 sql.SQL("alter table {} set schema {}").format(
-                    sql.Identifier(MIRROR_SCHEMA, name), sql.Identifier(RETIRED_SCHEMA)
+                    sql.Identifier(service.mirror, name),
+                    sql.Identifier(service.project.retired_schema),
                 )
             )
         return [definition for definition, _ in keys]
@@ -244,10 +245,10 @@ def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
     return owned, _locking(monolith, ", ".join(tables), retire)
 
 
-def _keys(monolith: Connection, tables: list[str]) -> list[tuple[str, str]]:
+def _keys(ends: Ends, tables: list[str]) -> list[tuple[str, str]]:
     """Find the foreign keys between these tables and others: definition, and what drops it."""
-    qualified = [f"{MIRROR_SCHEMA}.{name}" for name in tables]
-    return monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
+    qualified = [f"{ends.service.mirror}.{name}" for name in tables]
+    return ends.monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
 
 
 def _loosen(ends: Ends) -> Mapping[str, Any]:
@@ -353,7 +354,7 @@ def abort(
 
 def _remove_ways(service: Service, connections: Connections, done: Aborted) -> Mapping[str, Any]:
     """Remove both ways and the gate; a database that is gone already is passed over."""
-    with connections.connect(MONOLITH) as monolith, ExitStack() as stack:
+    with connections.connect(connections.monolith) as monolith, ExitStack() as stack:
         ends = None
         # It is gone, or was emptied by an abort that was cut short.
         with suppress(ConnectionFailed, NotReady):
@@ -369,8 +370,8 @@ def _remove_ways(service: Service, connections: Connections, done: Aborted) -> M
         if link.slot():
             done.removed.append(f"slot {link.name}")
         link.remove()
-        owned = list(catalog.owned_tables(service))
-        return _remove_gate(Gate(service, monolith, MIRROR_SCHEMA, owned), done)
+        owned = list(service.owned_tables)
+        return _remove_gate(Gate(service, monolith, service.mirror, owned), done)
 
 
 def _remove_gate(gate: Gate, done: Aborted) -> Mapping[str, Any]:

@@ -21,7 +21,6 @@ from psycopg import errors
 
 from pgsplit.backup.dump import Backup
 from pgsplit.base.errors import NotReady
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import describe
 from pgsplit.project.project import Service
 from pgsplit.replication import read_through
@@ -96,7 +95,7 @@ class Walk(ABC):
 
     def __init__(self, ends: Ends, moved: Moved, max_pause: float) -> None:
         self.ends, self.moved, self.max_pause = ends, moved, max_pause
-        self.owned = catalog.owned_tables(ends.service)
+        self.owned = ends.service.owned_tables
         self.held = ExitStack()  # clients, in PgBouncer
         self.ends_at = 0.0  # of the pause, by this process's clock
         self.offset = 0.0
@@ -247,12 +246,12 @@ class Walk(ABC):
         }
 
     def settle(self, ledger: Ledger) -> None:
-        """Tell who has to be told: the service's applications, and who asks it for users."""
+        """Tell who has to be told: the service's applications, and who reads through to it."""
         service, connections = self.ends.service, self.ends.connections
         with ledger.step(service, f"{self.operation}: tell") as step:
             if said := targets.announce(service, connections, AFTER_CHANGE_SECONDS):
                 self.moved.warnings.append(said)
-            if service == read_through.owner_of_users():
+            if service in read_through.owners(service.project):
                 self.moved.warnings += read_through.reconnect_all(connections, ledger)
             step.detail["warnings"] = list(self.moved.warnings)
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.project import catalog
+from pgsplit.project import drift
 from pgsplit.project.endpoints import describe
-from pgsplit.project.project import MIRROR_SCHEMA
 from pgsplit.prove.verify import outdated, require_unaltered
 from pgsplit.replication import requirements as preflight
 from pgsplit.replication.session import Ends
@@ -160,7 +159,7 @@ def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readin
         found,
         lambda: preflight.way_back(ends.database, ends.monolith, ends.service, made_before=before),
     )
-    owned = [f"{MIRROR_SCHEMA}.{name}" for name in catalog.owned_tables(ends.service)]
+    owned = [f"{ends.service.mirror}.{name}" for name in ends.service.owned_tables]
     _find_long_transactions(found, ends.monolith, owned, READERS)
     say("how far behind")
     _collect(found, lambda: _time_the_way(found, ends, role))
@@ -186,7 +185,7 @@ def for_completion(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Re
     require_state(ends, ledger, State.SWITCHED, "completed")
     found = _for_leaving(ends, say)
     # Tables that are read can't be moved to another schema.
-    owned = [f"{MIRROR_SCHEMA}.{name}" for name in catalog.owned_tables(ends.service)]
+    owned = [f"{ends.service.mirror}.{name}" for name in ends.service.owned_tables]
     _find_long_transactions(found, ends.monolith, owned, ())
     return found
 
@@ -238,7 +237,7 @@ def _collect(found: Readiness, check: Callable[[], object]) -> None:
 
 def _require_as_made(ends: Ends) -> None:
     """Both sides have the columns that they had; the service's are compared by the monolith's."""
-    catalog.drift(ends.monolith, ends.database, ends.service, completed(ends.monolith))
+    drift.drift(ends.monolith, ends.database, ends.service, completed(ends.monolith))
     require_unaltered(ends.link)
 
 
@@ -282,13 +281,14 @@ def _for_leaving(ends: Ends, say: Callable[[str], None]) -> Readiness:
 
 def _find_unknown(found: Readiness, ends: Ends) -> None:
     """Find what the monolith's tables have by now that the way back would break on, or break."""
-    tables = catalog.owned_tables(ends.service)
+    tables = ends.service.owned_tables
     known = [f"{name}.{column}" for name, columns in tables.items() for column in columns]
-    unique = [f"{name}.{column}" for name in tables for column in catalog.expected()[name].unique]
+    expected = ends.service.project.tables
+    unique = [f"{name}.{column}" for name in tables for column in expected[name].unique]
     rows = ends.monolith.execute(
         UNKNOWN,
         {
-            "tables": [f"{MIRROR_SCHEMA}.{name}" for name in tables],
+            "tables": [f"{ends.service.mirror}.{name}" for name in tables],
             "known": known,
             "unique": [*unique, *(f"{name}.id" for name in tables)],
         },
@@ -315,7 +315,7 @@ def _find_long_transactions(
 
 
 def _try_the_way_back(found: Readiness, ends: Ends) -> None:
-    for table in catalog.owned_tables(ends.service):
+    for table in ends.service.owned_tables:
         rows = ends.database.execute(
             "select id, difference, count(*) over () from split.way_back_differs(%s) limit %s",
             (table, SAMPLES),

@@ -18,9 +18,8 @@ from psycopg import errors, sql
 
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.postgres.row_diff import Shape, Side, differing_keys
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import ALIKE, Connections, connect, describe
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import stream as replication
 from pgsplit.replication.reverse import carry_no_more, publish_and_subscribe
 from pgsplit.replication.session import Ends, opened
@@ -111,15 +110,15 @@ def _ways(ends: Ends, ledger: Ledger) -> Iterator[_Way]:
     if needs_monolith(ends.monolith, service):
         mirrored = {
             name: columns
-            for name, columns in catalog.landed_tables(service).items()
-            if catalog.expected()[name].owner not in retired
-            and not (stands is State.COMPLETED and name in catalog.owned_tables(service))
+            for name, columns in service.landed_tables.items()
+            if service.project.tables[name].owner not in retired
+            and not (stands is State.COMPLETED and name in service.owned_tables)
         }
-        carried = {n: c for n, c in mirrored.items() if n not in catalog.owned_tables(service)}
-        yield _Way(ends.link, MONOLITH, service.database, mirrored, carried)
+        carried = {n: c for n, c in mirrored.items() if n not in service.owned_tables}
+        yield _Way(ends.link, service.project.name, service.database, mirrored, carried)
     if stands is State.SWITCHED:
-        owned = catalog.owned_tables(service)
-        yield _Way(ends.way, service.database, MONOLITH, owned, owned)
+        owned = service.owned_tables
+        yield _Way(ends.way, service.database, service.project.name, owned, owned)
     for owner in owners(service):
         if owner.database in retired:
             with ends.connections.connect(owner.database) as there:
@@ -140,13 +139,14 @@ def _make_anew(way: _Way, connections: Connections) -> dict[str, int]:
     link = way.link
     link.remove()
     publish_and_subscribe(link, way.noted, connections.for_servers(way.source))
-    carry_no_more(link.source, link.name, [name for name in way.noted if name not in way.carried])
+    idle = [name for name in way.noted if name not in way.carried]
+    carry_no_more(link.source, link.name, link.service.mirror, idle)
     with replication.exported_snapshot(connections, link.name, way.source) as snapshot:
         rows = {
             table: _carry_over_differences(way, table, columns, snapshot, connections)
             for table, columns in way.carried.items()
         }
-    if way.target != MONOLITH:
+    if way.target != connections.monolith:
         # What was written here without replication was not captured.
         link.target.execute("update split.service_tables set is_stale = true")
     link.enable()
@@ -161,10 +161,12 @@ def _carry_over_differences(
     there = partial(_at_snapshot, connections.urls[way.source], way.source, snapshot)
     here = partial(connect, connections.urls[way.target], way.target)
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
-    query = sql.SQL("select {} from {}").format(listed, sql.Identifier(MIRROR_SCHEMA, table))
+    query = sql.SQL("select {} from {}").format(
+        listed, sql.Identifier(way.link.service.mirror, table)
+    )
     sides = Side(there, query), Side(here, query)
     differing = list(differing_keys(*sides, Shape("id", "text", columns)))
-    statements = _statements(table, columns)
+    statements = _statements(way.link.service, table, columns)
     with there() as source, here() as target:
         for end in (source, target):
             end.execute(ALIKE)
@@ -188,8 +190,8 @@ class _Statements:
     id_at: int
 
 
-def _statements(table: str, columns: tuple[str, ...]) -> _Statements:
-    relation, expected = sql.Identifier(MIRROR_SCHEMA, table), catalog.expected()[table]
+def _statements(service: Service, table: str, columns: tuple[str, ...]) -> _Statements:
+    relation, expected = sql.Identifier(service.mirror, table), service.project.tables[table]
 
     def each(template: LiteralString, names: Sequence[str]) -> sql.Composed:
         return sql.SQL(", ").join(

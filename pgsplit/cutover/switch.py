@@ -16,7 +16,7 @@ from pgsplit.cutover import preflight as readiness
 from pgsplit.cutover.cutover import AFTER_CHANGE_SECONDS, LOCK_SECONDS, Moved, Walk, disarm
 from pgsplit.cutover.preflight import Readiness
 from pgsplit.project.endpoints import Connections
-from pgsplit.project.project import MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import reverse as way_back
 from pgsplit.replication.fence import Gate
 from pgsplit.replication.session import Ends, opened
@@ -130,7 +130,7 @@ def switch(
         moved = Moved(service, "switch")
         if with_backup:
             say("backup")
-            moved.backup = backup(MONOLITH, connections, ledger, service, "switch")
+            moved.backup = backup(connections.monolith, connections, ledger, service, "switch")
         walk = _Switch(ends, moved, max_pause, wait_for_write)
         walk.saga().run(ledger, say, max_pause=max_pause)
         walk.settle(ledger)
@@ -251,7 +251,9 @@ class _Switch(Walk):
         with self.in_nobodys_way(), self.ends.monolith.transaction():
             if not self.old.decide(min(LOCK_SECONDS, self.remaining())):
                 raise self.too_long()
-            way_back.carry_no_more(self.ends.monolith, self.ends.link.name, list(self.owned))
+            way_back.carry_no_more(
+                self.ends.monolith, self.ends.link.name, self.ends.service.mirror, list(self.owned)
+            )
 
     def open(self) -> dict[str, Any] | None:
         if self.new.is_open():
@@ -259,7 +261,7 @@ class _Switch(Walk):
         database = self.ends.database
         with database.transaction():
             database.execute("lock table split.turn in exclusive mode")
-            way_back.carry(database, self.ends.way.name, self.owned)
+            way_back.carry(database, self.ends.way.name, self.ends.service.mirror, self.owned)
             self.new.open()
             row = database.execute(OPEN_SERVICE).fetchone()
         assert row is not None
@@ -324,7 +326,9 @@ class _Rollback(Walk):
             database.execute("lock table split.turn in exclusive mode")
             if not self.old.decide(min(LOCK_SECONDS, self.remaining())):
                 raise self.too_long()
-            way_back.carry_no_more(database, self.ends.way.name, list(self.owned))
+            way_back.carry_no_more(
+                database, self.ends.way.name, self.ends.service.mirror, list(self.owned)
+            )
 
     def open(self) -> dict[str, Any] | None:
         self._take_turn()
@@ -332,7 +336,7 @@ class _Rollback(Walk):
             return None
         monolith = self.ends.monolith
         with monolith.transaction():
-            way_back.carry(monolith, self.ends.link.name, self.owned)
+            way_back.carry(monolith, self.ends.link.name, self.ends.service.mirror, self.owned)
             self.new.open()
             opened_at = self.new.clock()
         self.moved.opened_at = opened_at
@@ -342,7 +346,7 @@ class _Rollback(Walk):
         self._let_follow()
         disarm(self.new)
         self.ends.way.remove()
-        broken = way_back.broken_keys(self.ends.monolith, self.owned)
+        broken = way_back.broken_keys(self.ends.monolith, self.ends.service)
         self.moved.warnings += [
             f"{rows:,} row(s) of {table} break its foreign key {key}, which replication does not"
             f" ask. To find them: runner.py parity {self.ends.service.role}"

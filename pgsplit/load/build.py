@@ -14,7 +14,7 @@ from psycopg import sql
 from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections, describe
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.prove.verify import outdated
 from pgsplit.replication import read_through
 from pgsplit.replication import requirements as preflight
@@ -109,7 +109,7 @@ def build(
 
 def _follow_from_now(service: Service, connections: Connections) -> None:
     with (
-        connections.connect(MONOLITH) as monolith,
+        connections.connect(connections.monolith) as monolith,
         connections.connect(service.database) as database,
     ):
         Link(service, monolith, database).enable()
@@ -130,7 +130,7 @@ def check_monolith(
     Raises:
         BuildFailed: a test failed.
     """
-    return _dbt_build(MONOLITH, connections, on_node).tests
+    return _dbt_build(connections.monolith, connections, on_node).tests
 
 
 def _dbt_build(target: str, connections: Connections, on_node: Callable[[str], None]) -> _Outcome:
@@ -209,7 +209,7 @@ def _count(
             for row in database.execute(
                 "select relname from pg_class where relnamespace = %s::regnamespace"
                 " and relkind = 'r' order by relname",
-                (MIRROR_SCHEMA,),
+                (service.mirror,),
             )
         ]
 
@@ -220,6 +220,6 @@ def _count(
             return int(row[0])
 
         return (
-            {table: count(MIRROR_SCHEMA, table) for table in mirror_tables},
+            {table: count(service.mirror, table) for table in mirror_tables},
             {table: count(service.database, table) for table in sorted(tables)},
         )

@@ -19,10 +19,11 @@ from psycopg import sql
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres import copy as snapshot_copy
+from pgsplit.postgres.catalog import LiveTable, live_tables
 from pgsplit.postgres.copy import Copied, Progress
-from pgsplit.project import catalog
+from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections, describe, explained
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import requirements as preflight
 from pgsplit.replication import stream as replication
 from pgsplit.replication.shared import needs_monolith
@@ -31,8 +32,6 @@ from pgsplit.state.ledger import HEARTBEATS, Ledger, State
 from pgsplit.state.saga import require_finished
 
 Connection = psycopg.Connection[Any]
-
-MIRROR_MARK = "mirror of the monolith's table, made by the blytz_hire split"
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,11 @@ def land(
             where=describe(connections.urls[service.database]),
             mend=f"runner.py provision {service.role}",
         )
-    tables = catalog.landed_tables(service)
+    tables = service.landed_tables
     with (
-        connections.connect(MONOLITH) as monolith,
+        connections.connect(connections.monolith) as monolith,
         connections.connect(service.database) as target,
-        explained(connections.urls[MONOLITH], MONOLITH),
+        explained(connections.monolith_url, connections.monolith),
     ):
         link = Link(service, monolith, target)
         preflight.provisioned(target, service)
@@ -104,8 +103,8 @@ def land(
                 _require_still_there(link)
             done = ledger.last(service, "land")
             return Landed(done.get("rows", {}), done.get("bytes", 0), 0.0, already=True)
-        with _definitions_held(connections, tables):
-            catalog.check(monolith, tables)
+        with _definitions_held(service, connections, tables):
+            drift.check(service.project, monolith, tables)
             preflight.source(monolith, service, tables)
             preflight.target(target, service)
             if has_landed:
@@ -169,29 +168,29 @@ def _release(link: Link, ledger: Ledger) -> None:
 
 @contextmanager
 def _definitions_held(
-    connections: Connections, tables: Mapping[str, tuple[str, ...]]
+    service: Service, connections: Connections, tables: Mapping[str, tuple[str, ...]]
 ) -> Iterator[None]:
     """Keep the monolith's tables from being altered for the block, as pg_dump does.
 
     A table that is rewritten after the snapshot was taken reads as empty in it. The lock is ACCESS
     SHARE, which every SELECT takes; it stops nobody but DDL.
     """
-    with connections.connect(MONOLITH) as guard, guard.transaction():
+    with connections.connect(connections.monolith) as guard, guard.transaction():
         guard.execute(f"set local lock_timeout = '{replication.LOCK_TIMEOUT}'")
         for table in tables:
             try:
                 with guard.transaction():
                     guard.execute(
                         sql.SQL("lock table {} in access share mode").format(
-                            sql.Identifier(MIRROR_SCHEMA, table)
+                            sql.Identifier(service.mirror, table)
                         )
                     )
             except psycopg.errors.LockNotAvailable as error:
                 raise NotReady(
-                    f"{MIRROR_SCHEMA}.{table} is locked by somebody who alters it.",
-                    where=describe(connections.urls[MONOLITH]),
+                    f"{service.mirror}.{table} is locked by somebody who alters it.",
+                    where=describe(connections.monolith_url),
                     mend="Wait for them: select * from pg_locks where mode ="
-                    f" 'AccessExclusiveLock' and relation = '{MIRROR_SCHEMA}.{table}'::regclass;",
+                    f" 'AccessExclusiveLock' and relation = '{service.mirror}.{table}'::regclass;",
                 ) from error
             except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
                 continue  # the checks that follow say what is missing, all of it at once
@@ -217,23 +216,22 @@ def _clear(link: Link) -> None:
     marked = link.database.execute(
         "select relname from pg_class where relnamespace = %s::regnamespace"
         " and obj_description(oid, 'pg_class') = %s",
-        (MIRROR_SCHEMA, MIRROR_MARK),
+        (link.service.mirror, link.service.mirror_mark),
     ).fetchall()
     for (table,) in marked:
-        link.database.execute(sql.SQL("drop table {}").format(sql.Identifier(MIRROR_SCHEMA, table)))
+        relation = sql.Identifier(link.service.mirror, table)
+        link.database.execute(sql.SQL("drop table {}").format(relation))
 
 
-def _create_mirror(
-    link: Link, tables: Mapping[str, tuple[str, ...]]
-) -> dict[str, catalog.LiveTable]:
-    live, database = catalog.live(link.monolith), link.database
-    owner = sql.Identifier(link.service.owner)
+def _create_mirror(link: Link, tables: Mapping[str, tuple[str, ...]]) -> dict[str, LiveTable]:
+    service, database = link.service, link.database
+    live, owner = live_tables(link.monolith, service.mirror), sql.Identifier(service.owner)
     with database.transaction():
         database.execute(HEARTBEATS)
         database.execute("delete from split.heartbeats")
         # The same row on either side, older than the snapshot: the later ones update it.
         database.execute(
-            "insert into split.heartbeats values (%s, %s)", (link.service.database, link.beat())
+            "insert into split.heartbeats values (%s, %s)", (service.database, link.beat())
         )
         database.execute(sql.SQL("alter table split.heartbeats owner to {}").format(owner))
     for table, columns in tables.items():
@@ -245,11 +243,13 @@ def _create_mirror(
             )
             for column in columns
         )
-        relation = sql.Identifier(MIRROR_SCHEMA, table)
+        relation = sql.Identifier(service.mirror, table)
         with database.transaction():
             database.execute(sql.SQL("create table {} ({})").format(relation, definitions))
             database.execute(sql.SQL("alter table {} owner to {}").format(relation, owner))
-            database.execute(sql.SQL("comment on table {} is {}").format(relation, MIRROR_MARK))
+            database.execute(
+                sql.SQL("comment on table {} is {}").format(relation, service.mirror_mark)
+            )
     return live
 
 
@@ -262,16 +262,19 @@ def _copy(
     service, database = link.service, link.database
     replication.publish(link.monolith, service, tables)
     live = _create_mirror(link, tables)
-    with replication.exported_snapshot(connections, service.replication) as snapshot:
+    with replication.exported_snapshot(
+        connections, service.replication, connections.monolith
+    ) as snapshot:
         copied = snapshot_copy.copy(
-            lambda: connections.connect(MONOLITH),
+            lambda: connections.connect(connections.monolith),
             lambda: connections.connect(service.database),
             snapshot,
+            service.mirror,
             {table: (columns, live[table]) for table, columns in tables.items()},
             on_progress,
         )
     for table in tables:
-        relation = sql.Identifier(MIRROR_SCHEMA, table)
+        relation = sql.Identifier(service.mirror, table)
         key = sql.SQL(", ").join(map(sql.Identifier, live[table].primary_key))
         database.execute(sql.SQL("alter table {} add primary key ({})").format(relation, key))
         database.execute(sql.SQL("analyze {}").format(relation))

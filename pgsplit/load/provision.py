@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.project.endpoints import Connections, connect, describe, with_database
-from pgsplit.project.project import MIRROR_SCHEMA, Service
+from pgsplit.project.project import Service
 from pgsplit.routing import env_file as targets
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
@@ -78,7 +78,7 @@ def provision(
     url = connections.urls[service.database]
     database = conninfo_to_dict(url)["dbname"]
     intent = {"database": database, "owner": service.owner, "login": service.login}
-    targets.require_folder(connections.folder)
+    targets.require_folder(connections)
     switched = ledger.state(service).reached(State.SWITCHED)
     otherwise = targets.Place.SERVICE if switched else targets.Place.MONOLITH
     places = targets.places(service, connections, otherwise)
@@ -199,7 +199,7 @@ def _empty(service: Service, url: str) -> bool:
         if mark.fetchone() != (service.mark,):
             return False
         require_nothing_kept(inside, service)
-        for schema in (service.database, MIRROR_SCHEMA, "split", "audit", "owner"):
+        for schema in (service.database, service.mirror, "split", "audit", "owner"):
             inside.execute(
                 sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema))
             )
@@ -350,7 +350,7 @@ def _quoted(name: str) -> str:
 def _schemas(inside: psycopg.Connection[Any], service: Service) -> None:
     owner, login = sql.Identifier(service.owner), sql.Identifier(service.login)
     own = sql.Identifier(service.database)
-    for schema in (service.database, MIRROR_SCHEMA, "split", "audit"):
+    for schema in (service.database, service.mirror, "split", "audit"):
         inside.execute(
             sql.SQL("create schema if not exists {} authorization {}").format(
                 sql.Identifier(schema), owner

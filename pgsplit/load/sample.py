@@ -1,22 +1,22 @@
-"""Create the sample monolith: a Blytz Hire database of any size to try the split on."""
+"""Creates a project's sample monolith, of any size, to try the split on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import psycopg
 from psycopg import conninfo, errors, sql
 
 from pgsplit.base.errors import ConnectionFailed, NotReady, TargetOccupied
+from pgsplit.project.project import Project
 
-SCHEMA = "blytz_hire"
 # Raise it whenever the same number of rows no longer gives the same data.
 GENERATOR = 1
-SQL_DIR = Path(__file__).resolve().parents[2] / "demo"
+SAMPLE_FOLDER = "demo"
 
 
 def create(
+    project: Project,
     url: str,
     rows: int,
     *,
@@ -29,9 +29,10 @@ def create(
     a sample of that size that is there already is left as it is.
 
     Args:
+        project: the project, whose folder `demo` has the SQL.
         url: address of the monolith's database, as a libpq URL or keyword string.
-        rows: rows wanted over all 18 tables together; 414 is the least that holds every odd
-            value, so a lower number gives 414.
+        rows: rows wanted over all tables together; the sample may need a few more to hold every
+            odd value.
         on_step: called with the name of each SQL file before it runs.
 
     Returns:
@@ -44,33 +45,34 @@ def create(
             create in it.
         TargetOccupied: the schema holds something other than a sample of that size.
     """
+    variable = project.variable("URL")
     try:
         name = conninfo.conninfo_to_dict(url).get("dbname")
     except psycopg.ProgrammingError:
         # Neither its text nor its cause goes on: it may quote the password.
         raise ConnectionFailed(
             "The URL of the monolith is no PostgreSQL address.",
-            mend="set BLYTZ_HIRE_URL to postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+            mend=f"set {variable} to postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
         ) from None
     if not name:
         raise NotReady(
             "The URL of the monolith names no database.",
-            mend="end BLYTZ_HIRE_URL in a database name, such as /blytz_hire",
+            mend=f"end {variable} in a database name, such as /{project.name}",
         )
     name = str(name)
     stamp = f"Sample monolith: {rows} rows, generator {GENERATOR}"
     try:
         _create_database(url, name)
         with _connect(url, name) as connection:
-            if _is_made(connection, name, stamp):
-                return _count(connection)
-            _fill(connection, name, rows, on_step or (lambda step: None))
+            if _is_made(connection, name, stamp, project):
+                return _count(connection, project.schema)
+            _fill(connection, project, name, rows, on_step or (lambda step: None))
             connection.execute(
                 sql.SQL("comment on schema {} is {}").format(
-                    sql.Identifier(SCHEMA), sql.Literal(stamp)
+                    sql.Identifier(project.schema), sql.Literal(stamp)
                 )
             )
-            return _count(connection)
+            return _count(connection, project.schema)
     except errors.InsufficientPrivilege as error:
         raise NotReady(
             f"The login may not create the sample monolith: {error}",
@@ -87,7 +89,7 @@ def _connect(url: str, name: str) -> psycopg.Connection:
         raise ConnectionFailed(
             str(error).strip(),
             where=f"database {name}",
-            mend="check that the server runs, and host, port, user and password of BLYTZ_HIRE_URL",
+            mend="check that the server runs, and host, port, user and password of the URL",
         ) from error
 
 
@@ -104,42 +106,47 @@ def _create_database(url: str, name: str) -> None:
             )
 
 
-def _is_made(connection: psycopg.Connection, name: str, stamp: str) -> bool:
+def _is_made(connection: psycopg.Connection, name: str, stamp: str, project: Project) -> bool:
     """Tell whether the wanted sample is there already."""
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise NotReady(
             f"The database has the encoding {encoding}, and the sample needs UTF8.",
             where=f"database {name}",
-            mend="choose another database with BLYTZ_HIRE_URL; an absent one is created",
+            mend="choose another database; an absent one is created",
         )
-    tables = _tables(connection)
+    tables = _tables(connection, project.schema)
     if not tables:
         return False
     row = connection.execute(
-        "select obj_description(to_regnamespace(%s), 'pg_namespace')", [SCHEMA]
+        "select obj_description(to_regnamespace(%s), 'pg_namespace')", [project.schema]
     ).fetchone()
     found = str(row[0]) if row and row[0] else ""
     if found == stamp:
         return True
     raise TargetOccupied(
-        f"The schema {SCHEMA} holds {len(tables)} tables already"
+        f"The schema {project.schema} holds {len(tables)} tables already"
         + (f" ({found})." if found else ", and no sample made them."),
         where=f"database {name}",
         mend=(
-            "Keep it, and runner.py run; or name another database in BLYTZ_HIRE_URL.\n"
+            f"Keep it, and runner.py run; or name another database in {project.variable('URL')}.\n"
             "Only if this is the embedded server may you start over: runner.py down --wipe"
         ),
     )
 
 
 def _fill(
-    connection: psycopg.Connection, name: str, rows: int, on_step: Callable[[str], None]
+    connection: psycopg.Connection,
+    project: Project,
+    name: str,
+    rows: int,
+    on_step: Callable[[str], None],
 ) -> None:
+    folder = project.root / SAMPLE_FOLDER
     connection.execute("select set_config('demo.rows', %s, true)", [str(rows)])
-    row_files = sorted((SQL_DIR / "rows").glob("*.sql"))
-    for path in [SQL_DIR / "schema.sql", *row_files, SQL_DIR / "keys.sql"]:
-        on_step(path.relative_to(SQL_DIR.parent).as_posix())
+    row_files = sorted((folder / "rows").glob("*.sql"))
+    for path in [folder / "schema.sql", *row_files, folder / "keys.sql"]:
+        on_step(path.relative_to(project.root).as_posix())
         connection.execute(path.read_bytes())
     # A service's login must reach its own database and no other, and PostgreSQL lets everybody
     # into a new database.
@@ -148,19 +155,19 @@ def _fill(
     )
 
 
-def _tables(connection: psycopg.Connection) -> list[str]:
+def _tables(connection: psycopg.Connection, schema: str) -> list[str]:
     found = connection.execute(
         "select relname from pg_class"
         " where relnamespace = to_regnamespace(%s) and relkind in ('r', 'p') order by relname",
-        [SCHEMA],
+        [schema],
     )
     return [str(name) for (name,) in found]
 
 
-def _count(connection: psycopg.Connection) -> dict[str, int]:
+def _count(connection: psycopg.Connection, schema: str) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for table in _tables(connection):
-        count = sql.SQL("select count(*) from {}").format(sql.Identifier(SCHEMA, table))
+    for table in _tables(connection, schema):
+        count = sql.SQL("select count(*) from {}").format(sql.Identifier(schema, table))
         row = connection.execute(count).fetchone()
         counts[table] = int(row[0]) if row else 0
     return counts

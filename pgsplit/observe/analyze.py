@@ -17,7 +17,6 @@ from psycopg.rows import class_row
 from pgsplit.base.errors import BuildFailed, SourceMismatch
 from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections, describe, explained
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH
 
 SEVERITIES = ("blocks", "changes behaviour", "note")
 # Orphans come last: they are counted, which takes time, and the rest is not to wait for it.
@@ -111,17 +110,21 @@ def analyze(
 
     Raises:
         ConnectionFailed: the monolith cannot be reached.
-        SourceMismatch: the database has no schema `blytz_hire`.
+        SourceMismatch: the database does not have the monolith's schema.
         BuildFailed: dbt could not compile the analyses.
     """
-    url = connections.urls[MONOLITH]
-    with connections.connect(MONOLITH) as monolith, explained(url, MONOLITH, monolith):
-        found = monolith.execute("select to_regnamespace(%s) is not null", (MIRROR_SCHEMA,))
+    url, schema = connections.monolith_url, connections.project.schema
+    with (
+        connections.connect(connections.monolith) as monolith,
+        explained(url, connections.monolith, monolith),
+    ):
+        found = monolith.execute("select to_regnamespace(%s) is not null", (schema,))
         if found.fetchone() != (True,):
             raise SourceMismatch(
-                f"There is no schema {MIRROR_SCHEMA} to analyze.",
+                f"There is no schema {schema} to analyze.",
                 where=describe(url),
-                mend=f"Check {MONOLITH.upper()}_URL; for a sample monolith: runner.py demo",
+                mend=f"Check {connections.project.variable('URL')}; for a sample monolith:"
+                " runner.py demo",
             )
         questions = _compile(connections)
         monolith.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -135,7 +138,7 @@ def analyze(
             except psycopg.Error as error:
                 if monolith.broken:
                     raise
-                refused.append(_refused(name, error))
+                refused.append(_refused(connections.monolith, name, error))
                 answer = []
             on_question(name)
             return answer
@@ -159,7 +162,7 @@ def _compile(connections: Connections) -> dict[str, str]:
     """Have dbt compile analyses/; the monolith is not asked for it."""
     arguments = ["compile", "--select", "resource_type:analysis"]
     arguments += ["--no-introspect", "--no-populate-cache"]
-    folder = dbt.run(arguments, MONOLITH, connections, "run_results.json")
+    folder = dbt.run(arguments, connections.monolith, connections, "run_results.json")
     nodes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["nodes"]
     compiled = {
         node["name"]: node.get("compiled_code") or ""
@@ -171,12 +174,12 @@ def _compile(connections: Connections) -> dict[str, str]:
         raise BuildFailed(
             f"dbt did not compile {', '.join(missing)}.",
             where="analyses",
-            mend=f"dbt compile --target {MONOLITH} --select resource_type:analysis",
+            mend=f"dbt compile --target {connections.monolith} --select resource_type:analysis",
         )
     return compiled
 
 
-def _refused(name: str, error: psycopg.Error) -> Finding:
+def _refused(target: str, name: str, error: psycopg.Error) -> Finding:
     said = error.diag.message_primary or str(error).strip() or type(error).__name__
     return Finding(
         "note",
@@ -184,7 +187,7 @@ def _refused(name: str, error: psycopg.Error) -> Finding:
         f"analyses/{name}.sql",
         said,
         "What it would have found is missing here.",
-        f"dbt show --target {MONOLITH} --select {name} --limit -1; has no limit of time.",
+        f"dbt show --target {target} --select {name} --limit -1; has no limit of time.",
     )
 
 

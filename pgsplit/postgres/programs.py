@@ -27,7 +27,7 @@ def program(name: str, url: str, *options: str) -> tuple[list[str], dict[str, st
     """Give a command line without a password, and the environment that has it."""
     fields = {field: str(value) for field, value in conninfo_to_dict(url).items() if value}
     password = fields.pop("password", "")
-    fields["application_name"] = "blytz_hire backup"
+    fields["application_name"] = "pgsplit backup"
     environ = {**os.environ, "LC_ALL": "C"}
     if password:  # everybody may read a command line
         environ["PGPASSWORD"] = password

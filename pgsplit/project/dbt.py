@@ -12,7 +12,6 @@ from typing import Any
 
 from pgsplit.base.errors import BuildFailed
 from pgsplit.project.endpoints import Connections, describe
-from pgsplit.project.project import ROOT
 
 # What starts dbt.
 DBT = (sys.executable, "-m", "dbt.cli.main")
@@ -44,15 +43,16 @@ def run(
     Raises:
         BuildFailed: dbt stopped before it came to an end; a failed test is not that.
     """
+    root = connections.project.root
     if connections.dbt_folder:
         folder, logs = (connections.dbt_folder / name / target for name in ("target", "logs"))
     else:
-        folder = Path(os.environ.get("DBT_TARGET_PATH") or ROOT / "target") / target
-        logs = Path(os.environ.get("DBT_LOG_PATH") or ROOT / "logs") / target
+        folder = Path(os.environ.get("DBT_TARGET_PATH") or root / "target") / target
+        logs = Path(os.environ.get("DBT_LOG_PATH") or root / "logs") / target
     made = folder / makes
     made.unlink(missing_ok=True)
     command = [*DBT, "--log-format", "json", *arguments]
-    command += ["--target", target, "--project-dir", str(ROOT), "--profiles-dir", str(ROOT)]
+    command += ["--target", target, "--project-dir", str(root), "--profiles-dir", str(root)]
     command += ["--target-path", str(folder), "--log-path", str(logs)]
     said: list[str] = []
     with subprocess.Popen(
@@ -62,7 +62,7 @@ def run(
             **{name: value for name, value in os.environ.items() if not name.startswith("DBT_")},
             **connections.environ(),
         },
-        cwd=ROOT,
+        cwd=root,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,8 +1,8 @@
-"""Where the monolith and the six services are: URLs from the environment, and connections to them.
+"""Where the monolith and the services are: URLs from the environment, and connections to them.
 
-`BLYTZ_HIRE_URL` names the monolith and `PAYMENTS_DB_URL` and its five siblings the services. A
-service without a URL is a database on the monolith's server. With nothing set at all, everything
-is on the embedded server. `profiles/profiles.yml` says the same to dbt.
+`NAME_URL` names the target `name`: the monolith or a service's database. A service without a URL is
+a database on the monolith's server. With nothing set at all, everything is on the embedded server.
+The project's `profiles.yml` says the same to dbt.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import ConnectionFailed
 from pgsplit.postgres import embedded
-from pgsplit.project.project import MONOLITH, ROOT, SERVICES
+from pgsplit.project.project import Project
 
 RESERVED = ("postgres", "template0", "template1")
 SERVER_GONE = ("57P01", "57P02", "57P03")
 DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
 CONNECT_TIMEOUT_SECONDS = 10
+APPLICATION_NAME = "pgsplit"
 # What a role or a database may be set to for its applications must not cut a copy short, nor write
 # dates and names in another way than they are read here.
 PATIENCE = """
@@ -45,7 +46,7 @@ ALIKE = """
 
 @dataclass(frozen=True)
 class Connections:
-    """The seven URLs by target name, and whether the embedded server is behind them.
+    """The URLs of a project by target name, and whether the embedded server is behind them.
 
     `folder` is where each service's URLs are written for its applications, `dbt_folder` where
     dbt's files are kept if they are not to be among the project's. `application_url` is the
@@ -54,6 +55,7 @@ class Connections:
     when applications are pointed elsewhere.
     """
 
+    project: Project
     urls: Mapping[str, str]
     embedded: bool
     replication_url: str
@@ -67,7 +69,17 @@ class Connections:
     def __post_init__(self) -> None:
         """Let applications log in to the monolith as the runner does, if nothing else is said."""
         if not self.application_url:
-            object.__setattr__(self, "application_url", self.urls[MONOLITH])
+            object.__setattr__(self, "application_url", self.monolith_url)
+
+    @property
+    def monolith(self) -> str:
+        """The monolith's target name."""
+        return self.project.name
+
+    @property
+    def monolith_url(self) -> str:
+        """The monolith's URL."""
+        return self.urls[self.monolith]
 
     def environ(self) -> dict[str, str]:
         """Give the environment in which dbt finds the same databases."""
@@ -75,7 +87,7 @@ class Connections:
 
     def for_servers(self, target: str) -> str:
         """Give a target's URL as the other servers reach it, for replication."""
-        if target == MONOLITH:
+        if target == self.monolith:
             return self.replication_url
         return self.replication_urls.get(target) or self.urls[target]
 
@@ -84,19 +96,20 @@ class Connections:
         return connect(self.urls[target], target, **parameters)
 
 
-def resolve(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Connections:
-    """Find the seven databases from the environment, or on the embedded server.
+def resolve(
+    project: Project, environ: Mapping[str, str] = os.environ, home: Path | None = None
+) -> Connections:
+    """Find a project's databases from the environment, or on the embedded server.
 
     Args:
-        environ: where `BLYTZ_HIRE_URL` and the six service URLs are looked up. An optional
-            `BLYTZ_HIRE_REPLICATION_URL` is the monolith as the service *servers* reach it, for
-            when their network names differ from the runner's, and `PAYMENTS_DB_REPLICATION_URL`
-            and its siblings the services as the *monolith's* server reaches them,
-            `BLYTZ_HIRE_CONNECTIONS` the folder for the services' own URLs,
-            `BLYTZ_HIRE_APPLICATION_URL` the monolith as applications log in to it,
-            `BLYTZ_HIRE_AFTER_CHANGE` a command to run when they are pointed elsewhere, and
-            `PGBOUNCER_ADMIN_URL` the console of their PgBouncer.
-        root: the project's directory, which the embedded server belongs to.
+        project: the project.
+        environ: where the variables are looked up. `NAME_URL` is where the target `name` is, and
+            an optional `NAME_REPLICATION_URL` how the other *servers* reach it, for when their
+            network names differ from the runner's. With the monolith's name, `…_CONNECTIONS` is
+            the folder for the services' own URLs, `…_APPLICATION_URL` the monolith as applications
+            log in to it, and `…_AFTER_CHANGE` a command to run when they are pointed elsewhere.
+            `PGBOUNCER_ADMIN_URL` is the console of their PgBouncer.
+        home: the folder of the embedded server; the project's own if not given.
 
     Returns:
         A URL for every target, each with host, port, user and database filled in.
@@ -105,28 +118,31 @@ def resolve(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Conne
         ConnectionFailed: a value is no PostgreSQL URL, a service has a URL and the monolith has
             none, or two targets are the same database.
     """
-    folder = Path(environ.get(f"{MONOLITH.upper()}_CONNECTIONS") or root / "connections")
-    given = {t: environ.get(f"{t.upper()}_URL", "") for t in (MONOLITH, *SERVICES)}
+    name, services, variable = project.name, project.services, project.variable
+    folder = Path(environ.get(variable("CONNECTIONS")) or project.root / "connections")
+    given = {target: environ.get(variable("URL", target), "") for target in project.targets}
     pointing: dict[str, Any] = {
-        "application_url": _given(environ, f"{MONOLITH.upper()}_APPLICATION_URL", MONOLITH),
+        "application_url": _given(environ, variable("APPLICATION_URL"), name),
         "pgbouncer_url": _given(environ, "PGBOUNCER_ADMIN_URL", "pgbouncer"),
-        "after_change": environ.get(f"{MONOLITH.upper()}_AFTER_CHANGE", ""),
-        "replication_urls": {s: environ.get(f"{s.upper()}_REPLICATION_URL", "") for s in SERVICES},
+        "after_change": environ.get(variable("AFTER_CHANGE"), ""),
+        "replication_urls": {
+            one: environ.get(variable("REPLICATION_URL", one), "") for one in services
+        },
     }
     if not any(given.values()):
-        urls = {target: embedded.url(root, target) for target in given}
-        return Connections(urls, True, urls[MONOLITH], folder, **pointing)
-    if not given[MONOLITH]:
+        urls = {target: embedded.url(home or project.root, target, name) for target in given}
+        return Connections(project, urls, True, urls[name], folder, **pointing)
+    if not given[name]:
         named = ", ".join(f"{t.upper()}_URL" for t, url in given.items() if url)
         raise ConnectionFailed(
-            f"{named} is set but {MONOLITH.upper()}_URL is not.",
+            f"{named} is set but {variable('URL')} is not.",
             where="the environment",
-            mend=f"export {MONOLITH.upper()}_URL=postgresql://USER:PASSWORD@HOST/{MONOLITH}",
+            mend=f"export {variable('URL')}=postgresql://USER:PASSWORD@HOST/{name}",
         )
 
-    monolith = _parse(f"{MONOLITH.upper()}_URL", given[MONOLITH])
-    fields = {MONOLITH: {"dbname": MONOLITH, **monolith}}
-    for service in SERVICES:
+    monolith = _parse(variable("URL"), given[name])
+    fields = {name: {"dbname": name, **monolith}}
+    for service in services:
         fields[service] = (
             {"dbname": service, **_parse(f"{service.upper()}_URL", given[service])}
             if given[service]
@@ -149,8 +165,8 @@ def resolve(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Conne
             )
         seen[place] = target
     urls = {target: _url(found) for target, found in fields.items()}
-    replication = environ.get(f"{MONOLITH.upper()}_REPLICATION_URL") or urls[MONOLITH]
-    return Connections(urls, False, replication, folder, **pointing)
+    replication = environ.get(variable("REPLICATION_URL")) or urls[name]
+    return Connections(project, urls, False, replication, folder, **pointing)
 
 
 def _given(environ: Mapping[str, str], variable: str, database: str) -> str:
@@ -232,7 +248,7 @@ def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tupl
     parameters = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "client_encoding": "utf8",
-        "application_name": "blytz_hire split",
+        "application_name": APPLICATION_NAME,
         **parameters,
     }
     try:
@@ -277,14 +293,13 @@ def _explain(error: psycopg.OperationalError, url: str, target: str) -> Connecti
     ):
         what, mend = "The login was refused", f"Check user and password in {variable}."
     elif "does not exist" in said and "database" in said:
-        what, mend = "The database does not exist", f"Check {variable}."
-        if target in SERVICES:
-            mend = f"Check {variable}, or: runner.py provision {target.removesuffix('_db')}"
-        elif "blytz_hire-" in url:
-            mend = "There is no monolith yet: runner.py demo"
+        what = "The database does not exist"
+        mend = f"Check {variable}. To make the databases of services: runner.py provision"
+        if embedded.is_url(url):
+            mend += "; and a sample monolith: runner.py demo"
     elif "no pg_hba.conf entry" in said:
         what, mend = "The server admits no such login", "Add a line for it to its pg_hba.conf."
-    elif "blytz_hire-" in url:
+    elif embedded.is_url(url):
         what, mend = "The embedded server is not running", "runner.py up"
     else:
         what, mend = (

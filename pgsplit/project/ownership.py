@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cache
 
 from psycopg import sql
 
-from pgsplit.project.project import ROOT, Service
+from pgsplit.project.project import OWNERSHIP_FILE, Project, Service
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,9 @@ class Comparison:
 
 
 @cache
-def pairs() -> tuple[Pair, ...]:
+def pairs(project: Project) -> tuple[Pair, ...]:
     """Read the seed."""
-    path = ROOT / "seeds" / "column_ownership.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        return tuple(Pair(**row) for row in csv.DictReader(file))
+    return tuple(Pair(**row) for row in project.rows(OWNERSHIP_FILE))
 
 
 def comparisons(service: Service) -> dict[str, list[Comparison]]:
@@ -110,7 +107,7 @@ def comparisons(service: Service) -> dict[str, list[Comparison]]:
         Comparisons by monolith table, in the seed's order.
     """
     found: dict[tuple[str, ...], list[Pair]] = {}
-    for pair in pairs():
+    for pair in pairs(service.project):
         if pair.service == service.database and pair.total:
             key: tuple[str, ...] = (pair.monolith_table, pair.monolith_column, pair.total)
             if not KINDS[pair.total].adds_up:
@@ -124,13 +121,18 @@ def comparisons(service: Service) -> dict[str, list[Comparison]]:
 
 def not_compared(service: Service) -> list[Pair]:
     """Give the pairs of a service that have no total, each with its reason."""
-    return [pair for pair in pairs() if pair.service == service.database and not pair.total]
+    return [
+        pair
+        for pair in pairs(service.project)
+        if pair.service == service.database and not pair.total
+    ]
 
 
-def key_column(pair: Pair) -> str:
+def key_column(project: Project, pair: Pair) -> str:
     """Name the column of a service's table that holds the id of the monolith's row.
 
     Args:
+        project: the project.
         pair: a pair that has a total.
 
     Returns:
@@ -141,7 +143,7 @@ def key_column(pair: Pair) -> str:
         return "source_id"
     (name,) = (
         other.service_column
-        for other in pairs()
+        for other in pairs(project)
         if (other.monolith_table, other.monolith_column) == (pair.monolith_table, "id")
         and (other.service, other.service_table) == (pair.service, pair.service_table)
         and other.total
@@ -149,9 +151,11 @@ def key_column(pair: Pair) -> str:
     return name
 
 
-def by_tables(found: Sequence[Comparison]) -> dict[tuple[str, ...], list[int]]:
+def by_tables(project: Project, found: Sequence[Comparison]) -> dict[tuple[str, ...], list[int]]:
     """Group comparisons, by number, that the same tables of a service hold."""
     grouped: dict[tuple[str, ...], list[int]] = {}
     for number, one in enumerate(found):
-        grouped.setdefault((*one.service_tables, key_column(one.pairs[0])), []).append(number)
+        grouped.setdefault((*one.service_tables, key_column(project, one.pairs[0])), []).append(
+            number
+        )
     return grouped

@@ -8,7 +8,7 @@ committed file against `render()` and the expressions against libpq's own parser
 
 from __future__ import annotations
 
-from pgsplit.project.project import MONOLITH, SERVICES
+from pgsplit.project.project import Project, find
 
 HEADER = """\
 # Written by `python -m pgsplit.project.profiles`; edit that module, not this file.
@@ -18,7 +18,7 @@ HEADER = """\
 # directory is a function of the project's directory (pgsplit/postgres/embedded.py).
 """
 
-EMBEDDED = "'postgresql://postgres@/?host=/tmp/blytz_hire-' ~ local_md5(flags.PROFILES_DIR)[:12]"
+EMBEDDED = "'postgresql://postgres@/?host=/tmp/NAME-' ~ local_md5(flags.PROFILES_DIR)[:12]"
 
 # For each field: where a URL may hold it, best first, and what holds when none does.
 # A parameter behind `?` beats the part before it, and what stands before an @ is no host.
@@ -37,15 +37,16 @@ PATTERNS = {
 DECODED = ".replace('%', '\\\\x').encode().decode('unicode_escape').encode('latin1').decode()"
 
 
-def _field(target: str, name: str) -> str:
+def _field(project: Project, target: str, name: str) -> str:
     own = f"env_var('{target.upper()}_URL', '')"
     pattern, default = PATTERNS[name]
     if name == "dbname":  # the monolith's URL names the monolith's database, not a service's
         url, default = own, target
-    elif target == MONOLITH:
-        url = f"{own} or {EMBEDDED}"
+    elif target == project.name:
+        url = f"{own} or {EMBEDDED.replace('NAME', project.name)}"
     else:
-        url = f"{own} or env_var('{MONOLITH.upper()}_URL', '') or {EMBEDDED}"
+        url = f"{own} or env_var('{project.name.upper()}_URL', '') "
+        url += f"or {EMBEDDED.replace('NAME', project.name)}"
     ending = " | as_number" if name == "port" else DECODED
     return (
         f"      {name}: >-\n"
@@ -55,28 +56,28 @@ def _field(target: str, name: str) -> str:
     )
 
 
-def _output(target: str) -> str:
-    schema = "split" if target == MONOLITH else target
+def _output(project: Project, target: str) -> str:
+    schema = "split" if target == project.name else target
     lines = [f"    {target}:", "      <<: *postgres", f"      schema: {schema}"]
-    return "\n".join(lines + [_field(target, name) for name in PATTERNS])
+    return "\n".join(lines + [_field(project, target, name) for name in PATTERNS])
 
 
-def render() -> str:
+def render(project: Project) -> str:
     """Give the text of profiles.yml: one output for the monolith and one for each service.
 
     Returns:
         YAML with one Jinja expression per connection field.
     """
-    outputs = "\n".join(_output(target) for target in (MONOLITH, *SERVICES))
+    outputs = "\n".join(_output(project, target) for target in project.targets)
     return (
         f"{HEADER}\n"
         "postgres: &postgres {type: postgres, threads: 4, connect_timeout: 10}\n\n"
-        "blytz_hire:\n"
-        f"  target: {SERVICES[0]}\n"
+        f"{project.name}:\n"
+        f"  target: {project.targets[1]}\n"
         "  outputs:\n"
         f"{outputs}\n"
     )
 
 
 if __name__ == "__main__":
-    print(render(), end="")
+    print(render(find()), end="")

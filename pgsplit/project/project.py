@@ -1,16 +1,29 @@
-"""The monolith and its six services, in the order in which they are split off."""
+"""A project: one monolith, and the services that it is split into.
+
+A project is a dbt project with a few conventions. `dbt_project.yml` gives its name, which is the
+monolith's target, the prefix of the environment's variables and the monolith's schema, unless the
+source in `models/_sources.yml` names another one. `seeds/services.csv` lists the services.
+"""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pgsplit.base.errors import SplitError
+import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-MONOLITH = "blytz_hire"
-MIRROR_SCHEMA = "blytz_hire"
+from pgsplit.base.errors import NotReady, SplitError
+
+PROJECT_FILE = "dbt_project.yml"
+SOURCES_FILE = Path("models") / "_sources.yml"
+SERVICES_FILE = Path("seeds") / "services.csv"
+SHARED_FOLDER = Path("models") / "shared"
+OWNERSHIP_FILE = Path("seeds") / "column_ownership.csv"
 
 
 @dataclass(frozen=True)
@@ -21,6 +34,25 @@ class Service:
     phase: int
     role: str
     holds: str
+    project: Project = field(repr=False, compare=False)
+
+    @property
+    def mirror(self) -> str:
+        """The schema of its database that mirrors the monolith's tables."""
+        return self.project.schema
+
+    @property
+    def landed_tables(self) -> dict[str, tuple[str, ...]]:
+        """The tables that its mirror holds, with their columns; owned ones first, by name."""
+        held = {one.name: one.columns_for(self.database) for one in self.project.tables.values()}
+        names = sorted(held, key=lambda name: (name not in self.owned_tables, name))
+        return {name: held[name] for name in names if held[name]}
+
+    @property
+    def owned_tables(self) -> dict[str, tuple[str, ...]]:
+        """The tables of the monolith that it owns, with all their columns, by name."""
+        tables = sorted(self.project.tables.items())
+        return {name: tuple(one.columns) for name, one in tables if one.owner == self.database}
 
     @property
     def owner(self) -> str:
@@ -35,7 +67,12 @@ class Service:
     @property
     def mark(self) -> str:
         """The comment on the schema `split` of the database that was provisioned for it."""
-        return f"made by the blytz_hire split for {self.database}"
+        return f"made by the {self.project.name} split for {self.database}"
+
+    @property
+    def mirror_mark(self) -> str:
+        """The comment on each table of the mirror."""
+        return f"mirror of the monolith's table, made by the {self.project.name} split"
 
     @property
     def replication(self) -> str:
@@ -48,17 +85,40 @@ class Service:
         return f"{self.replication}_back"
 
 
-def _read() -> dict[str, Service]:
-    with (ROOT / "seeds" / "services.csv").open(newline="", encoding="utf-8") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: int(row["phase"]))
-    return {
-        row["database"]: Service(row["database"], int(row["phase"]), row["role"], row["holds"])
-        for row in rows
-    }
+@dataclass(frozen=True)
+class Table:
+    """A table of the monolith: who will own it, its columns' types, and who may see which."""
+
+    name: str
+    owner: str
+    columns: Mapping[str, str]
+    shared: Mapping[str, tuple[str, ...]]
+    unique: tuple[str, ...] = ()
+
+    def columns_for(self, database: str) -> tuple[str, ...]:
+        """Name the columns that a service's mirror holds; none if it holds no such table."""
+        return tuple(self.columns) if self.owner == database else self.shared.get(database, ())
 
 
-SERVICES_BY_NAME = _read()
-SERVICES = tuple(SERVICES_BY_NAME)
+@dataclass(frozen=True)
+class SharedModel:
+    """A table that services have of others' rows, and the features that it was given.
+
+    `entity` is what a row is, such as `user`; `follows` are the monolith's tables that it reads.
+    With `has_events` an inbox tells what happens to its rows, with `has_read_through` a function
+    asks the owner for a row that is not here yet.
+    """
+
+    name: str
+    entity: str
+    follows: tuple[str, ...]
+    has_events: bool
+    has_read_through: bool
+
+    @property
+    def inbox(self) -> str:
+        """The table of the service's schema that holds its events."""
+        return f"{self.entity}_events"
 
 
 class UnknownService(SplitError):
@@ -67,25 +127,149 @@ class UnknownService(SplitError):
     exit_code = 2
 
 
-def select(names: tuple[str, ...]) -> list[Service]:
-    """Find services by the names that people use, in phase order.
+@dataclass(frozen=True)
+class Project:
+    """A project in a folder; its files are read when they are first asked for.
 
     Args:
-        names: database names (`payments_db`) or short names (`payments`); none means all six.
+        root: the folder with `dbt_project.yml`.
+    """
+
+    root: Path
+
+    @cached_property
+    def name(self) -> str:
+        """The name of the monolith: its dbt target, and in capitals its variables' prefix."""
+        return str(self._yaml(Path(PROJECT_FILE))["name"])
+
+    @cached_property
+    def schema(self) -> str:
+        """The schema of the monolith's tables, and of their mirror in each service's database."""
+        return str(self._source.get("schema", self.name))
+
+    @property
+    def retired_schema(self) -> str:
+        """The schema of the monolith that a completion moves tables to."""
+        return f"{self.schema}_retired"
+
+    @cached_property
+    def services(self) -> Mapping[str, Service]:
+        """The services by database, in the order in which they are split off."""
+        rows = sorted(self.rows(SERVICES_FILE), key=lambda row: int(row["phase"]))
+        return {
+            row["database"]: Service(
+                row["database"], int(row["phase"]), row["role"], row["holds"], self
+            )
+            for row in rows
+        }
+
+    @cached_property
+    def tables(self) -> Mapping[str, Table]:
+        """The monolith's tables by name, as `models/_sources.yml` lists them."""
+        tables = {}
+        for table in self._source["tables"]:
+            meta = table["config"]["meta"]
+            tables[table["name"]] = Table(
+                table["name"],
+                meta["owner"],
+                {column["name"]: column["data_type"] for column in table["columns"]},
+                {database: tuple(names) for database, names in meta.get("shared", {}).items()},
+                tuple(meta.get("unique", ())),
+            )
+        return tables
+
+    @cached_property
+    def shared_models(self) -> tuple[SharedModel, ...]:
+        """The models of `models/shared/`, by name."""
+        found = []
+        for path in sorted((self.root / SHARED_FOLDER).glob("*.yml")):
+            for model in self._yaml(path)["models"]:
+                meta = model["config"]["meta"]
+                found.append(
+                    SharedModel(
+                        model["name"],
+                        meta.get("entity", ""),
+                        tuple(meta["follows"]),
+                        "events" in meta,
+                        bool(meta.get("read_through")),
+                    )
+                )
+        return tuple(found)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The monolith and the databases of all services, as dbt's targets are called."""
+        return (self.name, *self.services)
+
+    def variable(self, what: str, target: str = "") -> str:
+        """Name an environment variable: of the project, or of one of its targets.
+
+        Args:
+            what: such as `URL` or `BACKUPS`.
+            target: a target; the monolith's if none is given.
+        """
+        return f"{(target or self.name).upper()}_{what}"
+
+    def short(self, database: str) -> str:
+        """Give the name by which people call a target."""
+        return self.services[database].role if database in self.services else database
+
+    def select(self, names: tuple[str, ...]) -> list[Service]:
+        """Find services by the names that people use, in phase order.
+
+        Args:
+            names: databases or short names; none means all services.
+
+        Returns:
+            The services, each once, in the order of their phases.
+
+        Raises:
+            UnknownService: a name is no service; the message lists those that exist.
+        """
+        services = self.services.values()
+        by_any_name = {**self.services, **{one.role: one for one in services}}
+        for name in names:
+            if name not in by_any_name:
+                raise UnknownService(
+                    f"There is no service called {name!r}.",
+                    where="the command line",
+                    mend=f"Choose from: {', '.join(one.role for one in services)}.",
+                )
+        wanted = {by_any_name[name].database for name in names} or set(self.services)
+        return [one for one in services if one.database in wanted]
+
+    def rows(self, path: Path) -> Iterator[dict[str, str]]:
+        """Read the rows of one of the project's seeds."""
+        with (self.root / path).open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
+
+    @cached_property
+    def _source(self) -> dict[str, Any]:
+        return self._yaml(SOURCES_FILE)["sources"][0]  # type: ignore[no-any-return]
+
+    def _yaml(self, path: Path) -> dict[str, Any]:
+        return yaml.safe_load((self.root / path).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def find(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Project:
+    """Find the project that a command is about.
+
+    Args:
+        folder: the project's folder, if it was named.
+        environ: where `DBT_PROJECT_DIR` is looked up otherwise.
 
     Returns:
-        The services, each once, in the order of their phases.
+        The project; the working directory's if nothing is named.
 
     Raises:
-        UnknownService: a name is no service; the message lists those that exist.
+        NotReady: there is no dbt project in that folder, or it lists no services.
     """
-    by_any_name = {**SERVICES_BY_NAME, **{s.role: s for s in SERVICES_BY_NAME.values()}}
-    for name in names:
-        if name not in by_any_name:
-            raise UnknownService(
-                f"There is no service called {name!r}.",
-                where="the command line",
-                mend=f"Choose from: {', '.join(s.role for s in SERVICES_BY_NAME.values())}.",
+    root = (folder or Path(environ.get("DBT_PROJECT_DIR") or ".")).resolve()
+    for file in (Path(PROJECT_FILE), SERVICES_FILE, SOURCES_FILE):
+        if not (root / file).is_file():
+            raise NotReady(
+                f"There is no project here: {file} is missing.",
+                where=str(root),
+                mend="Name its folder: --project-dir DIR",
             )
-    wanted = {by_any_name[name] for name in names} or set(SERVICES_BY_NAME.values())
-    return [service for service in SERVICES_BY_NAME.values() if service in wanted]
+    return Project(root)

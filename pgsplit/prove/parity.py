@@ -12,9 +12,9 @@ import psycopg
 from psycopg import errors, sql
 
 from pgsplit.base.errors import BuildFailed, DataDiffers
-from pgsplit.project import catalog, dbt
+from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections, describe
-from pgsplit.project.project import MONOLITH, SERVICES_BY_NAME, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import shared as feed
 from pgsplit.replication.sync import arrive, carry_over, ready
 from pgsplit.state.ledger import State, state
@@ -145,10 +145,10 @@ def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> 
     What a switched owner has written comes by way of the monolith, so that goes first.
     """
     owners = {owner for service in services for owner in feed.owners(service)}
-    with connections.connect(MONOLITH) as monolith:
+    with connections.connect(connections.monolith) as monolith:
         switched = [
             one
-            for one in SERVICES_BY_NAME.values()
+            for one in connections.project.services.values()
             if one in owners and state(monolith, one) is State.SWITCHED
         ]
     for service in switched:
@@ -172,7 +172,7 @@ def _look_again(suspects: Sequence[_Test], connections: Connections) -> dict[_Te
         for test in suspects:
             database = databases[test.reference.service]
             database.execute(_render(NOTE, test.reference, database))
-        _bring_to_one_cut([SERVICES_BY_NAME[name] for name in databases], connections)
+        _bring_to_one_cut([connections.project.services[name] for name in databases], connections)
         again = dict(zip(suspects, _follow(suspects, connections), strict=True))
         for test, one in again.items():
             if one.orphans:
@@ -241,7 +241,7 @@ def _tests(service: Service, connections: Connections) -> list[_Test]:
             all_of_them = ["test", "--select", "tag:parity"]
             dbt.run(all_of_them, service.database, connections, "run_results.json")
         found = database.execute(TESTS).fetchall()
-    tables = catalog.expected()
+    tables = service.project.tables
     return [
         _Test(
             name,

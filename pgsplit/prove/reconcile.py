@@ -3,18 +3,16 @@
 Within the monolith a foreign key refused such a deletion, or emptied the column that referred.
 Across databases nobody does, at once; here the same is done afterwards, as compensation. What was
 to be refused is taken back: the owner's row returns as it was. What was to be emptied is emptied.
-Users keep a tombstone, so what refers to them leads somewhere.
+What refers to a row that keeps a tombstone leads somewhere.
 
 Each action is an entry of the ledger with all that undoing it takes, recorded before it is done.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from typing import Any
 
 import psycopg
@@ -23,7 +21,8 @@ from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections, describe
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, ROOT, SERVICES_BY_NAME, Service
+from pgsplit.project.ownership import pairs
+from pgsplit.project.project import Project, Service
 from pgsplit.prove.parity import Parity, Reference, key_of, parity
 from pgsplit.replication.sync import carry_over
 from pgsplit.state.ledger import Ledger, State
@@ -163,7 +162,7 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
             where=describe(ledger.connection.info.dsn),
             mend="runner.py history --json",
         )
-    service, action = SERVICES_BY_NAME[row[0]], Action(**row[1]["action"])
+    service, action = connections.project.services[row[0]], Action(**row[1]["action"])
     with (
         connections.connect(action.place) as database,
         ledger.step(service, f"{STEP}: undo", undoes=number) as step,
@@ -177,7 +176,7 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
                 step.detail["rows"] = [key for (key,) in changed]
             else:
                 step.detail["rows"] = _remove(database, action)
-        if action.place != MONOLITH:
+        if action.place != connections.monolith:
             carry_over(database)
     return action
 
@@ -210,7 +209,7 @@ def _plan(
             key, rows = orphans[one]
             rows = {row: value for row, value in rows.items() if value not in back}
             if rows:
-                actions.append(_emptying(one, key, rows, ledger))
+                actions.append(_emptying(one, key, rows, connections, ledger))
     return actions, helpless
 
 
@@ -227,21 +226,27 @@ def _orphans(reference: Reference, connections: Connections) -> tuple[str, dict[
         return key, dict(database.execute(query).fetchall())
 
 
-def _emptying(reference: Reference, key: str, rows: dict[str, str], ledger: Ledger) -> Action:
+def _emptying(
+    reference: Reference,
+    key: str,
+    rows: dict[str, str],
+    connections: Connections,
+    ledger: Ledger,
+) -> Action:
     """Plan to empty a column where it is the truth: in the service, or still in the monolith."""
-    named = _named(reference)
-    if ledger.state(SERVICES_BY_NAME[reference.service]).reached(State.SWITCHED):
+    named, project = _named(reference), connections.project
+    if ledger.state(project.services[reference.service]).reached(State.SWITCHED):
         place = reference.service
         return Action("empty", place, place, reference.table, key, reference.column, rows, named)
-    table, column = _in_monolith(reference)
-    return Action("empty", MONOLITH, MIRROR_SCHEMA, table, "id", column, rows, named)
+    table, column = _in_monolith(reference, project)
+    return Action("empty", project.name, project.schema, table, "id", column, rows, named)
 
 
 def _restoring(
     references: Sequence[Reference], keys: set[str], connections: Connections, ledger: Ledger
 ) -> Action | None:
     """Plan to bring back what the owner has deleted; None if nothing of it is kept."""
-    owner, table = SERVICES_BY_NAME[references[0].owner], references[0].owner_table
+    owner, table = connections.project.services[references[0].owner], references[0].owner_table
     if not ledger.state(owner).reached(State.SWITCHED):
         return None  # the monolith's own key has seen to it, or it was never there
     with connections.connect(owner.database) as database:
@@ -273,7 +278,7 @@ def _kept(
 def _with_parents(database: Connection, schema: str, rows: dict[str, dict[str, Any]]) -> bool:
     """Add what kept rows refer to within the service and is gone, too; False if it is not kept.
 
-    Within the monolith, who would have kept a profile from being deleted kept its user from it.
+    Within the monolith, what would have kept a row from being deleted kept its parents from it.
     """
     references = database.execute(PARENTS, {"schema": schema}).fetchall()
     is_whole = False
@@ -306,7 +311,7 @@ def _named(reference: Reference) -> str:
 
 def _apply(action: Action, connections: Connections, ledger: Ledger) -> int:
     """Do it, recorded; give its number in the ledger."""
-    service = SERVICES_BY_NAME[action.reference.split(".", 1)[0]]
+    service = connections.project.services[action.reference.split(".", 1)[0]]
     with (
         connections.connect(action.place) as database,
         ledger.step(service, STEP, action=asdict(action)) as step,
@@ -320,7 +325,7 @@ def _apply(action: Action, connections: Connections, ledger: Ledger) -> int:
                 step.detail["rows"] = [key for (key,) in changed]
             else:
                 step.detail["rows"] = _restore(database, action)
-        if action.place != MONOLITH:
+        if action.place != connections.monolith:
             carry_over(database)
     return step.id
 
@@ -387,18 +392,12 @@ def _render(template: Any, action: Action) -> sql.Composed:
     )
 
 
-@cache
-def _ownership() -> dict[tuple[str, str, str], tuple[str, str]]:
-    with (ROOT / "seeds" / "column_ownership.csv").open(newline="", encoding="utf-8") as file:
-        return {
-            (row["service"], row["service_table"], row["service_column"]): (
-                row["monolith_table"],
-                row["monolith_column"],
-            )
-            for row in csv.DictReader(file)
-            if row["total"] == "same"
-        }
-
-
-def _in_monolith(reference: Reference) -> tuple[str, str]:
-    return _ownership()[reference.service, reference.table, reference.column]
+def _in_monolith(reference: Reference, project: Project) -> tuple[str, str]:
+    service_column = (reference.service, reference.table, reference.column)
+    (found,) = (
+        (pair.monolith_table, pair.monolith_column)
+        for pair in pairs(project)
+        if (pair.service, pair.service_table, pair.service_column) == service_column
+        and pair.total == "same"
+    )
+    return found

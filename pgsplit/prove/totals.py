@@ -17,7 +17,6 @@ import psycopg
 from psycopg import sql
 
 from pgsplit.base.errors import DataDiffers, NotReady
-from pgsplit.project.catalog import expected
 from pgsplit.project.endpoints import ALIKE, Connections, describe
 from pgsplit.project.ownership import (
     Comparison,
@@ -27,7 +26,7 @@ from pgsplit.project.ownership import (
     key_column,
     not_compared,
 )
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import requirements as preflight
 from pgsplit.replication.shared import Feed
 from pgsplit.replication.stream import Link
@@ -170,12 +169,12 @@ def following(services: Sequence[Service], connections: Connections) -> list[Ser
     Raises:
         NotReady: none does.
     """
-    with connections.connect(MONOLITH) as monolith:
+    with connections.connect(connections.monolith) as monolith:
         found = [one for one in services if not state(monolith, one).reached(State.SWITCHED)]
     if not found:
         raise NotReady(
             "Every service writes its tables itself: their totals are no longer the monolith's.",
-            where=describe(connections.urls[MONOLITH]),
+            where=describe(connections.monolith_url),
             mend="runner.py verify, which compares the other way round",
         )
     return found
@@ -226,17 +225,17 @@ def _compare(link: Route, table: str, wanted: list[Comparison]) -> list[Compared
     between two looks would not be caught twice.
     """
     feeds = {way.owner.database: way.source for way in link.incoming if isinstance(way, Feed)}
-    source = feeds.get(expected()[table].owner, link.monolith)
+    source = feeds.get(link.service.project.tables[table].owner, link.monolith)
     was: list[tuple[Total, Total]] = []
     found: list[Compared] = []
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE_SECONDS * attempt)
-        before = _at_source(source, table, wanted)
+        before = _at_source(source, link.service, table, wanted)
         arrive(link)
         _, (mirror, parts, held) = carry_over_and_look(
             link.database, lambda inside: _in_service(inside, link.service, table, wanted)
         )
-        after = before if mirror == before else _at_source(source, table, wanted)
+        after = before if mirror == before else _at_source(source, link.service, table, wanted)
         found = []
         for number, one in enumerate(wanted):
             there = after[number]
@@ -269,11 +268,13 @@ def _compare(link: Route, table: str, wanted: list[Comparison]) -> list[Compared
     return found
 
 
-def _at_source(source: Connection, table: str, wanted: list[Comparison]) -> list[Total]:
+def _at_source(
+    source: Connection, service: Service, table: str, wanted: list[Comparison]
+) -> list[Total]:
     """Sum up a table of the monolith's, in it or in the mirror of an owner that is completed."""
-    relation = sql.Identifier(MIRROR_SCHEMA, table)
+    relation = sql.Identifier(service.mirror, table)
     values = [one.expected() for one in wanted]
-    return _sum_up(source, [_rows(relation, "id", values)], wanted)
+    return _sum_up(source, service, [_rows(relation, "id", values)], wanted)
 
 
 def _in_service(
@@ -283,9 +284,10 @@ def _in_service(
     parts = [number for number, one in enumerate(wanted) if one.kind.is_part]
     values = [one.expected() for one in wanted]
     values += [_if_held(service, wanted[number]) for number in parts]
-    relation = sql.Identifier(MIRROR_SCHEMA, table)
+    relation = sql.Identifier(service.mirror, table)
     summed = _sum_up(
         database,
+        service,
         [_rows(relation, "id", values)],
         [*wanted, *(wanted[number] for number in parts)],
     )
@@ -293,18 +295,18 @@ def _in_service(
     due = dict(enumerate(mirror)) | dict(zip(parts, summed[len(wanted) :], strict=True))
     gone = dict(database.execute(TOMBSTONES).fetchall())
     held: dict[int, Total] = {}
-    for numbers in by_tables(wanted).values():
+    for numbers in by_tables(service.project, wanted).values():
         group = [wanted[number] for number in numbers]
         sources = [
             _rows(
                 sql.Identifier(service.database, pair.service_table),
-                key_column(pair),
+                key_column(service.project, pair),
                 [one.held(one.pairs[place]) for one in group],
                 gone.get(pair.service_table),
             )
             for place, pair in enumerate(group[0].pairs)
         ]
-        held.update(zip(numbers, _sum_up(database, sources, group), strict=True))
+        held.update(zip(numbers, _sum_up(database, service, sources, group), strict=True))
     places = range(len(wanted))
     return mirror, [due[place] for place in places], [held[place] for place in places]
 
@@ -312,7 +314,7 @@ def _in_service(
 def _if_held(service: Service, one: Comparison) -> sql.Composed:
     (pair,) = one.pairs
     return sql.SQL("case when id in (select held.{} from {} as held) then {} end").format(
-        sql.Identifier(key_column(pair)),
+        sql.Identifier(key_column(service.project, pair)),
         sql.Identifier(service.database, pair.service_table),
         one.expected(),
     )
@@ -338,11 +340,14 @@ def _rows(
 
 
 def _sum_up(
-    database: Connection, sources: Sequence[sql.Composed], wanted: Sequence[Comparison]
+    database: Connection,
+    service: Service,
+    sources: Sequence[sql.Composed],
+    wanted: Sequence[Comparison],
 ) -> list[Total]:
     # Without the offset PostgreSQL would take the keys' hashes anew for each column.
     query = sql.SQL("select {} from ({} offset 0) as one").format(
-        sql.SQL(", ").join(_total(number, one) for number, one in enumerate(wanted)),
+        sql.SQL(", ").join(_total(service, number, one) for number, one in enumerate(wanted)),
         sql.SQL(" union all ").join(sources),
     )
     row = database.execute(query).fetchone()
@@ -350,8 +355,8 @@ def _sum_up(
     return [Total(int(count), *rest) for count, *rest in row]
 
 
-def _total(number: int, one: Comparison) -> sql.Composed:
-    kind = expected()[one.table].columns[one.column]
+def _total(service: Service, number: int, one: Comparison) -> sql.Composed:
+    kind = service.project.tables[one.table].columns[one.column]
     numeric, moment = "null", "null"
     if kind in ("integer", "bigint", "double precision", "numeric"):
         numeric = "trim_scale(sum({value}::numeric))::text"

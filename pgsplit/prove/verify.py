@@ -23,9 +23,8 @@ from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.row_diff import Comparison, Connection, Shape, Side, compare
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import Connections, connect, describe, explained
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, SERVICES_BY_NAME, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import requirements as preflight
 from pgsplit.replication.shared import Feed, needs_monolith
 from pgsplit.replication.stream import Link
@@ -56,7 +55,7 @@ MIRROR_TABLES = """
     select tables.table_name, tables.definition, greatest(class.reltuples, 0)::bigint
     from split.mirror_tables as tables
     inner join pg_class as class
-        on class.relname = tables.table_name and class.relnamespace = 'blytz_hire'::regnamespace
+        on class.relname = tables.table_name and class.relnamespace = %s::regnamespace
     order by tables.table_name
 """
 
@@ -65,7 +64,7 @@ MIRROR_TABLES = """
 class Verified:
     """How a service's tables were found; `earlier` are those that a run cut short had proven.
 
-    Of a switched service the monolith's tables are among them, as blytz_hire.TABLE.
+    Of a switched service the monolith's tables are among them, with their schema.
     """
 
     service: Service
@@ -295,17 +294,18 @@ def _checks(route: Route, connections: Connections, stands: State) -> list[_Chec
 
 def _mirror_checks(route: Route, connections: Connections, names: set[str]) -> list[_Check]:
     """Compare tables of the mirror with where they come from; not what the service owns itself."""
-    checks, sources = [], _sources(route)
-    for name, landed in catalog.landed_tables(route.service).items():
-        owner = catalog.expected()[name].owner
+    checks, sources, service = [], _sources(route), route.service
+    for name, landed in service.landed_tables.items():
+        owner = service.project.tables[name].owner
         if name not in names or owner not in sources:
             continue
         place, connection = sources[owner]
         columns = sql.SQL(", ").join(map(sql.Identifier, landed))
-        query = sql.SQL("select {} from {}").format(columns, sql.Identifier(MIRROR_SCHEMA, name))
-        expected = _End(place, connection, query, f"{MIRROR_SCHEMA}.{name} in {place}")
-        service = route.service.database
-        actual = _End(service, route.database, query, f"{MIRROR_SCHEMA}.{name} in the mirror")
+        query = sql.SQL("select {} from {}").format(columns, sql.Identifier(service.mirror, name))
+        expected = _End(place, connection, query, f"{service.mirror}.{name} in {place}")
+        actual = _End(
+            service.database, route.database, query, f"{service.mirror}.{name} in the mirror"
+        )
         checks.append(
             _Check(
                 f"{name} in the mirror",
@@ -321,16 +321,17 @@ def _mirror_checks(route: Route, connections: Connections, names: set[str]) -> l
 
 def _reverse_checks(route: Route, connections: Connections, stands: State) -> list[_Check]:
     """Compare the monolith's tables, or when they are retired the mirror's, with the service's."""
-    checks, service = [], route.service.database
-    for name, definition, rows in route.database.execute(MIRROR_TABLES).fetchall():
-        label = f"{MIRROR_SCHEMA}.{name}"
-        columns = sql.SQL(", ").join(map(sql.Identifier, catalog.expected()[name].columns))
-        query = sql.SQL("select {} from {}").format(columns, sql.Identifier(MIRROR_SCHEMA, name))
-        expected = _End(service, route.database, sql.SQL(definition), f"the model of {label}")
+    checks, service, database = [], route.service, route.service.database
+    rebuilt = route.database.execute(MIRROR_TABLES, (service.mirror,)).fetchall()
+    for name, definition, rows in rebuilt:
+        label = f"{service.mirror}.{name}"
+        columns = sql.SQL(", ").join(map(sql.Identifier, service.project.tables[name].columns))
+        query = sql.SQL("select {} from {}").format(columns, sql.Identifier(service.mirror, name))
+        expected = _End(database, route.database, sql.SQL(definition), f"the model of {label}")
         actual = (
-            _End(service, route.database, query, f"{label} in the mirror")
+            _End(database, route.database, query, f"{label} in the mirror")
             if stands is State.COMPLETED
-            else _End(MONOLITH, route.monolith, query, f"{label} in the monolith")
+            else _End(connections.monolith, route.monolith, query, f"{label} in the monolith")
         )
         checks.append(
             _Check(
@@ -349,7 +350,7 @@ def _model(table: _Table, link: Link) -> _End:
     """Give what a service's table should hold, from where all that its model reads is."""
     what = f"the model of {link.service.database}.{table.name}"
     sources = _sources(link)
-    owners = {catalog.expected()[name].owner for name in _followed(table)}
+    owners = {link.service.project.tables[name].owner for name in _followed(table)}
     places = dict(sources[owner] for owner in owners & sources.keys())
     if len(places) > 1 or owners - sources.keys():
         places = {link.service.database: link.database}
@@ -366,8 +367,8 @@ def _sources(link: Link) -> dict[str, tuple[str, Connection]]:
     """Tell by owner where its tables are now; of one that is completed, they come by a feed."""
     retired = completed(link.monolith)
     sources = {
-        one.database: (MONOLITH, link.monolith)
-        for one in SERVICES_BY_NAME.values()
+        one.database: (link.service.project.name, link.monolith)
+        for one in link.service.project.services.values()
         if one.database not in retired
     }
     for way in link.incoming if isinstance(link, Route) else ():

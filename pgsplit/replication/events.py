@@ -1,4 +1,4 @@
-"""Reads what happened to the users that a service shares: its ordered inbox, `user_events`."""
+"""Reads what happened to rows that a service shares: the ordered inbox of a shared table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from psycopg import sql
 
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections, describe, explained
-from pgsplit.project.project import MONOLITH, Service
-from pgsplit.replication.read_through import owner_of_users
-from pgsplit.replication.shared import consumers
+from pgsplit.project.project import Service, SharedModel
 from pgsplit.state.ledger import state
 
-CHANNEL = "user_events"
 BATCH = 1_000
 # A notification may be missed while the connection is made anew; a look is cheap.
 LOOK_SECONDS = 5.0
@@ -30,64 +27,109 @@ class Gone(NotReady):
     """Events that were asked for are older than what is kept, or the inbox is another by now."""
 
 
-def bounds(service: Service, connections: Connections) -> tuple[int, int]:
+def inbox(service: Service, entity: str = "") -> SharedModel:
+    """Find the shared table of a service whose events are wanted.
+
+    Args:
+        service: the service.
+        entity: what the events are about, such as `user`; may be left out if there is one only.
+
+    Raises:
+        NotReady: the service shares no such table with events, or several and none was named.
+    """
+    models = [one for one in service.project.shared_models if one.has_events]
+    found = [
+        one
+        for one in models
+        if entity in ("", one.entity)
+        and any(service.project.tables[name].shared.get(service.database) for name in one.follows)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NotReady(
+            f"{service.database} has several inboxes.",
+            where=service.database,
+            mend=f"Name one: --of {' or --of '.join(one.entity for one in found)}",
+        )
+    owners = {service.project.tables[name].owner for one in models for name in one.follows}
+    owned = ", ".join(f"{one.entity}s" for one in models)
+    others = [one.role for one in service.project.services.values() if one.database not in owners]
+    if service.database in owners:
+        what = f"{service.database} owns the {owned}: it has no inbox of what happens to them."
+    else:
+        what = f"{service.database} has no inbox{f' of {entity} events' if entity else ''}."
+    raise NotReady(
+        what,
+        where=service.database,
+        mend=f"Ask another service's: runner.py events {others[0]}" if others and models else "",
+    )
+
+
+def bounds(service: Service, connections: Connections, model: SharedModel) -> tuple[int, int]:
     """Give the sequence of the last event that is gone, and that of the newest.
 
     Raises:
-        NotReady: the service has no inbox.
+        NotReady: the service's inbox has not been made yet.
     """
-    with _inbox(service, connections) as database:
+    with _connected(service, connections, model) as database:
         row = database.execute(
             sql.SQL(
-                "select events_removed_to,"
-                " coalesce((select max(sequence) from {}.user_events), events_removed_to)"
-                " from split.service"
-            ).format(sql.Identifier(service.database))
+                "select removed_to, coalesce((select max(sequence) from {}), removed_to)"
+                " from split.inboxes where entity = {}"
+            ).format(sql.Identifier(service.database, model.inbox), sql.Literal(model.entity))
         ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
 
 
-def read(service: Service, connections: Connections, since: int) -> Iterator[Numbered]:
-    """Give the events behind a sequence, in order, as the strategy's `UserEvent`.
+def read(
+    service: Service, connections: Connections, model: SharedModel, since: int
+) -> Iterator[Numbered]:
+    """Give the events after a sequence number, in order, each as a document.
 
     Args:
-        service: a service that shares users.
+        service: a service that has the inbox.
         connections: where its database is.
+        model: the shared table whose events they are; see `inbox`.
         since: the sequence of the last event that was read; 0 for all that are kept.
 
     Raises:
         Gone: some of them are older than what is kept, or there never was such a sequence.
-        NotReady: the service has no inbox.
+        NotReady: the service's inbox has not been made yet.
         ConnectionFailed: its database can't be reached, or no longer.
     """
-    with _inbox(service, connections) as database:
-        yield from _read(database, service, since)
+    with _connected(service, connections, model) as database:
+        yield from _read(database, service, model, since)
 
 
 def follow(
-    service: Service, connections: Connections, since: int, stop: Event
+    service: Service, connections: Connections, model: SharedModel, since: int, stop: Event
 ) -> Iterator[Numbered]:
-    """Give the events behind a sequence as they come, until told to stop; see `read`."""
-    with _inbox(service, connections) as database:
-        database.execute(f"listen {CHANNEL}")
+    """Give the events after a sequence number as they come, until told to stop; see `read`."""
+    with _connected(service, connections, model) as database:
+        database.execute(sql.SQL("listen {}").format(sql.Identifier(model.inbox)))
         while not stop.is_set():
-            for sequence, event in _read(database, service, since):
+            for sequence, event in _read(database, service, model, since):
                 yield sequence, event
                 since = sequence
             for _ in database.notifies(timeout=LOOK_SECONDS, stop_after=1):
                 break
 
 
-def keep(service: Service, connections: Connections, how_long: timedelta) -> None:
-    """Set how long a service's events are kept; those that are older go when others come."""
-    with _inbox(service, connections) as database:
+def keep(
+    service: Service, connections: Connections, model: SharedModel, how_long: timedelta
+) -> None:
+    """Set how long a service's events are kept; older ones are removed when others come."""
+    with _connected(service, connections, model) as database:
         database.execute("update split.service set keep_events = %s", (how_long,))
 
 
-def _read(database: psycopg.Connection[Any], service: Service, since: int) -> Iterator[Numbered]:
-    query = sql.SQL("select * from {}.user_events_since(%s, %s)").format(
-        sql.Identifier(service.database)
+def _read(
+    database: psycopg.Connection[Any], service: Service, model: SharedModel, since: int
+) -> Iterator[Numbered]:
+    query = sql.SQL("select * from {}(%s, %s)").format(
+        sql.Identifier(service.database, f"{model.inbox}_since")
     )
     while True:
         try:
@@ -105,34 +147,24 @@ def _read(database: psycopg.Connection[Any], service: Service, since: int) -> It
 
 
 @contextmanager
-def _inbox(service: Service, connections: Connections) -> Iterator[psycopg.Connection[Any]]:
-    """Connect to the database of a service that has an inbox."""
+def _connected(
+    service: Service, connections: Connections, model: SharedModel
+) -> Iterator[psycopg.Connection[Any]]:
+    """Connect to the database of a service whose inbox has been made."""
     url = connections.urls[service.database]
     with (
         connections.connect(service.database) as database,
         explained(url, service.database, database),
     ):
-        _require_inbox(service, connections, database)
+        found = database.execute(
+            "select to_regclass(%s) is not null", (f"{service.database}.{model.inbox}",)
+        ).fetchone()
+        if found != (True,):
+            with connections.connect(connections.monolith) as monolith:
+                stands = state(monolith, service).value
+            raise NotReady(
+                f"{service.database} is {stands}, and has no inbox yet.",
+                where=describe(database.info.dsn),
+                mend=f"runner.py run {service.role}",
+            )
         yield database
-
-
-def _require_inbox(
-    service: Service, connections: Connections, database: psycopg.Connection[Any]
-) -> None:
-    if service not in consumers(owner_of_users()):
-        raise NotReady(
-            f"{service.database} owns the users: it has no inbox of what happens to them.",
-            where=describe(database.info.dsn),
-            mend="Ask another service's: runner.py events payments",
-        )
-    row = database.execute(
-        "select to_regclass(%s) is not null", (f"{service.database}.user_events",)
-    ).fetchone()
-    if row != (True,):
-        with connections.connect(MONOLITH) as monolith:
-            stands = state(monolith, service).value
-        raise NotReady(
-            f"{service.database} is {stands}, and has no inbox yet.",
-            where=describe(database.info.dsn),
-            mend=f"runner.py run {service.role}",
-        )

@@ -1,8 +1,8 @@
-"""Connects a service's get_shared_user() with whoever owns the users: the way of a cache's misses.
+"""Connects a service's read-through cache with the owner of what it caches, which a miss asks.
 
 Foreign tables in the schema `owner` of the service's database, over postgres_fdw, as a role that
-may read the shared columns of three tables and nothing else. They lead to the monolith until
-users_db is switched, and to the mirror in users_db from then on.
+may read the columns that the service shares and nothing else. They lead to the monolith until the
+owner is switched, and to the mirror in the owner's database from then on.
 """
 
 from __future__ import annotations
@@ -15,77 +15,82 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import Connections, describe
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, SERVICES_BY_NAME, Service
-from pgsplit.replication.shared import consumers
+from pgsplit.project.project import Project, Service
+from pgsplit.replication.shared import consumers, shared
 from pgsplit.state.ledger import Ledger, State
 
 Connection = psycopg.Connection[Any]
 
-SERVER = "split_owner"
 SCHEMA = "owner"
 # An owner that does not answer must not keep a service waiting.
 PATIENCE = {"connect_timeout": "2", "options": "-c statement_timeout=2000"}
 
 
-def owner_of_users() -> Service:
-    """Name the service that owns the users."""
-    return SERVICES_BY_NAME[catalog.expected()["users"].owner]
+def owners(project: Project) -> list[Service]:
+    """Name the services that are asked for rows which a shared table with read-through lacks."""
+    tables = {name for one in project.shared_models if one.has_read_through for name in one.follows}
+    owned = {project.tables[name].owner for name in tables}
+    return [one for one in project.services.values() if one.database in owned]
 
 
 def reconnect_all(connections: Connections, ledger: Ledger) -> list[str]:
-    """Connect every built service that shares users with where they are the truth now.
+    """Connect every built service with where what it may ask for has its source of truth now.
 
     Args:
         connections: where the servers are.
         ledger: the monolith's ledger.
 
     Returns:
-        What could not be done, with what mends it.
+        What could not be done, with what fixes it.
     """
     return [
         said
-        for service in consumers(owner_of_users())
+        for service in connections.project.services.values()
         if ledger.state(service).reached(State.BUILT)
         and (said := try_to_connect(service, connections, ledger))
     ]
 
 
 def try_to_connect(service: Service, connections: Connections, ledger: Ledger) -> str:
-    """Connect a service's cache, if it has one; idempotent.
+    """Connect a service's read-through cache, if it has one; idempotent.
 
     Args:
         service: a service whose tables have been made.
         connections: where the servers are.
-        ledger: the monolith's ledger, which knows where the users are the truth.
+        ledger: the monolith's ledger, which knows the sources of truth.
 
     Returns:
-        What keeps it from being connected, with what mends it; nothing if it is. Without it a
-        service knows the users that are in its copy, and no others.
+        What keeps it from being connected, with what fixes it; nothing if it is. Without it a
+        service knows the rows that are in its copy, and no others.
     """
-    owner = owner_of_users()
-    if service not in consumers(owner):
-        return ""
-    moved = ledger.state(owner).reached(State.SWITCHED)
-    place = owner.database if moved else MONOLITH
-    try:
-        with connections.connect(place) as source, connections.connect(service.database) as target:
-            password = _reader(source, service)
-            _foreign_tables(target, service, connections, place, password)
-    except psycopg.errors.InsufficientPrivilege as error:
-        return (
-            f"{service.database} can't ask the owner of the users for those that it does not know"
-            f" yet: {str(error).strip()}. As a superuser: CREATE EXTENSION postgres_fdw; GRANT"
-            f" USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {service.owner}; in {service.database}"
-        )
+    password = secrets.token_urlsafe(24)
+    for owner in owners(service.project):
+        if service not in consumers(owner):
+            continue
+        moved = ledger.state(owner).reached(State.SWITCHED)
+        place = owner.database if moved else connections.monolith
+        try:
+            with (
+                connections.connect(place) as source,
+                connections.connect(service.database) as target,
+            ):
+                _reader(source, service, owner, password)
+                _foreign_tables(target, service, owner, connections.for_servers(place), password)
+        except psycopg.errors.InsufficientPrivilege as error:
+            return (
+                f"{service.database} can't ask {owner.database} for rows that it does not have"
+                f" yet: {str(error).strip()}. As a superuser: CREATE EXTENSION postgres_fdw; GRANT"
+                f" USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {service.owner}; in"
+                f" {service.database}"
+            )
     return ""
 
 
 def remove(service: Service, connections: Connections) -> list[str]:
     """Drop the role that reads for a service, wherever it was made; idempotent."""
     removed = []
-    for place in (MONOLITH, owner_of_users().database):
+    for place in (connections.monolith, *(one.database for one in owners(service.project))):
         try:
             with connections.connect(place) as source:
                 if _is_ours(source, service):
@@ -120,15 +125,15 @@ def _is_ours(source: Connection, service: Service) -> bool:
     return row is not None
 
 
-def _reader(source: Connection, service: Service) -> str:
-    """Make the role that may read what the service may know of users; give its new password."""
-    name, password = _role(service), secrets.token_urlsafe(24)
+def _reader(source: Connection, service: Service, owner: Service, password: str) -> None:
+    """Make the role that may read what the service shares of an owner's tables."""
+    name = _role(service)
     role = sql.Identifier(name)
     secret = source.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
     verb = sql.SQL("alter" if _is_ours(source, service) else "create")
     with source.transaction():
         # Services are built at once, and two grants on one table at once are refused.
-        source.execute("select pg_advisory_xact_lock(hashtext('blytz_hire.reader'))")
+        source.execute("select pg_advisory_xact_lock(hashtext('split.reader'))")
         source.execute(sql.SQL("{} role {} login password {}").format(verb, role, secret.decode()))
         source.execute(sql.SQL("comment on role {} is {}").format(role, service.mark))
         source.execute(
@@ -137,36 +142,26 @@ def _reader(source: Connection, service: Service) -> str:
             )
         )
         source.execute(
-            sql.SQL("grant usage on schema {} to {}").format(sql.Identifier(MIRROR_SCHEMA), role)
+            sql.SQL("grant usage on schema {} to {}").format(sql.Identifier(service.mirror), role)
         )
-        for table, columns in _shared(service).items():
+        for table, columns in shared(owner, service).items():
             source.execute(
                 sql.SQL("grant select ({}) on {} to {}").format(
                     sql.SQL(", ").join(map(sql.Identifier, columns)),
-                    sql.Identifier(MIRROR_SCHEMA, table),
+                    sql.Identifier(service.mirror, table),
                     role,
                 )
             )
-    return password
-
-
-def _shared(service: Service) -> dict[str, tuple[str, ...]]:
-    owner = owner_of_users().database
-    return {
-        name: columns
-        for name, columns in catalog.landed_tables(service).items()
-        if catalog.expected()[name].owner == owner
-    }
 
 
 def _foreign_tables(
-    target: Connection, service: Service, connections: Connections, place: str, password: str
+    target: Connection, service: Service, owner_service: Service, url: str, password: str
 ) -> None:
-    """Make server, mapping and foreign tables anew; atomic, and metadata only."""
-    url = connections.for_servers(place)
+    """Re-create server, mapping and foreign tables; atomic, and metadata only."""
     fields = {k: str(v) for k, v in conninfo_to_dict(url).items() if v is not None}
     where = {k: fields[k] for k in ("host", "port", "sslmode", "sslrootcert") if k in fields}
-    server, owner = sql.Identifier(SERVER), sql.Identifier(service.owner)
+    server = sql.Identifier(f"owner_{owner_service.database}")
+    owner = sql.Identifier(service.owner)
     with target.transaction():
         target.execute("create extension if not exists postgres_fdw")
         target.execute(sql.SQL("drop server if exists {} cascade").format(server))
@@ -192,9 +187,10 @@ def _foreign_tables(
                 sql.Identifier(SCHEMA), owner
             )
         )
-        for table, columns in _shared(service).items():
-            kinds = catalog.expected()[table].columns
+        for table, columns in shared(owner_service, service).items():
+            kinds = service.project.tables[table].columns
             relation = sql.Identifier(SCHEMA, table)
+            target.execute(sql.SQL("drop foreign table if exists {}").format(relation))
             target.execute(
                 sql.SQL("create foreign table {} ({}) server {} options ({})").format(
                     relation,
@@ -203,7 +199,7 @@ def _foreign_tables(
                         for name in columns
                     ),
                     server,
-                    _options({"schema_name": MIRROR_SCHEMA, "table_name": table}),
+                    _options({"schema_name": service.mirror, "table_name": table}),
                 )
             )
             target.execute(sql.SQL("alter foreign table {} owner to {}").format(relation, owner))

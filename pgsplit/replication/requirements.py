@@ -9,7 +9,7 @@ import psycopg
 
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.project.endpoints import describe
-from pgsplit.project.project import MIRROR_SCHEMA, Service
+from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
 
@@ -42,7 +42,7 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
             ("may not create a publication", f'GRANT CREATE ON DATABASE "{database}" TO "{user}";')
         )
     for name in tables:
-        table = f"{MIRROR_SCHEMA}.{name}"
+        table = f"{service.mirror}.{name}"
         row = monolith.execute(
             "select has_table_privilege(oid, 'select'), pg_has_role(relowner, 'usage'),"
             " quote_ident(pg_get_userbyid(relowner)), row_security_active(oid)"
@@ -270,16 +270,16 @@ def nothing_in_the_way(monolith: Connection, database: Connection, service: Serv
         for row in database.execute(
             "select relname from pg_class where relnamespace = %s::regnamespace"
             " and relkind in ('r', 'p', 'v', 'm', 'f') order by 1",
-            (MIRROR_SCHEMA,),
+            (service.mirror,),
         )
     ]
     if found:
         raise TargetOccupied(
-            f"The mirror's schema {MIRROR_SCHEMA} holds tables that were not landed by this"
+            f"The mirror's schema {service.mirror} holds tables that were not landed by this"
             f" project: {', '.join(found)}. Nothing was changed.",
             where=describe(database.info.dsn),
             mend="Move them away: "
-            + " ".join(f"ALTER TABLE {MIRROR_SCHEMA}.{name} SET SCHEMA public;" for name in found),
+            + " ".join(f"ALTER TABLE {service.mirror}.{name} SET SCHEMA public;" for name in found),
         )
 
 

@@ -14,9 +14,8 @@ import psycopg
 from psycopg import sql
 
 from pgsplit.base.errors import NotReady
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import Connections, conninfo, describe
-from pgsplit.project.project import MIRROR_SCHEMA
+from pgsplit.project.project import Service
 from pgsplit.replication import stream as replication
 from pgsplit.replication.stream import Connection, Link
 
@@ -87,26 +86,28 @@ class WayBack(Link):
 
 
 def published(connection: Connection, name: str) -> set[str]:
-    """Name the tables of the monolith's schema that a publication has."""
+    """Name the tables that a publication has, but for the heartbeats."""
     rows = connection.execute(
-        "select tablename from pg_publication_tables where pubname = %s and schemaname = %s",
-        (name, MIRROR_SCHEMA),
+        "select tablename from pg_publication_tables where pubname = %s and schemaname <> 'split'",
+        (name,),
     )
     return {row[0] for row in rows}
 
 
-def carry(connection: Connection, name: str, tables: dict[str, tuple[str, ...]]) -> None:
+def carry(
+    connection: Connection, name: str, schema: str, tables: dict[str, tuple[str, ...]]
+) -> None:
     """Add tables to a publication, in the caller's transaction; those that it has stay."""
     has = published(connection, name)
     if missing := {table: columns for table, columns in tables.items() if table not in has}:
         connection.execute(
             sql.SQL("alter publication {} add table {}").format(
-                sql.Identifier(name), replication.listed(missing)
+                sql.Identifier(name), replication.listed(schema, missing)
             )
         )
 
 
-def carry_no_more(connection: Connection, name: str, tables: Sequence[str]) -> None:
+def carry_no_more(connection: Connection, name: str, schema: str, tables: Sequence[str]) -> None:
     """Take tables out of a publication, in the caller's transaction.
 
     Who subscribes keeps its note of them, so that they can be added again without a copy.
@@ -115,7 +116,7 @@ def carry_no_more(connection: Connection, name: str, tables: Sequence[str]) -> N
         connection.execute(
             sql.SQL("alter publication {} drop table {}").format(
                 sql.Identifier(name),
-                sql.SQL(", ").join(sql.Identifier(MIRROR_SCHEMA, table) for table in sorted(there)),
+                sql.SQL(", ").join(sql.Identifier(schema, table) for table in sorted(there)),
             )
         )
 
@@ -135,10 +136,10 @@ def prepare(way: WayBack, connections: Connections) -> None:
             server can't reach the service's.
     """
     way.remove()
-    owned = catalog.owned_tables(way.service)
+    owned = way.service.owned_tables
     publish_and_subscribe(way, owned, connections.for_servers(way.service.database))
     # The subscription has noted the tables; from here on they are the truth's to publish.
-    carry_no_more(way.source, way.name, list(owned))
+    carry_no_more(way.source, way.name, way.service.mirror, list(owned))
     create_slot(way)
     way.enable()
     way.arrive()
@@ -165,7 +166,7 @@ def publish_and_subscribe(way: Link, tables: Mapping[str, tuple[str, ...]], url:
     way.target.execute("insert into split.heartbeats values (%s, %s)", (way.beats_as, beat))
     way.source.execute(
         sql.SQL("create publication {} for table {}, split.heartbeats where (service = {})").format(
-            name, replication.listed(tables), sql.Literal(way.beats_as)
+            name, replication.listed(way.service.mirror, tables), sql.Literal(way.beats_as)
         )
     )
     try:
@@ -207,22 +208,20 @@ def create_slot(way: Link) -> None:
         ) from error
 
 
-def broken_keys(
-    monolith: Connection, owned: Mapping[str, tuple[str, ...]]
-) -> list[tuple[str, str, int]]:
-    """Find the monolith's foreign keys that rows break, which no foreign key was asked of.
+def broken_keys(monolith: Connection, service: Service) -> list[tuple[str, str, int]]:
+    """Find foreign keys of the monolith that replicated rows violate; replication checks none.
 
-    Those between a service's tables and others: a payment of a user whom the service knew of and
-    the monolith does not, or one whose user was deleted.
+    They are those between a service's tables and others: a row may refer to one that only the
+    service knew of, or that was deleted meanwhile.
 
     Args:
         monolith: a connection to it.
-        owned: the tables that the service owns.
+        service: whose tables were replicated.
 
     Returns:
         Table, key and the number of rows of each.
     """
-    tables = [f"{MIRROR_SCHEMA}.{name}" for name in owned]
+    tables = [f"{service.mirror}.{name}" for name in service.owned_tables]
     found = []
     for table, name, query in monolith.execute(CROSSING_KEYS, {"owned": tables}).fetchall():
         row = monolith.execute(query).fetchone()

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import Connections, explained
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import requirements as preflight
 from pgsplit.replication.fence import Gate
 from pgsplit.replication.reverse import WayBack
@@ -43,8 +42,8 @@ class Ends:
     @property
     def monolith_gate(self) -> Gate:
         """The gate before the tables of the monolith that the service owns."""
-        owned = list(catalog.owned_tables(self.service))
-        return Gate(self.service, self.monolith, MIRROR_SCHEMA, owned)
+        owned = list(self.service.owned_tables)
+        return Gate(self.service, self.monolith, self.service.mirror, owned)
 
     @property
     def service_gate(self) -> Gate:
@@ -78,8 +77,8 @@ def opened(service: Service, connections: Connections) -> Iterator[Ends]:
     """
     urls = connections.urls
     with (
-        connections.connect(MONOLITH) as monolith,
-        explained(urls[MONOLITH], MONOLITH, monolith),
+        connections.connect(connections.monolith) as monolith,
+        explained(connections.monolith_url, connections.monolith, monolith),
         connections.connect(service.database) as database,
         explained(urls[service.database], service.database, database),
     ):

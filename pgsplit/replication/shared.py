@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import Connections
-from pgsplit.project.project import SERVICES_BY_NAME, Service
+from pgsplit.project.project import Service
 from pgsplit.replication.reverse import (
     carry_no_more,
     create_slot,
@@ -61,7 +60,7 @@ def shared(owner: Service, consumer: Service) -> dict[str, tuple[str, ...]]:
     """Name the tables of an owner of which a service has columns, and those columns."""
     return {
         table.name: table.columns_for(consumer.database)
-        for table in catalog.expected().values()
+        for table in owner.project.tables.values()
         if table.owner == owner.database != consumer.database
         and table.columns_for(consumer.database)
     }
@@ -69,12 +68,12 @@ def shared(owner: Service, consumer: Service) -> dict[str, tuple[str, ...]]:
 
 def consumers(owner: Service) -> list[Service]:
     """Name the services that share columns of an owner's tables."""
-    return [one for one in SERVICES_BY_NAME.values() if shared(owner, one)]
+    return [one for one in owner.project.services.values() if shared(owner, one)]
 
 
 def owners(consumer: Service) -> list[Service]:
     """Name the services of whose tables a service has columns."""
-    return [one for one in SERVICES_BY_NAME.values() if shared(one, consumer)]
+    return [one for one in consumer.project.services.values() if shared(one, consumer)]
 
 
 def completed_owners(monolith: Connection, consumer: Service) -> list[Service]:
@@ -118,7 +117,7 @@ def hand_over(ends: Ends, consumer: Service, link: Link, connections: Connection
             publish_and_subscribe(feed, tables, url)
             create_slot(feed)
             with link.monolith.transaction():
-                carry_no_more(link.monolith, link.name, list(tables))
+                carry_no_more(link.monolith, link.name, consumer.mirror, list(tables))
     # From here on a run that was cut short finds all made, and only has to let it go on.
     feed.enable()
     feed.arrive()

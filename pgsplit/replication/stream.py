@@ -21,7 +21,7 @@ from psycopg.rows import class_row
 
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections, conninfo, describe
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service
+from pgsplit.project.project import Service
 from pgsplit.state.ledger import State, state
 
 Connection = psycopg.Connection[Any]
@@ -50,24 +50,24 @@ def publish(monolith: Connection, service: Service, tables: Mapping[str, tuple[s
                 "create publication {} for table {}, split.heartbeats where (service = {})"
             ).format(
                 sql.Identifier(service.replication),
-                listed(tables),
+                listed(service.mirror, tables),
                 sql.Literal(service.database),
             )
         )
 
 
-def listed(tables: Mapping[str, tuple[str, ...]]) -> sql.Composed:
-    """Write tables of the monolith's schema, with their columns, as a publication lists them."""
+def listed(schema: str, tables: Mapping[str, tuple[str, ...]]) -> sql.Composed:
+    """Write tables of a schema, with their columns, as a publication lists them."""
     return sql.SQL(", ").join(
         sql.SQL("{} ({})").format(
-            sql.Identifier(MIRROR_SCHEMA, table), sql.SQL(", ").join(map(sql.Identifier, columns))
+            sql.Identifier(schema, table), sql.SQL(", ").join(map(sql.Identifier, columns))
         )
         for table, columns in tables.items()
     )
 
 
 @contextmanager
-def exported_snapshot(connections: Connections, slot: str, source: str = MONOLITH) -> Iterator[str]:
+def exported_snapshot(connections: Connections, slot: str, source: str) -> Iterator[str]:
     """Create a slot and hold its snapshot open for the block.
 
     The server waits for every transaction that was open before; a timer turns an endless wait
@@ -144,7 +144,7 @@ def subscribe(service: Service, connections: Connections, target: Connection) ->
                 " (create_slot = false, slot_name = {}, copy_data = false, enabled = false)"
             ).format(
                 name,
-                sql.Literal(conninfo(connections.for_servers(MONOLITH))),
+                sql.Literal(conninfo(connections.for_servers(connections.monolith))),
                 name,
                 sql.Literal(service.replication),
             )
@@ -153,7 +153,8 @@ def subscribe(service: Service, connections: Connections, target: Connection) ->
         raise NotReady(
             f"The service's server can't reach the monolith: {str(error).strip()}",
             where=describe(connections.urls[service.database]),
-            mend="export BLYTZ_HIRE_REPLICATION_URL=postgresql://… as that server reaches it.",
+            mend=f"export {service.project.variable('REPLICATION_URL')}=postgresql://… as that"
+            " server reaches it.",
         ) from error
 
 

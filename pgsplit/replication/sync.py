@@ -20,9 +20,9 @@ import psycopg
 from psycopg import errors
 
 from pgsplit.base.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch, SplitError
-from pgsplit.project import catalog
+from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections, describe, explained
-from pgsplit.project.project import MONOLITH, SERVICES_BY_NAME, Service
+from pgsplit.project.project import Service
 from pgsplit.replication import requirements as preflight
 from pgsplit.replication.reverse import WayBack
 from pgsplit.replication.shared import Feed, completed_owners, needs_monolith
@@ -84,12 +84,16 @@ def built(connections: Connections) -> list[Service]:
     Raises:
         NotReady: there is none.
     """
-    with connections.connect(MONOLITH) as monolith:
-        found = [s for s in SERVICES_BY_NAME.values() if state(monolith, s).reached(State.BUILT)]
+    with connections.connect(connections.monolith) as monolith:
+        found = [
+            s
+            for s in connections.project.services.values()
+            if state(monolith, s).reached(State.BUILT)
+        ]
     if not found:
         raise NotReady(
             "No service has been built, so there is nothing to keep in step.",
-            where=describe(connections.urls[MONOLITH]),
+            where=describe(connections.monolith_url),
             mend="runner.py run",
         )
     return found
@@ -171,7 +175,7 @@ def follow(
 def _being_moved(connections: Connections) -> str:
     """Say which services are between two states, if any: their ways are in pieces meanwhile."""
     try:
-        with connections.connect(MONOLITH) as monolith:
+        with connections.connect(connections.monolith) as monolith:
             left = left_unfinished(monolith)
     except ConnectionFailed as error:
         return str(error)
@@ -279,8 +283,8 @@ def ready(service: Service, connections: Connections) -> Iterator[Route]:
     """
     with (
         ExitStack() as opened,
-        connections.connect(MONOLITH) as monolith,
-        explained(connections.urls[MONOLITH], MONOLITH),
+        connections.connect(connections.monolith) as monolith,
+        explained(connections.monolith_url, connections.monolith),
         _locks_told(connections.urls[service.database]),
     ):
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
@@ -297,7 +301,7 @@ def ready(service: Service, connections: Connections) -> Iterator[Route]:
             explained(connections.urls[service.database], service.database, database)
         )
         preflight.provisioned(database, service)
-        catalog.drift(monolith, database, service, completed(monolith))
+        drift.drift(monolith, database, service, completed(monolith))
         incoming: list[Link] = []
         if needs_monolith(monolith, service):
             incoming.append(Link(service, monolith, database))
@@ -353,7 +357,7 @@ def arrive(route: Route) -> None:
 
 def _why_it_stopped(route: Route, way: Link, otherwise: NotReady | None = None) -> SplitError:
     try:
-        catalog.drift(route.monolith, route.database, route.service, completed(route.monolith))
+        drift.drift(route.monolith, route.database, route.service, completed(route.monolith))
     except SplitError as error:
         return error
     return otherwise or way.stopped()

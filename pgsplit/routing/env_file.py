@@ -27,7 +27,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.project.endpoints import Connections, describe
-from pgsplit.project.project import MONOLITH, SERVICES_BY_NAME, Service
+from pgsplit.project.project import Service
 from pgsplit.routing import pgbouncer
 
 LINE = re.compile(r"""(?:export )?([A-Z_]+)=(['"]?)([^'"]*)\2""")
@@ -123,7 +123,7 @@ def point(
             service's can't be understood, or PgBouncer does not take the change over.
         ConnectionFailed: PgBouncer can't be reached.
     """
-    with _locked(connections.folder):
+    with _locked(connections):
         was = read(service, connections)
         own = own_url(service, connections)
         reads, writes = reads_at or was.reads_at, writes_at or was.writes_at
@@ -177,7 +177,7 @@ def establish(
     Raises:
         NotReady: its file can't be understood.
     """
-    with _locked(connections.folder):
+    with _locked(connections):
         was = _load(service, connections)
         _store(service, connections, _target(own, *places, was, connections))
         try:
@@ -225,11 +225,12 @@ def announce(service: Service, connections: Connections, seconds: float) -> str:
             return ""
         said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
         words = _without_passwords(said.read().decode(errors="replace"), service, connections)
+    variable = connections.project.variable("AFTER_CHANGE")
     words = " ".join(words.split())[-LAST_WORDS:]
     return (
-        f"{service.database} is pointed elsewhere, but the command in BLYTZ_HIRE_AFTER_CHANGE {how}"
+        f"{service.database} is pointed elsewhere, but the command in {variable} {how}"
         f"{f': {words}' if words else '.'}\nTo run it again: SERVICE={service.role}"
-        f' CONNECTIONS_FILE={shlex.quote(str(path))} sh -c "$BLYTZ_HIRE_AFTER_CHANGE"'
+        f' CONNECTIONS_FILE={shlex.quote(str(path))} sh -c "${variable}"'
     )
 
 
@@ -290,22 +291,24 @@ def same_place(url: str, other: str) -> bool:
     return [str(one.get(part)) for part in parts] == [str(two.get(part)) for part in parts]
 
 
-def require_folder(folder: Path) -> None:
+def require_folder(connections: Connections) -> None:
     """Make the folder for the services' URLs before there is a password to lose.
 
     Args:
-        folder: where they are to be.
+        connections: where they are to be.
 
     Raises:
         NotReady: it can't be made.
     """
+    folder = connections.folder
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise NotReady(
             f"The services' own URLs can't be written: {error}",
             where=str(folder),
-            mend="Name a folder that you may write to: export BLYTZ_HIRE_CONNECTIONS=…",
+            mend="Name a folder that you may write to: export"
+            f" {connections.project.variable('CONNECTIONS')}=…",
         ) from error
 
 
@@ -313,7 +316,7 @@ def _target(
     own: str, reads_at: Place, writes_at: Place, was: Target | None, connections: Connections
 ) -> Target:
     monolith = connections.application_url
-    if was and monolith == connections.urls[MONOLITH]:
+    if was and monolith == connections.monolith_url:
         # No URL was given for applications, this time: what they have used so far still holds.
         used = [url for url in (was.write, was.read) if url != was.own]
         monolith = used[0] if used else monolith
@@ -385,7 +388,7 @@ def _tell_pgbouncer(connections: Connections, changed: Service) -> None:
     if not connections.pgbouncer_url:
         return
     databases: dict[str, str] = {}
-    for service in SERVICES_BY_NAME.values():
+    for service in connections.project.services.values():
         target = _load(service, connections)
         if target:
             databases[service.role] = target.write
@@ -401,10 +404,10 @@ def _tell_pgbouncer(connections: Connections, changed: Service) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(connections: Connections) -> Iterator[None]:
     """Let one runner at a time write in the folder: PgBouncer's file is made from all others."""
-    require_folder(folder)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    require_folder(connections)
+    handle = os.open(connections.folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.project.endpoints import Connections, describe
-from pgsplit.project.project import ROOT, Service
+from pgsplit.project.project import Service
 from pgsplit.routing import pgbouncer
 
 LONGEST_SECONDS = 60.0
@@ -90,7 +91,7 @@ def _watched(url: str, name: str, retry: str, seconds: float) -> Iterator[None]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=ROOT,
+        cwd=Path(__file__).parents[2],
         # Whoever kills the runner's process group does not kill this one.
         start_new_session=True,
     )

@@ -109,7 +109,7 @@ def console(url: str) -> Iterator[Console]:
                 row_factory=dict_row,
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 tcp_user_timeout=CONNECT_TIMEOUT_SECONDS * 1000,
-                application_name="blytz_hire split",
+                application_name="pgsplit",
             )
     except ConnectionFailed as error:
         if error.what.endswith("not allowed"):

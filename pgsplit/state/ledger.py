@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections
-from pgsplit.project.project import MONOLITH, Service
+from pgsplit.project.project import Service
 
 # How long a runner that has just ended may still hold its lock: until its server has seen it go.
 LOCK_TIMEOUT = "2s"
@@ -264,13 +264,14 @@ def completed(monolith: psycopg.Connection[Any]) -> frozenset[str]:
     return frozenset(row[0] for row in rows)
 
 
-def _another_runner(connection: psycopg.Connection[Any]) -> NotReady:
+def _another_runner(connection: psycopg.Connection[Any], lock: str) -> NotReady:
     holder = connection.execute(
         "select activity.pid, activity.backend_start::timestamptz(0) from pg_locks as lock"
         " inner join pg_stat_activity as activity using (pid)"
         " where lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted"
-        " and lock.classid = hashtext('blytz_hire.runner')::oid and lock.objid = 1"
-        " and lock.database = (select oid from pg_database where datname = current_database())"
+        " and lock.classid = hashtext(%s)::oid and lock.objid = 1"
+        " and lock.database = (select oid from pg_database where datname = current_database())",
+        (lock,),
     ).fetchone()
     pid, since = holder or (0, "a moment ago")
     return NotReady(
@@ -294,13 +295,14 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
         ConnectionFailed: the monolith can't be reached.
         NotReady: another runner is at work, or the schema `split` can't be made.
     """
-    with connections.connect(MONOLITH) as connection:
+    lock = f"{connections.monolith}.runner"
+    with connections.connect(connections.monolith) as connection:
         try:
             with connection.transaction():
                 connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
-                connection.execute("select pg_advisory_lock(hashtext('blytz_hire.runner'), 1)")
+                connection.execute("select pg_advisory_lock(hashtext(%s), 1)", (lock,))
         except psycopg.errors.LockNotAvailable as error:
-            raise _another_runner(connection) from error
+            raise _another_runner(connection, lock) from error
         try:
             connection.execute(SCHEMA)
         except psycopg.errors.InsufficientPrivilege as error:

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from demo.project import MONOLITH, PROJECT, SERVICES
 from pgsplit.base.errors import ConnectionFailed, NotReady, SourceMismatch
 from pgsplit.load import sample as demo
 from pgsplit.observe import analyze
@@ -17,7 +18,6 @@ from pgsplit.observe.pages import analysis as analysis_page
 from pgsplit.observe.pages import dependencies, ticks
 from pgsplit.postgres import embedded
 from pgsplit.project.endpoints import resolve, with_database
-from pgsplit.project.project import MONOLITH, SERVICES
 from tests.support.hazards import INJECTED
 from tests.support.split import Split
 from tests.support.stage import SAMPLE, Stage
@@ -184,8 +184,8 @@ def test_a_server_that_is_not_ready_is_told(tmp_path: Path) -> None:
     settings = {"wal_level": "replica", "max_replication_slots": "2", "max_wal_senders": "3"}
     embedded.start(tmp_path, {"fsync": "off", "max_prepared_transactions": "2", **settings})
     try:
-        connections = resolve({"BLYTZ_HIRE_URL": embedded.url(tmp_path, MONOLITH)})
-        demo.create(connections.urls[MONOLITH], 500)
+        connections = resolve(PROJECT, {"BLYTZ_HIRE_URL": embedded.url(tmp_path, MONOLITH)})
+        demo.create(PROJECT, connections.urls[MONOLITH], 500)
         with connections.connect(MONOLITH) as monolith:
             monolith.execute("begin")
             monolith.execute("select pg_current_xact_id()")
@@ -263,7 +263,7 @@ def _reference(table: str, target: str, key: str | None = "key") -> Reference:
 
 def test_an_empty_monolith_has_a_page_too() -> None:
     nothing = Analysis("database", "18", analyze.datetime.now(), [], [], [])
-    assert "Nothing was found." in analysis_page.page(nothing)
+    assert "Nothing was found." in analysis_page.page(nothing, SERVICES)
 
 
 def test_findings_that_mean_the_same_are_told_together() -> None:

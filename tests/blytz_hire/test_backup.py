@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, ROOT, SERVICES_BY_NAME
 from pgsplit.backup import dump as backing_up
 from pgsplit.backup import restore as restoring
 from pgsplit.backup.dump import Backup, backup, backups
@@ -27,9 +28,7 @@ from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.load import sample as demo
 from pgsplit.postgres import embedded
 from pgsplit.postgres.programs import BackupIncomplete
-from pgsplit.project import catalog
-from pgsplit.project.endpoints import connect, resolve, with_database
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, ROOT, SERVICES_BY_NAME
+from pgsplit.project.endpoints import Connections, connect, resolve, with_database
 from pgsplit.state.ledger import open_ledger
 from tests.support.run_folder import short_folder
 from tests.support.servers import PASSWORD, Server, oldest
@@ -112,7 +111,7 @@ def checksums(url: str) -> dict[str, Any]:
     found = {}
     question = sql.SQL("select count(*), sum(hashtextextended(t::text, 0)) from {} as t")
     with connect(url, "database") as database:
-        for name in catalog.expected():
+        for name in PROJECT.tables:
             relation = sql.Identifier(MIRROR_SCHEMA, name)
             found[name] = database.execute(question.format(relation)).fetchone()
     return found
@@ -178,7 +177,7 @@ def test_a_backup_of_a_monolith_that_is_written_is_one_snapshot_and_restorable(
     assert made.restore_point == made.path.name and made.lsn
     assert [note for note in made.notes if "archive_mode is off" in note] == list(made.notes)
 
-    restored = restore(made.path, scratch)
+    restored = restore(PROJECT, made.path, scratch)
     assert restored.tables == len(made.tables) and restored.notes == ()
     written = one(scratch, "select n from public.written")
     assert 20 <= written <= after
@@ -333,7 +332,7 @@ def reader(split: Split) -> Split:
         monolith.execute("grant select on all tables in schema blytz_hire to reader")
     url = with_database(split.server.tcp, MONOLITH, user="reader")
     environ = {**split.environ, "BLYTZ_HIRE_URL": url}
-    return replace(split, connections=resolve(environ), environ=environ)
+    return replace(split, connections=resolve(PROJECT, environ), environ=environ)
 
 
 def test_without_the_right_to_make_a_restore_point_there_is_a_note(
@@ -383,7 +382,7 @@ def test_a_refused_login_is_told_without_its_password(split: Split, home: Path) 
     assert "wr0ng" not in ran.stderr
     absent = runner(split, home, "backup", "payments")
     assert absent.returncode == ConnectionFailed.exit_code
-    assert "runner.py provision payments" in absent.stderr
+    assert "runner.py provision" in absent.stderr
 
 
 def test_a_table_that_somebody_alters_is_not_waited_for_long(
@@ -417,8 +416,8 @@ def test_what_pg_dump_wrote_wrongly_is_no_backup(
 ) -> None:
     dump = backing_up._dump
 
-    def dump_wrongly(url: str, target: str, part: Path, *rest: Any) -> None:
-        dump(url, target, part, *rest)
+    def dump_wrongly(connections: Connections, target: str, part: Path, *rest: Any) -> None:
+        dump(connections, target, part, *rest)
         damage(max(part.glob("*.dat.gz"), key=lambda file: file.stat().st_size), how)
 
     monkeypatch.setattr(backing_up, "_dump", dump_wrongly)
@@ -439,7 +438,7 @@ def test_a_backup_that_was_damaged_later_is_not_restored(
     whole = file.stat().st_size
     damage(file, how)
     with pytest.raises(NotReady) as refused:
-        restore(made.path, scratch)
+        restore(PROJECT, made.path, scratch)
     if how == "flipped":  # it is as long as it was
         assert f"pg_restore could not restore {made.path.name}." in refused.value.what
         assert file.name in refused.value.what
@@ -497,7 +496,7 @@ def test_a_services_database_is_backed_up_and_production_goes_on(
     assert "blytz_hire.payments" in made["tables"]
     slots = "select slot_name, active, confirmed_flush_lsn from pg_replication_slots"
     before = split.server.execute(slots)
-    restore(Path(made["path"]), scratch)
+    restore(PROJECT, Path(made["path"]), scratch)
     rows = "select count(*) from blytz_hire.payments"
     assert one(scratch, rows) == one(split.connections.urls["payments_db"], rows) > 0
     subscriptions = "select d.datname from pg_subscription join pg_database as d on d.oid = subdbid"
@@ -515,7 +514,7 @@ def test_a_foreign_key_that_rows_break_is_restored_and_said(
             " (select min(id) from blytz_hire.payments)"
         )
     made = take(split)
-    (note,) = restore(made.path, scratch).notes
+    (note,) = restore(PROJECT, made.path, scratch).notes
     assert 'Rows of blytz_hire.payments break the foreign key "payments_userId_fkey"' in note
     assert 'ALTER TABLE blytz_hire.payments VALIDATE CONSTRAINT "payments_userId_fkey";' in note
     keys = "select count(*) from pg_constraint where contype = 'f' and (convalidated or %s)"
@@ -541,7 +540,7 @@ def test_foreign_keys_that_could_not_be_restored_are_no_success(
     made = take(split)
     monkeypatch.setattr(restoring, "run", lose_the_second)
     with pytest.raises(NotReady) as caught:
-        restore(made.path, scratch)
+        restore(PROJECT, made.path, scratch)
     assert "could not restore" in caught.value.what
     assert "connection to server was lost" in caught.value.what
     assert "drop it, create it empty, begin again" in caught.value.mend
@@ -556,7 +555,7 @@ def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) ->
         )
     made = take(split, tables=[("blytz_hire", "payments"), ("public", 'a "b".c*')])
     assert made.tables == ("blytz_hire.payments", "public.part")
-    restored = restore(made.path, scratch)
+    restored = restore(PROJECT, made.path, scratch)
     assert "Only the rows of blytz_hire.payments, public.part" in restored.notes[0]
     live, copied = checksums(split.connections.urls[MONOLITH]), checksums(scratch)
     assert copied["payments"] == live["payments"]
@@ -570,18 +569,18 @@ def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) ->
 def test_the_oldest_postgres_is_backed_up_and_restored(
     server_15: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connections = resolve({"BLYTZ_HIRE_URL": with_database(server_15.socket, "sample")})
-    demo.create(connections.urls[MONOLITH], SAMPLE_ROWS)
+    connections = resolve(PROJECT, {"BLYTZ_HIRE_URL": with_database(server_15.socket, "sample")})
+    demo.create(PROJECT, connections.urls[MONOLITH], SAMPLE_ROWS)
     with open_ledger(connections) as ledger:
         made = backup(MONOLITH, connections, ledger, None, "by-hand")
     for scratch in make_scratch(server_15):
-        assert restore(made.path, scratch).tables == len(made.tables)
+        assert restore(PROJECT, made.path, scratch).tables == len(made.tables)
         assert checksums(scratch) == checksums(connections.urls[MONOLITH])
         with connect(scratch, "database") as database:
             database.execute("drop schema blytz_hire, split cascade; create schema split")
         # Other errors than those of the setting that 15 does not know still count.
         with pytest.raises(NotReady, match='schema "split" already exists'):
-            restore(made.path, scratch)
+            restore(PROJECT, made.path, scratch)
 
 
 @pytest.mark.slow
@@ -597,13 +596,13 @@ def test_a_restore_point_is_what_the_wal_archive_can_be_recovered_to(
     embedded.start(first, settings)
     try:
         url = embedded.url(first, MONOLITH)
-        demo.create(url, 500)
+        demo.create(PROJECT, url, 500)
         copy = second / ".postgres" / "data"
         (second / ".postgres").mkdir(mode=0o711)
         subprocess.run(
             [embedded.binary("pg_basebackup"), "-c", "fast", "-d", url, "-D", str(copy)], check=True
         )
-        connections = resolve({"BLYTZ_HIRE_URL": url})
+        connections = resolve(PROJECT, {"BLYTZ_HIRE_URL": url})
         with open_ledger(connections) as ledger:
             made = backup(MONOLITH, connections, ledger, None, "switch")
         assert made.notes == () and made.restore_point

@@ -8,12 +8,13 @@ import sys
 import psycopg
 import pytest
 
+from demo.project import ROOT, select
 from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.load.build import Built, build, check_monolith
 from pgsplit.load.land import land
 from pgsplit.load.provision import provision
 from pgsplit.project.endpoints import connect, with_database
-from pgsplit.project.project import ROOT, Service, select
+from pgsplit.project.project import Service
 from pgsplit.routing.env_file import read_url
 from pgsplit.state.ledger import State, open_ledger
 from tests.support.split import Split
@@ -282,6 +283,7 @@ def test_a_dbt_that_was_stopped_is_no_build(landed: Split) -> None:
     script = (
         "import os, signal, subprocess, sys, threading, time\n"
         "import runner\n"
+        "from demo.project import PROJECT\n"
         "from pgsplit.project import dbt\n"
         "from pgsplit.project.endpoints import connect, resolve\n"
         "real = subprocess.Popen\n"
@@ -290,7 +292,7 @@ def test_a_dbt_that_was_stopped_is_no_build(landed: Split) -> None:
         "    threading.Thread(target=stop, args=[process], daemon=True).start()\n"
         "    return process\n"
         "def stop(process):\n"
-        "    url = resolve().urls['payments_db']\n"
+        "    url = resolve(PROJECT).urls['payments_db']\n"
         "    with connect(url, 'payments_db') as database:\n"
         "        at_work = \"select true from pg_stat_activity where application_name = 'dbt'\"\n"
         "        at_work += ' and datname = current_database()'\n"

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from demo.project import MONOLITH, PROJECT, ROOT, SERVICES
 from pgsplit.base.errors import ConnectionFailed
 from pgsplit.project import profiles
 from pgsplit.project.endpoints import connect, resolve, with_database
-from pgsplit.project.project import MONOLITH, ROOT, SERVICES
 from tests.support.servers import PASSWORD, Server
 from tests.support.split import Split
 
@@ -67,7 +67,7 @@ def profiles_for(environs: list[dict[str, str]]) -> list[Outputs]:
 
 
 def test_the_committed_profile_is_what_the_generator_writes() -> None:
-    assert (ROOT / "profiles" / "profiles.yml").read_text() == profiles.render()
+    assert (ROOT / "profiles" / "profiles.yml").read_text() == profiles.render(PROJECT)
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_profile_and_runner_read_every_url_alike() -> None:
     environs += [{"BLYTZ_HIRE_URL": "postgresql://x@y/z", "PAYMENTS_DB_URL": url} for url in URLS]
     for environ, seen in zip(environs, profiles_for([*environs]), strict=True):
         assert set(seen) == {MONOLITH, *SERVICES}
-        for target, resolved in resolve(environ).urls.items():
+        for target, resolved in resolve(PROJECT, environ).urls.items():
             wanted = {k: str(v) for k, v in conninfo_to_dict(resolved).items()}
             has = {name: str(seen[target][name]) for name in ("host", "port", "user", "dbname")}
             assert has == {name: wanted[name] for name in has}, (environ, target)
@@ -88,20 +88,20 @@ def test_profile_and_runner_read_every_url_alike() -> None:
 @pytest.mark.slow
 def test_profile_and_runner_find_the_same_embedded_server() -> None:
     (seen,) = profiles_for([{}])
-    for target, url in resolve({}, ROOT).urls.items():
+    for target, url in resolve(PROJECT, {}, ROOT).urls.items():
         assert seen[target]["host"] == conninfo_to_dict(url)["host"]
         assert seen[target]["dbname"] == conninfo_to_dict(url)["dbname"] == target
 
 
 def test_with_only_the_monolith_given_the_services_live_beside_it() -> None:
-    connections = resolve({"BLYTZ_HIRE_URL": "postgresql://ann:pw@db:5433/mono"})
+    connections = resolve(PROJECT, {"BLYTZ_HIRE_URL": "postgresql://ann:pw@db:5433/mono"})
     assert connections.urls["payments_db"] == "postgresql://ann:pw@db:5433/payments_db"
     assert connections.urls[MONOLITH] == "postgresql://ann:pw@db:5433/mono"
     assert not connections.embedded
 
 
 def test_with_nothing_given_all_seven_are_on_the_embedded_server(tmp_path: Path) -> None:
-    connections = resolve({}, tmp_path)
+    connections = resolve(PROJECT, {}, tmp_path)
     assert connections.embedded
     hosts = {conninfo_to_dict(url)["host"] for url in connections.urls.values()}
     assert len(hosts) == 1
@@ -113,7 +113,7 @@ def test_with_nothing_given_all_seven_are_on_the_embedded_server(tmp_path: Path)
 
 def test_a_service_without_a_monolith_is_refused() -> None:
     with pytest.raises(ConnectionFailed) as caught:
-        resolve({"PAYMENTS_DB_URL": "postgresql://ann@db/payments"})
+        resolve(PROJECT, {"PAYMENTS_DB_URL": "postgresql://ann@db/payments"})
     assert "PAYMENTS_DB_URL is set but BLYTZ_HIRE_URL is not" in caught.value.what
     assert "export BLYTZ_HIRE_URL=" in caught.value.mend
 
@@ -121,7 +121,7 @@ def test_a_service_without_a_monolith_is_refused() -> None:
 def test_two_targets_in_one_database_are_refused() -> None:
     url = "postgresql://ann@db/mono"
     with pytest.raises(ConnectionFailed) as caught:
-        resolve({"BLYTZ_HIRE_URL": url, "FILES_DB_URL": url})
+        resolve(PROJECT, {"BLYTZ_HIRE_URL": url, "FILES_DB_URL": url})
     assert "blytz_hire and files_db are the same database, mono" in caught.value.what
     assert "Give FILES_DB_URL a database of its own" in caught.value.mend
 
@@ -130,7 +130,8 @@ def test_two_targets_in_one_database_are_refused() -> None:
 def test_a_database_that_is_nobodys_own_is_refused(name: str) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         resolve(
-            {"BLYTZ_HIRE_URL": "postgresql://a@b/m", "FILES_DB_URL": f"postgresql://a@b/{name}"}
+            PROJECT,
+            {"BLYTZ_HIRE_URL": "postgresql://a@b/m", "FILES_DB_URL": f"postgresql://a@b/{name}"},
         )
     assert f"files_db can't be the database {name}" in caught.value.what
 
@@ -148,7 +149,7 @@ def test_a_database_that_is_nobodys_own_is_refused(name: str) -> None:
 )
 def test_what_is_no_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ConnectionFailed) as caught:
-        resolve({"BLYTZ_HIRE_URL": url})
+        resolve(PROJECT, {"BLYTZ_HIRE_URL": url})
     assert "BLYTZ_HIRE_URL is no PostgreSQL URL" in caught.value.what
     assert "hunter2" not in str(caught.value)
 
@@ -178,11 +179,11 @@ def test_a_missing_database_is_named(server: Server) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         connect(with_database(server.socket, "nowhere"), "payments_db")
     assert "The database does not exist" in caught.value.what
-    assert "runner.py provision payments" in caught.value.mend
+    assert "runner.py provision" in caught.value.mend
 
 
 def test_an_embedded_server_that_is_down_is_named(tmp_path: Path) -> None:
-    connections = resolve({}, tmp_path)
+    connections = resolve(PROJECT, {}, tmp_path)
     with pytest.raises(ConnectionFailed) as caught:
         connections.connect(MONOLITH)
     assert "The embedded server is not running" in caught.value.what

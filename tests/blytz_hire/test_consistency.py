@@ -20,8 +20,8 @@ import psycopg
 import pytest
 
 from demo.clients import REFUSALS, Client, Known, acknowledged, acquaint, writing
-from pgsplit.project import catalog
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, SERVICES_BY_NAME, Service, select
+from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, SERVICES_BY_NAME, select
+from pgsplit.project.project import Service
 from pgsplit.prove.reconcile import reconcile
 from pgsplit.replication import shared as feed
 from pgsplit.replication.events import Numbered
@@ -120,9 +120,9 @@ def columns(split: Split, database: str, schema: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("service", SIX, ids=lambda one: one.role)
 def test_nothing_is_shared_that_is_not_listed(six: Split, service: Service) -> None:
     mirrored = columns(six, service.database, MIRROR_SCHEMA)
-    landed = catalog.landed_tables(service)
+    landed = service.landed_tables
     assert mirrored.keys() == landed.keys()
-    for table, expected in catalog.expected().items():
+    for table, expected in PROJECT.tables.items():
         if table not in landed:
             continue
         listed = (
@@ -361,7 +361,7 @@ def test_the_caches_ask_users_db_once_it_is_the_owner(users_completed: Split) ->
                 " 'select, insert, update, references') group by relname",
                 (f"{service.role}_reader",),
             ).fetchall()
-            landed = catalog.landed_tables(service)
+            landed = service.landed_tables
             assert dict(rows) == {
                 table: sorted(landed[table]) for table in ("users", "va_profiles", "companies")
             }

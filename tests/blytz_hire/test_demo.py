@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from demo.project import MIRROR_SCHEMA, PROJECT
 from pgsplit.base.errors import TargetOccupied
 from pgsplit.load import sample as demo
-from pgsplit.project import catalog
+from pgsplit.postgres.catalog import live_tables
 from pgsplit.project.endpoints import connect, with_database
 from tests.support.servers import Server
 from tests.support.split import Split
@@ -65,7 +66,7 @@ def test_the_sample_contains(found: dict[str, bool], oddity: str) -> None:
 
 def test_the_sample_is_the_monolith_that_the_models_expect(split: Split) -> None:
     with split.monolith() as monolith:
-        live = catalog.live(monolith)
+        live = live_tables(monolith, MIRROR_SCHEMA)
         keys = monolith.execute(
             "select contype, count(*) from pg_constraint"
             " where connamespace = 'blytz_hire'::regnamespace and contype in ('p', 'f') group by 1"
@@ -76,7 +77,7 @@ def test_the_sample_is_the_monolith_that_the_models_expect(split: Split) -> None
             " and relnamespace = 'blytz_hire'::regnamespace"
         ).fetchone()
     assert {name: dict(table.columns) for name, table in live.items()} == {
-        name: dict(table.columns) for name, table in catalog.expected().items()
+        name: dict(table.columns) for name, table in PROJECT.tables.items()
     }
     assert sum(len(table.columns) for table in live.values()) == 269
     assert dict(keys) == {"p": 18, "f": 32}
@@ -106,25 +107,25 @@ def test_the_same_number_of_rows_gives_the_same_bytes(server: Server, split: Spl
                     f" from blytz_hire.{table} as t"
                 ).fetchone()
                 or ()
-                for table in sorted(catalog.expected())
+                for table in sorted(PROJECT.tables)
             ]
 
     url = with_database(server.socket, "sample_again")
     try:
-        demo.create(url, SAMPLE_ROWS)
+        demo.create(PROJECT, url, SAMPLE_ROWS)
         assert fingerprint(url) == fingerprint(split.connections.urls["blytz_hire"])
     finally:
         server.execute("drop database sample_again with (force)")
 
 
 def test_the_number_of_rows_is_the_one_asked_for(server: Server) -> None:
-    counts = demo.create(with_database(server.socket, "sample"), SAMPLE_ROWS)
+    counts = demo.create(PROJECT, with_database(server.socket, "sample"), SAMPLE_ROWS)
     assert sum(counts.values()) == SAMPLE_ROWS
     assert len(counts) == 18
 
 
 def test_a_sample_of_another_size_is_left_alone(split: Split) -> None:
     with pytest.raises(TargetOccupied) as caught:
-        demo.create(split.connections.urls["blytz_hire"], 5000)
+        demo.create(PROJECT, split.connections.urls["blytz_hire"], 5000)
     assert "The schema blytz_hire holds 18 tables already" in caught.value.what
     assert "runner.py down --wipe" in caught.value.mend

@@ -14,9 +14,10 @@ import jsonschema
 import psycopg
 import pytest
 
+from demo.project import ROOT, select
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.project.project import ROOT, select
 from pgsplit.replication.events import Gone, follow, read
+from pgsplit.replication.events import inbox as inbox_of
 from pgsplit.replication.stream import Link
 from pgsplit.replication.sync import carry_over, sync
 from tests.support.sharing import (
@@ -350,7 +351,7 @@ def test_the_command_shows_and_follows_them(living: Split) -> None:
     lines = shown.stdout.splitlines()
     assert len(lines) == 20
     assert lines[-1].split()[0] == str(last)
-    assert lines[-1].endswith("USER_CREATED  shown-29  Ann, shown-29@example.com, va")
+    assert lines[-1].endswith("USER_CREATED  shown-29  Ann, va, shown-29@example.com")
     as_json = living.runner("events", "payments", "--since", str(last - 2), "--json")
     none = living.runner("events", "payments", "--since", str(last))
     assert (none.stdout, none.returncode) == ("", 0)
@@ -404,7 +405,7 @@ def test_those_that_are_gone_are_told_of_and_nothing_is_missed_after(living: Spl
     )
     ran = living.runner("events", "payments", "--since", "0")
     assert ran.returncode == NotReady.exit_code
-    assert "Read all of payments_db.shared_users anew" in " ".join(ran.stderr.split())
+    assert "Read all of payments_db.shared_users again" in " ".join(ran.stderr.split())
     assert len(living.runner("events", "payments").stdout.splitlines()) == 2
 
     with login(living, PAYMENTS) as service:
@@ -435,7 +436,7 @@ def test_who_owns_the_users_has_no_inbox(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter table payments_db.user_events rename to user_events_of_old")
         with pytest.raises(NotReady) as caught:
-            list(read(PAYMENTS, living.connections, 0))
+            list(read(PAYMENTS, living.connections, inbox_of(PAYMENTS), 0))
         database.execute("alter table payments_db.user_events_of_old rename to user_events")
     assert "payments_db is built, and has no inbox yet." in caught.value.what
     assert caught.value.mend == "runner.py run payments"
@@ -516,7 +517,7 @@ def test_no_consumer_misses_or_repeats_one_while_they_come(living: Split) -> Non
 def test_who_was_told_to_stop_stops(living: Split) -> None:
     stop = threading.Event()
     stop.set()
-    assert list(follow(PAYMENTS, living.connections, 0, stop)) == []
+    assert list(follow(PAYMENTS, living.connections, inbox_of(PAYMENTS), 0, stop)) == []
 
 
 def test_rows_that_break_a_rule_hold_the_events_back_too(living: Split) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from demo.project import MONOLITH, PROJECT, SERVICES
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import connect, resolve
-from pgsplit.project.project import MONOLITH, SERVICES
 from tests.support.following import sync_and_compare
 from tests.support.servers import oldest
 from tests.support.split import Split
@@ -107,8 +107,8 @@ def test_six_databases_out_of_one_monolith(stage: Stage) -> None:
 def test_six_databases_on_the_oldest_postgres(stage: Stage, tmp_path: Path) -> None:
     with oldest() as cluster:
         environ = environment(cluster.url(MONOLITH), tmp_path, stage.dbt)
-        split = Split(cluster.server, resolve(environ), environ)
-        demo.create(cluster.url(MONOLITH), SAMPLE_ROWS)
+        split = Split(cluster.server, resolve(PROJECT, environ), environ)
+        demo.create(PROJECT, cluster.url(MONOLITH), SAMPLE_ROWS)
         result = split.runner("run", "--json")
         assert result.returncode == 0, result.stderr
         assert_six_databases(split, result.stdout)

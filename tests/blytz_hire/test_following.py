@@ -17,7 +17,8 @@ from random import Random
 
 import pytest
 
-from pgsplit.project.project import SERVICES_BY_NAME, Service
+from demo.project import SERVICES_BY_NAME
+from pgsplit.project.project import Service
 from pgsplit.replication.sync import Tick, follow
 from tests.support.following import sync_and_compare
 from tests.support.split import Split

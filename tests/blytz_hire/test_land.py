@@ -14,13 +14,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from demo.project import MIRROR_SCHEMA, ROOT, SERVICES, select
 from pgsplit.base.errors import NotReady, SourceMismatch, SplitError, TargetOccupied
 from pgsplit.load.land import Landed, land
 from pgsplit.load.provision import provision
 from pgsplit.postgres import copy as snapshot_copy
-from pgsplit.project import catalog
+from pgsplit.postgres.catalog import live_tables
 from pgsplit.project.endpoints import connect, with_database
-from pgsplit.project.project import ROOT, SERVICES, select
 from pgsplit.state.ledger import State, open_ledger
 from tests.support.split import Split
 from tests.support.waiting import until
@@ -59,7 +59,7 @@ def rows(
 def test_the_mirror_is_the_monolith_row_for_row(split: Split, database: str) -> None:
     landed = land_service(split, database)
     with split.monolith() as monolith, split.service(database) as mirror:
-        for table, columns in catalog.landed_tables(select((database,))[0]).items():
+        for table, columns in select((database,))[0].landed_tables.items():
             expected = rows(monolith, table, columns)
             assert rows(mirror, table, columns) == expected
             assert landed.rows[table] == len(expected)
@@ -69,8 +69,10 @@ def test_the_mirror_is_the_monolith_row_for_row(split: Split, database: str) -> 
 def test_a_mirror_holds_the_listed_columns_and_no_others(split: Split, database: str) -> None:
     land_service(split, database)
     with split.service(database) as mirror:
-        held = {name: tuple(table.columns) for name, table in catalog.live(mirror).items()}
-    assert held == catalog.landed_tables(select((database,))[0])
+        held = {
+            name: tuple(table.columns) for name, table in live_tables(mirror, MIRROR_SCHEMA).items()
+        }
+    assert held == select((database,))[0].landed_tables
 
 
 def test_big_tables_are_copied_in_ranges(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +80,7 @@ def test_big_tables_are_copied_in_ranges(split: Split, monkeypatch: pytest.Monke
     monkeypatch.setattr(snapshot_copy, "ROWS_BETWEEN_NEWS", 7)
     landed = land_service(split, "communication")
     with split.monolith() as monolith, split.service("communication_db") as mirror:
-        columns = catalog.landed_tables(select(("communication",))[0])["notifications"]
+        columns = select(("communication",))[0].landed_tables["notifications"]
         assert rows(mirror, "notifications", columns) == rows(monolith, "notifications", columns)
     assert landed.rows["notifications"] > 0
 
@@ -123,7 +125,7 @@ def test_writes_during_a_landing_arrive_once_each(split: Split) -> None:
         assert row is not None
         confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots"
         until(lambda: monolith.execute(confirmed, row).fetchone() == (True,))
-        for table, columns in catalog.landed_tables(select(("payments",))[0]).items():
+        for table, columns in select(("payments",))[0].landed_tables.items():
             assert rows(mirror, table, columns) == rows(monolith, table, columns), table
         mirror.execute("alter subscription split_payments_db disable")
 
@@ -143,7 +145,7 @@ def test_a_landing_that_was_killed_is_done_anew(split: Split) -> None:
         assert monolith.execute("select slot_name from pg_replication_slots").fetchall() != []
     again = land_service(split, "payments")
     with split.monolith() as monolith, split.service("payments_db") as mirror:
-        for table, columns in catalog.landed_tables(select(("payments",))[0]).items():
+        for table, columns in select(("payments",))[0].landed_tables.items():
             assert rows(mirror, table, columns) == rows(monolith, table, columns)
         outcomes = monolith.execute(
             "select outcome from split.ledger where step = 'land' order by id"

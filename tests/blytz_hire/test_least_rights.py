@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from psycopg import sql
 
+from demo.project import MONOLITH, PROJECT
 from pgsplit.project.endpoints import resolve, with_database
-from pgsplit.project.project import MONOLITH
 from pgsplit.replication.sync import sync
 from pgsplit.routing.env_file import Place
 from tests.support.servers import PASSWORD
@@ -49,7 +49,7 @@ def humble(split: Split) -> Split:
             monolith.execute(f"alter table {table} owner to shop")
     url = with_database(split.server.tcp, MONOLITH, user=MOVER)
     environ = {**split.environ, "BLYTZ_HIRE_URL": url}
-    return replace(split, connections=resolve(environ), environ=environ)
+    return replace(split, connections=resolve(PROJECT, environ), environ=environ)
 
 
 @pytest.mark.slow

@@ -13,9 +13,8 @@ import psycopg
 import pytest
 import yaml
 
+from demo.project import PROJECT, ROOT, select
 from pgsplit.base.errors import BuildFailed, DataDiffers, NotReady
-from pgsplit.project import catalog
-from pgsplit.project.project import ROOT, select
 from pgsplit.prove import parity as following
 from pgsplit.prove.parity import parity
 from pgsplit.prove.reconcile import reconcile
@@ -57,7 +56,7 @@ def crossing_keys() -> dict[tuple[str, str, str], tuple[str, str]]:
     From demo/keys.sql: by table, column and parent, the actions on delete and on update.
     """
     text = (ROOT / "demo" / "keys.sql").read_text("utf-8")
-    tables, found = catalog.expected(), {}
+    tables, found = PROJECT.tables, {}
     for statement in text.split(";"):
         child = re.search(r"alter table blytz_hire\.(\w+)", statement)
         for key in KEY.finditer(statement):
@@ -77,10 +76,10 @@ def parity_tests() -> dict[tuple[str, str, str], list[dict[str, Any]]]:
         for model in yaml.safe_load(path.read_text("utf-8"))["models"]:
             for column in model["columns"]:
                 for test in column.get("data_tests", []):
-                    if isinstance(test, dict) and "parity" in test:
-                        arguments = test["parity"]["arguments"]
+                    if isinstance(test, dict) and "pgsplit.parity" in test:
+                        arguments = test["pgsplit.parity"]["arguments"]
                         place = (model["name"], column["name"], arguments["owner"])
-                        found.setdefault(place, []).append(test["parity"])
+                        found.setdefault(place, []).append(test["pgsplit.parity"])
     return found
 
 
@@ -185,9 +184,10 @@ def test_dbt_and_the_command_find_the_same_rows(living: Split) -> None:
         found = living.runner("parity", "payments")
         assert found.returncode == BuildFailed.exit_code
         said = " ".join(found.stderr.split())
-        assert "The test parity_payments_contract_id__set_null__contracts could not run: " in said
+        test = "pgsplit_parity_payments_contract_id__set_null__contracts"
+        assert f"The test {test} could not run: " in said
         assert "division by zero" in said
-        assert "dbt test --target payments_db --select parity_payments_contract_id" in said
+        assert "dbt test --target payments_db --select pgsplit_parity_payments_contract_id" in said
 
 
 def test_several_may_look_at_once(living: Split) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from demo.project import MONOLITH, PROJECT, select
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.load import sample as demo
 from pgsplit.load.land import land
 from pgsplit.load.provision import provision
 from pgsplit.postgres import embedded
 from pgsplit.project.endpoints import Connections, connect, resolve, with_database
-from pgsplit.project.project import MONOLITH, select
 from pgsplit.replication import requirements as preflight
 from pgsplit.state.ledger import open_ledger
 from tests.support.split import Split
@@ -26,9 +26,10 @@ def provisioned(root: Path, **settings: str) -> Iterator[Connections]:
     embedded.start(root, {"fsync": "off", **settings})
     try:
         connections = resolve(
-            {"BLYTZ_HIRE_URL": embedded.url(root, MONOLITH), "BLYTZ_HIRE_CONNECTIONS": str(root)}
+            PROJECT,
+            {"BLYTZ_HIRE_URL": embedded.url(root, MONOLITH), "BLYTZ_HIRE_CONNECTIONS": str(root)},
         )
-        demo.create(connections.urls[MONOLITH], 500)
+        demo.create(PROJECT, connections.urls[MONOLITH], 500)
         with open_ledger(connections) as ledger:
             provision(select(("payments",))[0], connections, ledger)
         yield connections
@@ -84,7 +85,7 @@ def test_a_login_that_may_not_subscribe_is_named(tmp_path: Path) -> None:
             monolith.execute("grant connect on database payments_db to humble")
         url = with_database(connections.urls["payments_db"], "payments_db", user="humble")
         urls = {**connections.urls, "payments_db": url}
-        humble = Connections(urls, False, connections.replication_url, connections.folder)
+        humble = Connections(PROJECT, urls, False, connections.replication_url, connections.folder)
         error = refusal(humble)
     assert "humble may not create a subscription" in error.what
     assert 'GRANT pg_create_subscription TO "humble";' in error.mend
@@ -94,7 +95,11 @@ def test_a_login_that_may_not_subscribe_is_named(tmp_path: Path) -> None:
 def test_a_monolith_that_the_service_server_cannot_reach_is_named(tmp_path: Path) -> None:
     with provisioned(tmp_path) as connections:
         unreachable = Connections(
-            connections.urls, False, "postgresql://postgres@127.0.0.1:1/x", connections.folder
+            PROJECT,
+            connections.urls,
+            False,
+            "postgresql://postgres@127.0.0.1:1/x",
+            connections.folder,
         )
         error = refusal(unreachable)
         with connections.connect("payments_db") as database:

@@ -8,11 +8,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from demo.project import PROJECT, SERVICES, select
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.load import sample as demo
 from pgsplit.load.provision import provision
 from pgsplit.project.endpoints import with_database
-from pgsplit.project.project import SERVICES, select
 from pgsplit.routing.env_file import read_url
 from pgsplit.state.ledger import State, open_ledger
 from tests.support.split import Split
@@ -56,7 +56,7 @@ def test_the_connection_file_is_for_its_owner_alone(split: Split) -> None:
 
 def test_a_service_reaches_its_own_database_only(split: Split) -> None:
     provision_all(split)
-    demo.create(with_database(split.server.socket, "sample"), SAMPLE_ROWS)
+    demo.create(PROJECT, with_database(split.server.socket, "sample"), SAMPLE_ROWS)
     own = service_url(split, "payments")
     for target in SERVICES:
         other = with_database(own, target)

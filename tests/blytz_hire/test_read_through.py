@@ -11,10 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from demo.project import MIRROR_SCHEMA, select
 from pgsplit.observe.status import status
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import with_database
-from pgsplit.project.project import MIRROR_SCHEMA, select
 from pgsplit.replication import read_through
 from pgsplit.replication.sync import sync
 from pgsplit.state.ledger import open_ledger
@@ -36,9 +35,7 @@ def get(split: Split, user: str | None) -> tuple[Any, ...] | None:
 def counts(split: Split) -> tuple[int, int]:
     """Give hits and misses, as `status` shows them."""
     found = status(PAYMENTS, split.connections)
-    assert found.user_cache_hits is not None
-    assert found.user_cache_misses is not None
-    return found.user_cache_hits, found.user_cache_misses
+    return found.caches["user"]
 
 
 @contextmanager
@@ -210,7 +207,7 @@ def reader(split: Split, database: str) -> psycopg.Connection[Any]:
     with split.service("payments_db") as owner:
         row = owner.execute(
             "select substr(one, 10) from pg_user_mappings, unnest(umoptions) as one"
-            " where srvname = 'split_owner' and one like 'password=%'"
+            " where srvname = 'owner_users_db' and one like 'password=%'"
         ).fetchone()
     assert row is not None
     url = with_database(split.server.tcp, database, user="payments_reader", password=row[0])
@@ -234,7 +231,7 @@ def readable(split: Split) -> dict[str, set[str]]:
 
 
 def test_the_role_that_asks_may_read_those_columns_and_nothing_else(living: Split) -> None:
-    landed = catalog.landed_tables(PAYMENTS)
+    landed = PAYMENTS.landed_tables
     assert readable(living) == {
         table: set(landed[table]) for table in ("users", "va_profiles", "companies")
     }
@@ -272,7 +269,8 @@ def test_a_service_can_not_ask_on_its_own(living: Split) -> None:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 service.execute(statement)
         row = service.execute(
-            "select bool_and(umoptions is null) from pg_user_mappings where srvname = 'split_owner'"
+            "select bool_and(umoptions is null) from pg_user_mappings"
+            " where srvname = 'owner_users_db'"
         ).fetchone()
         assert row == (True,)
     assert PASSWORD not in str(row)
@@ -286,7 +284,7 @@ def test_a_connection_that_was_broken_is_made_anew_by_the_next_build(living: Spl
         # Over TCP, where a password is asked for.
         found = psycopg.conninfo.conninfo_to_dict(living.server.tcp)
         database.execute(
-            f"alter server split_owner options (set host '{found['host']}', set port"
+            f"alter server owner_users_db options (set host '{found['host']}', set port"
             f" '{found['port']}')"
         )
         with pytest.raises(psycopg.errors.ConnectionException) as caught:

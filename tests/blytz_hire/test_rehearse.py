@@ -15,12 +15,11 @@ import psutil
 import pytest
 from psycopg import sql
 
+from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, ROOT, select
 from pgsplit.base.errors import BuildFailed, NotReady, SourceMismatch
 from pgsplit.cli.console import watching
 from pgsplit.postgres import embedded
-from pgsplit.project import catalog
 from pgsplit.project.endpoints import Connections, with_database
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, ROOT, select
 from pgsplit.rehearse import folder, held, rehearse
 from tests.support.servers import PASSWORD
 from tests.support.split import Split
@@ -29,7 +28,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
-    return folder({"BLYTZ_HIRE_SCRATCH": str(tmp_path)})
+    return folder(PROJECT, {"BLYTZ_HIRE_SCRATCH": str(tmp_path)})
 
 
 def dry_run(split: Split, scratch: Path, *arguments: str, **environ: str) -> Any:
@@ -69,7 +68,7 @@ def production(split: Split) -> dict[str, list[tuple[Any, ...]]]:
     )
     with split.monolith() as monolith:
         found = {name: monolith.execute(asked).fetchall() for name, asked in questions.items()}
-        for name in catalog.expected():
+        for name in PROJECT.tables:
             relation = sql.Identifier(MIRROR_SCHEMA, name)
             found[name] = monolith.execute(checksum.format(relation)).fetchall()
     return found
@@ -242,7 +241,7 @@ def test_a_folder_that_is_not_ours_to_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".rehearsal").symlink_to(tmp_path / "target")
     with (
         pytest.raises(NotReady, match="The dry run's folder can't be used"),
-        held(tmp_path / ".rehearsal"),
+        held(tmp_path / ".rehearsal", PROJECT),
     ):
         raise AssertionError("it was held")
     assert os.listdir(tmp_path / "target") == ["kept"]

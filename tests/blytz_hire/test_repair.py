@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from demo.project import select
 from pgsplit.cutover import repair as repairing
 from pgsplit.postgres import row_diff as compare
-from pgsplit.project.project import select
 from pgsplit.state.ledger import open_ledger
 from tests.support.split import Split
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
+from demo.project import SERVICES, SERVICES_BY_NAME
 from pgsplit.base.errors import NotReady
 from pgsplit.observe.history import Account, Operation, Report, Step
-from pgsplit.observe.pages import ticks
-from pgsplit.observe.pages.account import page
-from pgsplit.project.project import SERVICES_BY_NAME
+from pgsplit.observe.pages import account, ticks
 from pgsplit.state.ledger import State
 from tests.support.split import Split
 from tests.support.switching import ran
@@ -27,6 +26,11 @@ def text_of(html: str) -> str:
     """Parse a page as strictly as XML is; give what is to be read of it."""
     root = ElementTree.fromstring(html.partition("\n")[2])
     return " ".join(" ".join(root.itertext()).split())
+
+
+def page_of(*steps: Step) -> str:
+    """Give what is to be read of the page of one service."""
+    return text_of(account.page(report_of(*steps), SERVICES))
 
 
 def step(name: str, after: float, seconds: float | None = 1.0, **detail: Any) -> Step:
@@ -94,10 +98,10 @@ def test_the_same_is_there_as_data(living: Split) -> None:
 
 
 def test_a_failure_and_a_step_that_did_not_end_are_shown_with_what_was_said() -> None:
-    failed = text_of(page(report_of(step("land", 0, error="disk <full> & more"))))
+    failed = page_of(step("land", 0, error="disk <full> & more"))
     assert "The last step, land, failed" in failed
     assert "disk <full> & more" in failed
-    assert "The last step, build, did not end" in text_of(page(report_of(step("build", 0, None))))
+    assert "The last step, build, did not end" in page_of(step("build", 0, None))
 
 
 def test_the_chart_shows_the_last_stretch_of_work_only() -> None:
@@ -126,11 +130,11 @@ def test_totals_that_differ_are_shown_until_the_service_has_landed_anew() -> Non
     difference = {"column": "payments.amount", "in": ["payments.amount"], "blames": "model"}
     found = {"compared": 9, "agrees": 8, "differs": 1, "moving": 0, "differences": [difference]}
     land, totals = step("land", 0, rows={"payments": 1}, bytes=9), step("totals", 9, **found)
-    shown = text_of(page(report_of(land, totals)))
+    shown = page_of(land, totals)
     assert "1 total differs" in shown
     assert "8 agree, 0 were being written, 1 differ" in shown
     assert "a model is wrong, or somebody wrote" in shown
-    again = text_of(page(report_of(land, totals, step("land", 99, rows={"payments": 1}, bytes=9))))
+    again = page_of(land, totals, step("land", 99, rows={"payments": 1}, bytes=9))
     assert "total differs" not in again
     assert "Totals were not compared" in again
 
@@ -230,7 +234,7 @@ def test_a_switch_that_was_undone_is_shown_as_such() -> None:
         unfinished=False,
         error=said,
     )
-    shown = text_of(page(report_of(*steps)))
+    shown = page_of(*steps)
     assert "The last step, switch, was undone" in shown
     assert "switch undone 1.00 s 1 The pause was longer than the 1 s" in shown
     assert "The pause of the last switch, which was undone" in shown
@@ -244,7 +248,7 @@ def test_a_switch_that_was_cut_short_is_shown_until_it_is_resumed() -> None:
         step("switch: open", 1.2, None),
         seconds=None,
     )
-    shown = text_of(page(report_of(*cut)))
+    shown = page_of(*cut)
     assert "The last step, switch, did not end" in shown
     assert "switch cut short 1 to bring it to its end, or undo it: ./runner.py resume" in shown
     assert operation_of(*cut).pause is None
@@ -254,7 +258,7 @@ def test_a_switch_that_was_cut_short_is_shown_until_it_is_resumed() -> None:
         step("switch: open", 9.2, 0.1, opened_at=at(9.25)),
         step("switch: finish", 9.5, 1, first_write_at="none yet"),
     ]
-    shown = text_of(page(report_of(*cut, *resumed)))
+    shown = page_of(*cut, *resumed)
     assert "The last step" not in shown
     assert "switch done 8.20 s 1 was cut short, and resumed" in shown
 
@@ -279,7 +283,7 @@ def test_a_completion_tells_what_was_retired_and_handed_over() -> None:
         step("complete: hand over", 1, 1, consumers=["files_db"]),
         step("complete: retire", 2, 1, retired=["payments", "reviews"], detached=["a key"]),
     ]
-    shown = text_of(page(report_of(*steps)))
+    shown = page_of(*steps)
     assert "complete done" in shown
     assert "retired: payments, reviews 1 foreign key dropped handed over to files" in shown
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pgsplit.project.project import ROOT
+from demo.project import ROOT
 from tests.support.run_folder import belonging, is_at_work
 from tests.support.waiting import until
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from demo.project import SERVICES, select
 from pgsplit.base.errors import (
     BuildFailed,
     ConnectionFailed,
@@ -16,7 +17,7 @@ from pgsplit.base.errors import (
     SplitError,
     TargetOccupied,
 )
-from pgsplit.project.project import SERVICES, UnknownService, select
+from pgsplit.project.project import UnknownService
 from pgsplit.state.saga import Stopped
 from tests.support.split import Split, command_line
 

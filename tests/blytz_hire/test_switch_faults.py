@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
+from demo.project import MONOLITH, PROJECT
 from pgsplit.base.errors import NotReady
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import resolve
-from pgsplit.project.project import MONOLITH
 from pgsplit.routing.env_file import Place
 from tests.support.servers import Cluster, newest, oldest
 from tests.support.split import Split
@@ -377,12 +377,12 @@ def apart(
         if request.param == "monolith on 15":
             clusters = {"monolith": old, "service": new}
         url = clusters["monolith"].url(MONOLITH)
-        demo.create(url, SAMPLE_ROWS)
+        demo.create(PROJECT, url, SAMPLE_ROWS)
         environ = {
             **environment(url, folder, folder / "dbt"),
             "PAYMENTS_DB_URL": clusters["service"].url(PAYMENTS.database),
         }
-        split = Split(clusters["monolith"].server, resolve(environ), environ)
+        split = Split(clusters["monolith"].server, resolve(PROJECT, environ), environ)
         yield Apart(split, clusters)
 
 

@@ -27,10 +27,9 @@ from demo.clients import (
     writing,
     wrong,
 )
+from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, select
 from pgsplit.base.errors import DataDiffers
-from pgsplit.cutover.complete import RETIRED_SCHEMA
-from pgsplit.project import catalog
-from pgsplit.project.project import MIRROR_SCHEMA, MONOLITH, Service, select
+from pgsplit.project.project import Service
 from pgsplit.replication import shared as feed
 from tests.support.following import following
 from tests.support.split import Split
@@ -133,7 +132,7 @@ def digests(
 ) -> dict[str, tuple[int, str]]:
     """Give number and checksum of the rows that a service owns, in the monolith's shape."""
     found = {}
-    for table in catalog.owned_tables(service):
+    for table in service.owned_tables:
         row = connection.execute(
             f"select count(*), md5(string_agg(t::text, '' order by id)) from {schema}.{table} as t"
             f" where {of_clients} or id !~ {WHOSE.as_string()}"
@@ -154,7 +153,7 @@ def assert_kept(living: Living, service: Service, clients: Sequence[Client]) -> 
         }
         there = monolith.execute(
             "select to_regclass('blytz_hire.' || %s) is not null",
-            (next(iter(catalog.owned_tables(service))),),
+            (next(iter(service.owned_tables)),),
         ).fetchone()
         if there == (True,):
             places["the monolith"] = read(monolith, kinds, MIRROR_SCHEMA)
@@ -214,10 +213,10 @@ def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> No
         write(others, service.database)
     assert_kept(living, service, everybody)
     with living.split.monolith() as monolith:
-        retired = read(monolith, KINDS[service.database], RETIRED_SCHEMA)
+        retired = read(monolith, KINDS[service.database], PROJECT.retired_schema)
         found = wrong(everybody, retired, since=at_first)
         assert not found, "\n".join(found[:SHOWN])
-        assert digests(monolith, service, RETIRED_SCHEMA, of_clients=False) == before
+        assert digests(monolith, service, PROJECT.retired_schema, of_clients=False) == before
     living.assert_followed()
 
 

@@ -22,11 +22,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from demo.project import MONOLITH, PROJECT, ROOT, select
 from pgsplit.base.errors import ConnectionFailed, NotReady, SplitError
 from pgsplit.load.provision import Provisioned, provision
 from pgsplit.postgres.embedded import ACCOUNT
 from pgsplit.project.endpoints import Connections, resolve, with_database
-from pgsplit.project.project import MONOLITH, ROOT, select
 from pgsplit.routing import env_file as targets
 from pgsplit.routing import pgbouncer
 from pgsplit.routing.env_file import Place, Target
@@ -88,7 +88,9 @@ def test_applications_may_have_a_login_of_their_own_at_the_monolith(split: Split
 @pytest.mark.parametrize("variable", ["BLYTZ_HIRE_APPLICATION_URL", "PGBOUNCER_ADMIN_URL"])
 def test_what_is_no_url_is_refused_without_repeating_it(variable: str) -> None:
     with pytest.raises(ConnectionFailed) as caught:
-        resolve({"BLYTZ_HIRE_URL": "postgresql://a@b/m", variable: "mysql://ann:hunter2@db"})
+        resolve(
+            PROJECT, {"BLYTZ_HIRE_URL": "postgresql://a@b/m", variable: "mysql://ann:hunter2@db"}
+        )
     assert f"{variable} is no PostgreSQL URL" in caught.value.what
     assert "hunter2" not in str(caught.value)
 

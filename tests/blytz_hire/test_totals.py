@@ -11,10 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from demo.project import PROJECT, SERVICES, SERVICES_BY_NAME
 from pgsplit.base.errors import DataDiffers, NotReady
-from pgsplit.project.catalog import expected, landed_tables
 from pgsplit.project.ownership import KINDS, comparisons, key_column, pairs
-from pgsplit.project.project import SERVICES, SERVICES_BY_NAME
 from pgsplit.prove import totals as totalling
 from pgsplit.prove.totals import Totals, Verdict
 from pgsplit.replication.stream import Link
@@ -26,7 +25,7 @@ from tests.support.split import Split
 
 FIRST = "(select min(id) from payments_db.reviews)"
 LAST = "(select max(id) from payments_db.reviews)"
-REVIEWS = {f"reviews.{column}" for column in expected()["reviews"].columns}
+REVIEWS = {f"reviews.{column}" for column in PROJECT.tables["reviews"].columns}
 
 
 @pytest.fixture
@@ -72,9 +71,9 @@ def put_back(split: Split) -> None:
 
 
 def test_every_line_of_the_seed_has_a_known_total_or_a_reason() -> None:
-    for pair in pairs():
+    for pair in pairs(PROJECT):
         assert pair.total in KINDS or (not pair.total and pair.reason), pair
-    assert {pair.total for pair in pairs()} == {*KINDS, ""}
+    assert {pair.total for pair in pairs(PROJECT)} == {*KINDS, ""}
 
 
 def test_every_column_of_the_monolith_is_compared_where_it_is_owned() -> None:
@@ -83,19 +82,19 @@ def test_every_column_of_the_monolith_is_compared_where_it_is_owned() -> None:
         for service in SERVICES_BY_NAME.values()
         for table, found in comparisons(service).items()
         for one in found
-        if expected()[table].owner == service.database
+        if PROJECT.tables[table].owner == service.database
     }
-    assert compared == {(t.name, column) for t in expected().values() for column in t.columns}
+    assert compared == {(t.name, column) for t in PROJECT.tables.values() for column in t.columns}
 
 
 @pytest.mark.parametrize("database", SERVICES)
 def test_what_is_compared_is_in_the_mirror_and_has_its_rows_key(database: str) -> None:
     service = SERVICES_BY_NAME[database]
     for table, found in comparisons(service).items():
-        held = landed_tables(service)[table]
+        held = service.landed_tables[table]
         assert {"id", *(one.column for one in found)} <= set(held)
         for one in found:
-            assert all(key_column(pair) for pair in one.pairs)
+            assert all(key_column(PROJECT, pair) for pair in one.pairs)
             assert one.kind.adds_up or len(one.pairs) == 1
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from psycopg import sql
 
+from demo.project import SERVICES_BY_NAME
 from pgsplit.base.errors import DataDiffers, NotReady
 from pgsplit.postgres import row_diff as compare
 from pgsplit.postgres.row_diff import Comparison
-from pgsplit.project.project import SERVICES_BY_NAME
 from pgsplit.prove import verify
 from pgsplit.prove.verify import Verified
 from pgsplit.state.ledger import State, open_ledger, state

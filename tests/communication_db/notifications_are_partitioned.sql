@@ -38,7 +38,7 @@ misplaced as (
     select * from placed
     where
         (not is_mirrored or cardinality(stored_in) <> 1)
-        and not {{ is_pending('notifications', 'placed.id') }}
+        and not {{ pgsplit.is_pending('notifications', 'placed.id') }}
 )
 
 select * from misplaced

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pgsplit.project.project import ROOT
+from demo.project import ROOT
 from tests.support.split import Split
 
 SQL = ("models", "tests", "analyses")

@@ -14,8 +14,9 @@ from typing import Any
 
 import psycopg
 
+from demo.project import ROOT, SERVICES_BY_NAME, select
 from pgsplit.base.errors import SplitError
-from pgsplit.project.project import ROOT, SERVICES_BY_NAME, Service, select
+from pgsplit.project.project import Service
 from pgsplit.replication.sync import Tick, follow, sync
 from tests.support.split import Split
 from tests.support.waiting import until

@@ -37,12 +37,12 @@ def add_users(split: Split, *ids: str, with_profiles: bool = False) -> None:
 
 def inbox(split: Split, service: Service, since: int = 0) -> list[events.Numbered]:
     """Read a service's events behind a sequence."""
-    return list(events.read(service, split.connections, since))
+    return list(events.read(service, split.connections, events.inbox(service), since))
 
 
 def last_sequence(split: Split, service: Service) -> int:
     """Give the sequence of a service's newest event."""
-    return events.bounds(service, split.connections)[1]
+    return events.bounds(service, split.connections, events.inbox(service))[1]
 
 
 def login(split: Split, service: Service) -> psycopg.Connection[Any]:
@@ -160,8 +160,8 @@ class Consumer:
 
     def _run(self) -> None:
         try:
-            connections = self.split.connections
-            for one in events.follow(self.service, connections, self.since, self.stop):
+            connections, model = self.split.connections, events.inbox(self.service)
+            for one in events.follow(self.service, connections, model, self.since, self.stop):
                 self.got.append(one)
         except (SplitError, psycopg.Error) as error:
             self.failed = error

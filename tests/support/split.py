@@ -15,9 +15,9 @@ from typing import Any
 import psycopg
 
 import runner
+from demo.project import MONOLITH, ROOT
 from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections
-from pgsplit.project.project import MONOLITH, ROOT
 from tests.support.servers import Server
 
 Done = subprocess.CompletedProcess[str]

@@ -22,10 +22,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from demo.project import MONOLITH, PROJECT
 from pgsplit.load import sample as demo
 from pgsplit.postgres import embedded
 from pgsplit.project.endpoints import resolve, with_database
-from pgsplit.project.project import MONOLITH
 from tests.support.servers import PASSWORD, Server, end_at_once, free_port
 from tests.support.split import Split
 from tests.support.waiting import until
@@ -149,7 +149,7 @@ class Stage:
 
     def _start(self) -> Split:
         embedded.start(self.root, self.settings)
-        return Split(self.server, resolve(self.environ), self.environ)
+        return Split(self.server, resolve(PROJECT, self.environ), self.environ)
 
     def _make(self, name: str, state: State) -> None:
         """Make a state on this server and keep it, under its name once it is whole."""
@@ -162,7 +162,7 @@ class Stage:
                 sql.SQL("alter role postgres password {}").format(sql.Literal(PASSWORD))
             )
         if name == SAMPLE:
-            demo.create(split.connections.urls[MONOLITH], SAMPLE_ROWS)
+            demo.create(PROJECT, split.connections.urls[MONOLITH], SAMPLE_ROWS)
         said = []
         for command in state.commands:
             done = split.runner(*command)

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from pgsplit.project.project import select
+from demo.project import select
 from pgsplit.replication.reverse import published
 from pgsplit.replication.session import Ends
 from pgsplit.routing import env_file as targets

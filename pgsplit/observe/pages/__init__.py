@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pgsplit.base.errors import NotReady
-from pgsplit.cli.console import ago, printable, seconds, size
+from pgsplit.base.text import ago, printable, seconds, size
 
 # Steps that a clock's scale may have, in seconds.
 STEPS = (

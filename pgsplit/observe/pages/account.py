@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pgsplit.observe.history import Report
 from pgsplit.observe.pages import render
 from pgsplit.observe.pages.dependencies import tone
-from pgsplit.project.project import SERVICES
 from pgsplit.state.ledger import State
 
 # What an engineer asks of a step; provision and release only make room.
 PHASES = ("land", "build", "verify")
 
 
-def page(report: Report) -> str:
+def page(report: Report, services: Sequence[str]) -> str:
     """Give a report as a page.
 
     Args:
         report: what the ledger tells.
+        services: all of them, in phase order, which gives each its colour.
 
     Returns:
         HTML that is complete in itself.
@@ -25,7 +27,7 @@ def page(report: Report) -> str:
     return render(
         "account.html.j2",
         report=report,
-        tones={name: tone(name, SERVICES) for name in SERVICES},
+        tones={name: tone(name, services) for name in services},
         phases=PHASES,
         verified=[one for one in report.accounts if one.state.reached(State.VERIFIED)],
         tests=[

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pgsplit.observe.analyze import SEVERITIES, Analysis, by_owner, grouped
 from pgsplit.observe.pages import dependencies, render
-from pgsplit.project.project import SERVICES
 
 
-def page(analysis: Analysis) -> str:
+def page(analysis: Analysis, services: Sequence[str]) -> str:
     """Give an analysis as a page.
 
     Args:
         analysis: what was found.
+        services: all of them, in phase order, which gives each its colour.
 
     Returns:
         HTML that is complete in itself.
@@ -21,9 +23,9 @@ def page(analysis: Analysis) -> str:
         "analysis.html.j2",
         analysis=analysis,
         tables=there,
-        services=by_owner(analysis.tables, SERVICES),
-        tones={name: dependencies.tone(name, SERVICES) for name in (*SERVICES, None, "nobody")},
-        drawing=dependencies.draw(analysis.tables, analysis.references, SERVICES),
+        services=by_owner(analysis.tables, services),
+        tones={name: dependencies.tone(name, services) for name in (*services, None, "nobody")},
+        drawing=dependencies.draw(analysis.tables, analysis.references, services),
         crossing=[one for one in analysis.references if one.crosses],
         groups=grouped(analysis.findings),
         counts={

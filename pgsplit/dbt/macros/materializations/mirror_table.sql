@@ -1,0 +1,50 @@
+{#
+    mirror_table: the way back. A table of the mirror, which landing has made, is kept equal to what
+    the model yields from the service's tables, from the switch to the end.
+
+    Nothing is written here. split.sync_MODEL() is made anew, and split.sync() calls it once the
+    service is switched, for the rows that the service has changed. Columns and key are those of
+    models/_sources.yml, so the model's yml says only what it follows; see followed_tables().
+    Atomic. If the model has changed, the next sync of a switched service compares all rows.
+#}
+{% materialization mirror_table, adapter='postgres' %}
+    {% set relation = this.incorporate(type='table') %}
+
+    {{ run_hooks(pre_hooks, inside_transaction=False) }}
+
+    {% if load_cached_relation(this) is none %}
+        {% do exceptions.raise_compiler_error(
+            relation ~ " is not there, so " ~ model.name ~ " has nothing to rebuild. Nothing was changed."
+            ~ " Mend: runner.py land " ~ target.name
+        ) %}
+    {% endif %}
+    {% set columns = pgsplit.sync_shape(relation).columns %}
+    {% set yielded = get_column_schema_from_query(get_empty_subquery_sql(sql)) | map(attribute='name') | list %}
+    {% if yielded != columns %}
+        {% do exceptions.raise_compiler_error(
+            model.name ~ " yields other columns than models/_sources.yml lists for " ~ relation.identifier ~ ": "
+            ~ yielded | join(', ') ~ " where " ~ columns | join(', ') ~ " is expected."
+            ~ " Mend " ~ model.original_file_path
+        ) %}
+    {% endif %}
+
+    {% call statement('owner') %}{{ pgsplit.become_owner(relation.schema) }}{% endcall %}
+    {{ run_hooks(pre_hooks, inside_transaction=True) }}
+    {% call statement('main') %}
+        {{ pgsplit.service_table_sync_function(relation, sql) }}
+        insert into split.mirror_tables (table_name, definition, follows)
+        values ({{ dbt.string_literal(relation.identifier) }}, {{ pgsplit.service_table_definition(sql) }}, {{ pgsplit.service_table_follows() }})
+        on conflict (table_name) do update
+        set
+            definition = excluded.definition,
+            follows = excluded.follows,
+            is_stale = mirror_tables.is_stale or (
+                mirror_tables.definition <> excluded.definition
+                and (select switched_at is not null from split.service)
+            );
+    {% endcall %}
+    {{ run_hooks(post_hooks, inside_transaction=True) }}
+    {{ adapter.commit() }}
+    {{ run_hooks(post_hooks, inside_transaction=False) }}
+    {% do return({'relations': [relation]}) %}
+{% endmaterialization %}

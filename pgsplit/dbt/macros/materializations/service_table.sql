@@ -1,0 +1,96 @@
+{#
+    service_table: a table that a service owns, kept equal to the model's SQL and never replaced.
+
+    | step    | when                       | what happens                                                |
+    |---------|----------------------------|-------------------------------------------------------------|
+    | create  | first build                | table, rows, then keys, checks and indexes, in one transaction |
+    | follow  | every build                | split.sync_TABLE() is made anew, which split.sync() calls for the rows that change |
+    | compare | the SQL has changed, or `--full-refresh` | rows that differ are upserted, rows that vanished are deleted |
+
+    It never drops, truncates or swaps a table, and it refuses a table that it did not make or whose
+    columns or constraints have changed since it did. Once the service writes the table itself,
+    comparing it is refused too: it would undo what the service has written.
+
+    The model's yml says everything else: contract, constraints, `indexes`, per column
+    `config.meta.default`, and for the table
+
+    | config.meta    | meaning                                                              |
+    |----------------|----------------------------------------------------------------------|
+    | follows        | which changes of the mirror touch which rows; see followed_tables()   |
+    | tombstone      | a column that gets the time when a row vanishes, instead of a delete  |
+    | owned_rows     | which rows are the service's once it is switched; see owned_rows()    |
+    | events         | an inbox of what happens to the rows; see event_inbox()               |
+    | read_through   | a function that asks the owner for missing rows; see read_through()   |
+    | mirror_indexes | what finds the mirror's rows for a key: columns, or macros, by mirror |
+
+    Its SQL reads the mirror (and ephemeral models) only, so the same compiled SQL also runs on the
+    monolith. Each transaction has one snapshot; where the mirror is following the monolith, the
+    other tables are brought to it first, so that parents and children agree.
+#}
+{% materialization service_table, adapter='postgres' %}
+    {% set existing = load_cached_relation(this) %}
+    {% set relation = this.incorporate(type='table') %}
+
+    {{ run_hooks(pre_hooks, inside_transaction=False) }}
+
+    {% if flags.EMPTY %}
+        {% do exceptions.raise_compiler_error("--empty would delete every row of " ~ this.identifier ~ ". Leave it out.") %}
+    {% endif %}
+    {% do get_assert_columns_equivalent(sql) %}
+    {% set made = pgsplit.service_table_made(relation, sql) %}
+    {% if existing is not none %}
+        {% do pgsplit.assert_service_table_is_ours(relation, made) %}
+    {% endif %}
+    {% set is_compared = existing is not none and (made.is_other_definition or should_full_refresh()) %}
+    {% if is_compared and made.switched_at is not none and pgsplit.owned_rows(model) == 'true' %}
+        {% do exceptions.raise_compiler_error(
+            this.schema ~ "." ~ this.identifier ~ " is written by the service since " ~ made.switched_at ~ ", and its model"
+            ~ " has changed or --full-refresh was given: building it would undo what the service has written. Nothing was"
+            ~ " changed. Leave --full-refresh out, and put " ~ model.original_file_path ~ " back as it was: git log -p -- "
+            ~ model.original_file_path
+        ) %}
+    {% endif %}
+
+    {% if existing is none or is_compared %}
+        {# What dbt has asked so far has taken a snapshot, and the lock has to come before one. #}
+        {% call statement('turn') %}
+            commit;
+            begin isolation level repeatable read;
+            lock table split.turn in {{ 'exclusive' if is_compared or made.is_following else 'share' }} mode
+        {% endcall %}
+    {% endif %}
+    {% call statement('owner') %}{{ pgsplit.become_owner(schema) }}{% endcall %}
+    {{ run_hooks(pre_hooks, inside_transaction=True) }}
+    {% if existing is none %}
+        {% if made.is_following %}
+            {% call statement('sync') %}select * from split.sync(){% endcall %}
+        {% endif %}
+        {% call statement('main') %}
+            {{ pgsplit.service_table_create(relation, sql) }}
+        {% endcall %}
+        {% call statement('follow') %}
+            {{ pgsplit.service_table_sync_function(relation, sql) }}
+            {{ pgsplit.service_table_record(relation, sql, is_stale=false) }}
+        {% endcall %}
+        {% do persist_docs(relation, model) %}
+    {% else %}
+        {% call statement('main') %}
+            {{ pgsplit.service_table_sync_function(relation, sql) }}
+            {% if is_compared %}
+                {{ pgsplit.service_table_record(relation, sql, is_stale=true) }}
+                select * from split.sync();
+            {% endif %}
+        {% endcall %}
+    {% endif %}
+    {% if model.config.meta.events %}
+        {% call statement('events') %}{{ pgsplit.event_inbox(this) }}{% endcall %}
+    {% endif %}
+    {% if model.config.meta.read_through %}
+        {% call statement('read_through') %}{{ pgsplit.read_through(this, sql) }}{% endcall %}
+    {% endif %}
+
+    {{ run_hooks(post_hooks, inside_transaction=True) }}
+    {{ adapter.commit() }}
+    {{ run_hooks(post_hooks, inside_transaction=False) }}
+    {% do return({'relations': [relation]}) %}
+{% endmaterialization %}

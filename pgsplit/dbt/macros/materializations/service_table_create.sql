@@ -1,0 +1,41 @@
+{#
+    service_table_create(relation, sql): the statements of a table's first build.
+
+    Pages are left with room for a row's next version, which so needs no new index entries.
+    Keys, checks and indexes come after the rows: one sort or scan each instead of one look-up
+    per row. Atomic: the caller's transaction holds all of it, so a failure leaves nothing.
+#}
+{% macro service_table_create(relation, sql) %}
+    create table {{ relation }} (
+        {% for column in model.columns.values() %}
+            {{ adapter.quote(column.name) }} {{ column.data_type }}
+            {%- if column.config.meta.default is defined %} default {{ column.config.meta.default }}{% endif %}
+            {%- for constraint in column.constraints if constraint.type == 'not_null' %} not null{% endfor %}
+            {{- ',' if not loop.last }}
+        {% endfor %}
+    )
+    with (fillfactor = 90);
+
+    insert into {{ relation }} ({{ pgsplit.quoted(model.columns) }})
+    select {{ pgsplit.quoted(model.columns) }}
+    from (
+        {{ sql }}
+    ) as expected;
+
+    {% for constraint in pgsplit.service_table_constraints(relation) %}
+        select split.enforce(
+            {{ dbt.string_literal(relation) }},
+            {{ dbt.string_literal(constraint.name) }},
+            {{ dbt.string_literal(dbt.escape_single_quotes(constraint.definition)) }},
+            {{ dbt.string_literal(dbt.escape_single_quotes(constraint.offenders)) }},
+            array[{% for name in constraint.key %}{{ dbt.string_literal(name) }}{{ ', ' if not loop.last }}{% endfor %}]
+        );
+    {% endfor %}
+
+    {% for index in config.get('indexes', []) %}
+        create {{ 'unique ' if index.unique }}index {{ adapter.quote(([relation.identifier] + index.columns) | join('_') ~ '_idx') }}
+        on {{ relation }} {% if index.type %}using {{ index.type }} {% endif %}({{ index.columns | join(', ') }});
+    {% endfor %}
+
+    analyze {{ relation }};
+{% endmacro %}

@@ -1,0 +1,17 @@
+{#
+    expected_tables(): the monolith's tables and who will own them, as rows of a `values` list.
+
+    | table_name | owner       |
+    |------------|-------------|
+    | badges     | users_db    |
+    | payments   | payments_db |
+#}
+{% macro expected_tables() -%}
+    {%- set rows = [] -%}
+    {%- if execute -%}
+        {%- for table in graph.sources.values() -%}
+            {%- do rows.append((table.name, table.config.meta.owner)) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ pgsplit.values_list(rows or [('', '')]) }}
+{%- endmacro %}

@@ -1,0 +1,42 @@
+{#
+    accounts_for: a table has as many rows as the monolith table that it comes from.
+
+    | argument | meaning                                               | default |
+    |----------|-------------------------------------------------------|---------|
+    | mirror   | the monolith table, or its mirror, that is counted    |         |
+    | id_column| the column that holds the monolith row's id           | id      |
+    | also     | tables whose rows count too, where several share them | none    |
+    | condition| which of the stored rows count                        | all     |
+
+    Rows that have changed in the mirror since the last sync count on neither side.
+
+    Returns one row with both counts where they differ; fails with the number of rows by which.
+#}
+{% test accounts_for(model, mirror, id_column='id', also=[], condition='true') %}
+    {{ config(fail_calc='coalesce(sum(abs(stored - expected)), 0)') }}
+
+    with
+
+    mirrored as (
+        select count(*) as expected from {{ source(pgsplit.monolith_source(), mirror) }} as mirror
+        where not {{ pgsplit.is_pending(mirror, 'mirror.id') }}
+    ),
+
+    counts as (
+        {% for relation in [model] + also %}
+            select count(*) as held from {{ relation }} as stored
+            where {{ condition }} and not {{ pgsplit.is_pending(mirror, 'stored.' ~ adapter.quote(id_column)) }}
+            {{- '\n            union all' if not loop.last }}
+        {% endfor %}
+    ),
+
+    counted as (
+        select
+            mirrored.expected,
+            (select sum(held) from counts) as stored
+        from mirrored
+    )
+
+    select * from counted
+    where stored <> expected
+{% endtest %}

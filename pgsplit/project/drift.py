@@ -1,0 +1,151 @@
+"""Holds the live monolith, and a mirror of it, against what the project expects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from pgsplit.base.errors import SourceMismatch
+from pgsplit.postgres.catalog import LiveTable, live_tables
+from pgsplit.project.project import Project, Service, Table
+
+
+def _missing(schema: str, table: LiveTable, wanted: Table, column: str) -> tuple[str, str]:
+    """Say that a column is missing, or what its name may be now, and what mends it."""
+    qualified, kind = f"{schema}.{wanted.name}", wanted.columns[column]
+    renamed = [n for n, has in table.columns.items() if n not in wanted.columns and has == kind]
+    if renamed:
+        return (
+            f'column {qualified}."{column}" is missing; perhaps it is "{renamed[0]}" now',
+            f'ALTER TABLE {qualified} RENAME COLUMN "{renamed[0]}" TO "{column}";',
+        )
+    return (
+        f'column {qualified}."{column}" is missing',
+        f'ALTER TABLE {qualified} ADD COLUMN "{column}" {kind};',
+    )
+
+
+def check(
+    project: Project, monolith: psycopg.Connection[Any], names: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Compare the live monolith with what the models were written for.
+
+    Args:
+        project: the project.
+        monolith: a connection to its monolith.
+        names: the tables and columns that are needed.
+
+    Raises:
+        SourceMismatch: a table or column is missing or of another type, a table has no primary
+            key, or its replica identity is not its primary key. All findings in one message.
+    """
+    found = live_tables(monolith, project.schema)
+    wrong: list[tuple[str, str]] = []
+    for name, columns in names.items():
+        table, qualified = found.get(name), f"{project.schema}.{name}"
+        if table is None:
+            wrong.append((f"table {qualified} is missing", f"Create {qualified}"))
+            continue
+        for column in columns:
+            wanted, has = project.tables[name].columns[column], table.columns.get(column)
+            if has is None:
+                wrong.append(_missing(project.schema, table, project.tables[name], column))
+            elif has != wanted:
+                wrong.append(
+                    (
+                        f'column {qualified}."{column}" is {has} where {wanted} is expected',
+                        f'ALTER TABLE {qualified} ALTER COLUMN "{column}" TYPE {wanted};',
+                    )
+                )
+        if not table.primary_key:
+            wrong.append(
+                (
+                    f"table {qualified} has no primary key, or a deferrable one, to follow it by",
+                    f"ALTER TABLE {qualified} ADD PRIMARY KEY (id);",
+                )
+            )
+        elif table.replica_identity != "d":
+            wrong.append(
+                (
+                    f"table {qualified} has a replica identity other than its primary key",
+                    f"ALTER TABLE {qualified} REPLICA IDENTITY DEFAULT;",
+                )
+            )
+        elif missing := set(table.primary_key) - set(columns):
+            wrong.append(
+                (
+                    f"the primary key of {qualified} has columns that are not landed: {missing}",
+                    f"List them for {name} in models/_sources.yml",
+                )
+            )
+    if wrong:
+        database = monolith.info.dbname
+        raise SourceMismatch(
+            "The monolith is not the one that the models were written for:\n"
+            + "\n".join(f"  - {what}" for what, _ in wrong),
+            where=f"database {database}, schema {project.schema}",
+            mend="\n".join(mend for _, mend in wrong)
+            + "\nor bring models/_sources.yml, models and seeds/column_ownership.csv up to date.",
+        )
+
+
+def drift(
+    monolith: psycopg.Connection[Any],
+    database: psycopg.Connection[Any],
+    service: Service,
+    completed: frozenset[str],
+) -> list[str]:
+    """Find what has changed in the monolith's definitions since a service has landed.
+
+    Args:
+        monolith: a connection to it.
+        database: a connection to the service's database, which holds a mirror.
+        service: the service.
+        completed: the services whose tables are retired in the monolith.
+
+    Returns:
+        Notes on what does not stop the follower: columns that it does not carry.
+
+    Raises:
+        SourceMismatch: what does stop it, now or with the next row: see `check`; or the mirror
+            has another column, type, key or NOT NULL than the monolith.
+    """
+    names = {
+        name: columns
+        for name, columns in service.landed_tables.items()
+        if service.project.tables[name].owner not in completed
+    }
+    check(service.project, monolith, names)
+    source, mirror = (live_tables(one, service.mirror) for one in (monolith, database))
+    wrong: list[str] = []
+    mend: list[str] = []
+    notes: list[str] = []
+    for name, columns in names.items():
+        there, here, qualified = source[name], mirror.get(name), f"{service.mirror}.{name}"
+        added = [c for c in there.columns if c not in service.project.tables[name].columns]
+        notes += [
+            f'{qualified}."{column}" is new in the monolith and goes nowhere: say in'
+            " seeds/column_ownership.csv where it is to go"
+            for column in added
+            if service.project.tables[name].owner == service.database
+        ]
+        if here is None or dict(here.columns) != {c: there.columns[c] for c in columns}:
+            wrong.append(f"the mirror {qualified} does not have the columns that were landed")
+            mend.append(f"runner.py land {service.role} --again")
+            continue
+        for column in sorted(here.not_null - there.not_null):
+            wrong.append(f'column {qualified}."{column}" may be null in the monolith now')
+            mend.append(
+                f"runner.py psql {service.role} -c"
+                f""" 'ALTER TABLE {qualified} ALTER COLUMN "{column}" DROP NOT NULL'"""
+            )
+    if wrong:
+        raise SourceMismatch(
+            f"The mirror in {service.database} is not what the monolith is now:\n"
+            + "\n".join(f"  - {what}" for what in wrong),
+            where=f"database {database.info.dbname}, schema {service.mirror}",
+            mend="\n".join(dict.fromkeys(mend)),
+        )
+    return notes
