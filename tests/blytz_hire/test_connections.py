@@ -6,14 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from psycopg.conninfo import conninfo_to_dict
 
 from demo.project import MONOLITH, PROJECT, ROOT, SERVICES
 from pgsplit.base.errors import ConnectionFailed
-from pgsplit.project import profiles
 from pgsplit.project.endpoints import connect, resolve, with_database
 from tests.support.servers import PASSWORD, Server
 from tests.support.split import Split
@@ -27,34 +28,40 @@ URLS = [
     "postgresql://db.example.com",
     "postgresql:///blytz?host=db.example.com&user=ann&password=p%26q",
     "postgresql://ann:a%25b%5Cc@db.example.com/blytz",
+    "postgresql://ann:a:b?\\x41é@db.example.com:/blytz?sslcert=/c%20c&sslkey=/k",
+    "postgresql://ann:12345@db.example.com/007?host=&port=",
 ]
 
-# Renders every output of the profile as dbt does, once for each environment on standard input.
+# Renders every output of the profile as dbt does, once for each environment on standard input. One
+# renderer for all of an environment's outputs: none may see what another has left behind.
 PROBE = """
 import json, sys, yaml
 from argparse import Namespace
 from pathlib import Path
 from dbt.config.profile import Profile
 from dbt.config.renderer import ProfileRenderer
+from dbt.exceptions import DbtProfileError
 from dbt.flags import set_from_args
 from dbt_common.context import set_invocation_context
 raw = yaml.safe_load(Path('profiles/profiles.yml').read_text())['blytz_hire']
 for line in sys.stdin:
     set_invocation_context(json.loads(line))
     set_from_args(Namespace(PROFILES_DIR=str(Path.cwd())), None)
-    outputs = {
-        target: Profile.from_raw_profile_info(
-            raw, 'blytz_hire', ProfileRenderer({}), target_override=target
-        ).credentials.to_dict()
-        for target in raw['outputs']
-    }
+    renderer = ProfileRenderer({})
+    try:
+        outputs = {
+            target: Profile.from_raw_profile_info(
+                raw, 'blytz_hire', renderer, target_override=target
+            ).credentials.to_dict()
+            for target in raw['outputs']
+        }
+    except DbtProfileError as error:
+        outputs = str(error)
     print(json.dumps(outputs))
 """
 
-Outputs = dict[str, dict[str, str]]
 
-
-def profiles_for(environs: list[dict[str, str]]) -> list[Outputs]:
+def profiles_for(environs: list[dict[str, str]]) -> list[Any]:
     ran = subprocess.run(
         [sys.executable, "-c", PROBE],
         input="\n".join(map(json.dumps, environs)),
@@ -66,8 +73,11 @@ def profiles_for(environs: list[dict[str, str]]) -> list[Outputs]:
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
-def test_the_committed_profile_is_what_the_generator_writes() -> None:
-    assert (ROOT / "profiles" / "profiles.yml").read_text() == profiles.render(PROJECT)
+def test_every_database_has_an_output_under_its_own_name() -> None:
+    profile = yaml.safe_load((ROOT / "profiles" / "profiles.yml").read_text())["blytz_hire"]
+    assert {target: output["name"] for target, output in profile["outputs"].items()} == {
+        target: f"{{% do context.update(name='{target}') %}}" for target in (MONOLITH, *SERVICES)
+    }
 
 
 @pytest.mark.slow
@@ -82,7 +92,8 @@ def test_profile_and_runner_read_every_url_alike() -> None:
             assert has == {name: wanted[name] for name in has}, (environ, target)
             assert seen[target]["pass"] == wanted.get("password", ""), (environ, target)
             assert seen[target]["sslmode"] == wanted.get("sslmode", "prefer"), (environ, target)
-            assert seen[target]["sslrootcert"] == wanted.get("sslrootcert", ""), (environ, target)
+            for name in ("sslrootcert", "sslcert", "sslkey"):
+                assert seen[target][name] == wanted.get(name, ""), (environ, target)
 
 
 @pytest.mark.slow
@@ -91,6 +102,16 @@ def test_profile_and_runner_find_the_same_embedded_server() -> None:
     for target, url in resolve(PROJECT, {}, ROOT).urls.items():
         assert seen[target]["host"] == conninfo_to_dict(url)["host"]
         assert seen[target]["dbname"] == conninfo_to_dict(url)["dbname"] == target
+
+
+@pytest.mark.slow
+def test_the_profile_refuses_what_is_no_url_without_repeating_it() -> None:
+    urls = ["mysql://ann:hunter2@db/mono", "host=db user=ann password=hunter2"]
+    urls += ["postgresql://ann:hunter2%@db/mono", "postgresql://ann:hunter2@db:port/mono"]
+    environs = [{"BLYTZ_HIRE_URL": url} for url in urls]
+    for url, seen in zip(urls, profiles_for(environs), strict=True):
+        assert isinstance(seen, str), (url, seen)
+        assert "hunter2" not in seen, url
 
 
 def test_with_only_the_monolith_given_the_services_live_beside_it() -> None:
