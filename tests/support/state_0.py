@@ -1,4 +1,4 @@
-"""Restores what earlier versions of this project have made; see tests/blytz_hire/fixtures/state_0."""
+"""Restores what version 0 of this project has made; see tests/blytz_hire/fixtures/state_0."""
 
 from __future__ import annotations
 
