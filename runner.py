@@ -18,7 +18,7 @@ if sys.prefix == sys.base_prefix and PYTHON.exists():
 try:
     from pgsplit.cli.main import run
 except ModuleNotFoundError as missing:
-    sys.exit(f"error: {missing}\n  mend:  make .venv/ready && source .venv/bin/activate")
+    sys.exit(f"error: {missing}\n  hint:  make .venv/ready && source .venv/bin/activate")
 except KeyboardInterrupt:
     sys.exit(130)
 

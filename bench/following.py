@@ -27,12 +27,12 @@ from rich.table import Table
 
 from bench import server
 from demo.project import MONOLITH, PROJECT, ROOT, select
-from pgsplit.cli import console as screen
+from pgsplit.cli import console
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Service
-from pgsplit.replication.stream import Link
-from pgsplit.replication.sync import Tick, carry_over, follow, ready, sync
+from pgsplit.replication.stream import Stream
+from pgsplit.replication.sync import Tick, apply_changes, follow, open_upstreams, sync
 
 SAMPLE_ROWS = 50_000
 WRITERS = 4
@@ -196,7 +196,7 @@ class Load:
 
 def say(what: str) -> None:
     """Tell on standard error what is under way."""
-    screen.err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {what}")
+    console.err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {what}")
 
 
 @contextmanager
@@ -225,39 +225,39 @@ def fill(connections: Connections, rows: int) -> int:
         return rows - int(row[0])
 
 
-def change(place: Split, link: Link, rows: int) -> None:
+def change(place: Split, stream: Stream, rows: int) -> None:
     """Change so many payments in one transaction, and wait until they are in the mirror."""
     if rows:
-        changed = link.monolith.execute(CHANGE, {"last": place.last, "count": rows})
+        changed = stream.monolith.execute(CHANGE, {"last": place.last, "count": rows})
         assert changed.rowcount == rows, (changed.rowcount, rows)
-    beat, deadline = link.beat(), time.monotonic() + PATIENCE_SECONDS
-    while not link.has_arrived(beat):
+    beat, deadline = stream.beat(), time.monotonic() + PATIENCE_SECONDS
+    while not stream.has_arrived(beat):
         assert time.monotonic() < deadline, "The changes do not arrive."
         time.sleep(SOON_SECONDS)
 
 
-def carry(place: Split, link: Link, rows: int, runs: int) -> list[float]:
+def carry(place: Split, stream: Stream, rows: int, runs: int) -> list[float]:
     """Time syncs after so many changes each."""
     seconds = []
     for _ in range(runs):
-        change(place, link, rows)
-        done = carry_over(link.database)
+        change(place, stream, rows)
+        done = apply_changes(stream.database)
         assert done.rows >= rows, done
         seconds.append(done.seconds)
     return seconds
 
 
-def compare(link: Link, percent: int, runs: int) -> list[float]:
+def compare(stream: Stream, percent: int, runs: int) -> list[float]:
     """Time syncs that look at so many payments, or at all tables whole, and find all as it was."""
     seconds = []
     for _ in range(runs):
-        link.database.execute(
+        stream.database.execute(
             "insert into split.changes select 'blytz_hire.payments', 'id', id"
             f" from blytz_hire.payments tablesample bernoulli ({percent})"
             if percent < 100
             else "update split.service_tables set is_stale = true"
         )
-        done = carry_over(link.database)
+        done = apply_changes(stream.database)
         assert done.rows == 0, done
         seconds.append(done.seconds)
     return seconds
@@ -267,16 +267,16 @@ def new_session(place: Split, rows: int, runs: int) -> list[float]:
     """Time the first sync of a connection, as whoever calls it now and then has it."""
     seconds = []
     for _ in range(runs):
-        with ready(place.service, place.connections) as link:
-            seconds += carry(place, link, rows, 1)
+        with open_upstreams(place.service, place.connections) as stream:
+            seconds += carry(place, stream, rows, 1)
     return seconds
 
 
 def after_backlog(place: Split, backlog: int, rows: int, runs: int) -> list[float]:
     """Time small syncs of a connection whose first one was large."""
-    with ready(place.service, place.connections) as link:
-        carry(place, link, backlog, 1)
-        return carry(place, link, rows, runs)
+    with open_upstreams(place.service, place.connections) as stream:
+        carry(place, stream, backlog, 1)
+        return carry(place, stream, rows, runs)
 
 
 @contextmanager
@@ -421,11 +421,13 @@ def measure_syncs(places: Sequence[Split], table: Table) -> None:
     """Measure small syncs at each size, in turns, so that what else the machine does hits all."""
     say("syncs")
     with ExitStack() as links:
-        pairs = [(p, links.enter_context(ready(p.service, p.connections))) for p in places]
-        for place, link in pairs:
-            carry(place, link, 1000, 1)
+        pairs = [(p, links.enter_context(open_upstreams(p.service, p.connections))) for p in places]
+        for place, stream in pairs:
+            carry(place, stream, 1000, 1)
         for rows, target in (0, ""), (10, ""), (1000, "< 150 ms"):
-            rounds = [[carry(place, link, rows, 1)[0] for place, link in pairs] for _ in range(7)]
+            rounds = [
+                [carry(place, stream, rows, 1)[0] for place, stream in pairs] for _ in range(7)
+            ]
             for place, *seconds in zip(places, *rounds, strict=True):
                 what = f"{rows:,} changed" if rows else "none changed"
                 table.add_row(f"{what}, of {place.rows:,}", milliseconds(seconds), target)
@@ -441,11 +443,11 @@ def measure_backlogs(place: Split, table: Table) -> None:
     table.add_row("1,000 changed, a new connection", first)
     later = milliseconds(after_backlog(place, backlog, 1000, 3))
     table.add_row(f"1,000 changed, after {backlog:,}", later)
-    with ready(place.service, place.connections) as link:
-        table.add_row(f"{backlog:,} changed", milliseconds(carry(place, link, backlog, 2)))
+    with open_upstreams(place.service, place.connections) as stream:
+        table.add_row(f"{backlog:,} changed", milliseconds(carry(place, stream, backlog, 2)))
         for percent in 1, 5, 12, 100:
             what = f"{percent} % compared, none changed"
-            table.add_row(what, milliseconds(compare(link, percent, 3)))
+            table.add_row(what, milliseconds(compare(stream, percent, 3)))
 
 
 def measure_load(place: Split, table: Table, rate: float, seconds: float) -> bool:
@@ -472,7 +474,7 @@ def main() -> None:
     if given.rows < 150_000:
         parser.error("--rows: 150000 at least; the smaller one has a tenth, and 1,000 change")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    table = screen.table("what", ">figure", ">target")
+    table = console.table("what", ">figure", ">target")
     with split(given.rows // 10) as small, split(given.rows) as place:
         measure_syncs((small, place), table)
         table.add_section()
@@ -484,7 +486,7 @@ def main() -> None:
             table.add_row(f"an update seen, interval {interval} s", seen)
         table.add_section()
         is_right = measure_load(place, table, given.rate, given.seconds)
-    screen.out.print(table)
+    console.out.print(table)
     if not is_right:
         sys.exit(1)
 

@@ -19,10 +19,11 @@ from psycopg import sql
 
 from bench import server
 from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, ROOT, select
-from pgsplit.cli import console as screen
+from pgsplit.cli import console
 from pgsplit.load import sample as demo
 from pgsplit.postgres.catalog import live_tables
-from pgsplit.project.endpoints import Connections, conninfo, resolve, with_database
+from pgsplit.postgres.connect import conninfo, with_database
+from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.state.ledger import HEARTBEATS
 
 OTHERS = ("native", "postgres")
@@ -105,7 +106,7 @@ def main() -> None:
         others = {name: with_database(connections.urls[MONOLITH], name) for name in OTHERS}
         urls = {**connections.urls, **others}
         native = native_seconds(replace(connections, urls=urls), "payments")
-    table = screen.table("what", ">figure")
+    table = console.table("what", ">figure")
     table.add_row("rows in the monolith", f"{rows:,}")
     table.add_row("sample made in", f"{sample:.1f} s")
     table.add_row("all six services, first run", f"{first_seconds:.1f} s")
@@ -115,7 +116,7 @@ def main() -> None:
     table.add_row("landing payments_db", f"{landing['payments_db']:.1f} s")
     table.add_row("PostgreSQL's own copy of the same", f"{native:.1f} s")
     table.add_row("ratio", f"{native / landing['payments_db']:.2f}")
-    screen.out.print(table)
+    console.out.print(table)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from bench.following import Split, say, split
 from demo.project import MONOLITH
 from pgsplit.base.text import size
-from pgsplit.cli import console as screen
+from pgsplit.cli import console
 from pgsplit.prove.totals import Verdict, totals
 from pgsplit.prove.verify import Verified, verify
 from pgsplit.state.ledger import open_ledger
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000, help="payments")
     rows = parser.parse_args().rows
-    table = screen.table("what", ">figure", ">target")
+    table = console.table("what", ">figure", ">target")
     with split(rows) as place:
         say("verify, and one pass over both sides, in turn")
         assert proof(place).proven
@@ -112,7 +112,7 @@ def main() -> None:
         table.add_row("verify with all rows wrong", f"{taken:.1f} s")
         table.add_row("memory at its peak, before and after", f"{size(before)}")
         table.add_row("", f"{size(peak())}", "flat")
-    screen.out.print(table)
+    console.out.print(table)
 
 
 def differing(place: Split) -> int:

@@ -25,11 +25,11 @@ from rich.table import Table
 from bench import server
 from bench.following import SOON_SECONDS, milliseconds, say
 from demo.project import MONOLITH, PROJECT, ROOT, select
-from pgsplit.cli import console as screen
+from pgsplit.cli import console
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Service
-from pgsplit.replication import shared as feed
+from pgsplit.replication import shared
 from pgsplit.replication.stream import Connection
 
 SAMPLE_ROWS = 50_000
@@ -71,7 +71,7 @@ BY_KEY = "select * into found from {database}.shared_users where id = users[1 + 
 
 
 @dataclass(frozen=True)
-class Place:
+class Side:
     """A monolith that is split, and where its users are written now."""
 
     connections: Connections
@@ -87,11 +87,11 @@ class Place:
 
 def consumers() -> list[Service]:
     """Name the services that share users."""
-    return feed.consumers(select(("users",))[0])
+    return shared.consumers(select(("users",))[0])
 
 
 @contextlib.contextmanager
-def following(place: Place) -> Iterator[None]:
+def following(place: Side) -> Iterator[None]:
     """Run followers of all services for the block, in one process, as an operator would."""
     command = [sys.executable, str(ROOT / "runner.py"), "sync", "--follow"]
     with subprocess.Popen(
@@ -105,7 +105,7 @@ def following(place: Place) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def watching(place: Place) -> Iterator[list[tuple[Service, Connection]]]:
+def watching(place: Side) -> Iterator[list[tuple[Service, Connection]]]:
     """Connect to all copies."""
     with contextlib.ExitStack() as stack:
         yield [
@@ -125,7 +125,7 @@ def wait_for(copies: Sequence[tuple[Service, Connection]], user: int, email: str
     return time.monotonic()
 
 
-def single_updates(place: Place, source: str, runs: int) -> list[float]:
+def single_updates(place: Side, source: str, runs: int) -> list[float]:
     """Time updates from their commit until they are in all copies."""
     seconds = []
     with watching(place) as copies, place.connections.connect(source) as owner:
@@ -141,7 +141,7 @@ def single_updates(place: Place, source: str, runs: int) -> list[float]:
     return seconds
 
 
-def many_updates(place: Place, source: str, runs: int) -> tuple[list[float], list[float]]:
+def many_updates(place: Side, source: str, runs: int) -> tuple[list[float], list[float]]:
     """Time from the first of many updates until the last is in all copies, each once.
 
     Returns:
@@ -198,7 +198,7 @@ def misses(database: Connection, service: Service) -> list[float]:
     return seconds[1:]  # the first connects
 
 
-def measure(place: Place, source: str, runs: int, table: Table) -> None:
+def measure(place: Side, source: str, runs: int, table: Table) -> None:
     """Measure propagation from where users are written."""
     where = "the monolith" if source == MONOLITH else source
     with following(place):
@@ -226,9 +226,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=10_000, help="users, each updated once a run")
     parser.add_argument("--runs", type=int, default=5)
     given = parser.parse_args()
-    table = screen.table("what", ">figure", ">target")
+    table = console.table("what", ">figure", ">target")
     with server() as environ:
-        place = Place(resolve(PROJECT, environ), environ, given.users)
+        place = Side(resolve(PROJECT, environ), environ, given.users)
         say("a monolith, and runner.py run")
         demo.create(PROJECT, place.connections.urls[MONOLITH], SAMPLE_ROWS)
         with place.connections.connect(MONOLITH) as monolith:
@@ -254,7 +254,7 @@ def main() -> None:
             table.add_row("… as against reading the copy by its key", f"{ratio:.1f}")
             asked = statistics.median(misses(database, service))
             table.add_row("a miss, from the client", f"{asked * 1000:.2f} ms")
-    screen.out.print(table)
+    console.out.print(table)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ from rich.table import Table
 from bench.following import SOON_SECONDS, Split, following, milliseconds, say, split
 from demo.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
 from demo.project import MONOLITH, ROOT
-from pgsplit.cli import console as screen
+from pgsplit.cli import console
 from pgsplit.observe.history import history
-from pgsplit.replication.session import Ends, opened
-from pgsplit.replication.sync import Tick, carry_over
+from pgsplit.replication.session import Session, open_session
+from pgsplit.replication.sync import Tick, apply_changes
 
 CLIENTS = 4
 PER_SECOND = 200.0
@@ -60,7 +60,7 @@ class Move:
 
 
 @dataclass
-class Place:
+class Side:
     """A size: its servers, all clients that have written there, and what was measured."""
 
     split: Split
@@ -95,7 +95,7 @@ class Place:
         return made
 
 
-def there_and_back(place: Place) -> None:
+def there_and_back(place: Side) -> None:
     """Switch and roll back while clients write."""
     clients = place.new_clients()
     with writing(clients):
@@ -125,7 +125,7 @@ def wait_for_writes(clients: Sequence[Client], database: str) -> None:
         time.sleep(SOON_SECONDS)
 
 
-def move(place: Place, operation: str, clients: Sequence[Client], old: str, new: str) -> Move:
+def move(place: Side, operation: str, clients: Sequence[Client], old: str, new: str) -> Move:
     """Let the truth move once."""
     before = [len(client.accepted) for client in clients]
     role = place.split.service.role
@@ -147,7 +147,7 @@ def move(place: Place, operation: str, clients: Sequence[Client], old: str, new:
     )
 
 
-def last_steps(place: Place, operation: str) -> dict[str, float]:
+def last_steps(place: Side, operation: str) -> dict[str, float]:
     """Give how long the steps of the last such operation took."""
     return {
         step.step.removeprefix(f"{operation}: "): step.seconds
@@ -156,34 +156,34 @@ def last_steps(place: Place, operation: str) -> dict[str, float]:
     }
 
 
-def measure_syncs_back(places: Sequence[Place], runs: int) -> None:
+def measure_syncs_back(places: Sequence[Side], runs: int) -> None:
     """Switch for good, then time syncs of what was changed in the service's tables, in turns."""
     with ExitStack() as stack:
         pairs = []
         for place in places:
             say(f"syncs back, of {place.split.rows:,}")
             place.runner("switch", place.split.service.role, "--no-backup")
-            both = stack.enter_context(opened(place.split.service, place.split.connections))
+            both = stack.enter_context(open_session(place.split.service, place.split.connections))
             pairs.append((place, both))
             sync_back(place, both)  # the first of a connection has its plans to make
         for _ in range(runs):
-            for place, ends in pairs:
-                place.syncs.append(sync_back(place, ends))
+            for place, session in pairs:
+                place.syncs.append(sync_back(place, session))
 
 
-def sync_back(place: Place, ends: Ends) -> float:
+def sync_back(place: Side, session: Session) -> float:
     """Change some payments and carry them over into the mirror; give the seconds of that."""
     picked = random.sample(range(1, place.split.last + 1), CHANGED)
     ids = [f"c{hashlib.md5(f'following{i}'.encode()).hexdigest()[:24]}" for i in picked]
-    changed = ends.database.execute(CHANGE, (ids,)).rowcount
+    changed = session.database.execute(CHANGE, (ids,)).rowcount
     assert changed == CHANGED, changed
-    done = carry_over(ends.database)
+    done = apply_changes(session.database)
     assert done.rows == CHANGED, done
-    ends.way.arrive()
+    session.reverse.arrive()
     return done.seconds
 
 
-def wrong_rows(place: Place) -> list[str]:
+def wrong_rows(place: Side) -> list[str]:
     """Hold the clients' books against the service's tables and the monolith's."""
     kinds, connections = KINDS[place.database], place.split.connections
     with connections.connect(place.database) as database, connections.connect(MONOLITH) as monolith:
@@ -193,7 +193,7 @@ def wrong_rows(place: Place) -> list[str]:
         ]
 
 
-def show(places: Sequence[Place], table: Table) -> None:
+def show(places: Sequence[Side], table: Table) -> None:
     """Print all figures."""
     for operation in ("switch", "rollback"):
         for place in places:
@@ -245,7 +245,7 @@ def main() -> None:
         for rows in (given.rows // 10, given.rows):
             one = opened_places.enter_context(split(rows))
             with one.connections.connect(MONOLITH) as monolith:
-                places.append(Place(one, acquaint(monolith)))
+                places.append(Side(one, acquaint(monolith)))
             say("runner.py verify payments")
             places[-1].runner("verify", "payments")
         with ExitStack() as followers:
@@ -257,13 +257,13 @@ def main() -> None:
                     require_follower(ticks)
         measure_syncs_back(places, given.rounds)
         lines = [line for place in places for line in wrong_rows(place)]
-    table = screen.table("what", ">figure", ">target")
+    table = console.table("what", ">figure", ">target")
     show(places, table)
     table.add_section()
     written = sum(len(client.accepted) for place in places for client in place.clients)
     table.add_row("writes acknowledged", f"{written:,}")
     table.add_row("… of which lost, doubled or changed", f"{len(lines):,}", "0")
-    screen.out.print(table)
+    console.out.print(table)
     if lines:
         sys.exit("\n".join(lines))
 

@@ -31,12 +31,12 @@ from pgsplit.base.text import size
 from pgsplit.load.run import RunReport, Watcher, run
 from pgsplit.postgres import embedded
 from pgsplit.postgres.catalog import LiveTable, live_tables
+from pgsplit.postgres.connect import LOCK_TIMEOUT, connect, describe, with_database
 from pgsplit.project import drift
-from pgsplit.project.endpoints import Connections, connect, describe, with_database
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
 from pgsplit.prove.verify import Verified, verify
-from pgsplit.replication import requirements as preflight
-from pgsplit.replication import stream as replication
+from pgsplit.replication import requirements
 from pgsplit.state.ledger import open_ledger
 
 # A crash costs the copy nothing that is not thrown away anyhow.
@@ -134,7 +134,7 @@ def held(home: Path, project: Project) -> Iterator[None]:
         NotReady: another dry run is under way, or the folder can't be used.
     """
     other = NotReady(
-        "Another dry run is under way.", where=str(home), mend="Wait for it, or end it."
+        "Another dry run is under way.", where=str(home), hint="Wait for it, or end it."
     )
     try:
         # Root's server runs as another account, which has to pass through.
@@ -146,7 +146,7 @@ def held(home: Path, project: Project) -> Iterator[None]:
         raise NotReady(
             f"The dry run's folder can't be used: {error.strerror}",
             where=str(home),
-            mend=f"export {project.variable('SCRATCH')}=/a/folder/that/you/may/write",
+            hint=f"export {project.variable('SCRATCH')}=/a/folder/that/you/may/write",
         ) from error
     try:
         try:
@@ -199,12 +199,12 @@ def _look(
     """Ask the monolith, only reading, what a landing asks it, and whether the copy has room."""
     needed, stops = _needed(services), list[SplitError]()
     with connections.connect(connections.monolith) as monolith:
-        monolith.execute(f"set lock_timeout = '{replication.LOCK_TIMEOUT}'")
+        monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         try:
             _require_readable(monolith, connections.project.schema)
             drift.check(connections.project, monolith, needed)
             try:
-                preflight.source(monolith, services[0], needed)
+                requirements.source(monolith, services[0], needed)
             except NotReady as error:
                 stops.append(error)  # the copy can do without: a login that only reads is enough
             live = live_tables(monolith, connections.project.schema)
@@ -212,7 +212,7 @@ def _look(
             raise NotReady(
                 "A table of the monolith is locked by somebody who alters it.",
                 where=describe(connections.monolith_url),
-                mend="Wait for them: select pid, relation::regclass from pg_locks"
+                hint="Wait for them: select pid, relation::regclass from pg_locks"
                 " where mode = 'AccessExclusiveLock';",
             ) from error
     copied = sum(live[table].bytes for table in needed)
@@ -226,7 +226,7 @@ def _look(
             f"The dry run needs about {size(wanted)} of disk for a copy of {size(copied)}, its"
             f" mirrors, tables and WAL; {size(free)} are free.",
             where=str(home),
-            mend=f"export {connections.project.variable('SCRATCH')}=/a/folder/with/room, or name"
+            hint=f"export {connections.project.variable('SCRATCH')}=/a/folder/with/room, or name"
             " fewer services.",
         )
     return live, stops
@@ -250,7 +250,7 @@ def _require_readable(monolith: psycopg.Connection[Any], schema: str) -> None:
         raise NotReady(
             f"{user} may not read, or not whole, what the dry run copies: {', '.join(unreadable)}",
             where=describe(monolith.info.dsn),
-            mend=f'GRANT USAGE ON SCHEMA {schema} TO "{user}";'
+            hint=f'GRANT USAGE ON SCHEMA {schema} TO "{user}";'
             f' GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO "{user}";\n'
             f'and where row-level security is on: ALTER ROLE "{user}" BYPASSRLS;',
         )
@@ -307,7 +307,7 @@ def _pipe(
         # there is may need what the scratch server lacks.
         *("--section=pre-data", "--section=data", "--no-owner", "--no-privileges"),
         *("--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-policies"),
-        f"--lock-wait-timeout={replication.LOCK_TIMEOUT}",
+        f"--lock-wait-timeout={LOCK_TIMEOUT}",
         *(f"--exclude-table-data={schema}.{name}" for name in quoted),
     ]
     restore = [embedded.binary("pg_restore"), f"--dbname={copy}", "--no-owner", "--no-privileges"]
@@ -336,13 +336,13 @@ def _pipe(
         if dumping.returncode not in (0, -signal.SIGPIPE):
             said = _read(dump_said)
             raise _NotCopied(
-                f"The monolith can't be copied. {said}", where=describe(url), mend=AGAIN
+                f"The monolith can't be copied. {said}", where=describe(url), hint=AGAIN
             )
         if wrong := _fatal(_read(restore_said)):
             raise _NotCopied(
                 "The scratch server can't hold a copy of the monolith:\n" + wrong,
                 where=describe(url),
-                mend="It is a plain PostgreSQL without other extensions, operating system locales"
+                hint="It is a plain PostgreSQL without other extensions, operating system locales"
                 " or roles.\nA dry run does not fit this monolith; restore a backup on a server"
                 " like production's,\nand runner.py run with its URL.",
             )
@@ -378,19 +378,19 @@ def _in_the_copy(home: Path) -> Iterator[None]:
     except _NotCopied:
         raise
     except SplitError as error:
-        mend = AGAIN
+        hint = AGAIN
         if isinstance(error, BuildFailed):
-            mend = (
+            hint = (
                 "The real run would stop here too. Mend the monolith's rows or the model named,"
                 " and do the dry run again."
             )
         elif isinstance(error, SourceMismatch):
-            mend = error.mend
+            hint = error.hint
         # Where a failed build keeps all the rows is gone with the copy.
         said = re.sub(r"\n\s*all of them: select .*", "", error.what)
         where += f" ({error.where})" if error.where else ""
-        raise type(error)(f"In the dry run: {said}", where=where, mend=mend) from error
+        raise type(error)(f"In the dry run: {said}", where=where, hint=hint) from error
     except psycopg.Error as error:
         free = size(shutil.disk_usage(home).free)
         said = f"In the dry run: the scratch server refused: {str(error).strip()}"
-        raise NotReady(said, where=f"{where} ({home}, {free} free)", mend=AGAIN) from error
+        raise NotReady(said, where=f"{where} ({home}, {free} free)", hint=AGAIN) from error

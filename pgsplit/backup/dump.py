@@ -24,10 +24,10 @@ import psycopg
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import size
+from pgsplit.postgres.connect import LOCK_TIMEOUT, describe
 from pgsplit.postgres.programs import BackupIncomplete, errors, few, program, run, toc, unreadable
-from pgsplit.project.endpoints import Connections, describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
-from pgsplit.replication.stream import LOCK_TIMEOUT
 from pgsplit.state.ledger import Ledger
 
 BY_HAND = "by-hand"
@@ -256,7 +256,7 @@ def _usable(home: Path, project: Project) -> Iterator[None]:
         raise NotReady(
             f"The folder of the backups can't be used: {error.strerror or error}",
             where=str(error.filename or home),
-            mend=f"export {project.variable('BACKUPS')}=/a/folder/that/you/may/write",
+            hint=f"export {project.variable('BACKUPS')}=/a/folder/that/you/may/write",
         ) from error
 
 
@@ -310,7 +310,7 @@ def _look(database: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]] |
         raise NotReady(
             f"{user} may not read, or not whole, what is to be backed up: " + few(unreadable),
             where=where,
-            mend=f'GRANT pg_read_all_data TO "{user}";\n'
+            hint=f'GRANT pg_read_all_data TO "{user}";\n'
             f'and where row-level security is on: ALTER ROLE "{user}" BYPASSRLS;',
         )
     if wanted is None:
@@ -323,7 +323,7 @@ def _look(database: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]] |
         raise NotReady(
             f"There is no table to be backed up by the name of {few(missing)}.",
             where=where,
-            mend="Name tables that are there.",
+            hint="Name tables that are there.",
         )
     parts = database.execute(
         "select relid::oid::bigint from unnest(%s::oid[]) as root (oid)"
@@ -339,7 +339,7 @@ def _locked(where: str) -> NotReady:
     return NotReady(
         "A table that is to be backed up is locked by somebody who alters it.",
         where=where,
-        mend="Wait for them: select pid, relation::regclass from pg_locks"
+        hint="Wait for them: select pid, relation::regclass from pg_locks"
         " where mode = 'AccessExclusiveLock';",
     )
 
@@ -351,7 +351,7 @@ def _require_room(home: Path, target: str, scope: _Scope, project: Project) -> N
             f"A backup of {target} may need {size(scope.bytes)} of disk, as much as its tables"
             f" take up; {size(free)} are free.",
             where=str(home),
-            mend=f"export {project.variable('BACKUPS')}=/a/folder/with/room",
+            hint=f"export {project.variable('BACKUPS')}=/a/folder/with/room",
         )
 
 
@@ -420,10 +420,10 @@ def _dump(
     if "lock timeout" in said or "could not obtain lock" in said:
         raise _locked(describe(url))
     said = errors(said) or (f"It was ended by signal {-code}." if code < 0 else f"Code {code}.")
-    mend = "Mend what it says, and begin again; nothing is left of this backup."
+    hint = "Mend what it says, and begin again; nothing is left of this backup."
     if "No space left" in said:
-        mend = f"export {connections.project.variable('BACKUPS')}=/a/folder/with/room"
-    raise NotReady(f"pg_dump could not back {target} up. {said}", where=describe(url), mend=mend)
+        hint = f"export {connections.project.variable('BACKUPS')}=/a/folder/with/room"
+    raise NotReady(f"pg_dump could not back {target} up. {said}", where=describe(url), hint=hint)
 
 
 def _quoted(name: str) -> str:
@@ -455,7 +455,7 @@ def _verify(part: Path, scope: _Scope, connections: Connections, target: str) ->
         raise BackupIncomplete(
             f"What pg_dump wrote is not complete, and was removed. {why}",
             where=f"{target}, {part.parent}",
-            mend="Begin again; if it comes to the same, look after the disk.",
+            hint="Begin again; if it comes to the same, look after the disk.",
         )
 
 

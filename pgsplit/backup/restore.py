@@ -17,8 +17,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.backup.dump import MANIFEST, OWN, UNFINISHED, folder
 from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.postgres.connect import connect, describe, explained
 from pgsplit.postgres.programs import errors, few, incomplete, program, run, toc
-from pgsplit.project.endpoints import connect, describe, explained
 from pgsplit.project.project import Project
 
 OCCUPANTS = f"""
@@ -79,7 +79,7 @@ def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Res
         raise ConnectionFailed(
             "DATABASE_URL is no PostgreSQL URL.",
             where="the command line",
-            mend="postgresql://USER@HOST:5432/DATABASE, the password in PGPASSWORD",
+            hint="postgresql://USER@HOST:5432/DATABASE, the password in PGPASSWORD",
         ) from None
     with connect(url, "database") as database:
         _require_empty(database)
@@ -114,7 +114,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     """Read what a backup says it holds, and hold its files against that."""
     if not path.is_dir():
         raise NotReady(
-            "There is no backup by that name.", where=str(path), mend="runner.py backups"
+            "There is no backup by that name.", where=str(path), hint="runner.py backups"
         )
     if path.name.endswith(UNFINISHED):
         raise incomplete(path, "Its name says that it was not finished.")
@@ -142,7 +142,7 @@ def _require_empty(database: psycopg.Connection[Any]) -> None:
             f"The database {database.info.dbname} is not empty, and a backup is restored into an"
             f" empty one only. It holds {few(occupants)}.",
             where=describe(database.info.dsn),
-            mend="CREATE DATABASE another TEMPLATE template0; and restore into that.",
+            hint="CREATE DATABASE another TEMPLATE template0; and restore into that.",
         )
 
 
@@ -192,5 +192,5 @@ def _failed(path: Path, url: str, code: int, said: str) -> NotReady:
     return NotReady(
         f"pg_restore could not restore {path.name}. {why}",
         where=describe(url),
-        mend="What is in that database is not whole: drop it, create it empty, begin again.",
+        hint="What is in that database is not whole: drop it, create it empty, begin again.",
     )

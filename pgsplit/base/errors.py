@@ -1,4 +1,4 @@
-"""What can go wrong, as types: each says what happened, where, and what mends it.
+"""What can go wrong, as types: each says what happened, where, and how to fix it.
 
 SplitError
 ├── ConnectionFailed    a server cannot be reached, or refuses the login         exit 3
@@ -14,30 +14,50 @@ Exit 2 is a mistyped command line; exit 1 is a bug.
 
 from __future__ import annotations
 
+import re
+
 
 class SplitError(Exception):
-    """Say what went wrong, where, and how to mend it.
+    """Say what went wrong, where, and how to fix it.
 
     Args:
         what: one sentence with the names and values that were found.
         where: the database, table or file concerned, without passwords.
-        mend: the statement or command that mends it.
+        hint: the statement or command that fixes it.
+        fields: the names and values for programs, under names of their own.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", hint: str = "", **fields: object) -> None:
         super().__init__(what)
         self.what = what
         self.where = where
-        self.mend = mend
+        self.hint = hint
+        self.fields = fields
+
+    @property
+    def code(self) -> str:
+        """The kind of error, such as `not_ready`; it stays the same where words change."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def as_data(self) -> dict[str, object]:
+        """Give the error for programs; `mend` is what `hint` was called before."""
+        return {
+            "code": self.code,
+            "what": self.what,
+            "where": self.where,
+            "hint": self.hint,
+            "mend": self.hint,
+            **self.fields,
+        }
 
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
             lines.append(f"  where: {self.where}")
-        if self.mend:
-            lines.append("  mend:  " + self.mend.replace("\n", "\n         "))
+        if self.hint:
+            lines.append("  hint:  " + self.hint.replace("\n", "\n         "))
         return "\n".join(lines)
 
 

@@ -14,8 +14,7 @@ from pgsplit.backup import restore as restoring
 from pgsplit.backup.dump import Backup
 from pgsplit.backup.restore import Restored
 from pgsplit.base.text import seconds, size
-from pgsplit.cli import connect_project, current_project, json_option, services_argument
-from pgsplit.cli import console as screen
+from pgsplit.cli import connect_project, console, current_project, json_option, services_argument
 from pgsplit.cli.console import out
 from pgsplit.project.project import Service
 from pgsplit.state.ledger import open_ledger
@@ -35,7 +34,7 @@ def backup(names: tuple[str, ...], as_json: bool) -> None:
     services: list[Service | None] = [*connections.project.select(names)] if names else [None]
     made = []
     try:
-        with open_ledger(connections) as ledger, screen.watching() as watcher:
+        with open_ledger(connections) as ledger, console.watching() as watcher:
             for service in services:
                 target = service.database if service else connections.monolith
                 with watcher.step(f"{service.role if service else 'monolith'}: backup") as step:
@@ -47,13 +46,13 @@ def backup(names: tuple[str, ...], as_json: bool) -> None:
     except KeyboardInterrupt:
         if as_json:
             raise
-        screen.err.print("stopped; of the backup that was under way nothing is left")
+        console.err.print("stopped; of the backup that was under way nothing is left")
         sys.exit(130)
     if as_json:
-        screen.show_json({"backups": [vars(one) for one in made]})
+        console.show_json({"backups": [vars(one) for one in made]})
         return
     show_backups(made)
-    screen.show_notes(note for one in made for note in one.notes)
+    console.show_notes(note for one in made for note in one.notes)
 
 
 @click.command("backups")
@@ -65,7 +64,7 @@ def list_backups(as_json: bool) -> None:
     """
     found = backing_up.backups(connect_project())
     if as_json:
-        screen.show_json({"backups": [vars(one) for one in found]})
+        console.show_json({"backups": [vars(one) for one in found]})
         return
     if not found:
         out.print("There are no backups yet: runner.py backup")
@@ -86,16 +85,16 @@ def restore(backup_path: Path, database_url: str, jobs: int, as_json: bool) -> N
     ~/.pgpass than in the URL, where others on this machine may see it.
     """
     try:
-        with screen.watching() as watcher, watcher.step("restore") as step:
+        with console.watching() as watcher, watcher.step("restore") as step:
             restored = restoring.restore(current_project(), backup_path, database_url, jobs)
             step.say(f"{restored.tables} tables")
     except KeyboardInterrupt:
         if as_json:
             raise
-        screen.err.print("stopped; drop that database, what is in it is not whole")
+        console.err.print("stopped; drop that database, what is in it is not whole")
         sys.exit(130)
     if as_json:
-        screen.show_json(vars(restored))
+        console.show_json(vars(restored))
     else:
         show_restored(restored)
 
@@ -129,7 +128,7 @@ def show_restored(restored: Restored) -> None:
         soft_wrap=True,
     )
     out.print(f"It is now {restored.database}.", markup=False, soft_wrap=True)
-    screen.show_notes(restored.notes)
+    console.show_notes(restored.notes)
     out.print(
         "\nIt is a copy: nothing follows it and nothing reads it. What comes next is yours:\n"
         "  - look: psql with the same URL, and ANALYZE first if you ask it much;\n"

@@ -13,8 +13,7 @@ from typing import Any
 import click
 
 from pgsplit.base.text import printable
-from pgsplit.cli import connect_project, json_option, one_service, services_argument
-from pgsplit.cli import console as screen
+from pgsplit.cli import connect_project, console, json_option, one_service, services_argument
 from pgsplit.cli.console import out
 from pgsplit.project.project import Service
 from pgsplit.prove import parity as following
@@ -109,11 +108,11 @@ def parity(names: tuple[str, ...], as_json: bool) -> None:
     """
     connections = connect_project()
     services = connections.project.select(names) if names else built(connections)
-    with screen.watching() as watcher, watcher.step("parity") as step:
+    with console.watching() as watcher, watcher.step("parity") as step:
         found = following.parity(services, connections, lambda one: step.say(one.role))
         step.say(f"{len(found.references)} references")
     if as_json:
-        screen.show_json({"references": [vars(one) for one in found.references]})
+        console.show_json({"references": [vars(one) for one in found.references]})
     else:
         show_parity(found)
     if error := following.difference(found):
@@ -134,7 +133,7 @@ def reconcile(names: tuple[str, ...], apply: bool, undo: int | None, as_json: bo
     have emptied is emptied. Without --apply it is only said.
     """
     connections = connect_project()
-    with open_ledger(connections) as ledger, screen.watching() as watcher:
+    with open_ledger(connections) as ledger, console.watching() as watcher:
         if undo is not None:
             taken_back = reconciling.undo(undo, connections, ledger)
             done = None
@@ -147,12 +146,12 @@ def reconcile(names: tuple[str, ...], apply: bool, undo: int | None, as_json: bo
                 step.say(f"{len(done.actions)} to make up for")
     if done is None:
         if as_json:
-            screen.show_json({"undone": vars(taken_back)})
+            console.show_json({"undone": vars(taken_back)})
         else:
             out.print(f"Taken back: {told(taken_back)}", markup=False, soft_wrap=True)
         return
     if as_json:
-        screen.show_json(
+        console.show_json(
             {
                 "actions": [vars(one) for one in done.actions],
                 "helpless": [vars(one) for one in done.helpless],
@@ -167,7 +166,7 @@ def reconcile(names: tuple[str, ...], apply: bool, undo: int | None, as_json: bo
 
 def show_parity(found: Parity) -> None:
     """Print references by pair of services, and the rows that lead nowhere."""
-    rows = screen.table("service", "refers to", ">references", ">orphans", ">never had a key")
+    rows = console.table("service", "refers to", ">references", ">orphans", ">never had a key")
     pairs: dict[tuple[str, str], list[Reference]] = {}
     for one in found.references:
         pairs.setdefault((one.service, one.owner), []).append(one)

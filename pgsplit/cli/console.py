@@ -131,6 +131,6 @@ def show_error(error: SplitError) -> None:
     err.print(f"[bold red]error:[/] {escape(error.what)}", soft_wrap=True)
     if error.where:
         err.print(f"  [bold]where:[/] {escape(error.where)}", soft_wrap=True)
-    if error.mend:
-        mend = error.mend.replace("\n", "\n         ")
-        err.print(f"  [bold]mend:[/]  {escape(mend)}", soft_wrap=True)
+    if error.hint:
+        hint = error.hint.replace("\n", "\n         ")
+        err.print(f"  [bold]hint:[/]  {escape(hint)}", soft_wrap=True)

@@ -20,8 +20,7 @@ from rich.text import Text
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import ago, seconds, size
-from pgsplit.cli import connect_project, json_option, services_argument
-from pgsplit.cli import console as screen
+from pgsplit.cli import connect_project, console, json_option, services_argument
 from pgsplit.cli.console import out, table
 from pgsplit.observe import status as looking
 from pgsplit.observe.status import Status
@@ -55,20 +54,20 @@ def sync(names: tuple[str, ...], follow: bool, interval: float, as_json: bool) -
         with following(as_json) as view, suppress(KeyboardInterrupt):
             syncing.follow_all(services, connections, view.tick, interval)
         return
-    with screen.watching() as watcher:
+    with console.watching() as watcher:
         synced = {}
         for service in services:
             with watcher.step(f"{service.role}: sync") as step:
                 synced[service] = syncing.sync(service, connections)
                 step.say(f"{synced[service].rows:,} rows")
     if as_json:
-        screen.show_json({service.database: vars(one) for service, one in synced.items()})
+        console.show_json({service.database: vars(one) for service, one in synced.items()})
         return
-    rows = screen.table("service", ">upserted", ">deleted", ">seconds")
+    rows = console.table("service", ">upserted", ">deleted", ">seconds")
     for service, one in synced.items():
         upserted, deleted = sum(one.upserted.values()), sum(one.deleted.values())
         rows.add_row(service.database, f"{upserted:,}", f"{deleted:,}", f"{one.seconds:.2f}")
-    screen.out.print(rows)
+    console.out.print(rows)
 
 
 @click.command()
@@ -83,7 +82,7 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
     services = connections.project.select(names)
     found = [looking.status(service, connections) for service in services]
     if as_json:
-        screen.show_json(status_as_data(found))
+        console.show_json(status_as_data(found))
     else:
         show_status(found)
     if any(one.warnings for one in found):
@@ -186,7 +185,7 @@ def show_status(found: Sequence[Status]) -> None:
             rows = ", ".join(f"{name} {count:,}" for name, count in one.rows.items())
             said = fill(f"{one.service.role}: {rows}", out.width, subsequent_indent="    ")
             out.print(f"  {said}", soft_wrap=True)
-    screen.show_notes(note for one in found for note in one.notes)
+    console.show_notes(note for one in found for note in one.notes)
     for one in found:
         for warning in one.warnings:
             out.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)

@@ -79,12 +79,7 @@ for module in MODULES:
 
 def _fail(error: SplitError, as_json: bool) -> int:
     if as_json:
-        console.show_json(
-            {
-                "error": {"what": error.what, "where": error.where, "mend": error.mend},
-                "exit_code": error.exit_code,
-            }
-        )
+        console.show_json({"error": error.as_data(), "exit_code": error.exit_code})
     console.show_error(error)
     return error.exit_code
 
@@ -108,19 +103,19 @@ def run(arguments: Sequence[str], program: str) -> int:
         return _fail(
             SplitError(
                 f"The database refused: {str(error).strip()}",
-                mend="Mend what it says; the same command goes on from here.",
+                hint="Fix what it says; the same command goes on from here.",
             ),
             as_json,
         )
     except click.ClickException as error:
         if as_json:
-            what = {"what": error.format_message(), "mend": f"{program} --help"}
-            console.show_json({"error": what, "exit_code": error.exit_code})
+            usage = SplitError(error.format_message(), hint=f"{program} --help")
+            console.show_json({"error": usage.as_data(), "exit_code": error.exit_code})
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         if as_json:
-            console.show_json({"error": {"what": "stopped"}, "exit_code": 130})
+            console.show_json({"error": SplitError("stopped").as_data(), "exit_code": 130})
         console.err.print("stopped; the same command goes on from here")
         return 130
     return 0

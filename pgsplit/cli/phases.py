@@ -12,8 +12,7 @@ from rich.markup import escape
 from pgsplit import rehearse as rehearsing
 from pgsplit.base.errors import DataDiffers
 from pgsplit.base.text import seconds, size
-from pgsplit.cli import connect_project, json_option, services_argument
-from pgsplit.cli import console as screen
+from pgsplit.cli import connect_project, console, json_option, services_argument
 from pgsplit.cli.proof import show_verified, verified_as_data
 from pgsplit.load import build as building
 from pgsplit.load import land as landing
@@ -44,7 +43,7 @@ def provision(names: tuple[str, ...], new_password: bool, as_json: bool) -> None
             for service in services
         ]
     if as_json:
-        screen.show_json(
+        console.show_json(
             {
                 one.service.database: {
                     "created": one.created,
@@ -55,13 +54,13 @@ def provision(names: tuple[str, ...], new_password: bool, as_json: bool) -> None
             }
         )
         return
-    rows = screen.table("service", "database", "login")
+    rows = console.table("service", "database", "login")
     for one in made:
         was = "created" if one.created else "there already"
         rows.add_row(one.service.role, was, one.service.login)
-    screen.out.print(rows)
-    screen.out.print(f"Each login's URL is in {connections.folder}/SERVICE.env.", soft_wrap=True)
-    screen.show_notes(note for one in made for note in one.notes)
+    console.out.print(rows)
+    console.out.print(f"Each login's URL is in {connections.folder}/SERVICE.env.", soft_wrap=True)
+    console.show_notes(note for one in made for note in one.notes)
 
 
 @click.command()
@@ -77,16 +76,16 @@ def land(names: tuple[str, ...], again: bool, as_json: bool) -> None:
     """
     connections = connect_project()
     services = connections.project.select(names)
-    with open_ledger(connections) as ledger, screen.watching() as watcher:
+    with open_ledger(connections) as ledger, console.watching() as watcher:
         landed = {}
         for service in services:
             with watcher.step(f"{service.role}: land") as step:
                 how = (connections, ledger, step.copied)
                 landed[service] = landing.land(service, *how, again=again)
     if as_json:
-        screen.show_json({service.database: vars(one) for service, one in landed.items()})
+        console.show_json({service.database: vars(one) for service, one in landed.items()})
         return
-    rows = screen.table("service", ">tables", ">rows", ">copied", ">seconds")
+    rows = console.table("service", ">tables", ">rows", ">copied", ">seconds")
     for service, one in landed.items():
         rows.add_row(
             service.database,
@@ -95,7 +94,7 @@ def land(names: tuple[str, ...], again: bool, as_json: bool) -> None:
             size(one.bytes),
             "landed before" if one.already else f"{one.seconds:.1f}",
         )
-    screen.out.print(rows)
+    console.out.print(rows)
 
 
 @click.command()
@@ -105,20 +104,20 @@ def build(names: tuple[str, ...], as_json: bool) -> None:
     """Build and test each SERVICE's tables with dbt."""
     connections = connect_project()
     services = connections.project.select(names)
-    with open_ledger(connections) as ledger, screen.watching() as watcher:
+    with open_ledger(connections) as ledger, console.watching() as watcher:
         built: dict[Service, building.Built] = {}
         for service in services:
             with watcher.step(f"{service.role}: build and test") as step:
                 built[service] = building.build(service, connections, ledger, step.finished_node)
     if as_json:
-        screen.show_json(
+        console.show_json(
             {
                 service.database: {**vars(one), "tests": vars(one.tests)}
                 for service, one in built.items()
             }
         )
         return
-    rows = screen.table("service", ">tables", ">rows", "tests", ">seconds")
+    rows = console.table("service", ">tables", ">rows", "tests", ">seconds")
     for service, one in built.items():
         rows.add_row(
             service.database,
@@ -127,7 +126,7 @@ def build(names: tuple[str, ...], as_json: bool) -> None:
             str(one.tests),
             f"{one.seconds:.1f}",
         )
-    screen.out.print(rows)
+    console.out.print(rows)
 
 
 @click.command()
@@ -148,25 +147,25 @@ def run(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     if dry_run:
         _dry_run(services, connections, as_json)
         return
-    with screen.watching() as watcher:
+    with console.watching() as watcher:
         report = running.run(services, connections, watcher)
     if as_json:
-        screen.show_json(run_as_data(report))
+        console.show_json(run_as_data(report))
     else:
         show_run(report)
 
 
 def _dry_run(services: list[Service], connections: Connections, as_json: bool) -> None:
     try:
-        with screen.watching() as watcher:
+        with console.watching() as watcher:
             done = rehearsing.rehearse(
                 services, connections, watcher, rehearsing.folder(connections.project)
             )
     except KeyboardInterrupt:
-        screen.err.print("stopped; the dry run's copy is thrown away, the monolith was only read")
+        console.err.print("stopped; the dry run's copy is thrown away, the monolith was only read")
         sys.exit(130)
     if as_json:
-        screen.show_json(dry_run_as_data(done))
+        console.show_json(dry_run_as_data(done))
     else:
         show_dry_run(done)
     if not all(one.proven for one in done.verified):
@@ -177,13 +176,13 @@ def _dry_run(services: list[Service], connections: Connections, as_json: bool) -
 
 def show_dry_run(done: Rehearsal) -> None:
     """Print a dry run's tables, what would stop the real run, and what became of the copy."""
-    screen.show_notes(map(note_opened, done.opened))
+    console.show_notes(map(note_opened, done.opened))
     show_run(done.report, thrown_away=True)
     show_verified(done.verified, thrown_away=True)
     for stop in done.stops:
-        screen.out.print("[bold red]The real run would stop at:[/]")
-        screen.out.print(str(stop), markup=False, soft_wrap=True)
-    screen.out.print(
+        console.out.print("[bold red]The real run would stop at:[/]")
+        console.out.print(str(stop), markup=False, soft_wrap=True)
+    console.out.print(
         f"Dry run: production was only read. A copy of {done.rows:,} rows"
         f" ({size(done.bytes)}) was made and thrown away; all of it took"
         f" {seconds(done.seconds)}.",
@@ -196,9 +195,7 @@ def dry_run_as_data(done: Rehearsal) -> dict[str, Any]:
     return {
         **run_as_data(done.report),
         "verified": {one.service.database: verified_as_data(one) for one in done.verified},
-        "real_run_would_stop_at": [
-            {"what": stop.what, "where": stop.where, "mend": stop.mend} for stop in done.stops
-        ],
+        "real_run_would_stop_at": [stop.as_data() for stop in done.stops],
         "copied_rows": done.rows,
         "copied_bytes": done.bytes,
         "seconds": round(done.seconds, 3),
@@ -212,7 +209,7 @@ def note_opened(folder: Path) -> str:
 
 def show_run(report: RunReport, *, thrown_away: bool = False) -> None:
     """Print the closing table of a run, then what to know: warnings and notes."""
-    rows = screen.table("service", ">tables", ">rows in", ">rows out", "tests", ">seconds")
+    rows = console.table("service", ">tables", ">rows in", ">rows out", "tests", ">seconds")
     for one in report.services:
         built = one.built
         rows.add_row(
@@ -223,19 +220,19 @@ def show_run(report: RunReport, *, thrown_away: bool = False) -> None:
             ("[yellow]" if built.tests.warned else "[green]") + str(built.tests),
             f"{one.seconds:.1f}",
         )
-    screen.out.print(rows)
-    screen.show_notes(note for one in report.services for note in one.provisioned.notes)
+    console.out.print(rows)
+    console.show_notes(note for one in report.services for note in one.provisioned.notes)
     warned = sorted((r.service.role, w) for r in report.services for w in r.built.warnings)
     if warned:
         listed = "./runner.py psql SERVICE -xc 'table audit.NAME'"
-        screen.out.print(
+        console.out.print(
             "Warnings: references that the monolith never had a key for and that lead\n"
             f"nowhere. Their rows are kept; {'./runner.py analyze' if thrown_away else listed}"
         )
         for role, warning in warned:
             name, _, rest = warning.partition(":")
             found = rest.strip().split(" ")[1] if rest.strip().startswith("Got ") else "?"
-            screen.out.print(f"  {role:<14}{found:>7}  {escape(name)}", soft_wrap=True)
+            console.out.print(f"  {role:<14}{found:>7}  {escape(name)}", soft_wrap=True)
 
 
 def run_as_data(report: RunReport) -> dict[str, Any]:

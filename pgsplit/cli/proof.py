@@ -15,8 +15,7 @@ from rich.text import Text
 
 from pgsplit.base.errors import DataDiffers
 from pgsplit.base.text import printable, size
-from pgsplit.cli import connect_project, current_project, json_option, services_argument
-from pgsplit.cli import console as screen
+from pgsplit.cli import connect_project, console, current_project, json_option, services_argument
 from pgsplit.cli.console import out
 from pgsplit.observe import analyze as analyzing
 from pgsplit.observe import history as reporting
@@ -52,12 +51,12 @@ def analyze(html: Path | None, as_json: bool) -> None:
     connections = connect_project()
     if html:
         pages.check_writable(html)
-    with screen.watching() as watcher, watcher.step("monolith: analyze") as step:
+    with console.watching() as watcher, watcher.step("monolith: analyze") as step:
         analysis = analyzing.analyze(connections, step.finished_node)
     if html:
         pages.write(html, analysis_page.page(analysis, tuple(connections.project.services)))
     if as_json:
-        screen.show_json(analyzing.as_data(analysis))
+        console.show_json(analyzing.as_data(analysis))
         return
     show_analysis(analysis)
     if html:
@@ -66,7 +65,7 @@ def analyze(html: Path | None, as_json: bool) -> None:
 
 def show_analysis(analysis: Analysis) -> None:
     """Print tables, references across services, and findings, the worst first."""
-    rows = screen.table("service", "table", ">rows", ">size")
+    rows = console.table("service", "table", ">rows", ">size")
     owner: str | None = ""
     for one in analysis.tables:
         if one.is_there:
@@ -75,7 +74,7 @@ def show_analysis(analysis: Analysis) -> None:
             rows.add_row(shown, _text(one.table_name), estimate, size(one.bytes or 0))
             owner = one.owner
     out.print(rows)
-    sums = screen.table("service", ">rows", ">size", ">refers across", ">is referred to")
+    sums = console.table("service", ">rows", ">size", ">refers across", ">is referred to")
     for name, total in analyzing.by_owner(
         analysis.tables, tuple(current_project().services)
     ).items():
@@ -131,7 +130,7 @@ def verify(names: tuple[str, ...], table: str | None, as_json: bool) -> None:
     connections = connect_project()
     services = connections.project.select(names) if names else syncing.built(connections)
     verified = []
-    with open_ledger(connections) as ledger, screen.watching() as watcher:
+    with open_ledger(connections) as ledger, console.watching() as watcher:
         for service in services:
             with watcher.step(f"{service.role}: verify") as step:
                 found = verifying.verify(service, connections, ledger, table, step.say)
@@ -142,7 +141,7 @@ def verify(names: tuple[str, ...], table: str | None, as_json: bool) -> None:
                     step.fail(found.complaint)
                 verified.append(found)
     if as_json:
-        screen.show_json({one.service.database: verified_as_data(one) for one in verified})
+        console.show_json({one.service.database: verified_as_data(one) for one in verified})
     else:
         show_verified(verified)
     if not all(one.proven for one in verified):
@@ -164,7 +163,7 @@ def verified_as_data(verified: Verified) -> dict[str, Any]:
 
 def show_verified(verified: list[Verified], *, thrown_away: bool = False) -> None:
     """Print how tables were found, then what differs, with samples."""
-    rows = screen.table("table", ">rows", ">identical", ">modified", ">missing", ">extra", ">sec")
+    rows = console.table("table", ">rows", ">identical", ">modified", ">missing", ">extra", ">sec")
     for one in verified:
         rows.add_row(f"[bold]{one.service.database}[/]")
         for name, found in one.tables.items():
@@ -273,13 +272,15 @@ def report(names: tuple[str, ...], html: Path, as_json: bool) -> None:
     connections = connect_project()
     services = connections.project.select(names)
     if as_json:
-        screen.show_json(asdict(reporting.report(services, connections), dict_factory=_plain))
+        console.show_json(asdict(reporting.report(services, connections), dict_factory=_plain))
         return
     pages.check_writable(html)
     found = reporting.report(services, connections)
     pages.write(html, account_page.page(found, tuple(connections.project.services)))
     for one in found.accounts:
         last = one.latest
-        said = f"{last.step} {last.outcome or 'cut short, or under way'}" if last else "nothing yet"
+        said = (
+            f"{last.step} {last.outcome or 'interrupted, or under way'}" if last else "nothing yet"
+        )
         out.print(f"{one.service.database:<18}{one.state.value:<13}last: {said}", markup=False)
     out.print(f"The page is {html}.", markup=False, soft_wrap=True)

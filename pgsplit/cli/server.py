@@ -10,14 +10,13 @@ import click
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit import rehearse as rehearsing
-from pgsplit.cli import connect_project, current_project, json_option
-from pgsplit.cli import console as screen
+from pgsplit.cli import connect_project, console, current_project, json_option
 from pgsplit.cli.phases import note_opened, run_as_data, show_run
 from pgsplit.load import run as running
 from pgsplit.load import sample
 from pgsplit.postgres import embedded
-from pgsplit.project.endpoints import describe
-from pgsplit.routing import env_file as targets
+from pgsplit.postgres.connect import describe
+from pgsplit.routing import env_file as env_file
 
 
 @click.command()
@@ -37,7 +36,7 @@ def demo(rows: int, as_json: bool) -> None:
     """
     connections = connect_project()
     project = connections.project
-    with screen.watching() as watcher:
+    with console.watching() as watcher:
         opened: tuple[Path, ...] = ()
         if connections.embedded:
             with watcher.step("server: start"):
@@ -46,11 +45,11 @@ def demo(rows: int, as_json: bool) -> None:
             sample.create(project, connections.monolith_url, rows, on_step=step.finished_node)
         report = running.run(connections.project.select(()), connections, watcher)
     if as_json:
-        screen.show_json(run_as_data(report))
+        console.show_json(run_as_data(report))
         return
-    screen.show_notes(map(note_opened, opened))
+    console.show_notes(map(note_opened, opened))
     show_run(report)
-    screen.out.print(
+    console.out.print(
         "\nThe databases are up. Look inside:\n"
         "  ./runner.py psql payments -xc 'table payments limit 1'\n"
         "  source .venv/bin/activate && dbt build --target payments_db\n"
@@ -73,12 +72,12 @@ def up() -> None:
     connections = connect_project()
     if not connections.embedded:
         where = describe(connections.monolith_url)
-        screen.out.print(f"Nothing to start: the monolith is {where}.")
+        console.out.print(f"Nothing to start: the monolith is {where}.")
         return
     project = connections.project
     server = embedded.start(project.root, name=project.name)
-    screen.show_notes(map(note_opened, server.opened))
-    screen.out.print(f"The server is up; its data is in {server.data_directory}.", soft_wrap=True)
+    console.show_notes(map(note_opened, server.opened))
+    console.out.print(f"The server is up; its data is in {server.data_directory}.", soft_wrap=True)
 
 
 @click.command()
@@ -92,7 +91,7 @@ def down(wipe: bool) -> None:
         if rehearsing.folder(project).exists():  # a dry run that was killed leaves a copy behind
             with rehearsing.held(rehearsing.folder(project), project):
                 pass
-    screen.out.print(
+    console.out.print(
         ("The server is stopped" if was_running else "The server was not running")
         + (" and its data is deleted." if wipe else ".")
     )
@@ -135,7 +134,7 @@ def _url(target: str, as_service: bool) -> str:
         return connections.monolith_url
     (service,) = connections.project.select((target,))
     if as_service:
-        return targets.own_url(service, connections)
+        return env_file.own_url(service, connections)
     return connections.urls[service.database]
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from pgsplit.cli import connect_project, json_option, services_argument
-from pgsplit.cli import console as screen
+from pgsplit.cli import connect_project, console, json_option, services_argument
 from pgsplit.prove import totals as totalling
 from pgsplit.prove.totals import Total, Totals, Verdict
 from pgsplit.replication import sync as syncing
@@ -52,7 +51,7 @@ def totals(names: tuple[str, ...], as_json: bool) -> None:
         else totalling.following(syncing.built(connections), connections)
     )
     found: list[Totals] = []
-    with open_ledger(connections) as ledger, screen.watching() as watcher:
+    with open_ledger(connections) as ledger, console.watching() as watcher:
         for service in services:
             with watcher.step(f"{service.role}: totals") as step:
                 one = totalling.totals(service, connections, ledger, step.finished_node)
@@ -64,7 +63,7 @@ def totals(names: tuple[str, ...], as_json: bool) -> None:
                 found.append(one)
     error = totalling.difference(found)
     if as_json:
-        screen.show_json({one.service.database: _as_data(one) for one in found})
+        console.show_json({one.service.database: _as_data(one) for one in found})
         sys.exit(error.exit_code if error else 0)
     _show(found)
     if error:
@@ -72,12 +71,12 @@ def totals(names: tuple[str, ...], as_json: bool) -> None:
     moving = sum(one.count(Verdict.MOVING) for one in found)
     if not moving:
         agreeing = sum(one.count(Verdict.AGREES) for one in found)
-        screen.out.print(f"[green]Nothing lost:[/] the totals of {agreeing:,} columns agree.")
+        console.out.print(f"[green]Nothing lost:[/] the totals of {agreeing:,} columns agree.")
 
 
 def _show(found: Sequence[Totals]) -> None:
     """Print a line for each monolith table, every difference, and what can't be compared."""
-    rows = screen.table("service", "monolith table", ">columns", ">agree", ">moving", ">differ")
+    rows = console.table("service", "monolith table", ">columns", ">agree", ">moving", ">differ")
     for one in found:
         for table in dict.fromkeys(column.table for column in one.compared):
             counted = Counter(c.verdict for c in one.compared if c.table == table)
@@ -90,11 +89,11 @@ def _show(found: Sequence[Totals]) -> None:
                 f"[yellow]{moving}[/]" if moving else "0",
                 f"[red]{differing}[/]" if differing else "[green]0[/]",
             )
-    screen.out.print(rows)
+    console.out.print(rows)
     for one in found:
         _show_differences(one)
     if any(one.count(Verdict.MOVING) for one in found):
-        screen.out.print(
+        console.out.print(
             "moving: the monolith was being written at every look. What the service holds is\n"
             "what its mirror holds; try again when the monolith is quieter."
         )
@@ -105,7 +104,7 @@ def _show(found: Sequence[Totals]) -> None:
             said = [f"{reason} ({count})" for reason, count in why[:SHOWN]]
             said += [f"other reasons ({others})"] if others else []
             text = f"{one.service.role}: {len(one.not_compared)} not compared: {'; '.join(said)}"
-            screen.out.print(fill(text, screen.out.width, subsequent_indent="  "), markup=False)
+            console.out.print(fill(text, console.out.width, subsequent_indent="  "), markup=False)
 
 
 def _show_differences(totals: Totals) -> None:
@@ -116,7 +115,7 @@ def _show_differences(totals: Totals) -> None:
         for column in columns:
             fed = ", ".join(f"{service.database}.{name}" for name in column.service_columns)
             name = escape(f"{column.table}.{column.column} → {fed}")
-            screen.out.print(f"[red]differs:[/] {name}", soft_wrap=True)
+            console.out.print(f"[red]differs:[/] {name}", soft_wrap=True)
             one, other = (
                 (column.expected, column.service)
                 if blames == "model"
@@ -124,20 +123,20 @@ def _show_differences(totals: Totals) -> None:
             )
             for total in differing(one, other):
                 if total == "checksum":  # which tells nobody anything
-                    screen.out.print(
+                    console.out.print(
                         f"  values   differ between the {left} and the {right}; count and sum"
                         " do not",
                         soft_wrap=True,
                     )
                     continue
                 here, there = _shown(getattr(one, total)), _shown(getattr(other, total))
-                screen.out.print(
+                console.out.print(
                     f"  {total:<9}{here} in the {left}, {there} in the {right}",
                     soft_wrap=True,
                     markup=False,
                 )
         if columns:
-            screen.out.print(f"  {said.format(service.database)}")
+            console.out.print(f"  {said.format(service.database)}")
 
 
 def differing(one: Total, other: Total) -> list[str]:

@@ -12,20 +12,19 @@ from rich.markup import escape
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import seconds
-from pgsplit.cli import connect_project, json_option, one_service, services_argument
-from pgsplit.cli import console as screen
+from pgsplit.cli import connect_project, console, json_option, one_service, services_argument
 from pgsplit.cli.console import out
 from pgsplit.cutover import complete as completing
 from pgsplit.cutover import repair as repairing
 from pgsplit.cutover import switch as switching
 from pgsplit.cutover.complete import Aborted, Completed
 from pgsplit.cutover.cutover import Moved
-from pgsplit.cutover.preflight import Readiness
+from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.observe import history as reporting
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.routing import env_file as targets
-from pgsplit.routing.env_file import Place
+from pgsplit.routing import env_file as env_file
+from pgsplit.routing.env_file import Side
 from pgsplit.state import saga
 from pgsplit.state.ledger import State, open_ledger
 
@@ -107,13 +106,13 @@ def switch(
     connections = connect_project()
     with (
         open_ledger(connections) as ledger,
-        screen.watching() as watcher,
+        console.watching() as watcher,
         watcher.step(f"{service.role}: {'check' if dry_run else 'switch'}") as step,
     ):
         if dry_run:
             ready = switching.check(service, "switch", connections, ledger, step.say)
         elif reads:
-            said = switching.move_reads(service, connections, ledger, Place.SERVICE)
+            said = switching.move_reads(service, connections, ledger, Side.SERVICE)
         else:
             moved = switching.switch(
                 service,
@@ -147,17 +146,17 @@ def rollback(
     Readers that were moved with switch --reads are moved back by it, too.
     """
     connections = connect_project()
-    with open_ledger(connections) as ledger, screen.watching() as watcher:
+    with open_ledger(connections) as ledger, console.watching() as watcher:
         only_reads = (
             not dry_run
             and ledger.state(service) is not State.SWITCHED
-            and targets.places(service, connections)[0] is Place.SERVICE
+            and env_file.sides(service, connections)[0] is Side.SERVICE
         )
         with watcher.step(f"{service.role}: {'check' if dry_run else 'rollback'}") as step:
             if dry_run:
                 ready = switching.check(service, "rollback", connections, ledger, step.say)
             elif only_reads:
-                said = switching.move_reads(service, connections, ledger, Place.MONOLITH)
+                said = switching.move_reads(service, connections, ledger, Side.MONOLITH)
             else:
                 moved = switching.rollback(
                     service, connections, ledger, max_pause, step.say, with_backup=not no_backup
@@ -185,7 +184,7 @@ def complete(service: Service, dry_run: bool, no_backup: bool, as_json: bool) ->
     connections = connect_project()
     with (
         open_ledger(connections) as ledger,
-        screen.watching() as watcher,
+        console.watching() as watcher,
         watcher.step(f"{service.role}: {'check' if dry_run else 'complete'}") as step,
     ):
         if dry_run:
@@ -210,7 +209,7 @@ def abort(service: Service, as_json: bool) -> None:
     connections = connect_project()
     with (
         open_ledger(connections) as ledger,
-        screen.watching() as watcher,
+        console.watching() as watcher,
         watcher.step(f"{service.role}: abort") as step,
     ):
         done = completing.abort(service, connections, ledger, step.say)
@@ -225,7 +224,7 @@ def resume(as_json: bool) -> None:
     A switch or a rollback that had been decided is finished; one that had not is undone.
     """
     connections, said = connect_project(), dict[str, list[str]]()
-    with open_ledger(connections) as ledger, screen.watching() as watcher:
+    with open_ledger(connections) as ledger, console.watching() as watcher:
         for database, entry in saga.unfinished(ledger).items():
             service, operation = (
                 connections.project.services[database],
@@ -243,7 +242,7 @@ def resume(as_json: bool) -> None:
                     moved = switching.resume(service, operation, *how[1:])
                     said[database] = [*moved.warnings, POINTED.format(role=service.role)]
     if as_json:
-        screen.show_json({"resumed": said})
+        console.show_json({"resumed": said})
         return
     for database, lines in said.items():
         for line in lines:
@@ -265,17 +264,17 @@ def repair(service: Service, anew: bool, as_json: bool) -> None:
     connections = connect_project()
     with (
         open_ledger(connections) as ledger,
-        screen.watching() as watcher,
+        console.watching() as watcher,
         watcher.step(f"{service.role}: repair") as step,
     ):
         done = repairing.repair(service, connections, ledger, step.say, anew=anew)
         step.say(f"{len(done)} made anew")
     if as_json:
-        screen.show_json({service.database: {one.way: one.rows for one in done}})
+        console.show_json({service.database: {one.stream: one.rows for one in done}})
         return
     for one in done:
         rows = ", ".join(f"{table} {count:,}" for table, count in one.rows.items())
-        out.print(f"{one.way} is made anew; rows that differed: {rows}", soft_wrap=True)
+        out.print(f"{one.stream} is made anew; rows that differed: {rows}", soft_wrap=True)
     if not done:
         out.print("Nothing is broken.")
 
@@ -292,11 +291,11 @@ def history(names: tuple[str, ...], last: int, as_json: bool) -> None:
     steps = reporting.history(connections.project.select(names), connections)[-last:]
     if as_json:
         data = [{**asdict(step), "seconds": step.seconds} for step in steps]
-        screen.show_json({"steps": data})
+        console.show_json({"steps": data})
         return
     if not steps:
-        raise NotReady("Nothing has been done yet.", mend="runner.py run")
-    rows = screen.table("started, UTC", "service", "step", ">seconds", "outcome")
+        raise NotReady("Nothing has been done yet.", hint="runner.py run")
+    rows = console.table("started, UTC", "service", "step", ">seconds", "outcome")
     marks = {"done": "[green]done[/]", "failed": "[red]failed[/]", None: "[red]cut short[/]"}
     for step in steps:
         rows.add_row(
@@ -320,7 +319,7 @@ def pause(moved: Moved) -> str:
 def show_moved(moved: Moved, as_json: bool) -> None:
     """Print what a switch or a rollback came to."""
     if as_json:
-        screen.show_json(_as_data(moved))
+        console.show_json(_as_data(moved))
         return
     truth = moved.service.database if moved.operation == "switch" else "The monolith"
     out.print(f"[bold]{truth}[/] is the truth for {moved.service.holds} now.")
@@ -343,7 +342,7 @@ def show_moved(moved: Moved, as_json: bool) -> None:
             markup=False,
         )
     if moved.backup:
-        screen.show_notes(moved.backup.notes)
+        console.show_notes(moved.backup.notes)
     for warning in moved.warnings:
         out.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
     if moved.operation == "switch":
@@ -357,7 +356,7 @@ def show_completed(done: Completed, as_json: bool, *, is_done: bool = True) -> N
     """Print what a completion came to, or would come to."""
     if as_json:
         data = _as_data(done)
-        screen.show_json(data if is_done else {k: {"ready": True, **v} for k, v in data.items()})
+        console.show_json(data if is_done else {k: {"ready": True, **v} for k, v in data.items()})
         return
     database = done.service.database
     if is_done:
@@ -374,7 +373,7 @@ def show_completed(done: Completed, as_json: bool, *, is_done: bool = True) -> N
         )
     if done.backup:
         out.print(f"Dump: {done.backup.path}", soft_wrap=True)
-        screen.show_notes(done.backup.notes)
+        console.show_notes(done.backup.notes)
     for warning in done.warnings:
         out.print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
     if is_done and done.handed_over:
@@ -385,17 +384,17 @@ def show_completed(done: Completed, as_json: bool, *, is_done: bool = True) -> N
 def show_aborted(done: Aborted, as_json: bool) -> None:
     """Print what an abort has removed."""
     if as_json:
-        screen.show_json({done.service.database: {"removed": done.removed, "notes": done.notes}})
+        console.show_json({done.service.database: {"removed": done.removed, "notes": done.notes}})
         return
     out.print(f"Removed: {', '.join(done.removed)}." if done.removed else "There was nothing.")
-    screen.show_notes(done.notes)
+    console.show_notes(done.notes)
 
 
 def _show_ready(
-    service: Service, ready: Readiness, arrives_in: str, besides: str, as_json: bool
+    service: Service, ready: PreflightReport, arrives_in: str, besides: str, as_json: bool
 ) -> None:
     if as_json:
-        screen.show_json({service.database: {"ready": True, **vars(ready)}})
+        console.show_json({service.database: {"ready": True, **vars(ready)}})
         return
     out.print(
         f"{service.database} is ready: a write takes {seconds(ready.lag_seconds)} to {arrives_in},"
@@ -409,15 +408,15 @@ def _as_data(done: Moved | Completed) -> dict[str, Any]:
 
 
 def _show_reads(service: Service, connections: Connections, said: str, as_json: bool) -> None:
-    place = targets.places(service, connections)[0]
+    place = env_file.sides(service, connections)[0]
     if as_json:
-        screen.show_json({service.database: {"reads_at": place.value, "warning": said}})
+        console.show_json({service.database: {"reads_at": place.value, "warning": said}})
         return
-    where = service.database if place is Place.SERVICE else "the monolith"
+    where = service.database if place is Side.SERVICE else "the monolith"
     out.print(f"{service.role} reads from {where} now; it writes to the monolith as before.")
     if said:
         out.print(f"[bold red]warning:[/] {escape(said)}", soft_wrap=True)
-    if place is Place.SERVICE:
+    if place is Side.SERVICE:
         out.print("Keep it current:")
         out.print(f"  ./runner.py sync {service.role} --follow")
 

@@ -16,18 +16,17 @@ from psycopg import errors, sql
 
 from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.cutover import preflight as readiness
+from pgsplit.cutover import preflight as preflight
 from pgsplit.load import provision
-from pgsplit.project.endpoints import Connections, describe
+from pgsplit.postgres.connect import describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import read_through
-from pgsplit.replication import requirements as preflight
-from pgsplit.replication import shared as feed
-from pgsplit.replication.fence import Gate
-from pgsplit.replication.session import Ends, opened
-from pgsplit.replication.stream import Connection, Link
-from pgsplit.replication.sync import carry_over
-from pgsplit.routing import env_file as targets
+from pgsplit.replication import read_through, requirements, shared
+from pgsplit.replication.fence import Fence
+from pgsplit.replication.session import Session, open_session
+from pgsplit.replication.stream import Connection, Stream
+from pgsplit.replication.sync import apply_changes
+from pgsplit.routing import env_file as env_file
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Saga, Step, require_finished, unfinished
 
@@ -95,14 +94,14 @@ def check(
     Raises:
         NotReady: it could not; all that is in the way in one message.
     """
-    with opened(service, connections) as ends:
-        _require_ready(ends, ledger, say)
+    with open_session(service, connections) as session:
+        _require_ready(session, ledger, say)
         owned = list(service.owned_tables)
         return Completed(
             service,
             owned,
-            [definition for definition, _ in _keys(ends, owned)],
-            [consumer.database for consumer in feed.consumers(service)],
+            [definition for definition, _ in _keys(session, owned)],
+            [consumer.database for consumer in shared.consumers(service)],
         )
 
 
@@ -134,9 +133,9 @@ def complete(
         Unfinished: something failed on the way; `resume` goes on.
     """
     done = Completed(service)
-    with opened(service, connections) as ends:
+    with open_session(service, connections) as session:
         if not resumes:
-            _require_ready(ends, ledger, say)
+            _require_ready(session, ledger, say)
         owned = list(service.owned_tables)
 
         def dump() -> Mapping[str, Any]:
@@ -147,27 +146,27 @@ def complete(
                 )
             return {"path": str(done.backup.path) if done.backup else None}
 
-        def hand_over() -> Mapping[str, Any]:
-            for consumer in feed.consumers(service):
+        def reparent() -> Mapping[str, Any]:
+            for consumer in shared.consumers(service):
                 with connections.connect(consumer.database) as database:
-                    link = Link(consumer, ends.monolith, database)
-                    carry_over(ends.database)
-                    feed.hand_over(ends, consumer, link, connections)
+                    stream = Stream(consumer, session.monolith, database)
+                    apply_changes(session.database)
+                    shared.reparent(session, consumer, stream, connections)
                 done.handed_over.append(consumer.database)
             return {"consumers": done.handed_over}
 
         def end_way_back() -> None:
-            if ends.way.is_there():
-                carry_over(ends.database)
-                ends.way.arrive()
-                ends.way.remove()
+            if session.reverse.is_there():
+                apply_changes(session.database)
+                session.reverse.arrive()
+                session.reverse.remove()
 
         def retire() -> Mapping[str, Any]:
-            done.retired, done.detached = _retire(ends, owned)
+            done.retired, done.detached = _retire(session, owned)
             return {"retired": done.retired, "detached": done.detached}
 
         def end_links() -> Mapping[str, Any]:
-            _end_links(ends, connections)
+            _end_links(session, connections)
             if service in read_through.owners(service.project):
                 done.warnings += read_through.reconnect_all(connections, ledger)
             return {"warnings": done.warnings}
@@ -177,26 +176,26 @@ def complete(
             "complete",
             [
                 Step("dump", dump),
-                Step("hand over", hand_over),
+                Step("hand over", reparent),
                 Step("end way back", end_way_back),
                 Step("retire", retire),
-                Step("loosen", lambda: _loosen(ends), enters=State.COMPLETED),
+                Step("loosen", lambda: _loosen(session), enters=State.COMPLETED),
                 Step("end links", end_links),
             ],
-            is_decided=lambda: True,
+            is_committed=lambda: True,
         ).run(ledger, say, tables=owned)
     return done
 
 
-def _require_ready(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> None:
-    found = readiness.for_completion(ends, ledger, say)
-    _require_consumers(found, ends, ledger)
-    found.require(ends, "completion")
+def _require_ready(session: Session, ledger: Ledger, say: Callable[[str], None]) -> None:
+    found = preflight.for_completion(session, ledger, say)
+    _require_consumers(found, session, ledger)
+    found.require(session, "completion")
 
 
-def _require_consumers(found: readiness.Readiness, ends: Ends, ledger: Ledger) -> None:
+def _require_consumers(found: preflight.PreflightReport, session: Session, ledger: Ledger) -> None:
     """Whoever shares columns of the owner's tables has to have them, and room for another feed."""
-    for consumer in feed.consumers(ends.service):
+    for consumer in shared.consumers(session.service):
         if not ledger.state(consumer).reached(State.BUILT):
             found.add(
                 f"{consumer.database} shares columns of its tables, and has not been built: it"
@@ -204,16 +203,16 @@ def _require_consumers(found: readiness.Readiness, ends: Ends, ledger: Ledger) -
                 f"runner.py run {consumer.role}",
             )
             continue
-        with ends.connections.connect(consumer.database) as database:
+        with session.connections.connect(consumer.database) as database:
             try:
-                preflight.feed(ends.database, database, ends.service, consumer)
+                requirements.shared_stream(session.database, database, session.service, consumer)
             except NotReady as error:
-                found.add(error.what, error.mend)
+                found.add(error.what, error.hint)
 
 
-def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
+def _retire(session: Session, owned: list[str]) -> tuple[list[str], list[str]]:
     """Move the monolith's tables aside, without the gate and the keys that bind others; atomic."""
-    monolith, service = ends.monolith, ends.service
+    monolith, service = session.monolith, session.service
     row = monolith.execute(
         "select coalesce(array_agg(name), '{}') from unnest(%s::text[]) as name"
         " where to_regclass(format('%%I.%%I', %s::text, name)) is not null",
@@ -229,8 +228,8 @@ def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
                 sql.Identifier(service.project.retired_schema)
             )
         )
-        ends.monolith_gate.remove()
-        keys = _keys(ends, tables)
+        session.monolith_fence.remove()
+        keys = _keys(session, tables)
         for _, statement in keys:
             monolith.execute(statement)
         for name in tables:
@@ -245,21 +244,21 @@ def _retire(ends: Ends, owned: list[str]) -> tuple[list[str], list[str]]:
     return owned, _locking(monolith, ", ".join(tables), retire)
 
 
-def _keys(ends: Ends, tables: list[str]) -> list[tuple[str, str]]:
+def _keys(session: Session, tables: list[str]) -> list[tuple[str, str]]:
     """Find the foreign keys between these tables and others: definition, and what drops it."""
-    qualified = [f"{ends.service.mirror}.{name}" for name in tables]
-    return ends.monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
+    qualified = [f"{session.service.mirror}.{name}" for name in tables]
+    return session.monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
 
 
-def _loosen(ends: Ends) -> Mapping[str, Any]:
+def _loosen(session: Session) -> Mapping[str, Any]:
     """Drop the checks that only kept a service's rows within what the monolith can hold."""
-    statements = [row[0] for row in ends.database.execute(CHECKS, (ends.service.database,))]
+    statements = [row[0] for row in session.database.execute(CHECKS, (session.service.database,))]
 
     def drop() -> None:
         for statement in statements:
-            ends.database.execute(statement)
+            session.database.execute(statement)
 
-    _locking(ends.database, ", ".join(ends.service_gate.tables), drop)
+    _locking(session.database, ", ".join(session.service_fence.tables), drop)
     return {"dropped": statements}
 
 
@@ -276,18 +275,18 @@ def _locking(database: Connection, what: str, change: Callable[[], Found]) -> Fo
                     f"Somebody reads or writes {what}, or what refers to them, without a pause:"
                     f" {str(error).strip()}",
                     where=describe(database.info.dsn),
-                    mend="Wait for them, or end them, then: runner.py resume",
+                    hint="Wait for them, or end them, then: runner.py resume",
                 ) from error
             time.sleep(0.2)
     raise AssertionError("the last attempt returns or raises")
 
 
-def _end_links(ends: Ends, connections: Connections) -> None:
+def _end_links(session: Session, connections: Connections) -> None:
     """Remove the ways from the monolith by which nothing comes any more; idempotent."""
-    for one in {ends.service, *feed.consumers(ends.service)}:
-        if not feed.needs_monolith(ends.monolith, one):
+    for one in {session.service, *shared.consumers(session.service)}:
+        if not shared.needs_monolith(session.monolith, one):
             with connections.connect(one.database) as database:
-                Link(one, ends.monolith, database).remove()
+                Stream(one, session.monolith, database).remove()
                 database.execute("delete from split.heartbeats where service = %s", (one.database,))
 
 
@@ -310,28 +309,28 @@ def abort(
             holds what a rollback laid aside; nothing was changed.
     """
     done, state = Aborted(service), ledger.state(service)
-    if gone := feed.completed_owners(ledger.connection, service):
+    if gone := shared.completed_owners(ledger.connection, service):
         names = ", ".join(one.database for one in gone)
         raise NotReady(
             f"{service.database} shares columns of what {names} took out of the monolith: it could"
             " not land any more. Nothing was changed.",
             where=describe(connections.urls[service.database]),
-            mend=f"runner.py verify {service.role}, then runner.py switch {service.role}",
+            hint=f"runner.py verify {service.role}, then runner.py switch {service.role}",
         )
     if state.reached(State.SWITCHED):
         raise NotReady(
             f"{service.database} is {state.value}: it holds what nobody else does. Nothing was"
             " changed.",
             where=describe(connections.urls[service.database]),
-            mend=f"runner.py rollback {service.role}, then runner.py abort {service.role}"
+            hint=f"runner.py rollback {service.role}, then runner.py abort {service.role}"
             if state is State.SWITCHED
             else "runner.py history",
         )
 
     require_finished(service, ledger, but=["abort"])
     if service.database not in unfinished(ledger):
-        with suppress(ConnectionFailed), opened(service, connections) as ends:
-            provision.require_nothing_kept(ends.database, service)
+        with suppress(ConnectionFailed), open_session(service, connections) as session:
+            provision.require_nothing_kept(session.database, service)
 
     def drop() -> Mapping[str, Any]:
         dropped = provision.remove(service, connections, ledger)
@@ -347,7 +346,7 @@ def abort(
             Step("database", drop),
             Step("records", lambda: _forget(service, connections, ledger, done)),
         ],
-        is_decided=lambda: True,
+        is_committed=lambda: True,
     ).run(ledger, say)
     return done
 
@@ -355,28 +354,28 @@ def abort(
 def _remove_ways(service: Service, connections: Connections, done: Aborted) -> Mapping[str, Any]:
     """Remove both ways and the gate; a database that is gone already is passed over."""
     with connections.connect(connections.monolith) as monolith, ExitStack() as stack:
-        ends = None
+        session = None
         # It is gone, or was emptied by an abort that was cut short.
         with suppress(ConnectionFailed, NotReady):
-            ends = stack.enter_context(opened(service, connections))
-        if ends:
-            for way in (ends.way, ends.link):
-                if way.is_there():
-                    done.removed.append(f"replication {way.name}")
-                way.remove()
-            return _remove_gate(ends.monolith_gate, done)
+            session = stack.enter_context(open_session(service, connections))
+        if session:
+            for stream in (session.reverse, session.forward):
+                if stream.is_there():
+                    done.removed.append(f"replication {stream.name}")
+                stream.remove()
+            return _remove_fence(session.monolith_fence, done)
         # Without the database there is nobody who subscribes, and a slot that nobody reads.
-        link = Link(service, monolith, monolith)
-        if link.slot():
-            done.removed.append(f"slot {link.name}")
-        link.remove()
+        stream = Stream(service, monolith, monolith)
+        if stream.slot():
+            done.removed.append(f"slot {stream.name}")
+        stream.remove()
         owned = list(service.owned_tables)
-        return _remove_gate(Gate(service, monolith, service.mirror, owned), done)
+        return _remove_fence(Fence(service, monolith, service.mirror, owned), done)
 
 
-def _remove_gate(gate: Gate, done: Aborted) -> Mapping[str, Any]:
-    if gate.exists():
-        _locking(gate.database, ", ".join(gate.tables), gate.remove)
+def _remove_fence(fence: Fence, done: Aborted) -> Mapping[str, Any]:
+    if fence.exists():
+        _locking(fence.database, ", ".join(fence.tables), fence.remove)
         done.removed.append("the gate in the monolith")
     return {"removed": list(done.removed)}
 
@@ -385,7 +384,7 @@ def _forget(
     service: Service, connections: Connections, ledger: Ledger, done: Aborted
 ) -> Mapping[str, Any]:
     """Forget where the service stood; what was done stays in the ledger."""
-    file = targets.file(service, connections)
+    file = env_file.file(service, connections)
     if file.exists():
         file.unlink()
         done.removed.append(str(file))

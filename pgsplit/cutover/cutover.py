@@ -21,15 +21,15 @@ from psycopg import errors
 
 from pgsplit.backup.dump import Backup
 from pgsplit.base.errors import NotReady
-from pgsplit.project.endpoints import describe
+from pgsplit.postgres.connect import describe
 from pgsplit.project.project import Service
 from pgsplit.replication import read_through
-from pgsplit.replication.fence import Gate
-from pgsplit.replication.session import Ends
-from pgsplit.replication.stream import Link
-from pgsplit.routing import env_file as targets
-from pgsplit.routing import pause as hold
-from pgsplit.routing.env_file import Place
+from pgsplit.replication.fence import Fence
+from pgsplit.replication.session import Session
+from pgsplit.replication.stream import Stream
+from pgsplit.routing import env_file as env_file
+from pgsplit.routing import pause as pause
+from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Saga, Step
 
@@ -84,32 +84,32 @@ class Moved:
     warnings: list[str] = field(default_factory=list)
 
 
-class Walk(ABC):
+class Cutover(ABC):
     """One walk of the truth from the `old` gate to the `new` one; what both directions share."""
 
     operation: str
     enters: State | None = None
     returns_to: State | None = None
-    place: Place
+    place: Side
     leads_to: str
 
-    def __init__(self, ends: Ends, moved: Moved, max_pause: float) -> None:
-        self.ends, self.moved, self.max_pause = ends, moved, max_pause
-        self.owned = ends.service.owned_tables
-        self.held = ExitStack()  # clients, in PgBouncer
+    def __init__(self, session: Session, moved: Moved, max_pause: float) -> None:
+        self.session, self.moved, self.max_pause = session, moved, max_pause
+        self.owned = session.service.owned_tables
+        self.paused = ExitStack()  # clients, in PgBouncer
         self.ends_at = 0.0  # of the pause, by this process's clock
         self.offset = 0.0
         # Asked once: reading what tables there are is not for the pause.
-        self.monolith_gate, self.service_gate = ends.monolith_gate, ends.service_gate
+        self.monolith_fence, self.service_fence = session.monolith_fence, session.service_fence
 
     @property
     @abstractmethod
-    def old(self) -> Gate:
+    def old(self) -> Fence:
         """The gate of the side that is the truth so far."""
 
     @property
     @abstractmethod
-    def new(self) -> Gate:
+    def new(self) -> Fence:
         """The gate of the side that becomes it."""
 
     @abstractmethod
@@ -129,7 +129,7 @@ class Walk(ABC):
         """Carry over what is left, now that nobody writes."""
 
     @abstractmethod
-    def decide(self) -> None:
+    def commit(self) -> None:
         """Make it final, in one commit on the old side; nothing, if it is."""
 
     @abstractmethod
@@ -140,23 +140,23 @@ class Walk(ABC):
     def finish(self) -> Mapping[str, Any] | None:
         """Do what can wait until the pause is over."""
 
-    def saga(self, *, from_decision: bool = False) -> Saga:
+    def saga(self, *, from_commit: bool = False) -> Saga:
         """Give the steps: all, or those from the decision on."""
         steps = [
             Step("prepare", self._prepare, self.unprepare, "what it makes is removed"),
             Step("catch up", self.catch_up),
             Step("close", self.close, self.reopen, "the gate is opened"),
             Step("drain", self.drain),
-            Step("decide", self.decide, in_one_go=True),
+            Step("decide", self.commit, in_one_go=True),
             Step("open", self.open, in_one_go=True),
             Step("point", self.point, in_one_go=True),
             Step("finish", self.finish),
             Step("measure", self.measure),
         ]
-        if from_decision:
+        if from_commit:
             steps = steps[4:]
         return Saga(
-            self.ends.service,
+            self.session.service,
             self.operation,
             steps,
             self.old.is_closed_for_good,
@@ -166,18 +166,18 @@ class Walk(ABC):
 
     def _prepare(self) -> None:
         """Make what the walk needs; and try now what must not fail behind the decision."""
-        service, connections = self.ends.service, self.ends.connections
-        reads, writes = targets.places(service, connections)
-        targets.point(service, connections, reads_at=reads, writes_at=writes)
+        service, connections = self.session.service, self.session.connections
+        reads, writes = env_file.sides(service, connections)
+        env_file.route_to(service, connections, reads_at=reads, writes_at=writes)
         self.prepare()
 
     def close(self) -> dict[str, Any]:
         """Close the old side; try until the pause would be over, never long at a stretch."""
-        service, connections = self.ends.service, self.ends.connections
-        self.offset = self.ends.clock_offset()
+        service, connections = self.session.service, self.session.connections
+        self.offset = self.session.clock_offset()
         # Clients that PgBouncer holds are waiting already while the tables' lock is waited for.
         share = self.max_pause / 2 if connections.pgbouncer_url else self.max_pause
-        self.held.enter_context(hold.held(service, connections, share))
+        self.paused.enter_context(pause.paused(service, connections, share))
         gives_up_at = time.monotonic() + share
         patience = min(LOCK_SECONDS, self.max_pause / 2)
         for tries in count(1):
@@ -197,15 +197,18 @@ class Walk(ABC):
         """Let writers in again where they were; at once, whoever holds the tables."""
         if self.old.exists():
             self.old.open()
-        self.held.close()
+        self.paused.close()
         disarm(self.old)
 
     def point(self) -> None:
         """Point the service's applications at the new side, and let those go on that wait."""
-        targets.point(
-            self.ends.service, self.ends.connections, reads_at=self.place, writes_at=self.place
+        env_file.route_to(
+            self.session.service,
+            self.session.connections,
+            reads_at=self.place,
+            writes_at=self.place,
         )
-        self.held.close()
+        self.paused.close()
 
     def remaining(self) -> float:
         """Tell how many seconds of the pause are left.
@@ -218,16 +221,16 @@ class Walk(ABC):
             raise self.too_long()
         return left
 
-    def arrive(self, way: Link) -> float:
+    def arrive(self, stream: Stream) -> float:
         """Wait for all that was committed on one side; give the seconds that it took.
 
         Raises:
             NotReady: it did not arrive within the pause.
         """
         try:
-            return way.arrive(within_seconds=self.remaining())
+            return stream.arrive(within_seconds=self.remaining())
         except TimeoutError as error:
-            way.require_running()
+            stream.require_running()
             raise self.too_long(f"; {error}") from error
 
     def measure(self) -> dict[str, Any]:
@@ -247,9 +250,9 @@ class Walk(ABC):
 
     def settle(self, ledger: Ledger) -> None:
         """Tell who has to be told: the service's applications, and who reads through to it."""
-        service, connections = self.ends.service, self.ends.connections
+        service, connections = self.session.service, self.session.connections
         with ledger.step(service, f"{self.operation}: tell") as step:
-            if said := targets.announce(service, connections, AFTER_CHANGE_SECONDS):
+            if said := env_file.announce(service, connections, AFTER_CHANGE_SECONDS):
                 self.moved.warnings.append(said)
             if service in read_through.owners(service.project):
                 self.moved.warnings += read_through.reconnect_all(connections, ledger)
@@ -259,8 +262,8 @@ class Walk(ABC):
         """Say that the pause is over."""
         return NotReady(
             f"The pause was longer than the {self.max_pause:g} s that it may be{why}.",
-            where=self.ends.service.database,
-            mend="Try again at a quieter moment, or allow more: --max-pause 10s",
+            where=self.session.service.database,
+            hint="Try again at a quieter moment, or allow more: --max-pause 10s",
         )
 
     @contextmanager
@@ -280,23 +283,23 @@ class Walk(ABC):
         return float(min(needed, self.max_pause / 2))
 
     def _in_the_way(self, tries: int) -> NotReady:
-        gate = self.old
-        names = [f"{gate.schema}.{name}" for name in gate.tables]
-        row = gate.database.execute(BLOCKERS, (names,)).fetchone()
+        fence = self.old
+        names = [f"{fence.schema}.{name}" for name in fence.tables]
+        row = fence.database.execute(BLOCKERS, (names,)).fetchone()
         held = f": process {row[0]}" if row and row[0] else ""
         return NotReady(
             f"Somebody holds a lock on {', '.join(names)}{held}. Tried {tries} times; writers"
             f" waited {LOCK_SECONDS:g} s each time at the most.",
-            where=describe(gate.database.info.dsn),
-            mend="Wait for them, or end them: select pg_terminate_backend(PID);",
+            where=describe(fence.database.info.dsn),
+            hint="Wait for them, or end them: select pg_terminate_backend(PID);",
         )
 
 
-def disarm(gate: Gate) -> None:
+def disarm(fence: Fence) -> None:
     """Disable an open gate's triggers; where somebody writes without a pause they stay, open."""
     for _ in range(DISARM_TRIES):
         try:
-            gate.disarm(LOCK_SECONDS)
+            fence.disarm(LOCK_SECONDS)
             return
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             time.sleep(BETWEEN_TRIES_SECONDS)

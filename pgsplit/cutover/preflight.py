@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.postgres.connect import describe
 from pgsplit.project import drift
-from pgsplit.project.endpoints import describe
 from pgsplit.prove.verify import outdated, require_unaltered
-from pgsplit.replication import requirements as preflight
-from pgsplit.replication.session import Ends
+from pgsplit.replication import requirements
+from pgsplit.replication.session import Session
 from pgsplit.replication.stream import Connection
-from pgsplit.replication.sync import carry_over
-from pgsplit.routing import env_file as targets
+from pgsplit.replication.sync import apply_changes
+from pgsplit.routing import env_file as env_file
 from pgsplit.state import saga
 from pgsplit.state.ledger import Ledger, State, completed
 
@@ -98,30 +98,30 @@ UNKNOWN = """
 
 
 @dataclass
-class Readiness:
+class PreflightReport:
     """What was found: problems with what mends them, and how long the ways take now, in seconds."""
 
     problems: list[tuple[str, str]] = field(default_factory=list)
     lag_seconds: float = 0.0
     sync_seconds: float = 0.0
 
-    def add(self, what: str, mend: str) -> None:
+    def add(self, what: str, hint: str) -> None:
         """Note a problem."""
-        self.problems.append((what, mend))
+        self.problems.append((what, hint))
 
-    def require(self, ends: Ends, operation: str) -> None:
+    def require(self, session: Session, operation: str) -> None:
         """Raise NotReady with all problems in one message, if there are any."""
         if not self.problems:
             return
         raise NotReady(
-            f"{ends.service.database} is not ready for {operation}. Nothing was changed:\n"
+            f"{session.service.database} is not ready for {operation}. Nothing was changed:\n"
             + "\n".join(f"  - {what}" for what, _ in self.problems),
-            where=describe(ends.database.info.dsn),
-            mend="\n".join(dict.fromkeys(mend for _, mend in self.problems)),
+            where=describe(session.database.info.dsn),
+            hint="\n".join(dict.fromkeys(hint for _, hint in self.problems)),
         )
 
 
-def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
+def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be switched; only a heartbeat and a sync are written.
 
     The way back is tried on every row: what the reverse models would make of the mirror is compared
@@ -138,115 +138,117 @@ def for_switch(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readin
     Raises:
         NotReady: the service is in another state, or an operation on it stands unfinished.
     """
-    require_state(ends, ledger, State.VERIFIED, "switched")
-    found, role = Readiness(), ends.service.role
+    require_state(session, ledger, State.VERIFIED, "switched")
+    found, role = PreflightReport(), session.service.role
     verify = f"runner.py verify {role}"
-    if tables := outdated(ledger, ends.database, ends.service):
+    if tables := outdated(ledger, session.database, session.service):
         found.add(f"not verified as they are made now: {', '.join(tables)}", verify)
     row = ledger.connection.execute(
         "select extract(epoch from now() - max(finished_at)) / 3600 from split.ledger"
         " where service = %s and step = 'verify' and outcome = 'done'"
         " and (intent ->> 'whole')::boolean",
-        (ends.service.database,),
+        (session.service.database,),
     ).fetchone()
     if row and row[0] and row[0] > PROOF_HOURS:
         found.add(f"last verified {row[0]:.0f} hours ago, and {PROOF_HOURS} is the most", verify)
-    _collect(found, lambda: _require_as_made(ends))
-    _collect(found, lambda: targets.read(ends.service, ends.connections))
-    _find_unknown(found, ends)
-    before = ledger.was_begun(ends.service, "switch: prepare")
+    _collect(found, lambda: _require_as_made(session))
+    _collect(found, lambda: env_file.read(session.service, session.connections))
+    _find_unknown(found, session)
+    before = ledger.was_begun(session.service, "switch: prepare")
     _collect(
         found,
-        lambda: preflight.way_back(ends.database, ends.monolith, ends.service, made_before=before),
+        lambda: requirements.reverse(
+            session.database, session.monolith, session.service, made_before=before
+        ),
     )
-    owned = [f"{ends.service.mirror}.{name}" for name in ends.service.owned_tables]
-    _find_long_transactions(found, ends.monolith, owned, READERS)
+    owned = [f"{session.service.mirror}.{name}" for name in session.service.owned_tables]
+    _find_long_transactions(found, session.monolith, owned, READERS)
     say("how far behind")
-    _collect(found, lambda: _time_the_way(found, ends, role))
+    _collect(found, lambda: _time_the_way(found, session, role))
     if not found.problems:
         say("the way back, row by row")
-        _try_the_way_back(found, ends)
+        _try_the_way_back(found, session)
     return found
 
 
-def for_rollback(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
+def for_rollback(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be rolled back; see `for_switch`."""
-    require_state(ends, ledger, State.SWITCHED, "rolled back")
-    found = _for_leaving(ends, say)
-    _collect(found, lambda: targets.read(ends.service, ends.connections))
-    tables = [f"{ends.service.database}.{name}" for name in ends.service_gate.tables]
-    _find_long_transactions(found, ends.database, tables, READERS)
-    _collect(found, ends.link.require_running)
+    require_state(session, ledger, State.SWITCHED, "rolled back")
+    found = _for_leaving(session, say)
+    _collect(found, lambda: env_file.read(session.service, session.connections))
+    tables = [f"{session.service.database}.{name}" for name in session.service_fence.tables]
+    _find_long_transactions(found, session.database, tables, READERS)
+    _collect(found, session.forward.require_running)
     return found
 
 
-def for_completion(ends: Ends, ledger: Ledger, say: Callable[[str], None]) -> Readiness:
+def for_completion(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be completed; see `for_switch`."""
-    require_state(ends, ledger, State.SWITCHED, "completed")
-    found = _for_leaving(ends, say)
+    require_state(session, ledger, State.SWITCHED, "completed")
+    found = _for_leaving(session, say)
     # Tables that are read can't be moved to another schema.
-    owned = [f"{ends.service.mirror}.{name}" for name in ends.service.owned_tables]
-    _find_long_transactions(found, ends.monolith, owned, ())
+    owned = [f"{session.service.mirror}.{name}" for name in session.service.owned_tables]
+    _find_long_transactions(found, session.monolith, owned, ())
     return found
 
 
-def require_state(ends: Ends, ledger: Ledger, wanted: State, done: str) -> None:
+def require_state(session: Session, ledger: Ledger, wanted: State, done: str) -> None:
     """Refuse a service that is in another state, or that an operation has left on its way.
 
     Raises:
         NotReady: it says which state it is in, and the command that comes first.
     """
-    service, state = ends.service, ledger.state(ends.service)
+    service, state = session.service, ledger.state(session.service)
     where = describe(ledger.connection.info.dsn)
     saga.require_finished(service, ledger)
     if state is wanted:
         return
     role, is_truth = service.role, state.reached(State.SWITCHED)
     if state is State.COMPLETED:
-        what, mend = "there is no way back any more", "runner.py backups"
+        what, hint = "there is no way back any more", "runner.py backups"
     elif is_truth:
-        what, mend = "it is the truth already", f"runner.py status {role}"
+        what, hint = "it is the truth already", f"runner.py status {role}"
     elif wanted is State.SWITCHED:
         what = "the monolith is the truth already"
-        mend = f"runner.py {'switch' if done == 'completed' else 'status'} {role}"
+        hint = f"runner.py {'switch' if done == 'completed' else 'status'} {role}"
     else:
         what = f"only what is {wanted.value} can be {done}"
         verify = f"runner.py verify {role}"
-        mend = verify if state is State.BUILT else f"runner.py run {role}, then {verify}"
+        hint = verify if state is State.BUILT else f"runner.py run {role}, then {verify}"
     raise NotReady(
-        f"{service.database} is {state.value}: {what}. Nothing was changed.", where=where, mend=mend
+        f"{service.database} is {state.value}: {what}. Nothing was changed.", where=where, hint=hint
     )
 
 
-def catch_up(ends: Ends) -> dict[str, object]:
+def catch_up(session: Session) -> dict[str, object]:
     """Bring mirror and tables so close that the next sync is short; give how long it took."""
     for _ in range(CATCH_UPS):
-        ends.link.arrive()
-        done = carry_over(ends.database)
+        session.forward.arrive()
+        done = apply_changes(session.database)
         if done.seconds < SETTLED_SECONDS:
             break
     return {"rows": done.rows, "seconds": round(done.seconds, 3)}
 
 
-def _collect(found: Readiness, check: Callable[[], object]) -> None:
+def _collect(found: PreflightReport, check: Callable[[], object]) -> None:
     try:
         check()
     except SplitError as error:
-        found.add(error.what, error.mend)
+        found.add(error.what, error.hint)
 
 
-def _require_as_made(ends: Ends) -> None:
+def _require_as_made(session: Session) -> None:
     """Both sides have the columns that they had; the service's are compared by the monolith's."""
-    drift.drift(ends.monolith, ends.database, ends.service, completed(ends.monolith))
-    require_unaltered(ends.link)
+    drift.drift(session.monolith, session.database, session.service, completed(session.monolith))
+    require_unaltered(session.forward)
 
 
-def _time_the_way(found: Readiness, ends: Ends, role: str) -> None:
-    ends.link.require_running()
+def _time_the_way(found: PreflightReport, session: Session, role: str) -> None:
+    session.forward.require_running()
     started = time.monotonic()
-    catch_up(ends)
-    found.lag_seconds = ends.link.arrive()
-    found.sync_seconds = carry_over(ends.database).seconds
+    catch_up(session)
+    found.lag_seconds = session.forward.arrive()
+    found.sync_seconds = apply_changes(session.database).seconds
     for seconds, most, what in (
         (found.lag_seconds, MOST_LAG_SECONDS, "a write takes {:.1f} s to the mirror"),
         (found.sync_seconds, MOST_SYNC_SECONDS, "a sync takes {:.1f} s"),
@@ -259,48 +261,48 @@ def _time_the_way(found: Readiness, ends: Ends, role: str) -> None:
             )
 
 
-def _for_leaving(ends: Ends, say: Callable[[str], None]) -> Readiness:
+def _for_leaving(session: Session, say: Callable[[str], None]) -> PreflightReport:
     """Check that what the service has written is in the monolith, or soon can be."""
-    found, way = Readiness(), ends.way
+    found, stream = PreflightReport(), session.reverse
     say("how far the monolith is behind")
 
     def look() -> None:
-        way.require_running()
-        found.sync_seconds = carry_over(ends.database).seconds
+        stream.require_running()
+        found.sync_seconds = apply_changes(session.database).seconds
         try:
-            found.lag_seconds = way.arrive(within_seconds=MOST_LAG_SECONDS)
+            found.lag_seconds = stream.arrive(within_seconds=MOST_LAG_SECONDS)
         except TimeoutError:
             found.add(
-                f"{way.leads_to} are more than {MOST_LAG_SECONDS:.0f} s behind",
-                f"runner.py sync {ends.service.role}, until it has caught up; then again",
+                f"{stream.leads_to} are more than {MOST_LAG_SECONDS:.0f} s behind",
+                f"runner.py sync {session.service.role}, until it has caught up; then again",
             )
 
     _collect(found, look)
     return found
 
 
-def _find_unknown(found: Readiness, ends: Ends) -> None:
+def _find_unknown(found: PreflightReport, session: Session) -> None:
     """Find what the monolith's tables have by now that the way back would break on, or break."""
-    tables = ends.service.owned_tables
+    tables = session.service.owned_tables
     known = [f"{name}.{column}" for name, columns in tables.items() for column in columns]
-    expected = ends.service.project.tables
+    expected = session.service.project.tables
     unique = [f"{name}.{column}" for name in tables for column in expected[name].unique]
-    rows = ends.monolith.execute(
+    rows = session.monolith.execute(
         UNKNOWN,
         {
-            "tables": [f"{ends.service.mirror}.{name}" for name in tables],
+            "tables": [f"{session.service.mirror}.{name}" for name in tables],
             "known": known,
             "unique": [*unique, *(f"{name}.id" for name in tables)],
         },
     )
-    for what, mend in rows.fetchall():
+    for what, hint in rows.fetchall():
         found.add(
-            f"{what}: what the service writes could not be carried back, or not keep it", mend
+            f"{what}: what the service writes could not be carried back, or not keep it", hint
         )
 
 
 def _find_long_transactions(
-    found: Readiness, database: Connection, tables: list[str], harmless: Sequence[str]
+    found: PreflightReport, database: Connection, tables: list[str], harmless: Sequence[str]
 ) -> None:
     did = "written" if harmless else "read or written"
     for pid, table, seconds in database.execute(
@@ -314,9 +316,9 @@ def _find_long_transactions(
         )
 
 
-def _try_the_way_back(found: Readiness, ends: Ends) -> None:
-    for table in ends.service.owned_tables:
-        rows = ends.database.execute(
+def _try_the_way_back(found: PreflightReport, session: Session) -> None:
+    for table in session.service.owned_tables:
+        rows = session.database.execute(
             "select id, difference, count(*) over () from split.way_back_differs(%s) limit %s",
             (table, SAMPLES),
         ).fetchall()
@@ -324,7 +326,7 @@ def _try_the_way_back(found: Readiness, ends: Ends) -> None:
             shown = ", ".join(f"{id} ({difference})" for id, difference, _ in rows)
             found.add(
                 f"the way back would change {rows[0][2]} row(s) of {table}: {shown}",
-                f"Mend models/{ends.service.database}/reverse/monolith_{table}.sql; to see all:"
-                f' runner.py psql {ends.service.role} -c "select * from'
+                f"Mend models/{session.service.database}/reverse/monolith_{table}.sql; to see all:"
+                f' runner.py psql {session.service.role} -c "select * from'
                 f" split.way_back_differs('{table}')\"",
             )

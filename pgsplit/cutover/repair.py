@@ -17,15 +17,22 @@ import psycopg
 from psycopg import errors, sql
 
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.postgres.row_diff import Shape, Side, differing_keys
-from pgsplit.project.endpoints import ALIKE, Connections, connect, describe
+from pgsplit.postgres.connect import ALIKE, connect, describe
+from pgsplit.postgres.row_diff import RowSource, Shape, differing_keys
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import stream as replication
 from pgsplit.replication.reverse import carry_no_more, publish_and_subscribe
-from pgsplit.replication.session import Ends, opened
-from pgsplit.replication.shared import Feed, completed_owners, needs_monolith, owners, shared
-from pgsplit.replication.stream import Link
-from pgsplit.replication.sync import carry_over
+from pgsplit.replication.session import Session, open_session
+from pgsplit.replication.shared import (
+    SharedStream,
+    completed_owners,
+    needs_monolith,
+    owners,
+    shared,
+)
+from pgsplit.replication.stream import Stream
+from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
 
@@ -38,10 +45,10 @@ BATCH = 1_000
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Broken:
     """A way, the tables that its target notes, and those among them that it carries now."""
 
-    link: Link
+    stream: Stream
     source: str
     target: str
     noted: Mapping[str, tuple[str, ...]]
@@ -52,7 +59,7 @@ class _Way:
 class Repaired:
     """A way that was made anew, and the rows that were carried over for it, by table."""
 
-    way: str
+    stream: str
     rows: dict[str, int]
 
 
@@ -88,26 +95,26 @@ def repair(
             f"{service.database} is {ledger.state(service).value}: the monolith is the truth, and"
             " can be copied anew.",
             where=describe(connections.urls[service.database]),
-            mend=f"runner.py land {service.role} --again, then runner.py build {service.role}",
+            hint=f"runner.py land {service.role} --again, then runner.py build {service.role}",
         )
     done = []
-    with opened(service, connections) as ends:
-        for way in _ways(ends, ledger):
-            say(way.link.name)
-            if anew or _is_broken(way.link):
-                with ledger.step(service, "repair", way=way.link.name) as step:
-                    rows = _make_anew(way, connections)
+    with open_session(service, connections) as session:
+        for broken in _needed(session, ledger):
+            say(broken.stream.name)
+            if anew or _is_broken(broken.stream):
+                with ledger.step(service, "repair", way=broken.stream.name) as step:
+                    rows = _recreate(broken, connections)
                     step.detail["rows"] = rows
-                done.append(Repaired(way.link.name, rows))
-        carry_over(ends.database)
+                done.append(Repaired(broken.stream.name, rows))
+        apply_changes(session.database)
     return done
 
 
-def _ways(ends: Ends, ledger: Ledger) -> Iterator[_Way]:
+def _needed(session: Session, ledger: Ledger) -> Iterator[_Broken]:
     """Give all ways that a service has to have in its state."""
-    service, stands = ends.service, ledger.state(ends.service)
-    retired = {one.database for one in completed_owners(ends.monolith, service)}
-    if needs_monolith(ends.monolith, service):
+    service, stands = session.service, ledger.state(session.service)
+    retired = {one.database for one in completed_owners(session.monolith, service)}
+    if needs_monolith(session.monolith, service):
         mirrored = {
             name: columns
             for name, columns in service.landed_tables.items()
@@ -115,58 +122,60 @@ def _ways(ends: Ends, ledger: Ledger) -> Iterator[_Way]:
             and not (stands is State.COMPLETED and name in service.owned_tables)
         }
         carried = {n: c for n, c in mirrored.items() if n not in service.owned_tables}
-        yield _Way(ends.link, service.project.name, service.database, mirrored, carried)
+        yield _Broken(session.forward, service.project.name, service.database, mirrored, carried)
     if stands is State.SWITCHED:
         owned = service.owned_tables
-        yield _Way(ends.way, service.database, service.project.name, owned, owned)
+        yield _Broken(session.reverse, service.database, service.project.name, owned, owned)
     for owner in owners(service):
         if owner.database in retired:
-            with ends.connections.connect(owner.database) as there:
-                feed = Feed(service, ends.monolith, ends.database, owner, there)
+            with session.connections.connect(owner.database) as there:
+                shared_stream = SharedStream(
+                    service, session.monolith, session.database, owner, there
+                )
                 tables = shared(owner, service)
-                yield _Way(feed, owner.database, service.database, tables, tables)
+                yield _Broken(shared_stream, owner.database, service.database, tables, tables)
 
 
-def _is_broken(link: Link) -> bool:
+def _is_broken(stream: Stream) -> bool:
     try:
-        link.require_unbroken()
+        stream.require_unbroken()
     except SplitError:
         return True
     return False
 
 
-def _make_anew(way: _Way, connections: Connections) -> dict[str, int]:
-    link = way.link
-    link.remove()
-    publish_and_subscribe(link, way.noted, connections.for_servers(way.source))
-    idle = [name for name in way.noted if name not in way.carried]
-    carry_no_more(link.source, link.name, link.service.mirror, idle)
-    with replication.exported_snapshot(connections, link.name, way.source) as snapshot:
+def _recreate(broken: _Broken, connections: Connections) -> dict[str, int]:
+    stream = broken.stream
+    stream.remove()
+    publish_and_subscribe(stream, broken.noted, connections.for_servers(broken.source))
+    idle = [name for name in broken.noted if name not in broken.carried]
+    carry_no_more(stream.source, stream.name, stream.service.mirror, idle)
+    with replication.exported_snapshot(connections, stream.name, broken.source) as snapshot:
         rows = {
-            table: _carry_over_differences(way, table, columns, snapshot, connections)
-            for table, columns in way.carried.items()
+            table: _apply_differences(broken, table, columns, snapshot, connections)
+            for table, columns in broken.carried.items()
         }
-    if way.target != connections.monolith:
+    if broken.target != connections.monolith:
         # What was written here without replication was not captured.
-        link.target.execute("update split.service_tables set is_stale = true")
-    link.enable()
-    link.arrive()
+        stream.target.execute("update split.service_tables set is_stale = true")
+    stream.enable()
+    stream.arrive()
     return rows
 
 
-def _carry_over_differences(
-    way: _Way, table: str, columns: tuple[str, ...], snapshot: str, connections: Connections
+def _apply_differences(
+    broken: _Broken, table: str, columns: tuple[str, ...], snapshot: str, connections: Connections
 ) -> int:
     """Make a target's table equal to its source's at a snapshot; give the rows that differed."""
-    there = partial(_at_snapshot, connections.urls[way.source], way.source, snapshot)
-    here = partial(connect, connections.urls[way.target], way.target)
+    there = partial(_at_snapshot, connections.urls[broken.source], broken.source, snapshot)
+    here = partial(connect, connections.urls[broken.target], broken.target)
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
     query = sql.SQL("select {} from {}").format(
-        listed, sql.Identifier(way.link.service.mirror, table)
+        listed, sql.Identifier(broken.stream.service.mirror, table)
     )
-    sides = Side(there, query), Side(here, query)
+    sides = RowSource(there, query), RowSource(here, query)
     differing = list(differing_keys(*sides, Shape("id", "text", columns)))
-    statements = _statements(way.link.service, table, columns)
+    statements = _statements(broken.stream.service, table, columns)
     with there() as source, here() as target:
         for end in (source, target):
             end.execute(ALIKE)

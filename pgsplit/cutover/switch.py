@@ -12,17 +12,17 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pgsplit.backup.dump import backup
-from pgsplit.cutover import preflight as readiness
-from pgsplit.cutover.cutover import AFTER_CHANGE_SECONDS, LOCK_SECONDS, Moved, Walk, disarm
-from pgsplit.cutover.preflight import Readiness
+from pgsplit.cutover import preflight as preflight
+from pgsplit.cutover.cutover import AFTER_CHANGE_SECONDS, LOCK_SECONDS, Cutover, Moved, disarm
+from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import reverse as way_back
-from pgsplit.replication.fence import Gate
-from pgsplit.replication.session import Ends, opened
-from pgsplit.replication.sync import carry_over
-from pgsplit.routing import env_file as targets
-from pgsplit.routing.env_file import Place
+from pgsplit.replication import reverse
+from pgsplit.replication.fence import Fence
+from pgsplit.replication.session import Session, open_session
+from pgsplit.replication.sync import apply_changes
+from pgsplit.routing import env_file as env_file
+from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
 
@@ -46,7 +46,7 @@ def check(
     connections: Connections,
     ledger: Ledger,
     say: Callable[[str], None],
-) -> Readiness:
+) -> PreflightReport:
     """Check whether a service could be switched or rolled back now, and change nothing.
 
     Args:
@@ -62,14 +62,14 @@ def check(
     Raises:
         NotReady: it could not; all that is in the way in one message.
     """
-    with opened(service, connections) as ends:
-        look = readiness.for_switch if operation == "switch" else readiness.for_rollback
-        found = look(ends, ledger, say)
-        found.require(ends, f"a {operation}")
+    with open_session(service, connections) as session:
+        look = preflight.for_switch if operation == "switch" else preflight.for_rollback
+        found = look(session, ledger, say)
+        found.require(session, f"a {operation}")
     return found
 
 
-def move_reads(service: Service, connections: Connections, ledger: Ledger, place: Place) -> str:
+def move_reads(service: Service, connections: Connections, ledger: Ledger, place: Side) -> str:
     """Point only those who read at a service's database, or back at the monolith.
 
     Nothing else changes: the monolith stays the truth, and a follower keeps the tables current.
@@ -86,13 +86,13 @@ def move_reads(service: Service, connections: Connections, ledger: Ledger, place
     Raises:
         NotReady: the service is not verified, or switched already, or was left on its way.
     """
-    with opened(service, connections) as ends:
+    with open_session(service, connections) as session:
         require_finished(service, ledger)
-        if place is Place.SERVICE or ledger.state(service).reached(State.SWITCHED):
-            readiness.require_state(ends, ledger, State.VERIFIED, "read from")
+        if place is Side.SERVICE or ledger.state(service).reached(State.SWITCHED):
+            preflight.require_state(session, ledger, State.VERIFIED, "read from")
         with ledger.step(service, "point reads", at=place.value):
-            targets.point(service, connections, reads_at=place)
-    return targets.announce(service, connections, AFTER_CHANGE_SECONDS)
+            env_file.route_to(service, connections, reads_at=place)
+    return env_file.announce(service, connections, AFTER_CHANGE_SECONDS)
 
 
 def switch(
@@ -125,15 +125,15 @@ def switch(
             was before.
         Unfinished: it is decided, but something failed after; `resume` brings it to its end.
     """
-    with opened(service, connections) as ends:
-        readiness.for_switch(ends, ledger, say).require(ends, "a switch")
+    with open_session(service, connections) as session:
+        preflight.for_switch(session, ledger, say).require(session, "a switch")
         moved = Moved(service, "switch")
         if with_backup:
             say("backup")
             moved.backup = backup(connections.monolith, connections, ledger, service, "switch")
-        walk = _Switch(ends, moved, max_pause, wait_for_write)
-        walk.saga().run(ledger, say, max_pause=max_pause)
-        walk.settle(ledger)
+        cutover = _Switch(session, moved, max_pause, wait_for_write)
+        cutover.saga().run(ledger, say, max_pause=max_pause)
+        cutover.settle(ledger)
     return moved
 
 
@@ -151,15 +151,15 @@ def rollback(
     Arguments, return and errors are those of `switch`; what the monolith can't hold is laid aside
     in the schema `audit` of the service's database, and said.
     """
-    with opened(service, connections) as ends:
-        readiness.for_rollback(ends, ledger, say).require(ends, "a rollback")
+    with open_session(service, connections) as session:
+        preflight.for_rollback(session, ledger, say).require(session, "a rollback")
         moved = Moved(service, "rollback")
         if with_backup:
             say("backup")
             moved.backup = backup(service.database, connections, ledger, service, "rollback")
-        walk = _Rollback(ends, moved, max_pause)
-        walk.saga().run(ledger, say, max_pause=max_pause)
-        walk.settle(ledger)
+        cutover = _Rollback(session, moved, max_pause)
+        cutover.saga().run(ledger, say, max_pause=max_pause)
+        cutover.settle(ledger)
     return moved
 
 
@@ -182,13 +182,13 @@ def resume(
     Returns:
         What it came to: done if it had been decided, undone if not; `warnings` say which.
     """
-    with opened(service, connections) as ends:
+    with open_session(service, connections) as session:
         moved = Moved(service, operation)
-        walk = (_Switch if operation == "switch" else _Rollback)(ends, moved, max_pause=5.0)
-        whole = walk.saga()
-        if whole.is_decided():
-            walk.saga(from_decision=True).run(ledger, say, resumes=True)
-            walk.settle(ledger)
+        cutover = (_Switch if operation == "switch" else _Rollback)(session, moved, max_pause=5.0)
+        whole = cutover.saga()
+        if whole.is_committed():
+            cutover.saga(from_commit=True).run(ledger, say, resumes=True)
+            cutover.settle(ledger)
             moved.warnings.append(f"The {operation} had been decided, and is at its end now.")
         else:
             whole.undo(ledger, say)
@@ -196,72 +196,77 @@ def resume(
     return moved
 
 
-class _Switch(Walk):
+class _Switch(Cutover):
     """From the monolith to the service."""
 
     operation = "switch"
     enters = State.SWITCHED
-    place = Place.SERVICE
+    place = Side.SERVICE
 
     def __init__(
         self,
-        ends: Ends,
+        session: Session,
         moved: Moved,
         max_pause: float,
         wait_for_write: float = FIRST_WRITE_SECONDS,
     ) -> None:
-        super().__init__(ends, moved, max_pause)
+        super().__init__(session, moved, max_pause)
         self.wait_for_write = wait_for_write
-        self.leads_to = f"database {ends.service.database}"
+        self.leads_to = f"database {session.service.database}"
 
     @property
-    def old(self) -> Gate:
-        return self.monolith_gate
+    def old(self) -> Fence:
+        return self.monolith_fence
 
     @property
-    def new(self) -> Gate:
-        return self.service_gate
+    def new(self) -> Fence:
+        return self.service_fence
 
     def prepare(self) -> None:
         self.old.prepare()
         self.new.prepare("monolith", closed=True)  # as it is: nobody writes there yet
-        with self.ends.database.transaction():
-            self.ends.database.execute(
-                "select split.prepare_switch(%s)", (self.ends.service.login,)
+        with self.session.database.transaction():
+            self.session.database.execute(
+                "select split.prepare_switch(%s)", (self.session.service.login,)
             )
             self.new.lock(PREPARE_SECONDS)
             self.new.arm()
-        way_back.prepare(self.ends.way, self.ends.connections)
+        reverse.prepare(self.session.reverse, self.session.connections)
 
     def unprepare(self) -> None:
-        self.ends.way.remove()
+        self.session.reverse.remove()
 
     def catch_up(self) -> dict[str, Any]:
-        return readiness.catch_up(self.ends)
+        return preflight.catch_up(self.session)
 
     def drain(self) -> dict[str, Any]:
-        arrived_after = self.arrive(self.ends.link)
-        done = carry_over(self.ends.database)
+        arrived_after = self.arrive(self.session.forward)
+        done = apply_changes(self.session.database)
         self.remaining()
         return {"arrived": round(arrived_after, 4), "rows": done.rows, "synced": done.seconds}
 
-    def decide(self) -> None:
+    def commit(self) -> None:
         if self.old.is_closed_for_good():
             return
-        with self.in_nobodys_way(), self.ends.monolith.transaction():
-            if not self.old.decide(min(LOCK_SECONDS, self.remaining())):
+        with self.in_nobodys_way(), self.session.monolith.transaction():
+            if not self.old.commit(min(LOCK_SECONDS, self.remaining())):
                 raise self.too_long()
-            way_back.carry_no_more(
-                self.ends.monolith, self.ends.link.name, self.ends.service.mirror, list(self.owned)
+            reverse.carry_no_more(
+                self.session.monolith,
+                self.session.forward.name,
+                self.session.service.mirror,
+                list(self.owned),
             )
 
     def open(self) -> dict[str, Any] | None:
         if self.new.is_open():
             return None
-        database = self.ends.database
+        database = self.session.database
         with database.transaction():
             database.execute("lock table split.turn in exclusive mode")
-            way_back.carry(database, self.ends.way.name, self.ends.service.mirror, self.owned)
+            reverse.carry(
+                database, self.session.reverse.name, self.session.service.mirror, self.owned
+            )
             self.new.open()
             row = database.execute(OPEN_SERVICE).fetchone()
         assert row is not None
@@ -270,73 +275,75 @@ class _Switch(Walk):
 
     def finish(self) -> dict[str, Any]:
         disarm(self.new)
-        database, begun = self.ends.database, time.monotonic()
+        database, begun = self.session.database, time.monotonic()
         while True:
-            carry_over(database)
+            apply_changes(database)
             row = database.execute("select first_write_at from split.service").fetchone()
             self.moved.first_write_at = row[0] if row else None
             if self.moved.first_write_at or time.monotonic() - begun >= self.wait_for_write:
                 break
             time.sleep(0.02)
-        self.ends.way.arrive()
+        self.session.reverse.arrive()
         return {"first_write_at": str(self.moved.first_write_at or "none yet")}
 
 
-class _Rollback(Walk):
+class _Rollback(Cutover):
     """From the service to the monolith."""
 
     operation = "rollback"
     returns_to = State.VERIFIED
-    place = Place.MONOLITH
+    place = Side.MONOLITH
     leads_to = "monolith"
 
-    def __init__(self, ends: Ends, moved: Moved, max_pause: float) -> None:
-        super().__init__(ends, moved, max_pause)
+    def __init__(self, session: Session, moved: Moved, max_pause: float) -> None:
+        super().__init__(session, moved, max_pause)
         self.turn, self.is_switched = ExitStack(), True
 
     @property
-    def old(self) -> Gate:
-        return self.service_gate
+    def old(self) -> Fence:
+        return self.service_fence
 
     @property
-    def new(self) -> Gate:
-        return self.monolith_gate
+    def new(self) -> Fence:
+        return self.monolith_fence
 
     def prepare(self) -> None:
-        self.ends.way.require_unbroken()
+        self.session.reverse.require_unbroken()
 
     def unprepare(self) -> None:
         """Nothing was made."""
 
     def catch_up(self) -> dict[str, Any]:
-        done = carry_over(self.ends.database)
-        self.ends.way.arrive()
+        done = apply_changes(self.session.database)
+        self.session.reverse.arrive()
         return {"rows": done.rows}
 
     def drain(self) -> dict[str, Any]:
-        done = carry_over(self.ends.database)
-        arrived_after = self.arrive(self.ends.way)
+        done = apply_changes(self.session.database)
+        arrived_after = self.arrive(self.session.reverse)
         return {"arrived": round(arrived_after, 4), "rows": done.rows, "synced": done.seconds}
 
-    def decide(self) -> None:
+    def commit(self) -> None:
         if self.old.is_closed_for_good():
             return
-        database = self.ends.database
+        database = self.session.database
         with self.in_nobodys_way(), database.transaction():
             database.execute("lock table split.turn in exclusive mode")
-            if not self.old.decide(min(LOCK_SECONDS, self.remaining())):
+            if not self.old.commit(min(LOCK_SECONDS, self.remaining())):
                 raise self.too_long()
-            way_back.carry_no_more(
-                database, self.ends.way.name, self.ends.service.mirror, list(self.owned)
+            reverse.carry_no_more(
+                database, self.session.reverse.name, self.session.service.mirror, list(self.owned)
             )
 
     def open(self) -> dict[str, Any] | None:
         self._take_turn()
         if self.new.is_open():
             return None
-        monolith = self.ends.monolith
+        monolith = self.session.monolith
         with monolith.transaction():
-            way_back.carry(monolith, self.ends.link.name, self.ends.service.mirror, self.owned)
+            reverse.carry(
+                monolith, self.session.forward.name, self.session.service.mirror, self.owned
+            )
             self.new.open()
             opened_at = self.new.clock()
         self.moved.opened_at = opened_at
@@ -345,18 +352,18 @@ class _Rollback(Walk):
     def finish(self) -> dict[str, Any]:
         self._let_follow()
         disarm(self.new)
-        self.ends.way.remove()
-        broken = way_back.broken_keys(self.ends.monolith, self.ends.service)
+        self.session.reverse.remove()
+        broken = reverse.broken_keys(self.session.monolith, self.session.service)
         self.moved.warnings += [
             f"{rows:,} row(s) of {table} break its foreign key {key}, which replication does not"
-            f" ask. To find them: runner.py parity {self.ends.service.role}"
+            f" ask. To find them: runner.py parity {self.session.service.role}"
             for table, key, rows in broken
         ]
         return {"kept": dict(self.moved.kept), "broken_keys": broken}
 
     def _take_turn(self) -> None:
         """See the mirror, until the turn is over, as it is before anybody writes the monolith."""
-        database = self.ends.database
+        database = self.session.database
         with ExitStack() as turn:
             turn.enter_context(database.transaction())
             database.execute("set transaction isolation level repeatable read")
@@ -367,7 +374,7 @@ class _Rollback(Walk):
 
     def _let_follow(self) -> None:
         """Lay aside what the monolith can't hold; only then do the tables follow it again."""
-        database, label = self.ends.database, f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
+        database, label = self.session.database, f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
         with self.turn:
             if self.is_switched:
                 for table, kept_in, rows in database.execute(
@@ -375,4 +382,4 @@ class _Rollback(Walk):
                 ).fetchall():
                     self.moved.kept[table] = (f"audit.{kept_in}", rows)
                 database.execute(CLOSE_SERVICE)
-        carry_over(database)
+        apply_changes(database)

@@ -12,13 +12,13 @@ from typing import Any
 from psycopg import sql
 
 from pgsplit.base.errors import BuildFailed, NotReady
+from pgsplit.postgres.connect import describe
 from pgsplit.project import dbt
-from pgsplit.project.endpoints import Connections, describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.prove.verify import outdated
-from pgsplit.replication import read_through
-from pgsplit.replication import requirements as preflight
-from pgsplit.replication.stream import Link
+from pgsplit.replication import read_through, requirements
+from pgsplit.replication.stream import Stream
 from pgsplit.state.ledger import Ledger, State
 
 
@@ -82,10 +82,10 @@ def build(
         raise NotReady(
             f"{service.database} has not landed, so there is nothing to build from.",
             where=describe(connections.urls[service.database]),
-            mend=f"runner.py land {service.role}",
+            hint=f"runner.py land {service.role}",
         )
     with connections.connect(service.database) as database:
-        preflight.provisioned(database, service)
+        requirements.provisioned(database, service)
     started = time.monotonic()
     with ledger.step(service, "build", enters=State.BUILT, target=service.database) as step:
         outcome = _dbt_build(service.database, connections, on_node)
@@ -112,7 +112,7 @@ def _follow_from_now(service: Service, connections: Connections) -> None:
         connections.connect(connections.monolith) as monolith,
         connections.connect(service.database) as database,
     ):
-        Link(service, monolith, database).enable()
+        Stream(service, monolith, database).enable()
 
 
 def check_monolith(
@@ -143,7 +143,7 @@ def _dbt_build(target: str, connections: Connections, on_node: Callable[[str], N
         raise BuildFailed(
             "The build failed:\n" + "\n".join(f"  - {line}" for line in [*shown, *more]),
             where=describe(connections.urls[target]),
-            mend="Mend what is named and do the same again."
+            hint="Mend what is named and do the same again."
             f" To see it in full: dbt build --target {target}",
         )
     return outcome

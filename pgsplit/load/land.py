@@ -20,14 +20,15 @@ from psycopg import sql
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres import copy as snapshot_copy
 from pgsplit.postgres.catalog import LiveTable, live_tables
+from pgsplit.postgres.connect import LOCK_TIMEOUT, describe, explained
 from pgsplit.postgres.copy import Copied, Progress
 from pgsplit.project import drift
-from pgsplit.project.endpoints import Connections, describe, explained
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements as preflight
+from pgsplit.replication import requirements
 from pgsplit.replication import stream as replication
 from pgsplit.replication.shared import needs_monolith
-from pgsplit.replication.stream import Link
+from pgsplit.replication.stream import Stream
 from pgsplit.state.ledger import HEARTBEATS, Ledger, State
 from pgsplit.state.saga import require_finished
 
@@ -81,13 +82,13 @@ def land(
             f"{service.database} is {stands.value}: it holds what nobody else does, and its mirror"
             " can't be copied anew. Nothing was changed.",
             where=describe(connections.urls[service.database]),
-            mend=f"runner.py repair {service.role}",
+            hint=f"runner.py repair {service.role}",
         )
     if not stands.reached(State.PROVISIONED):
         raise NotReady(
             f"{service.database} has not been provisioned.",
             where=describe(connections.urls[service.database]),
-            mend=f"runner.py provision {service.role}",
+            hint=f"runner.py provision {service.role}",
         )
     tables = service.landed_tables
     with (
@@ -95,75 +96,75 @@ def land(
         connections.connect(service.database) as target,
         explained(connections.monolith_url, connections.monolith),
     ):
-        link = Link(service, monolith, target)
-        preflight.provisioned(target, service)
+        stream = Stream(service, monolith, target)
+        requirements.provisioned(target, service)
         has_landed = stands.reached(State.LANDED)
         if has_landed and not again:
             if needs_monolith(monolith, service):
-                _require_still_there(link)
+                _require_still_there(stream)
             done = ledger.last(service, "land")
             return Landed(done.get("rows", {}), done.get("bytes", 0), 0.0, already=True)
         with _definitions_held(service, connections, tables):
             drift.check(service.project, monolith, tables)
-            preflight.source(monolith, service, tables)
-            preflight.target(target, service)
+            requirements.source(monolith, service, tables)
+            requirements.target(target, service)
             if has_landed:
-                _release(link, ledger)
-            _clear(link)
-            preflight.nothing_in_the_way(monolith, target, service)
+                _release(stream, ledger)
+            _clear(stream)
+            requirements.nothing_in_the_way(monolith, target, service)
             intent = {"publication": service.replication, "slot": service.replication}
             with ledger.step(
                 service, "land", enters=State.LANDED, **intent, tables=list(tables)
             ) as step:
                 try:
-                    copied = _copy(link, connections, tables, on_progress)
+                    copied = _copy(stream, connections, tables, on_progress)
                     replication.subscribe(service, connections, target)
                 except BaseException:
                     # What this can't clear away, because a server is gone or somebody's view
                     # needs a table, the next landing will, or will say why it can't.
                     with suppress(psycopg.Error):
-                        _clear(link)
+                        _clear(stream)
                     raise
                 seconds = round(time.monotonic() - started, 3)
                 step.detail.update(rows=copied.rows, bytes=copied.bytes, seconds=seconds)
     return Landed(copied.rows, copied.bytes, seconds, already=False)
 
 
-def _require_still_there(link: Link) -> None:
-    if link.subscription() is None:
+def _require_still_there(stream: Stream) -> None:
+    if stream.subscription() is None:
         raise NotReady(
-            f"{link.service.database} has landed before, but not in this database, or its"
+            f"{stream.service.database} has landed before, but not in this database, or its"
             " subscription has been dropped since.",
-            where=describe(link.database.info.dsn),
-            mend=f"Check {link.service.database.upper()}_URL, or"
-            f" runner.py land {link.service.role} --again",
+            where=describe(stream.database.info.dsn),
+            hint=f"Check {stream.service.database.upper()}_URL, or"
+            f" runner.py land {stream.service.role} --again",
         )
 
 
-def _release(link: Link, ledger: Ledger) -> None:
+def _release(stream: Stream, ledger: Ledger) -> None:
     """Take a service back to before its landing; its own tables stay as they are.
 
     The state is changed before anything is removed: whatever happens on the way, the next landing
     knows that there is none. What the service's tables hold is compared, whole, once the mirror is
     there again.
     """
-    require_finished(link.service, ledger)
-    known = link.database.execute("select to_regclass('split.service_tables') is not null")
+    require_finished(stream.service, ledger)
+    known = stream.database.execute("select to_regclass('split.service_tables') is not null")
     is_built = known.fetchone() == (True,)
     if is_built:
-        row = link.database.execute("select switched_at from split.service").fetchone()
+        row = stream.database.execute("select switched_at from split.service").fetchone()
         if row and row[0]:
             raise NotReady(
-                f"{link.service.database} is written by the service since {row[0]}: its mirror"
+                f"{stream.service.database} is written by the service since {row[0]}: its mirror"
                 " can't be copied anew. Nothing was changed.",
-                where=describe(link.database.info.dsn),
-                mend=f"runner.py repair {link.service.role}",
+                where=describe(stream.database.info.dsn),
+                hint=f"runner.py repair {stream.service.role}",
             )
-    with ledger.step(link.service, "release", slot=link.service.replication):
-        ledger.return_to(link.service, State.PROVISIONED)
+    with ledger.step(stream.service, "release", slot=stream.service.replication):
+        ledger.return_to(stream.service, State.PROVISIONED)
         if is_built:
-            link.database.execute("update split.service_tables set is_stale = true")
-        _clear(link)
+            stream.database.execute("update split.service_tables set is_stale = true")
+        _clear(stream)
 
 
 @contextmanager
@@ -176,7 +177,7 @@ def _definitions_held(
     SHARE, which every SELECT takes; it stops nobody but DDL.
     """
     with connections.connect(connections.monolith) as guard, guard.transaction():
-        guard.execute(f"set local lock_timeout = '{replication.LOCK_TIMEOUT}'")
+        guard.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
         for table in tables:
             try:
                 with guard.transaction():
@@ -189,7 +190,7 @@ def _definitions_held(
                 raise NotReady(
                     f"{service.mirror}.{table} is locked by somebody who alters it.",
                     where=describe(connections.monolith_url),
-                    mend="Wait for them: select * from pg_locks where mode ="
+                    hint="Wait for them: select * from pg_locks where mode ="
                     f" 'AccessExclusiveLock' and relation = '{service.mirror}.{table}'::regclass;",
                 ) from error
             except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
@@ -197,41 +198,41 @@ def _definitions_held(
         yield
 
 
-def _clear(link: Link) -> None:
+def _clear(stream: Stream) -> None:
     """Remove what a landing of this service has left; idempotent.
 
     Only while none is recorded as done, so no row that a service has written can be among it;
     only if the ledger says that this project set out to make it, which it does when nothing of
     that name is there; and of the mirror only tables that bear its mark.
     """
-    begun = link.monolith.execute(
+    begun = stream.monolith.execute(
         "select true from split.ledger"
         " where service = %s"
         " and (step = 'release' or (step = 'land' and outcome is distinct from 'done'))",
-        (link.service.database,),
+        (stream.service.database,),
     ).fetchone()
     if not begun:
         return
-    link.remove()
-    marked = link.database.execute(
+    stream.remove()
+    marked = stream.database.execute(
         "select relname from pg_class where relnamespace = %s::regnamespace"
         " and obj_description(oid, 'pg_class') = %s",
-        (link.service.mirror, link.service.mirror_mark),
+        (stream.service.mirror, stream.service.mirror_mark),
     ).fetchall()
     for (table,) in marked:
-        relation = sql.Identifier(link.service.mirror, table)
-        link.database.execute(sql.SQL("drop table {}").format(relation))
+        relation = sql.Identifier(stream.service.mirror, table)
+        stream.database.execute(sql.SQL("drop table {}").format(relation))
 
 
-def _create_mirror(link: Link, tables: Mapping[str, tuple[str, ...]]) -> dict[str, LiveTable]:
-    service, database = link.service, link.database
-    live, owner = live_tables(link.monolith, service.mirror), sql.Identifier(service.owner)
+def _create_mirror(stream: Stream, tables: Mapping[str, tuple[str, ...]]) -> dict[str, LiveTable]:
+    service, database = stream.service, stream.database
+    live, owner = live_tables(stream.monolith, service.mirror), sql.Identifier(service.owner)
     with database.transaction():
         database.execute(HEARTBEATS)
         database.execute("delete from split.heartbeats")
         # The same row on either side, older than the snapshot: the later ones update it.
         database.execute(
-            "insert into split.heartbeats values (%s, %s)", (service.database, link.beat())
+            "insert into split.heartbeats values (%s, %s)", (service.database, stream.beat())
         )
         database.execute(sql.SQL("alter table split.heartbeats owner to {}").format(owner))
     for table, columns in tables.items():
@@ -254,14 +255,14 @@ def _create_mirror(link: Link, tables: Mapping[str, tuple[str, ...]]) -> dict[st
 
 
 def _copy(
-    link: Link,
+    stream: Stream,
     connections: Connections,
     tables: Mapping[str, tuple[str, ...]],
     on_progress: Callable[[Progress], None],
 ) -> Copied:
-    service, database = link.service, link.database
-    replication.publish(link.monolith, service, tables)
-    live = _create_mirror(link, tables)
+    service, database = stream.service, stream.database
+    replication.publish(stream.monolith, service, tables)
+    live = _create_mirror(stream, tables)
     with replication.exported_snapshot(
         connections, service.replication, connections.monolith
     ) as snapshot:

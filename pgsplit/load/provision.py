@@ -17,9 +17,10 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady, TargetOccupied
-from pgsplit.project.endpoints import Connections, connect, describe, with_database
+from pgsplit.postgres.connect import connect, describe, with_database
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.routing import env_file as targets
+from pgsplit.routing import env_file as env_file
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
 
@@ -78,10 +79,10 @@ def provision(
     url = connections.urls[service.database]
     database = conninfo_to_dict(url)["dbname"]
     intent = {"database": database, "owner": service.owner, "login": service.login}
-    targets.require_folder(connections)
+    env_file.require_folder(connections)
     switched = ledger.state(service).reached(State.SWITCHED)
-    otherwise = targets.Place.SERVICE if switched else targets.Place.MONOLITH
-    places = targets.places(service, connections, otherwise)
+    otherwise = env_file.Side.SERVICE if switched else env_file.Side.MONOLITH
+    places = env_file.sides(service, connections, otherwise)
     with ledger.step(service, "provision", enters=State.PROVISIONED, **intent) as step:
         with connect(_maintenance(url), service.database) as server:
             _require_privileges(server)
@@ -96,7 +97,7 @@ def provision(
             password = _roles(server, service, new_password)
             if not exists:
                 # A file that outlived its database says where that was.
-                places = (targets.Place.MONOLITH, targets.Place.MONOLITH)
+                places = (env_file.Side.MONOLITH, env_file.Side.MONOLITH)
                 server.execute(
                     sql.SQL(
                         "create database {} owner {} template template0 encoding 'UTF8'"
@@ -105,13 +106,13 @@ def provision(
             notes = _database_rights(server, service, str(database))
         with connect(url, service.database) as inside, inside.transaction():
             _schemas(inside, service)
-        file = targets.file(service, connections)
+        file = env_file.file(service, connections)
         if password:
             own = with_database(url, str(database), user=service.login, password=password)
-            notes += targets.establish(service, connections, own, places)
-        elif targets.has_own_url(service, connections):
-            own = targets.own_url(service, connections)
-            notes += targets.establish(service, connections, own, places)
+            notes += env_file.establish(service, connections, own, places)
+        elif env_file.has_own_url(service, connections):
+            own = env_file.own_url(service, connections)
+            notes += env_file.establish(service, connections, own, places)
         else:
             notes.append(
                 f"{service.login} has a password that is not in {file}; "
@@ -159,7 +160,7 @@ def remove(service: Service, connections: Connections, ledger: Ledger) -> list[s
                     raise NotReady(
                         f"Somebody is connected to {name}: {error.diag.message_detail}",
                         where=describe(url),
-                        mend="End them: select pg_terminate_backend(pid) from pg_stat_activity"
+                        hint="End them: select pg_terminate_backend(pid) from pg_stat_activity"
                         f" where datname = '{name}'; then: runner.py resume",
                     ) from error
                 removed.append(f"database {name}")
@@ -227,7 +228,7 @@ def require_nothing_kept(inside: psycopg.Connection[Any], service: Service) -> N
             f"{service.database} holds rows that only the service had, laid aside by a rollback:"
             f" {', '.join(kept)}. Nothing was changed.",
             where=describe(inside.info.dsn),
-            mend="Keep them elsewhere (pg_dump --schema=audit), drop these tables, then:"
+            hint="Keep them elsewhere (pg_dump --schema=audit), drop these tables, then:"
             f" runner.py abort {service.role}",
         )
 
@@ -245,7 +246,7 @@ def _require_privileges(server: psycopg.Connection[Any]) -> None:
         raise NotReady(
             f"{server.info.user} may not create databases and roles.",
             where=describe(server.info.dsn),
-            mend=f'ALTER ROLE "{server.info.user}" CREATEDB CREATEROLE;',
+            hint=f'ALTER ROLE "{server.info.user}" CREATEDB CREATEROLE;',
         )
 
 
@@ -260,7 +261,7 @@ def _require_unoccupied(inside: psycopg.Connection[Any], service: Service) -> No
             f"The database holds what this project did not make: {', '.join(found[:5])}{more}."
             " Nothing was changed.",
             where=describe(inside.info.dsn),
-            mend=f"Give {service.database.upper()}_URL another database name, or move these away.",
+            hint=f"Give {service.database.upper()}_URL another database name, or move these away.",
         )
 
 
@@ -274,7 +275,7 @@ def _require_own_roles(server: psycopg.Connection[Any], service: Service) -> Non
             raise TargetOccupied(
                 f"There is a role {role} that this project did not make. Nothing was changed.",
                 where=describe(server.info.dsn),
-                mend=f"DROP ROLE {role}; or, to hand it over with all its rights:"
+                hint=f"DROP ROLE {role}; or, to hand it over with all its rights:"
                 f" COMMENT ON ROLE {role} IS '{service.mark}';",
             )
 
@@ -285,7 +286,7 @@ def _require_encoding(inside: psycopg.Connection[Any]) -> None:
         raise NotReady(
             f"The database has the encoding {encoding}, which can't hold every text.",
             where=describe(inside.info.dsn),
-            mend="Drop it, and runner.py provision makes it in UTF8.",
+            hint="Drop it, and runner.py provision makes it in UTF8.",
         )
 
 

@@ -52,12 +52,12 @@ def create(
         # Neither its text nor its cause goes on: it may quote the password.
         raise ConnectionFailed(
             "The URL of the monolith is no PostgreSQL address.",
-            mend=f"set {variable} to postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+            hint=f"set {variable} to postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
         ) from None
     if not name:
         raise NotReady(
             "The URL of the monolith names no database.",
-            mend=f"end {variable} in a database name, such as /{project.name}",
+            hint=f"end {variable} in a database name, such as /{project.name}",
         )
     name = str(name)
     stamp = f"Sample monolith: {rows} rows, generator {GENERATOR}"
@@ -77,7 +77,7 @@ def create(
         raise NotReady(
             f"The login may not create the sample monolith: {error}",
             where=f"database {name}",
-            mend="use the login of a superuser or, for a database that exists, of its owner",
+            hint="use the login of a superuser or, for a database that exists, of its owner",
         ) from error
 
 
@@ -89,7 +89,7 @@ def _connect(url: str, name: str) -> psycopg.Connection:
         raise ConnectionFailed(
             str(error).strip(),
             where=f"database {name}",
-            mend="check that the server runs, and host, port, user and password of the URL",
+            hint="check that the server runs, and host, port, user and password of the URL",
         ) from error
 
 
@@ -113,7 +113,7 @@ def _is_made(connection: psycopg.Connection, name: str, stamp: str, project: Pro
         raise NotReady(
             f"The database has the encoding {encoding}, and the sample needs UTF8.",
             where=f"database {name}",
-            mend="choose another database; an absent one is created",
+            hint="choose another database; an absent one is created",
         )
     tables = _tables(connection, project.schema)
     if not tables:
@@ -128,7 +128,7 @@ def _is_made(connection: psycopg.Connection, name: str, stamp: str, project: Pro
         f"The schema {project.schema} holds {len(tables)} tables already"
         + (f" ({found})." if found else ", and no sample made them."),
         where=f"database {name}",
-        mend=(
+        hint=(
             f"Keep it, and runner.py run; or name another database in {project.variable('URL')}.\n"
             "Only if this is the embedded server may you start over: runner.py down --wipe"
         ),

@@ -15,8 +15,9 @@ import psycopg
 from psycopg.rows import class_row
 
 from pgsplit.base.errors import BuildFailed, SourceMismatch
+from pgsplit.postgres.connect import describe, explained
 from pgsplit.project import dbt
-from pgsplit.project.endpoints import Connections, describe, explained
+from pgsplit.project.endpoints import Connections
 
 SEVERITIES = ("blocks", "changes behaviour", "note")
 # Orphans come last: they are counted, which takes time, and the rest is not to wait for it.
@@ -123,7 +124,7 @@ def analyze(
             raise SourceMismatch(
                 f"There is no schema {schema} to analyze.",
                 where=describe(url),
-                mend=f"Check {connections.project.variable('URL')}; for a sample monolith:"
+                hint=f"Check {connections.project.variable('URL')}; for a sample monolith:"
                 " runner.py demo",
             )
         questions = _compile(connections)
@@ -174,7 +175,7 @@ def _compile(connections: Connections) -> dict[str, str]:
         raise BuildFailed(
             f"dbt did not compile {', '.join(missing)}.",
             where="analyses",
-            mend=f"dbt compile --target {connections.monolith} --select resource_type:analysis",
+            hint=f"dbt compile --target {connections.monolith} --select resource_type:analysis",
         )
     return compiled
 

@@ -10,8 +10,9 @@ from typing import Any
 from psycopg.rows import class_row
 
 from pgsplit.base.errors import NotReady
+from pgsplit.postgres.connect import describe, explained
 from pgsplit.postgres.row_diff import Comparison, Connection
-from pgsplit.project.endpoints import Connections, describe, explained
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.ledger import State, state
 from pgsplit.state.saga import OPERATIONS
@@ -141,8 +142,8 @@ class Operation:
         """Give the pause of one that was undone: to when its gate opened, or the lease ran out."""
         undone = [_end(one) for one in self._named("undo close") if one.outcome == "done"]
         most = self.runs[0].intent.get("max_pause")
-        ends = undone[:1] + ([_end(close) + timedelta(seconds=float(most))] if most else [])
-        return Pause(_end(close), min(ends), self._within_pause(close)) if ends else None
+        moments = undone[:1] + ([_end(close) + timedelta(seconds=float(most))] if most else [])
+        return Pause(_end(close), min(moments), self._within_pause(close)) if moments else None
 
     @property
     def first_write_seconds(self) -> float | None:
@@ -232,12 +233,12 @@ class Account:
     @property
     def moved_at(self) -> datetime | None:
         """When the truth moved last, there or back; None if it never did."""
-        ends = [
+        moments = [
             one.runs[-1].finished_at
             for one in self.operations
             if one.outcome == "done" and one.name in ("switch", "rollback")
         ]
-        return ends[-1] if ends else None
+        return moments[-1] if moments else None
 
     @property
     def proven_before_move(self) -> list[Proof]:
@@ -328,7 +329,7 @@ def report(services: Sequence[Service], connections: Connections) -> Report:
         raise NotReady(
             "Nothing has been done yet that could be reported.",
             where=describe(url),
-            mend="runner.py run",
+            hint="runner.py run",
         )
     return Report(describe(url), datetime.now(timezone.utc), accounts, backups)
 

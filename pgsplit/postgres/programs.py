@@ -100,7 +100,7 @@ def incomplete(path: Path, why: str) -> BackupIncomplete:
     return BackupIncomplete(
         f"The backup is not complete. {why}",
         where=str(path),
-        mend="Use another one: runner.py backups",
+        hint="Use another one: runner.py backups",
     )
 
 

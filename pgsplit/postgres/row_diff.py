@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from pgsplit.project.endpoints import ALIKE
+from pgsplit.postgres.connect import ALIKE
 
 if TYPE_CHECKING:
     from typing import LiteralString
@@ -49,7 +49,7 @@ MOST_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
-class Side:
+class RowSource:
     """One of the two: how to connect to it, and the query that gives its rows."""
 
     connect: Callable[[], AbstractContextManager[Connection]]
@@ -119,7 +119,11 @@ class Comparison:
 
 
 def compare(
-    expected: Side, actual: Side, shape: Shape, estimate: int, catch_up: Callable[[], None]
+    expected: RowSource,
+    actual: RowSource,
+    shape: Shape,
+    estimate: int,
+    catch_up: Callable[[], None],
 ) -> Comparison:
     """Compare what one side should yield with what the other holds.
 
@@ -154,7 +158,7 @@ def compare(
     return found
 
 
-def differing_keys(expected: Side, actual: Side, shape: Shape) -> Iterator[str]:
+def differing_keys(expected: RowSource, actual: RowSource, shape: Shape) -> Iterator[str]:
     """Give the keys of rows that differ, or that one side lacks, as both are now.
 
     Memory does not grow with the rows; each server sorts its own.
@@ -183,7 +187,7 @@ class _Reader:
     """Reads one side: hashes by bucket, hashes by row, values."""
 
     connection: Connection
-    side: Side
+    side: RowSource
     shape: Shape
 
     def digests(self, mask: int) -> dict[int, tuple[int, int]]:
@@ -253,7 +257,7 @@ def _short(value: sql.Composable) -> sql.Composed:
 
 
 @contextmanager
-def _reader(side: Side, shape: Shape) -> Iterator[_Reader]:
+def _reader(side: RowSource, shape: Shape) -> Iterator[_Reader]:
     with side.connect() as connection:
         connection.execute(SESSION)
         yield _Reader(connection, side, shape)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pgsplit.base.errors import BuildFailed
-from pgsplit.project.endpoints import Connections, describe
+from pgsplit.postgres.connect import describe
+from pgsplit.project.endpoints import Connections
 
 # What starts dbt.
 DBT = (sys.executable, "-m", "dbt.cli.main")
@@ -79,7 +80,7 @@ def run(
         raise BuildFailed(
             "dbt stopped: " + ("\n".join(said) or f"it exited with {process.returncode}"),
             where=describe(connections.urls[target]),
-            mend=f"dbt {arguments[0]} --target {target}",
+            hint=f"dbt {arguments[0]} --target {target}",
         )
     return folder
 

@@ -86,7 +86,7 @@ def check(
             "The monolith is not the one that the models were written for:\n"
             + "\n".join(f"  - {what}" for what, _ in wrong),
             where=f"database {database}, schema {project.schema}",
-            mend="\n".join(mend for _, mend in wrong)
+            hint="\n".join(hint for _, hint in wrong)
             + "\nor bring models/_sources.yml, models and seeds/column_ownership.csv up to date.",
         )
 
@@ -120,7 +120,7 @@ def drift(
     check(service.project, monolith, names)
     source, mirror = (live_tables(one, service.mirror) for one in (monolith, database))
     wrong: list[str] = []
-    mend: list[str] = []
+    hint: list[str] = []
     notes: list[str] = []
     for name, columns in names.items():
         there, here, qualified = source[name], mirror.get(name), f"{service.mirror}.{name}"
@@ -133,11 +133,11 @@ def drift(
         ]
         if here is None or dict(here.columns) != {c: there.columns[c] for c in columns}:
             wrong.append(f"the mirror {qualified} does not have the columns that were landed")
-            mend.append(f"runner.py land {service.role} --again")
+            hint.append(f"runner.py land {service.role} --again")
             continue
         for column in sorted(here.not_null - there.not_null):
             wrong.append(f'column {qualified}."{column}" may be null in the monolith now')
-            mend.append(
+            hint.append(
                 f"runner.py psql {service.role} -c"
                 f""" 'ALTER TABLE {qualified} ALTER COLUMN "{column}" DROP NOT NULL'"""
             )
@@ -146,6 +146,6 @@ def drift(
             f"The mirror in {service.database} is not what the monolith is now:\n"
             + "\n".join(f"  - {what}" for what in wrong),
             where=f"database {database.info.dbname}, schema {service.mirror}",
-            mend="\n".join(dict.fromkeys(mend)),
+            hint="\n".join(dict.fromkeys(hint)),
         )
     return notes

@@ -80,8 +80,8 @@ class Service:
         return f"split_{self.database}"
 
     @property
-    def way_back(self) -> str:
-        """The name of those three on the way back to the monolith."""
+    def reverse_replication(self) -> str:
+        """The name of those three for reverse replication, to the monolith."""
         return f"{self.replication}_back"
 
 
@@ -233,7 +233,7 @@ class Project:
                 raise UnknownService(
                     f"There is no service called {name!r}.",
                     where="the command line",
-                    mend=f"Choose from: {', '.join(one.role for one in services)}.",
+                    hint=f"Choose from: {', '.join(one.role for one in services)}.",
                 )
         wanted = {by_any_name[name].database for name in names} or set(self.services)
         return [one for one in services if one.database in wanted]
@@ -270,6 +270,6 @@ def find(folder: Path | None = None, environ: Mapping[str, str] = os.environ) ->
             raise NotReady(
                 f"There is no project here: {file} is missing.",
                 where=str(root),
-                mend="Name its folder: --project-dir DIR",
+                hint="Name its folder: --project-dir DIR",
             )
     return Project(root)

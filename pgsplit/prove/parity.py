@@ -12,11 +12,12 @@ import psycopg
 from psycopg import errors, sql
 
 from pgsplit.base.errors import BuildFailed, DataDiffers
+from pgsplit.postgres.connect import describe
 from pgsplit.project import dbt
-from pgsplit.project.endpoints import Connections, describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import shared as feed
-from pgsplit.replication.sync import arrive, carry_over, ready
+from pgsplit.replication import shared
+from pgsplit.replication.sync import apply_changes, arrive, open_upstreams
 from pgsplit.state.ledger import State, state
 
 SAMPLES = 5
@@ -135,7 +136,7 @@ def difference(found: Parity) -> DataDiffers | None:
     return DataDiffers(
         f"References that had a foreign key in the monolith and lead nowhere: {orphans}.",
         where=", ".join(f"{one.service}.{one.table}.{one.column}" for one in wrong),
-        mend="runner.py reconcile",
+        hint="runner.py reconcile",
     )
 
 
@@ -144,7 +145,7 @@ def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> 
 
     What a switched owner has written comes by way of the monolith, so that goes first.
     """
-    owners = {owner for service in services for owner in feed.owners(service)}
+    owners = {owner for service in services for owner in shared.owners(service)}
     with connections.connect(connections.monolith) as monolith:
         switched = [
             one
@@ -152,14 +153,14 @@ def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> 
             if one in owners and state(monolith, one) is State.SWITCHED
         ]
     for service in switched:
-        with ready(service, connections) as route:
-            carry_over(route.database)
-            if route.back:
-                route.back.arrive()
+        with open_upstreams(service, connections) as upstreams:
+            apply_changes(upstreams.database)
+            if upstreams.back:
+                upstreams.back.arrive()
     for service in services:
-        with ready(service, connections) as route:
-            arrive(route)
-            carry_over(route.database)
+        with open_upstreams(service, connections) as upstreams:
+            arrive(upstreams)
+            apply_changes(upstreams.database)
 
 
 def _look_again(suspects: Sequence[_Test], connections: Connections) -> dict[_Test, Reference]:
@@ -228,7 +229,7 @@ def _run(test: _Test, connections: Connections) -> Reference:
             raise BuildFailed(
                 f"The test {test.name} could not run: {error.diag.message_primary}",
                 where=describe(connections.urls[one.service]),
-                mend=f"dbt test --target {one.service} --select {test.name}",
+                hint=f"dbt test --target {one.service} --select {test.name}",
             ) from error
     return replace(one, orphans=found.rowcount)
 

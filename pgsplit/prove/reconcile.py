@@ -20,11 +20,12 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
-from pgsplit.project.endpoints import Connections, describe
+from pgsplit.postgres.connect import describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.ownership import pairs
 from pgsplit.project.project import Project, Service
 from pgsplit.prove.parity import Parity, Reference, key_of, parity
-from pgsplit.replication.sync import carry_over
+from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
 
 Connection = psycopg.Connection[Any]
@@ -160,7 +161,7 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
         raise NotReady(
             f"The ledger has no compensation {number}.",
             where=describe(ledger.connection.info.dsn),
-            mend="runner.py history --json",
+            hint="runner.py history --json",
         )
     service, action = connections.project.services[row[0]], Action(**row[1]["action"])
     with (
@@ -177,7 +178,7 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
             else:
                 step.detail["rows"] = _remove(database, action)
         if action.place != connections.monolith:
-            carry_over(database)
+            apply_changes(database)
     return action
 
 
@@ -326,7 +327,7 @@ def _apply(action: Action, connections: Connections, ledger: Ledger) -> int:
             else:
                 step.detail["rows"] = _restore(database, action)
         if action.place != connections.monolith:
-            carry_over(database)
+            apply_changes(database)
     return step.id
 
 
@@ -341,7 +342,7 @@ def _refusals_told(
         raise NotReady(
             f"What {action.reference} refers to can't be changed so: {said}. Nothing was changed.",
             where=describe(database.info.dsn),
-            mend=f"Mend that row by hand, or put back what it refers to, then: {again}",
+            hint=f"Mend that row by hand, or put back what it refers to, then: {again}",
         ) from error
 
 

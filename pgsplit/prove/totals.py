@@ -17,7 +17,8 @@ import psycopg
 from psycopg import sql
 
 from pgsplit.base.errors import DataDiffers, NotReady
-from pgsplit.project.endpoints import ALIKE, Connections, describe
+from pgsplit.postgres.connect import ALIKE, describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.ownership import (
     Comparison,
     Pair,
@@ -27,10 +28,16 @@ from pgsplit.project.ownership import (
     not_compared,
 )
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements as preflight
-from pgsplit.replication.shared import Feed
-from pgsplit.replication.stream import Link
-from pgsplit.replication.sync import LOCK_TIMEOUT, Route, arrive, carry_over_and_look, ready
+from pgsplit.replication import requirements
+from pgsplit.replication.shared import SharedStream
+from pgsplit.replication.stream import Stream
+from pgsplit.replication.sync import (
+    LOCK_TIMEOUT,
+    Upstreams,
+    apply_changes_and_look,
+    arrive,
+    open_upstreams,
+)
 from pgsplit.state.ledger import Ledger, State, state
 
 Connection = psycopg.Connection[Any]
@@ -144,13 +151,17 @@ def totals(
     """
     started = time.monotonic()
     found: list[Compared] = []
-    with ledger.step(service, "totals") as step, ready(service, connections) as link:
-        preflight.same_encoding(link.monolith, link.database)
-        _require_following(link)
-        for end in (link.monolith, link.database, *(way.source for way in link.incoming)):
+    with ledger.step(service, "totals") as step, open_upstreams(service, connections) as upstreams:
+        requirements.same_encoding(upstreams.monolith, upstreams.database)
+        _require_following(upstreams)
+        for end in (
+            upstreams.monolith,
+            upstreams.database,
+            *(stream.source for stream in upstreams.incoming),
+        ):
             end.execute(f"{ALIKE}; set lock_timeout = '{LOCK_TIMEOUT}'")
         for table, wanted in comparisons(service).items():
-            found += _compare(link, table, wanted)
+            found += _compare(upstreams, table, wanted)
             on_table(table)
         done = Totals(
             service, tuple(found), tuple(not_compared(service)), time.monotonic() - started
@@ -175,7 +186,7 @@ def following(services: Sequence[Service], connections: Connections) -> list[Ser
         raise NotReady(
             "Every service writes its tables itself: their totals are no longer the monolith's.",
             where=describe(connections.monolith_url),
-            mend="runner.py verify, which compares the other way round",
+            hint="runner.py verify, which compares the other way round",
         )
     return found
 
@@ -195,47 +206,51 @@ def difference(found: Sequence[Totals]) -> DataDiffers | None:
     return DataDiffers(
         f"Columns whose totals differ from the monolith's: {sum(wrong.values())}.",
         where=", ".join(f"{s.database} ({count})" for s, count in wrong.items()),
-        mend="\n".join(dict.fromkeys(mend(service, blames) for service, blames in blamed)),
+        hint="\n".join(dict.fromkeys(hint(service, blames) for service, blames in blamed)),
     )
 
 
-def mend(service: Service, blames: str) -> str:
+def hint(service: Service, blames: str) -> str:
     """Say what finds, or mends, a difference that a step is to blame for."""
     if blames == "replication":
         return f"runner.py land {service.role} --again && runner.py build {service.role}"
     return f"runner.py verify {service.role}"
 
 
-def _require_following(link: Link) -> None:
-    row = link.database.execute("select switched_at from split.service").fetchone()
+def _require_following(stream: Stream) -> None:
+    row = stream.database.execute("select switched_at from split.service").fetchone()
     if row and row[0]:
         raise NotReady(
-            f"{link.service.database} is written by the service since {row[0]}: what it holds is"
+            f"{stream.service.database} is written by the service since {row[0]}: what it holds is"
             " no longer the monolith's.",
-            where=describe(link.database.info.dsn),
-            mend=f"runner.py verify {link.service.role}, which compares the other way round",
+            where=describe(stream.database.info.dsn),
+            hint=f"runner.py verify {stream.service.role}, which compares the other way round",
         )
 
 
-def _compare(link: Route, table: str, wanted: list[Comparison]) -> list[Compared]:
+def _compare(upstreams: Upstreams, table: str, wanted: list[Comparison]) -> list[Compared]:
     """Compare one monolith table's columns, again while the monolith's writers are in the way.
 
     The mirror was the monolith at a moment between two looks at it. A column that both looks agree
     on and the mirror does not, twice alike, has been lost on the way: a value that came and went
     between two looks would not be caught twice.
     """
-    feeds = {way.owner.database: way.source for way in link.incoming if isinstance(way, Feed)}
-    source = feeds.get(link.service.project.tables[table].owner, link.monolith)
+    feeds = {
+        stream.owner.database: stream.source
+        for stream in upstreams.incoming
+        if isinstance(stream, SharedStream)
+    }
+    source = feeds.get(upstreams.service.project.tables[table].owner, upstreams.monolith)
     was: list[tuple[Total, Total]] = []
     found: list[Compared] = []
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE_SECONDS * attempt)
-        before = _at_source(source, link.service, table, wanted)
-        arrive(link)
-        _, (mirror, parts, held) = carry_over_and_look(
-            link.database, lambda inside: _in_service(inside, link.service, table, wanted)
+        before = _at_source(source, upstreams.service, table, wanted)
+        arrive(upstreams)
+        _, (mirror, parts, held) = apply_changes_and_look(
+            upstreams.database, lambda inside: _in_service(inside, upstreams.service, table, wanted)
         )
-        after = before if mirror == before else _at_source(source, link.service, table, wanted)
+        after = before if mirror == before else _at_source(source, upstreams.service, table, wanted)
         found = []
         for number, one in enumerate(wanted):
             there = after[number]

@@ -22,13 +22,14 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
-from pgsplit.postgres.row_diff import Comparison, Connection, Shape, Side, compare
-from pgsplit.project.endpoints import Connections, connect, describe, explained
+from pgsplit.postgres.connect import connect, describe, explained
+from pgsplit.postgres.row_diff import Comparison, Connection, RowSource, Shape, compare
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements as preflight
-from pgsplit.replication.shared import Feed, needs_monolith
-from pgsplit.replication.stream import Link
-from pgsplit.replication.sync import LOCK_TIMEOUT, Route, arrive, carry_over, ready
+from pgsplit.replication import requirements
+from pgsplit.replication.shared import SharedStream, needs_monolith
+from pgsplit.replication.stream import Stream
+from pgsplit.replication.sync import LOCK_TIMEOUT, Upstreams, apply_changes, arrive, open_upstreams
 from pgsplit.state.ledger import Ledger, State, completed
 
 TABLES = """
@@ -111,8 +112,8 @@ class _Check:
 
     name: str
     digest: str
-    expected: Side
-    actual: Side
+    expected: RowSource
+    actual: RowSource
     shape: Shape
     estimate: int
 
@@ -151,13 +152,13 @@ def verify(
         BuildFailed: rows break a rule of the service's tables, so they can't be brought up to date.
     """
     started = time.monotonic()
-    with ready(service, connections) as route:
-        if needs_monolith(route.monolith, service):
-            preflight.same_encoding(route.monolith, route.database)
-        route.database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+    with open_upstreams(service, connections) as upstreams:
+        if needs_monolith(upstreams.monolith, service):
+            requirements.same_encoding(upstreams.monolith, upstreams.database)
+        upstreams.database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         if table is None:  # proven again below, or not any more
             ledger.return_to(service, State.BUILT)
-        checks = _chosen(_checks(route, connections, ledger.state(service)), table, route)
+        checks = _chosen(_checks(upstreams, connections, ledger.state(service)), table, upstreams)
         # One table is always looked at anew.
         since = None if table else _cut_short_since(ledger, service)
         earlier = _proven_since(ledger.connection, service, checks, since)
@@ -169,12 +170,12 @@ def verify(
             goes_on_from=since,
         ) as step:
             found = dict(earlier)
-            _catch_up(route)
+            _catch_up(upstreams)
             for one in checks:
                 if one.name not in found:
                     on_table(one.name)
                     sides = (one.expected, one.actual, one.shape, one.estimate)
-                    found[one.name] = compare(*sides, partial(_catch_up, route))
+                    found[one.name] = compare(*sides, partial(_catch_up, upstreams))
                     _record(ledger, service, one, found[one.name])
             seconds = time.monotonic() - started
             switched = ledger.state(service).reached(State.SWITCHED)
@@ -215,7 +216,7 @@ def outdated(ledger: Ledger, database: Connection, service: Service) -> list[str
     return [one.name for one in _read(database) if proven.get(one.name) != one.digest]
 
 
-def require_unaltered(link: Link) -> None:
+def require_unaltered(stream: Stream) -> None:
     """Check that a service's tables have the names, keys and columns that they were made with.
 
     Args:
@@ -224,28 +225,28 @@ def require_unaltered(link: Link) -> None:
     Raises:
         NotReady: one of them has not; it is named, with what mends it.
     """
-    for table in _tables(link):
-        _shape(table.key, table.key_type, _model(table, link), _service_table(table, link))
+    for table in _tables(stream):
+        _shape(table.key, table.key_type, _model(table, stream), _service_table(table, stream))
 
 
 def _read(database: Connection) -> list[_Table]:
     return [_Table(*row) for row in database.execute(TABLES)]
 
 
-def _tables(link: Link) -> list[_Table]:
-    tables = _read(link.database)
+def _tables(stream: Stream) -> list[_Table]:
+    tables = _read(stream.database)
     for one in tables:
-        _require_as_made(one, link)
+        _require_as_made(one, stream)
     return tables
 
 
-def _chosen(checks: list[_Check], table: str | None, link: Link) -> list[_Check]:
+def _chosen(checks: list[_Check], table: str | None, stream: Stream) -> list[_Check]:
     chosen = [one for one in checks if table in (None, one.name, one.name.split(".")[-1])]
     if not chosen:
         raise NotReady(
-            f"{link.service.database} has no table {table} that a model makes.",
-            where=describe(link.database.info.dsn),
-            mend=f"Choose from: {', '.join(one.name for one in checks)}.",
+            f"{stream.service.database} has no table {table} that a model makes.",
+            where=describe(stream.database.info.dsn),
+            hint=f"Choose from: {', '.join(one.name for one in checks)}.",
         )
     return chosen
 
@@ -259,21 +260,21 @@ class _End:
     query: sql.Composable
     what: str
 
-    def side(self, connections: Connections) -> Side:
+    def side(self, connections: Connections) -> RowSource:
         url = connections.urls[self.database]
-        return Side(partial(_connected, url, self.database), self.query)
+        return RowSource(partial(_connected, url, self.database), self.query)
 
 
-def _checks(route: Route, connections: Connections, stands: State) -> list[_Check]:
+def _checks(upstreams: Upstreams, connections: Connections, stands: State) -> list[_Check]:
     """Work out what is to be compared with what."""
     switched, checks, in_mirror = stands.reached(State.SWITCHED), list[_Check](), set[str]()
-    for table in _tables(route):
+    for table in _tables(upstreams):
         if switched and table.owned_rows == "true":
             continue
-        expected = _model(table, route)
-        if expected.database == route.service.database:
+        expected = _model(table, upstreams)
+        if expected.database == upstreams.service.database:
             in_mirror |= _followed(table)
-        actual = _service_table(table, route)
+        actual = _service_table(table, upstreams)
         if switched and table.owned_rows != "false":
             expected, actual = (_without(table.owned_rows, end) for end in (expected, actual))
         checks.append(
@@ -286,15 +287,15 @@ def _checks(route: Route, connections: Connections, stands: State) -> list[_Chec
                 int(table.estimate),
             )
         )
-    checks += _mirror_checks(route, connections, in_mirror)
+    checks += _mirror_checks(upstreams, connections, in_mirror)
     if switched:
-        checks += _reverse_checks(route, connections, stands)
+        checks += _reverse_checks(upstreams, connections, stands)
     return checks
 
 
-def _mirror_checks(route: Route, connections: Connections, names: set[str]) -> list[_Check]:
+def _mirror_checks(upstreams: Upstreams, connections: Connections, names: set[str]) -> list[_Check]:
     """Compare tables of the mirror with where they come from; not what the service owns itself."""
-    checks, sources, service = [], _sources(route), route.service
+    checks, sources, service = [], _sources(upstreams), upstreams.service
     for name, landed in service.landed_tables.items():
         owner = service.project.tables[name].owner
         if name not in names or owner not in sources:
@@ -304,7 +305,7 @@ def _mirror_checks(route: Route, connections: Connections, names: set[str]) -> l
         query = sql.SQL("select {} from {}").format(columns, sql.Identifier(service.mirror, name))
         expected = _End(place, connection, query, f"{service.mirror}.{name} in {place}")
         actual = _End(
-            service.database, route.database, query, f"{service.mirror}.{name} in the mirror"
+            service.database, upstreams.database, query, f"{service.mirror}.{name} in the mirror"
         )
         checks.append(
             _Check(
@@ -319,19 +320,19 @@ def _mirror_checks(route: Route, connections: Connections, names: set[str]) -> l
     return checks
 
 
-def _reverse_checks(route: Route, connections: Connections, stands: State) -> list[_Check]:
+def _reverse_checks(upstreams: Upstreams, connections: Connections, stands: State) -> list[_Check]:
     """Compare the monolith's tables, or when they are retired the mirror's, with the service's."""
-    checks, service, database = [], route.service, route.service.database
-    rebuilt = route.database.execute(MIRROR_TABLES, (service.mirror,)).fetchall()
+    checks, service, database = [], upstreams.service, upstreams.service.database
+    rebuilt = upstreams.database.execute(MIRROR_TABLES, (service.mirror,)).fetchall()
     for name, definition, rows in rebuilt:
         label = f"{service.mirror}.{name}"
         columns = sql.SQL(", ").join(map(sql.Identifier, service.project.tables[name].columns))
         query = sql.SQL("select {} from {}").format(columns, sql.Identifier(service.mirror, name))
-        expected = _End(database, route.database, sql.SQL(definition), f"the model of {label}")
+        expected = _End(database, upstreams.database, sql.SQL(definition), f"the model of {label}")
         actual = (
-            _End(database, route.database, query, f"{label} in the mirror")
+            _End(database, upstreams.database, query, f"{label} in the mirror")
             if stands is State.COMPLETED
-            else _End(connections.monolith, route.monolith, query, f"{label} in the monolith")
+            else _End(connections.monolith, upstreams.monolith, query, f"{label} in the monolith")
         )
         checks.append(
             _Check(
@@ -346,14 +347,14 @@ def _reverse_checks(route: Route, connections: Connections, stands: State) -> li
     return checks
 
 
-def _model(table: _Table, link: Link) -> _End:
+def _model(table: _Table, stream: Stream) -> _End:
     """Give what a service's table should hold, from where all that its model reads is."""
-    what = f"the model of {link.service.database}.{table.name}"
-    sources = _sources(link)
-    owners = {link.service.project.tables[name].owner for name in _followed(table)}
+    what = f"the model of {stream.service.database}.{table.name}"
+    sources = _sources(stream)
+    owners = {stream.service.project.tables[name].owner for name in _followed(table)}
     places = dict(sources[owner] for owner in owners & sources.keys())
     if len(places) > 1 or owners - sources.keys():
-        places = {link.service.database: link.database}
+        places = {stream.service.database: stream.database}
     ((place, connection),) = places.items()
     return _End(place, connection, sql.SQL(table.definition), what)
 
@@ -363,26 +364,26 @@ def _followed(table: _Table) -> set[str]:
     return {name.split(".")[1] for name in table.follows}
 
 
-def _sources(link: Link) -> dict[str, tuple[str, Connection]]:
+def _sources(stream: Stream) -> dict[str, tuple[str, Connection]]:
     """Tell by owner where its tables are now; of one that is completed, they come by a feed."""
-    retired = completed(link.monolith)
+    retired = completed(stream.monolith)
     sources = {
-        one.database: (link.service.project.name, link.monolith)
-        for one in link.service.project.services.values()
+        one.database: (stream.service.project.name, stream.monolith)
+        for one in stream.service.project.services.values()
         if one.database not in retired
     }
-    for way in link.incoming if isinstance(link, Route) else ():
-        if isinstance(way, Feed):
-            sources[way.owner.database] = (way.owner.database, way.source)
+    for one in stream.incoming if isinstance(stream, Upstreams) else ():
+        if isinstance(one, SharedStream):
+            sources[one.owner.database] = (one.owner.database, one.source)
     return sources
 
 
-def _service_table(table: _Table, link: Link) -> _End:
-    name = link.service.database
+def _service_table(table: _Table, stream: Stream) -> _End:
+    name = stream.service.database
     query = sql.SQL("select * from {}").format(sql.Identifier(name, table.name))
     if table.tombstone:  # rows that are gone where they came from
         query += sql.SQL(" where {} is null").format(sql.Identifier(table.tombstone))
-    return _End(name, link.database, query, f"{name}.{table.name}")
+    return _End(name, stream.database, query, f"{name}.{table.name}")
 
 
 def _without(rows: str, end: _End) -> _End:
@@ -390,24 +391,24 @@ def _without(rows: str, end: _End) -> _End:
     return replace(end, query=query)
 
 
-def _require_as_made(table: _Table, link: Link) -> None:
+def _require_as_made(table: _Table, stream: Stream) -> None:
     """Refuse what is not the table any more that this project made: nothing of it is proven."""
-    name = f"{link.service.database}.{table.name}"
+    name = f"{stream.service.database}.{table.name}"
     if not table.is_called:
         what = f"The table {name} has been dropped."
-        mend = f"dbt build --target {link.service.database}"
+        hint = f"dbt build --target {stream.service.database}"
     elif table.is_called != name:
         what = f"The table {name} is called {table.is_called} now."
-        mend = f"Give it back its name and schema: runner.py psql {link.service.role}"
+        hint = f"Give it back its name and schema: runner.py psql {stream.service.role}"
     elif not table.key:
         what = f"The table {name} has no primary key of one column any more."
-        mend = (
+        hint = (
             "Add the key that its model's yml names: alter table … add primary key (…);"
             " rows that share a key are not the monolith's."
         )
     else:
         return
-    raise NotReady(what, where=describe(link.database.info.dsn), mend=mend)
+    raise NotReady(what, where=describe(stream.database.info.dsn), hint=hint)
 
 
 def _shape(key: str, key_type: str | None, expected: _End, actual: _End) -> Shape:
@@ -431,7 +432,7 @@ def _shape(key: str, key_type: str | None, expected: _End, actual: _End) -> Shap
             f"The columns of {actual.what} are not those that were built:\n"
             + "\n".join(f"  - {said}" for said in wrong),
             where=describe(actual.connection.info.dsn),
-            mend=f"Alter the table back. dbt build --target {actual.database} tells when it"
+            hint=f"Alter the table back. dbt build --target {actual.database} tells when it"
             " is as it was.",
         )
     return Shape(key, key_type or "text", list(columns))
@@ -443,11 +444,11 @@ def _connected(url: str, target: str) -> Iterator[Connection]:
         yield connection
 
 
-def _catch_up(route: Route) -> None:
-    arrive(route)
-    carry_over(route.database)
-    if route.back:
-        route.back.arrive()
+def _catch_up(upstreams: Upstreams) -> None:
+    arrive(upstreams)
+    apply_changes(upstreams.database)
+    if upstreams.back:
+        upstreams.back.arrive()
 
 
 def _cut_short_since(ledger: Ledger, service: Service) -> str | None:

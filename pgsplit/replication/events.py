@@ -12,7 +12,8 @@ import psycopg
 from psycopg import sql
 
 from pgsplit.base.errors import NotReady
-from pgsplit.project.endpoints import Connections, describe, explained
+from pgsplit.postgres.connect import describe, explained
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service, SharedModel
 from pgsplit.state.ledger import state
 
@@ -50,7 +51,7 @@ def inbox(service: Service, entity: str = "") -> SharedModel:
         raise NotReady(
             f"{service.database} has several inboxes.",
             where=service.database,
-            mend=f"Name one: --of {' or --of '.join(one.entity for one in found)}",
+            hint=f"Name one: --of {' or --of '.join(one.entity for one in found)}",
         )
     owners = {service.project.tables[name].owner for one in models for name in one.follows}
     owned = ", ".join(f"{one.entity}s" for one in models)
@@ -62,7 +63,7 @@ def inbox(service: Service, entity: str = "") -> SharedModel:
     raise NotReady(
         what,
         where=service.database,
-        mend=f"Ask another service's: runner.py events {others[0]}" if others and models else "",
+        hint=f"Ask another service's: runner.py events {others[0]}" if others and models else "",
     )
 
 
@@ -138,7 +139,7 @@ def _read(
             raise Gone(
                 str(error.diag.message_primary),
                 where=describe(database.info.dsn),
-                mend=str(error.diag.message_hint),
+                hint=str(error.diag.message_hint),
             ) from error
         for since, event in rows:
             yield since, event
@@ -165,6 +166,6 @@ def _connected(
             raise NotReady(
                 f"{service.database} is {stands}, and has no inbox yet.",
                 where=describe(database.info.dsn),
-                mend=f"runner.py run {service.role}",
+                hint=f"runner.py run {service.role}",
             )
         yield database

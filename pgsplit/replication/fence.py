@@ -81,7 +81,7 @@ TRIGGERS = {
 
 
 @dataclass(frozen=True)
-class Gate:
+class Fence:
     """A service's gate in one database: its tables, in the order in which they are locked."""
 
     service: Service
@@ -132,7 +132,7 @@ class Gate:
             )
         return closed_at
 
-    def decide(self, timeout_seconds: float) -> bool:
+    def commit(self, timeout_seconds: float) -> bool:
         """Close the gate for good, in the caller's transaction; False if its lease has run out.
 
         Under the tables' lock: whoever got through after the lease is seen, and nobody is inside.

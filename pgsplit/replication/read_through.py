@@ -15,7 +15,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.project.endpoints import Connections, describe
+from pgsplit.postgres.connect import describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
 from pgsplit.replication.shared import consumers, shared
 from pgsplit.state.ledger import Ledger, State
@@ -120,7 +121,7 @@ def _is_ours(source: Connection, service: Service) -> bool:
             f"There is a role {_role(service)} that this project did not make. Nothing was"
             " changed.",
             where=describe(source.info.dsn),
-            mend=f"DROP ROLE {_role(service)};",
+            hint=f"DROP ROLE {_role(service)};",
         )
     return row is not None
 

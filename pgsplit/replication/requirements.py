@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from pgsplit.base.errors import NotReady, TargetOccupied
-from pgsplit.project.endpoints import describe
+from pgsplit.postgres.connect import describe
 from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
@@ -65,7 +65,7 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
         raise NotReady(
             f"{user} lacks privileges:\n" + "\n".join(f"  - {what}" for what, _ in lacking),
             where=where,
-            mend="\n".join(dict.fromkeys(mend for _, mend in lacking)),
+            hint="\n".join(dict.fromkeys(hint for _, hint in lacking)),
         )
 
 
@@ -82,7 +82,7 @@ def _can_publish(source: Connection, slot: str, name: str) -> None:
         raise NotReady(
             f"wal_level is {settings['wal_level']}; following {name} needs logical.",
             where=where,
-            mend=f"ALTER SYSTEM SET wal_level = 'logical'; then restart the server of {name}.",
+            hint=f"ALTER SYSTEM SET wal_level = 'logical'; then restart the server of {name}.",
         )
     row = source.execute(
         "select (select count(*) from pg_replication_slots where slot_name <> %s),"
@@ -98,13 +98,13 @@ def _can_publish(source: Connection, slot: str, name: str) -> None:
             raise NotReady(
                 f"No {what} is free: {used} of {settings[setting]} are in use.",
                 where=where,
-                mend=f"ALTER SYSTEM SET {setting} = {int(settings[setting]) + 20}; then restart"
+                hint=f"ALTER SYSTEM SET {setting} = {int(settings[setting]) + 20}; then restart"
                 f" the server of {name}; or drop a slot that nobody uses:"
                 " select * from pg_replication_slots where not active;",
             )
 
 
-def way_back(
+def reverse(
     database: Connection, monolith: Connection, service: Service, *, made_before: bool
 ) -> None:
     """Check that the monolith can subscribe to a service's database.
@@ -119,7 +119,7 @@ def way_back(
         NotReady: `wal_level`, a slot, a sender, a worker or a privilege lacks.
         TargetOccupied: somebody else's publication, slot or subscription bears the name.
     """
-    name = service.way_back
+    name = service.reverse_replication
     _can_publish(database, name, service.database)
     _can_subscribe(monolith, name, "the monolith's server")
     for connection, what, question in (
@@ -136,11 +136,13 @@ def way_back(
             raise TargetOccupied(
                 f"There is a {what} {name} already, which no switch has made. Nothing was changed.",
                 where=describe(connection.info.dsn),
-                mend="Drop it, if nobody needs it.",
+                hint="Drop it, if nobody needs it.",
             )
 
 
-def feed(owner: Connection, consumer: Connection, source: Service, target: Service) -> None:
+def shared_stream(
+    owner: Connection, consumer: Connection, source: Service, target: Service
+) -> None:
     """Check that one service's database can subscribe to another's.
 
     Args:
@@ -181,7 +183,7 @@ def _can_subscribe(database: Connection, subscription: str, server: str) -> None
         raise NotReady(
             f"{database.info.user} may not create a subscription.",
             where=describe(database.info.dsn),
-            mend="Connect as a superuser, or on PostgreSQL 16 and later:"
+            hint="Connect as a superuser, or on PostgreSQL 16 and later:"
             f' GRANT pg_create_subscription TO "{database.info.user}";',
         )
     # Subscriptions of all databases share the workers.
@@ -196,7 +198,7 @@ def _can_subscribe(database: Connection, subscription: str, server: str) -> None
         raise NotReady(
             f"No logical replication worker is free: {others} subscriptions share {workers}.",
             where=describe(database.info.dsn),
-            mend=f"ALTER SYSTEM SET max_logical_replication_workers = {others + 10};"
+            hint=f"ALTER SYSTEM SET max_logical_replication_workers = {others + 10};"
             f" ALTER SYSTEM SET max_worker_processes = {others + 20};"
             f" then restart {server}.",
         )
@@ -217,7 +219,7 @@ def provisioned(database: Connection, service: Service) -> None:
         raise NotReady(
             f"This database was not provisioned for {service.database}. Nothing was changed.",
             where=describe(database.info.dsn),
-            mend=f"Check {service.database.upper()}_URL, or runner.py provision {service.role}",
+            hint=f"Check {service.database.upper()}_URL, or runner.py provision {service.role}",
         )
 
 
@@ -235,7 +237,7 @@ def nothing_in_the_way(monolith: Connection, database: Connection, service: Serv
         TargetOccupied: a publication, slot, subscription or mirror table is there; it is named.
     """
     name = service.replication
-    for connection, what, question, mend in (
+    for connection, what, question, hint in (
         (
             monolith,
             "publication",
@@ -263,7 +265,7 @@ def nothing_in_the_way(monolith: Connection, database: Connection, service: Serv
                 f"There is a {what} {name} of {row[0]} already, which no landing recorded in this"
                 " monolith has made. Nothing was changed.",
                 where=describe(connection.info.dsn),
-                mend=f"If nobody needs it: {mend}",
+                hint=f"If nobody needs it: {hint}",
             )
     found = [
         row[0]
@@ -278,7 +280,7 @@ def nothing_in_the_way(monolith: Connection, database: Connection, service: Serv
             f"The mirror's schema {service.mirror} holds tables that were not landed by this"
             f" project: {', '.join(found)}. Nothing was changed.",
             where=describe(database.info.dsn),
-            mend="Move them away: "
+            hint="Move them away: "
             + " ".join(f"ALTER TABLE {service.mirror}.{name} SET SCHEMA public;" for name in found),
         )
 
@@ -299,6 +301,6 @@ def same_encoding(monolith: Connection, database: Connection) -> None:
             f"The monolith is encoded in {one} and the service's database in {other}, so their"
             " texts can't be compared by hashes.",
             where=describe(monolith.info.dsn),
-            mend="Compare a copy of the monolith instead: createdb --template template0 --encoding"
+            hint="Compare a copy of the monolith instead: createdb --template template0 --encoding"
             f" {other} COPY && pg_dump MONOLITH | psql COPY",
         )

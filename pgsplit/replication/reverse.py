@@ -14,10 +14,11 @@ import psycopg
 from psycopg import sql
 
 from pgsplit.base.errors import NotReady
-from pgsplit.project.endpoints import Connections, conninfo, describe
+from pgsplit.postgres.connect import conninfo, describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import stream as replication
-from pgsplit.replication.stream import Connection, Link
+from pgsplit.replication.stream import Connection, Stream
 
 SLOT_TIMEOUT_SECONDS = 20
 
@@ -41,13 +42,13 @@ CROSSING_KEYS = """
 
 
 @dataclass(frozen=True)
-class WayBack(Link):
+class ReverseStream(Stream):
     """The way from one service's mirror back to the monolith."""
 
     @property
     def name(self) -> str:
         """The name of publication, slot and subscription."""
-        return self.service.way_back
+        return self.service.reverse_replication
 
     @property
     def source(self) -> Connection:
@@ -60,12 +61,12 @@ class WayBack(Link):
         return self.monolith
 
     @property
-    def beats_as(self) -> str:
+    def heartbeat_key(self) -> str:
         """The key of its row in `split.heartbeats`, on either end."""
         return f"{self.service.database} back"
 
     @property
-    def ends(self) -> tuple[str, str]:
+    def labels(self) -> tuple[str, str]:
         """Source and target by name, for people."""
         return self.service.database, "the monolith"
 
@@ -80,7 +81,7 @@ class WayBack(Link):
         return "monolith"
 
     @property
-    def mended_by(self) -> str:
+    def fixed_by(self) -> str:
         """What mends a way that has lost a part."""
         return f"runner.py repair {self.service.role}"
 
@@ -121,7 +122,7 @@ def carry_no_more(connection: Connection, name: str, schema: str, tables: Sequen
         )
 
 
-def prepare(way: WayBack, connections: Connections) -> None:
+def prepare(stream: ReverseStream, connections: Connections) -> None:
     """Make the way back, ready and idle: it carries heartbeats, and no table yet.
 
     Idempotent; what a run that was cut short has left is made anew, since nothing depends on it
@@ -135,17 +136,17 @@ def prepare(way: WayBack, connections: Connections) -> None:
         NotReady: a transaction has been open so long that the slot can't start; the monolith's
             server can't reach the service's.
     """
-    way.remove()
-    owned = way.service.owned_tables
-    publish_and_subscribe(way, owned, connections.for_servers(way.service.database))
+    stream.remove()
+    owned = stream.service.owned_tables
+    publish_and_subscribe(stream, owned, connections.for_servers(stream.service.database))
     # The subscription has noted the tables; from here on they are the truth's to publish.
-    carry_no_more(way.source, way.name, way.service.mirror, list(owned))
-    create_slot(way)
-    way.enable()
-    way.arrive()
+    carry_no_more(stream.source, stream.name, stream.service.mirror, list(owned))
+    create_slot(stream)
+    stream.enable()
+    stream.arrive()
 
 
-def publish_and_subscribe(way: Link, tables: Mapping[str, tuple[str, ...]], url: str) -> None:
+def publish_and_subscribe(stream: Stream, tables: Mapping[str, tuple[str, ...]], url: str) -> None:
     """Make a way's publication and its subscription, disabled and without a slot.
 
     Until `Link.enable` names it one, the way counts as broken: what its target lacks is not there
@@ -160,50 +161,54 @@ def publish_and_subscribe(way: Link, tables: Mapping[str, tuple[str, ...]], url:
     Raises:
         NotReady: that server can't.
     """
-    for end in (way.source, way.target):
-        end.execute("delete from split.heartbeats where service = %s", (way.beats_as,))
-    beat, name = way.beat(), sql.Identifier(way.name)
-    way.target.execute("insert into split.heartbeats values (%s, %s)", (way.beats_as, beat))
-    way.source.execute(
+    for end in (stream.source, stream.target):
+        end.execute("delete from split.heartbeats where service = %s", (stream.heartbeat_key,))
+    beat, name = stream.beat(), sql.Identifier(stream.name)
+    stream.target.execute(
+        "insert into split.heartbeats values (%s, %s)", (stream.heartbeat_key, beat)
+    )
+    stream.source.execute(
         sql.SQL("create publication {} for table {}, split.heartbeats where (service = {})").format(
-            name, replication.listed(way.service.mirror, tables), sql.Literal(way.beats_as)
+            name,
+            replication.listed(stream.service.mirror, tables),
+            sql.Literal(stream.heartbeat_key),
         )
     )
     try:
-        way.target.execute(
+        stream.target.execute(
             sql.SQL(
                 "create subscription {} connection {} publication {} with (create_slot = false,"
                 " slot_name = none, copy_data = false, enabled = false)"
             ).format(name, sql.Literal(conninfo(url)), name)
         )
     except psycopg.OperationalError as error:
-        source, target = way.ends
+        source, target = stream.labels
         raise NotReady(
             f"The server of {target} can't reach {source}: {str(error).strip()}",
-            where=describe(way.target.info.dsn),
-            mend=f"export {source.upper()}_REPLICATION_URL=postgresql://… as that server reaches"
+            where=describe(stream.target.info.dsn),
+            hint=f"export {source.upper()}_REPLICATION_URL=postgresql://… as that server reaches"
             " it.",
         ) from error
 
 
-def create_slot(way: Link) -> None:
+def create_slot(stream: Stream) -> None:
     """Make a way's slot at its source: what is committed from now on goes over.
 
     Raises:
         NotReady: a transaction has been open for too long there.
     """
     try:
-        with way.source.transaction():
-            way.source.execute(f"set local statement_timeout = '{SLOT_TIMEOUT_SECONDS}s'")
-            way.source.execute(
-                "select pg_create_logical_replication_slot(%s, 'pgoutput')", (way.name,)
+        with stream.source.transaction():
+            stream.source.execute(f"set local statement_timeout = '{SLOT_TIMEOUT_SECONDS}s'")
+            stream.source.execute(
+                "select pg_create_logical_replication_slot(%s, 'pgoutput')", (stream.name,)
             )
     except psycopg.errors.QueryCanceled as error:
         raise NotReady(
-            f"The slot {way.name} could not start within {SLOT_TIMEOUT_SECONDS} seconds:"
+            f"The slot {stream.name} could not start within {SLOT_TIMEOUT_SECONDS} seconds:"
             " a transaction has been open for longer on that server.",
-            where=describe(way.source.info.dsn),
-            mend="Wait for it, or end it: select pid, xact_start, query from pg_stat_activity"
+            where=describe(stream.source.info.dsn),
+            hint="Wait for it, or end it: select pid, xact_start, query from pg_stat_activity"
             " where backend_xid is not null order by xact_start;",
         ) from error
 

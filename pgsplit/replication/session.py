@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import psycopg
 
-from pgsplit.project.endpoints import Connections, explained
+from pgsplit.postgres.connect import explained
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements as preflight
-from pgsplit.replication.fence import Gate
-from pgsplit.replication.reverse import WayBack
-from pgsplit.replication.stream import Connection, Link
+from pgsplit.replication import requirements
+from pgsplit.replication.fence import Fence
+from pgsplit.replication.reverse import ReverseStream
+from pgsplit.replication.stream import Connection, Stream
 
 # Autovacuum gives way to whoever waits for a lock, but only after this long.
 DEADLOCK_TIMEOUT = "20ms"
@@ -21,7 +22,7 @@ CLOCK_READINGS = 5
 
 
 @dataclass(frozen=True)
-class Ends:
+class Session:
     """The monolith and a service's database, with all that stands between them."""
 
     service: Service
@@ -30,35 +31,35 @@ class Ends:
     database: Connection
 
     @property
-    def link(self) -> Link:
-        """The way from the monolith to the mirror."""
-        return Link(self.service, self.monolith, self.database)
+    def forward(self) -> Stream:
+        """The stream from the monolith to the mirror."""
+        return Stream(self.service, self.monolith, self.database)
 
     @property
-    def way(self) -> WayBack:
-        """The way back."""
-        return WayBack(self.service, self.monolith, self.database)
+    def reverse(self) -> ReverseStream:
+        """The stream from the service's mirror to the monolith."""
+        return ReverseStream(self.service, self.monolith, self.database)
 
     @property
-    def monolith_gate(self) -> Gate:
+    def monolith_fence(self) -> Fence:
         """The gate before the tables of the monolith that the service owns."""
         owned = list(self.service.owned_tables)
-        return Gate(self.service, self.monolith, self.service.mirror, owned)
+        return Fence(self.service, self.monolith, self.service.mirror, owned)
 
     @property
-    def service_gate(self) -> Gate:
+    def service_fence(self) -> Fence:
         """The gate before the service's own tables."""
         rows = self.database.execute(
             "select table_name from split.service_tables where owned_rows <> 'false' order by 1"
         )
-        return Gate(self.service, self.database, self.service.database, [row[0] for row in rows])
+        return Fence(self.service, self.database, self.service.database, [row[0] for row in rows])
 
     def clock_offset(self) -> float:
         """Measure by how many seconds the service's clock is ahead of the monolith's.
 
         The reading with the shortest way there and back counts, as in NTP.
         """
-        here, beyond = self.monolith_gate, self.service_gate
+        here, beyond = self.monolith_fence, self.service_fence
         readings = []
         for _ in range(CLOCK_READINGS):
             before, there, after = here.clock(), beyond.clock(), here.clock()
@@ -68,7 +69,7 @@ class Ends:
 
 
 @contextmanager
-def opened(service: Service, connections: Connections) -> Iterator[Ends]:
+def open_session(service: Service, connections: Connections) -> Iterator[Session]:
     """Connect to both ends of a service.
 
     Raises:
@@ -82,11 +83,11 @@ def opened(service: Service, connections: Connections) -> Iterator[Ends]:
         connections.connect(service.database) as database,
         explained(urls[service.database], service.database, database),
     ):
-        preflight.provisioned(database, service)
+        requirements.provisioned(database, service)
         for connection in (monolith, database):
             # What decides must not be undone by a crash, whatever the database is set to.
             connection.execute("set synchronous_commit = on")
             # A login that is no superuser can't; see Walk.close.
             with suppress(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"set deadlock_timeout = '{DEADLOCK_TIMEOUT}'")
-        yield Ends(service, connections, monolith, database)
+        yield Session(service, connections, monolith, database)

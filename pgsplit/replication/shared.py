@@ -18,13 +18,13 @@ from pgsplit.replication.reverse import (
     publish_and_subscribe,
     published,
 )
-from pgsplit.replication.session import Ends
-from pgsplit.replication.stream import Connection, Link
+from pgsplit.replication.session import Session
+from pgsplit.replication.stream import Connection, Stream
 from pgsplit.state.ledger import State, state
 
 
 @dataclass(frozen=True)
-class Feed(Link):
+class SharedStream(Stream):
     """The way from an owner's mirror to that of a service which shares columns of it."""
 
     owner: Service
@@ -41,17 +41,17 @@ class Feed(Link):
         return self.owner_database
 
     @property
-    def beats_as(self) -> str:
+    def heartbeat_key(self) -> str:
         """The key of its row in `split.heartbeats`, on either end."""
         return f"{self.service.database} from {self.owner.database}"
 
     @property
-    def ends(self) -> tuple[str, str]:
+    def labels(self) -> tuple[str, str]:
         """Source and target by name, for people."""
         return self.owner.database, self.service.database
 
     @property
-    def mended_by(self) -> str:
+    def fixed_by(self) -> str:
         """What mends a way that has lost a part."""
         return f"runner.py repair {self.service.role}"
 
@@ -88,7 +88,7 @@ def needs_monolith(monolith: Connection, service: Service) -> bool:
     return any(state(monolith, one) is not State.COMPLETED for one in owners(service))
 
 
-def hand_over(ends: Ends, consumer: Service, link: Link, connections: Connections) -> None:
+def reparent(session: Session, consumer: Service, stream: Stream, connections: Connections) -> None:
     """Hand what a service shares of an owner's tables over from the monolith to the owner.
 
     Idempotent. No change is lost and none comes twice: under the lock that every sync takes, the
@@ -104,20 +104,22 @@ def hand_over(ends: Ends, consumer: Service, link: Link, connections: Connection
     Raises:
         NotReady: a way is broken, or the consumer's server can't reach the owner's.
     """
-    tables = shared(ends.service, consumer)
-    feed = Feed(consumer, link.monolith, link.database, ends.service, ends.database)
-    if published(link.monolith, link.name) & set(tables):
-        feed.remove()
+    tables = shared(session.service, consumer)
+    shared_stream = SharedStream(
+        consumer, stream.monolith, stream.database, session.service, session.database
+    )
+    if published(stream.monolith, stream.name) & set(tables):
+        shared_stream.remove()
         # A connection of its own: what is written by the others meanwhile is committed at once.
-        with connections.connect(ends.service.database) as turn, turn.transaction():
+        with connections.connect(session.service.database) as turn, turn.transaction():
             turn.execute("lock table split.turn in exclusive mode")
-            ends.way.arrive()
-            link.arrive()
-            url = connections.for_servers(ends.service.database)
-            publish_and_subscribe(feed, tables, url)
-            create_slot(feed)
-            with link.monolith.transaction():
-                carry_no_more(link.monolith, link.name, consumer.mirror, list(tables))
+            session.reverse.arrive()
+            stream.arrive()
+            url = connections.for_servers(session.service.database)
+            publish_and_subscribe(shared_stream, tables, url)
+            create_slot(shared_stream)
+            with stream.monolith.transaction():
+                carry_no_more(stream.monolith, stream.name, consumer.mirror, list(tables))
     # From here on a run that was cut short finds all made, and only has to let it go on.
-    feed.enable()
-    feed.arrive()
+    shared_stream.enable()
+    shared_stream.arrive()

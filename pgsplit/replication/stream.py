@@ -20,13 +20,13 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from pgsplit.base.errors import NotReady
-from pgsplit.project.endpoints import Connections, conninfo, describe
+from pgsplit.postgres.connect import LOCK_TIMEOUT, conninfo, describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.ledger import State, state
 
 Connection = psycopg.Connection[Any]
 
-LOCK_TIMEOUT = "5s"
 SLOT_TIMEOUT_SECONDS = 60
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
@@ -101,14 +101,14 @@ def exported_snapshot(connections: Connections, slot: str, source: str) -> Itera
                     f"The slot could not start within {SLOT_TIMEOUT_SECONDS} seconds:"
                     f" its server has a transaction open since {oldest}.",
                     where=where,
-                    mend="Wait for it, or end it: select pg_terminate_backend(PID);",
+                    hint="Wait for it, or end it: select pg_terminate_backend(PID);",
                 )
             result = future.result()
         if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
             raise NotReady(
                 f"The slot could not be created: {result.error_message.decode().strip()}",
                 where=where,
-                mend="select * from pg_replication_slots;",
+                hint="select * from pg_replication_slots;",
             )
         snapshot = result.get_value(0, 2)
         assert snapshot is not None
@@ -153,7 +153,7 @@ def subscribe(service: Service, connections: Connections, target: Connection) ->
         raise NotReady(
             f"The service's server can't reach the monolith: {str(error).strip()}",
             where=describe(connections.urls[service.database]),
-            mend=f"export {service.project.variable('REPLICATION_URL')}=postgresql://… as that"
+            hint=f"export {service.project.variable('REPLICATION_URL')}=postgresql://… as that"
             " server reaches it.",
         ) from error
 
@@ -202,7 +202,7 @@ def slot(source: Connection, name: str) -> Slot | None:
 
 
 @dataclass(frozen=True)
-class Link:
+class Stream:
     """The way from the monolith to one service's mirror, with a connection to either end."""
 
     service: Service
@@ -225,7 +225,7 @@ class Link:
         return self.database
 
     @property
-    def beats_as(self) -> str:
+    def heartbeat_key(self) -> str:
         """The key of its row in `split.heartbeats`, on either end."""
         return self.service.database
 
@@ -235,7 +235,7 @@ class Link:
         return f"the mirror of {self.service.database}"
 
     @property
-    def ends(self) -> tuple[str, str]:
+    def labels(self) -> tuple[str, str]:
         """Source and target by name, for people."""
         return "the monolith", self.service.database
 
@@ -245,7 +245,7 @@ class Link:
         return self.service.role
 
     @property
-    def mended_by(self) -> str:
+    def fixed_by(self) -> str:
         """What mends a way that has lost a part."""
         if state(self.monolith, self.service).reached(State.SWITCHED):
             return f"runner.py repair {self.service.role}"
@@ -305,7 +305,7 @@ class Link:
         row = self.source.execute(
             "insert into split.heartbeats (service, at) values (%s, clock_timestamp())"
             " on conflict (service) do update set at = excluded.at returning at",
-            (self.beats_as,),
+            (self.heartbeat_key,),
         ).fetchone()
         assert row is not None
         return row[0]  # type: ignore[no-any-return]
@@ -314,7 +314,7 @@ class Link:
         """Tell whether a heartbeat, and so all that was committed before it, has come over."""
         row = self.target.execute(
             "select coalesce(max(at) >= %s, false) from split.heartbeats where service = %s",
-            (beat, self.beats_as),
+            (beat, self.heartbeat_key),
         ).fetchone()
         return row == (True,)
 
@@ -365,7 +365,7 @@ class Link:
             NotReady: subscription, publication or slot is gone, or the slot has been given up by
                 its server; what was changed since can no longer arrive.
         """
-        name, slot, (source, target) = self.name, self.slot(), self.ends
+        name, slot, (source, target) = self.name, self.slot(), self.labels
         published = "select true from pg_publication where pubname = %s"
         subscription = self.subscription()
         if subscription is None:
@@ -386,7 +386,7 @@ class Link:
         raise NotReady(
             f"{what}: what has changed since it last moved can't reach {target} any more.",
             where=describe(where.info.dsn),
-            mend=self.mended_by,
+            hint=self.fixed_by,
         )
 
     def stopped(self) -> NotReady:
@@ -397,14 +397,14 @@ class Link:
                 f"Somebody has paused replication into {self.leads_to}. Its source keeps the WAL"
                 " meanwhile.",
                 where=where,
-                mend=f"runner.py psql {self.subscriber} -c 'alter subscription {self.name} enable'",
+                hint=f"runner.py psql {self.subscriber} -c 'alter subscription {self.name} enable'",
             )
         if found and found.blockers:
             pids = ", ".join(map(str, found.blockers))
             return NotReady(
                 f"Replication waits for a lock on {self.leads_to} that process {pids} holds.",
                 where=where,
-                mend=f"Wait for it, or end it: select pg_terminate_backend({found.blockers[0]});",
+                hint=f"Wait for it, or end it: select pg_terminate_backend({found.blockers[0]});",
             )
         said = self._last_words(found.oid) if found else ""
         return NotReady(
@@ -412,13 +412,13 @@ class Link:
             + (f", {found.errors} error(s) so far" if found and found.errors else "")
             + (f":\n  {said}" if said else "."),
             where=where,
-            mend=(
+            hint=(
                 "Mend what it says; replication tries again every few seconds."
                 if said
                 else "The server's log says why, in its lines about logical replication; it tries"
                 " again every few seconds."
             )
-            + f" If it is a row that was put there by hand:\n{self.mended_by}",
+            + f" If it is a row that was put there by hand:\n{self.fixed_by}",
         )
 
     def _last_words(self, subscription: int) -> str:

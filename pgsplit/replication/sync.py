@@ -20,13 +20,14 @@ import psycopg
 from psycopg import errors
 
 from pgsplit.base.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch, SplitError
+from pgsplit.postgres.connect import describe, explained
 from pgsplit.project import drift
-from pgsplit.project.endpoints import Connections, describe, explained
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements as preflight
-from pgsplit.replication.reverse import WayBack
-from pgsplit.replication.shared import Feed, completed_owners, needs_monolith
-from pgsplit.replication.stream import LOOK_SECONDS, PATIENCE_SECONDS, Link
+from pgsplit.replication import requirements
+from pgsplit.replication.reverse import ReverseStream
+from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
+from pgsplit.replication.stream import LOOK_SECONDS, PATIENCE_SECONDS, Stream
 from pgsplit.state.ledger import State, completed, state
 from pgsplit.state.saga import left_unfinished
 
@@ -94,7 +95,7 @@ def built(connections: Connections) -> list[Service]:
         raise NotReady(
             "No service has been built, so there is nothing to keep in step.",
             where=describe(connections.monolith_url),
-            mend="runner.py run",
+            hint="runner.py run",
         )
     return found
 
@@ -117,11 +118,11 @@ def sync(service: Service, connections: Connections) -> Synced:
             kept.
     """
     started = time.monotonic()
-    with ready(service, connections) as route:
-        arrive(route)
-        done = carry_over(route.database)
-        if route.back:
-            route.back.arrive()
+    with open_upstreams(service, connections) as upstreams:
+        arrive(upstreams)
+        done = apply_changes(upstreams.database)
+        if upstreams.back:
+            upstreams.back.arrive()
     return Synced(done.upserted, done.deleted, time.monotonic() - started, done.as_of)
 
 
@@ -150,11 +151,11 @@ def follow(
     rows, begun, is_lost, pause = 0, False, False, FIRST_TROUBLE_SECONDS
     while not stop.is_set():
         try:
-            with ready(service, connections) as route:
+            with open_upstreams(service, connections) as upstreams:
                 begun = True
                 # What a crash would lose is then still among the changes, and is done again.
-                route.database.execute("set synchronous_commit = off")
-                for tick in _look_and_carry_over(route, rows, stop, interval):
+                upstreams.database.execute("set synchronous_commit = off")
+                for tick in _look_and_carry_over(upstreams, rows, stop, interval):
                     rows, is_lost, pause = tick.rows, False, FIRST_TROUBLE_SECONDS
                     on_tick(tick)
         except (ConnectionFailed, BuildFailed, NotReady, SourceMismatch) as error:
@@ -217,52 +218,54 @@ def follow_all(
 
 
 @dataclass(frozen=True)
-class Route(Link):
+class Upstreams(Stream):
     """All ways into a service's mirror, and the way back if it is switched.
 
     `incoming` is the way from the monolith, as long as anything comes by it, and a feed from each
     completed owner of what the service shares.
     """
 
-    incoming: tuple[Link, ...] = ()
-    back: WayBack | None = None
+    incoming: tuple[Stream, ...] = ()
+    back: ReverseStream | None = None
 
     @property
-    def ways(self) -> tuple[Link, ...]:
+    def streams(self) -> tuple[Stream, ...]:
         """All of them."""
         return (*self.incoming, self.back) if self.back else self.incoming
 
 
-def _look_and_carry_over(route: Route, rows: int, stop: Event, interval: float) -> Iterator[Tick]:
+def _look_and_carry_over(
+    upstreams: Upstreams, rows: int, stop: Event, interval: float
+) -> Iterator[Tick]:
     started, rows_before = time.monotonic(), rows
     looked, stopped_at, trouble = 0.0, None, ""
     while not stop.is_set():
         if time.monotonic() - looked >= LOOK_SECONDS:
             looked = time.monotonic()
-            if _leads_elsewhere(route):
+            if _leads_elsewhere(upstreams):
                 return  # switched, rolled back, or handed over: who follows begins anew
             still = None
-            for way in route.ways:
-                way.beat()
-                way.require_unbroken()
-                found = way.subscription()
+            for stream in upstreams.streams:
+                stream.beat()
+                stream.require_unbroken()
+                found = stream.subscription()
                 assert found is not None
                 if not found.running or found.blockers:
                     # A server takes its time to start workers, one after the other.
                     patience = 0.0 if found.stops_for_a_reason else PATIENCE_SECONDS
-                    still = (way, patience)
+                    still = (stream, patience)
             if still is None:
                 stopped_at, trouble = None, ""
             else:
                 stopped_at = looked if stopped_at is None else stopped_at
                 if looked - stopped_at > still[1]:
-                    trouble = str(_why_it_stopped(route, still[0]))
-        if _has_news(route):
-            rows += carry_over(route.database).rows
-        pending, lag = how_far(route)
-        slots = [way.slot() for way in route.incoming]
+                    trouble = str(_why_it_stopped(upstreams, still[0]))
+        if _has_news(upstreams):
+            rows += apply_changes(upstreams.database).rows
+        pending, lag = how_far(upstreams)
+        slots = [stream.slot() for stream in upstreams.incoming]
         yield Tick(
-            route.service,
+            upstreams.service,
             rows,
             (rows - rows_before) / max(time.monotonic() - started, interval),
             lag,
@@ -274,7 +277,7 @@ def _look_and_carry_over(route: Route, rows: int, stop: Event, interval: float) 
 
 
 @contextmanager
-def ready(service: Service, connections: Connections) -> Iterator[Route]:
+def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstreams]:
     """Connect to all ends of a service that can follow.
 
     Raises:
@@ -294,33 +297,33 @@ def ready(service: Service, connections: Connections) -> Iterator[Route]:
                 f"{service.database} has not been built since it last landed, so it has no tables"
                 " to look at.",
                 where=describe(connections.urls[service.database]),
-                mend=f"runner.py run {service.role}",
+                hint=f"runner.py run {service.role}",
             )
         database = opened.enter_context(connections.connect(service.database))
         opened.enter_context(
             explained(connections.urls[service.database], service.database, database)
         )
-        preflight.provisioned(database, service)
+        requirements.provisioned(database, service)
         drift.drift(monolith, database, service, completed(monolith))
-        incoming: list[Link] = []
+        incoming: list[Stream] = []
         if needs_monolith(monolith, service):
-            incoming.append(Link(service, monolith, database))
+            incoming.append(Stream(service, monolith, database))
         for owner in completed_owners(monolith, service):
             there = opened.enter_context(connections.connect(owner.database))
-            incoming.append(Feed(service, monolith, database, owner, there))
-        back = WayBack(service, monolith, database) if stands is State.SWITCHED else None
-        route = Route(service, monolith, database, tuple(incoming), back)
-        for way in route.ways:
-            way.require_unbroken()
-        yield route
+            incoming.append(SharedStream(service, monolith, database, owner, there))
+        back = ReverseStream(service, monolith, database) if stands is State.SWITCHED else None
+        upstreams = Upstreams(service, monolith, database, tuple(incoming), back)
+        for stream in upstreams.streams:
+            stream.require_unbroken()
+        yield upstreams
 
 
-def _leads_elsewhere(route: Route) -> bool:
+def _leads_elsewhere(upstreams: Upstreams) -> bool:
     """Tell whether the service's ways are others by now than when they were opened."""
-    feeds = {way.owner for way in route.incoming if isinstance(way, Feed)}
-    return set(completed_owners(route.monolith, route.service)) != feeds or (
-        state(route.monolith, route.service) is State.SWITCHED
-    ) != (route.back is not None)
+    feeds = {stream.owner for stream in upstreams.incoming if isinstance(stream, SharedStream)}
+    return set(completed_owners(upstreams.monolith, upstreams.service)) != feeds or (
+        state(upstreams.monolith, upstreams.service) is State.SWITCHED
+    ) != (upstreams.back is not None)
 
 
 @contextmanager
@@ -331,12 +334,12 @@ def _locks_told(url: str) -> Iterator[None]:
         raise Busy(
             f"Somebody holds a lock that keeps everybody out: {str(error).strip()}",
             where=f"the monolith, or {describe(url)}",
-            mend="Wait for them, or see who it is: select pid, relation::regclass from pg_locks"
+            hint="Wait for them, or see who it is: select pid, relation::regclass from pg_locks"
             " where mode = 'AccessExclusiveLock' and granted;",
         ) from error
 
 
-def arrive(route: Route) -> None:
+def arrive(upstreams: Upstreams) -> None:
     """Wait until all that is committed where a service's data come from is in its mirror.
 
     Args:
@@ -346,29 +349,35 @@ def arrive(route: Route) -> None:
         NotReady: replication is paused or broken, or nothing has moved for a minute.
         SourceMismatch: it stopped because the monolith's tables have changed.
     """
-    for way in route.incoming:
-        if isinstance(way, Feed):  # what its owner's tables hold has to be in the owner's mirror
-            carry_over(way.source)
+    for stream in upstreams.incoming:
+        if isinstance(
+            stream, SharedStream
+        ):  # what its owner's tables hold has to be in the owner's mirror
+            apply_changes(stream.source)
         try:
-            way.arrive()
+            stream.arrive()
         except NotReady as error:
-            raise _why_it_stopped(route, way, error) from error
+            raise _why_it_stopped(upstreams, stream, error) from error
 
 
-def _why_it_stopped(route: Route, way: Link, otherwise: NotReady | None = None) -> SplitError:
+def _why_it_stopped(
+    upstreams: Upstreams, stream: Stream, otherwise: NotReady | None = None
+) -> SplitError:
     try:
-        drift.drift(route.monolith, route.database, route.service, completed(route.monolith))
+        drift.drift(
+            upstreams.monolith, upstreams.database, upstreams.service, completed(upstreams.monolith)
+        )
     except SplitError as error:
         return error
-    return otherwise or way.stopped()
+    return otherwise or stream.stopped()
 
 
-def carry_over(database: psycopg.Connection[Any]) -> Synced:
+def apply_changes(database: psycopg.Connection[Any]) -> Synced:
     """Run `split.sync()` once; see `carry_over_and_look`."""
-    return carry_over_and_look(database, lambda inside: None)[0]
+    return apply_changes_and_look(database, lambda inside: None)[0]
 
 
-def carry_over_and_look(
+def apply_changes_and_look(
     database: psycopg.Connection[Any], look: Callable[[psycopg.Connection[Any]], Found]
 ) -> tuple[Synced, Found]:
     """Run `split.sync()` once, and look at what is there; again, if somebody wrote the same rows.
@@ -408,7 +417,7 @@ def carry_over_and_look(
                 raise Busy(
                     f"A sync did not come through, {RETRIES} times: {error.diag.message_primary}",
                     where=describe(database.info.dsn),
-                    mend="Try again when what it says is over. Nothing was changed.",
+                    hint="Try again when what it says is over. Nothing was changed.",
                 ) from error
             time.sleep(0.01 * 2**attempt)
         except (errors.IntegrityError, errors.DataError, errors.ProgramLimitExceeded) as error:
@@ -416,15 +425,15 @@ def carry_over_and_look(
             raise BuildFailed(
                 "Rows of the monolith break a rule of a service's table: " + "\n  ".join(said),
                 where=describe(database.info.dsn),
-                mend="Mend the rows in the monolith, or loosen the rule in the model's yml and in"
+                hint="Mend the rows in the monolith, or loosen the rule in the model's yml and in"
                 " the table. Nothing was changed, and what has changed in the monolith is kept for"
                 " the next sync.",
             ) from error
     raise AssertionError("the last attempt returns or raises")
 
 
-def _has_news(route: Route) -> bool:
-    row = route.database.execute(
+def _has_news(upstreams: Upstreams) -> bool:
+    row = upstreams.database.execute(
         "select exists (select from split.changes)"
         " or exists (select from split.service_tables where is_stale)"
         " or exists (select from split.mirror_tables where is_stale)"
@@ -433,7 +442,7 @@ def _has_news(route: Route) -> bool:
     return row == (True,)
 
 
-def how_far(link: Link) -> tuple[int, float | None]:
+def how_far(stream: Stream) -> tuple[int, float | None]:
     """Tell how far a service's tables are behind.
 
     Args:
@@ -443,11 +452,11 @@ def how_far(link: Link) -> tuple[int, float | None]:
         Captured changes that its tables do not show yet, and the age of what they show, in
         seconds by the monolith's clock; None before the first sync.
     """
-    row = link.database.execute(
+    row = stream.database.execute(
         "select (select count(*) from split.changes), as_of from split.service"
     ).fetchone()
     assert row is not None
-    age = link.monolith.execute(
+    age = stream.monolith.execute(
         "select extract(epoch from clock_timestamp() - %s::timestamptz)::float", (row[1],)
     ).fetchone()
     return int(row[0]), age[0] if age else None

@@ -26,7 +26,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.project.endpoints import Connections, describe
+from pgsplit.postgres.connect import describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.routing import pgbouncer
 
@@ -41,7 +42,7 @@ CONTENT = """\
 LAST_WORDS = 300
 
 
-class Place(Enum):
+class Side(Enum):
     """Where applications can be pointed."""
 
     MONOLITH = "monolith"
@@ -49,7 +50,7 @@ class Place(Enum):
 
 
 @dataclass(frozen=True)
-class Target:
+class Routes:
     """A service's own URL, and those by which its applications read and write now."""
 
     own: str
@@ -57,14 +58,14 @@ class Target:
     write: str
 
     @property
-    def reads_at(self) -> Place:
+    def reads_at(self) -> Side:
         """Where applications read."""
-        return Place.SERVICE if self.read == self.own else Place.MONOLITH
+        return Side.SERVICE if self.read == self.own else Side.MONOLITH
 
     @property
-    def writes_at(self) -> Place:
+    def writes_at(self) -> Side:
         """Where applications write."""
-        return Place.SERVICE if self.write == self.own else Place.MONOLITH
+        return Side.SERVICE if self.write == self.own else Side.MONOLITH
 
 
 def file(service: Service, connections: Connections) -> Path:
@@ -72,7 +73,7 @@ def file(service: Service, connections: Connections) -> Path:
     return connections.folder / f"{service.role}.env"
 
 
-def read(service: Service, connections: Connections) -> Target:
+def read(service: Service, connections: Connections) -> Routes:
     """Read where a service's applications are pointed.
 
     Args:
@@ -91,18 +92,18 @@ def read(service: Service, connections: Connections) -> Target:
         raise NotReady(
             f"Nothing says yet where the applications of {service.database} read and write.",
             where=str(path),
-            mend=f"runner.py provision {service.role}",
+            hint=f"runner.py provision {service.role}",
         )
     return found
 
 
-def point(
+def route_to(
     service: Service,
     connections: Connections,
     *,
-    reads_at: Place | None = None,
-    writes_at: Place | None = None,
-) -> Target:
+    reads_at: Side | None = None,
+    writes_at: Side | None = None,
+) -> Routes:
     """Point a service's applications at the monolith or at its own database.
 
     Atomic and idempotent: whoever reads the file finds either what it said before or all of what
@@ -138,9 +139,9 @@ def point(
         return was
 
 
-def places(
-    service: Service, connections: Connections, otherwise: Place = Place.MONOLITH
-) -> tuple[Place, Place]:
+def sides(
+    service: Service, connections: Connections, otherwise: Side = Side.MONOLITH
+) -> tuple[Side, Side]:
     """Tell where a service's applications read and write.
 
     Args:
@@ -159,7 +160,7 @@ def places(
 
 
 def establish(
-    service: Service, connections: Connections, own: str, places: tuple[Place, Place]
+    service: Service, connections: Connections, own: str, places: tuple[Side, Side]
 ) -> list[str]:
     """Write a service's file with what may be another URL of its own.
 
@@ -184,7 +185,7 @@ def establish(
             _tell_pgbouncer(connections, service)
         except SplitError as error:
             # The first time PgBouncer may be waiting for the file before it can start.
-            return [f"{error.what} {error.mend}"]
+            return [f"{error.what} {error.hint}"]
     return []
 
 
@@ -273,13 +274,13 @@ def own_url(service: Service, connections: Connections) -> str:
         raise NotReady(
             f"{service.database} has no login of its own yet.",
             where=str(path),
-            mend=f"runner.py provision {service.role}",
+            hint=f"runner.py provision {service.role}",
         )
     if not same_place(own, connections.urls[service.database]):
         raise NotReady(
             f"{path} is for another server than {service.database} is on now.",
             where=describe(connections.urls[service.database]),
-            mend=f"runner.py provision {service.role} --new-password",
+            hint=f"runner.py provision {service.role} --new-password",
         )
     return own
 
@@ -307,21 +308,21 @@ def require_folder(connections: Connections) -> None:
         raise NotReady(
             f"The services' own URLs can't be written: {error}",
             where=str(folder),
-            mend="Name a folder that you may write to: export"
+            hint="Name a folder that you may write to: export"
             f" {connections.project.variable('CONNECTIONS')}=…",
         ) from error
 
 
 def _target(
-    own: str, reads_at: Place, writes_at: Place, was: Target | None, connections: Connections
-) -> Target:
+    own: str, reads_at: Side, writes_at: Side, was: Routes | None, connections: Connections
+) -> Routes:
     monolith = connections.application_url
     if was and monolith == connections.monolith_url:
         # No URL was given for applications, this time: what they have used so far still holds.
         used = [url for url in (was.write, was.read) if url != was.own]
         monolith = used[0] if used else monolith
-    urls = {Place.MONOLITH: monolith, Place.SERVICE: own}
-    return Target(own, urls[reads_at], urls[writes_at])
+    urls = {Side.MONOLITH: monolith, Side.SERVICE: own}
+    return Routes(own, urls[reads_at], urls[writes_at])
 
 
 def _values(path: Path) -> dict[str, str]:
@@ -337,7 +338,7 @@ def _is_url(text: str) -> bool:
         return False
 
 
-def _load(service: Service, connections: Connections) -> Target | None:
+def _load(service: Service, connections: Connections) -> Routes | None:
     """Read a service's file; None if there is none, or one from before it said where to write."""
     path = file(service, connections)
     if not path.exists():
@@ -345,7 +346,7 @@ def _load(service: Service, connections: Connections) -> Target | None:
     values, variable = _values(path), service.role.upper()
     own, read, write = (values.get(f"{variable}_{of}_URL") for of in ("SERVICE", "READ", "WRITE"))
     if own and read and write:
-        return Target(own, read, write)
+        return Routes(own, read, write)
     mentioned = path.read_text(encoding="utf-8")
     if own and not any(f"{variable}_{of}_URL=" in mentioned for of in ("READ", "WRITE")):
         return None
@@ -357,19 +358,19 @@ def _load(service: Service, connections: Connections) -> Target | None:
     raise NotReady(
         f"The file has no {' and no '.join(lacking)} that can be understood.",
         where=str(path),
-        mend="Write it as VARIABLE='postgresql://…', or have the file made anew:\n"
+        hint="Write it as VARIABLE='postgresql://…', or have the file made anew:\n"
         f"rm {shlex.quote(str(path))} && runner.py provision {service.role} --new-password",
     )
 
 
-def _store(service: Service, connections: Connections, target: Target) -> None:
+def _store(service: Service, connections: Connections, target: Routes) -> None:
     variable, path = service.role.upper(), file(service, connections)
     for url in (target.own, target.read, target.write):
         if "'" in url or not url.isprintable():
             raise NotReady(
                 f"A URL for the applications of {service.database} has a quote or a line break.",
                 where=describe(url),
-                mend="Write such characters percent-encoded: ' as %27.",
+                hint="Write such characters percent-encoded: ' as %27.",
             )
     _replace(
         path,

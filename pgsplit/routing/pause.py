@@ -18,7 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.project.endpoints import Connections, describe
+from pgsplit.postgres.connect import describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.routing import pgbouncer
 
@@ -29,7 +30,7 @@ GIVE_UP_SECONDS = 86_400
 
 
 @contextmanager
-def held(
+def paused(
     service: Service,
     connections: Connections,
     budget_seconds: float,
@@ -76,7 +77,7 @@ def _busy(control: pgbouncer.Console, service: Service, seconds: float) -> NotRe
         f"The clients of {service.role} did not free their connections within {seconds:g} seconds"
         f"{f': {names}' if names else ''}. They go on as before.",
         where=describe(control.info.dsn),
-        mend="Let their transactions end, or allow more time. With pool_mode = session a client"
+        hint="Let their transactions end, or allow more time. With pool_mode = session a client"
         "\nkeeps its connection until it disconnects: set pool_mode = transaction.",
     )
 
@@ -107,7 +108,7 @@ def _watched(url: str, name: str, retry: str, seconds: float) -> Iterator[None]:
             raise NotReady(
                 f"The watchdog that lets clients go on did not start: {said or 'no word from it'}",
                 where=describe(url),
-                mend="Nobody was made to wait. Try it again.",
+                hint="Nobody was made to wait. Try it again.",
             )
         yield
     finally:
@@ -122,7 +123,7 @@ def _watched(url: str, name: str, retry: str, seconds: float) -> Iterator[None]:
             raise NotReady(
                 f"The clients of {name} may still be waiting in PgBouncer.",
                 where=describe(url),
-                mend=f'psql "$PGBOUNCER_ADMIN_URL" -c "RESUME {name}"',
+                hint=f'psql "$PGBOUNCER_ADMIN_URL" -c "RESUME {name}"',
             )
 
 

@@ -18,7 +18,7 @@ from psycopg.pq import ExecStatus
 from psycopg.rows import dict_row
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.project.endpoints import CONNECT_TIMEOUT_SECONDS, describe, explained
+from pgsplit.postgres.connect import CONNECT_TIMEOUT_SECONDS, describe, explained
 from pgsplit.project.project import Service
 
 HEADER = """\
@@ -72,13 +72,13 @@ def _parts(url: str) -> dict[str, str]:
         raise NotReady(
             "PgBouncer can't find the primary among several hosts.",
             where=describe(url),
-            mend="Give the URL one host: that of the primary, or of what leads to it.",
+            hint="Give the URL one host: that of the primary, or of what leads to it.",
         )
     if "\n" in url or any("\n" in part for part in parts.values()):
         raise NotReady(
             "PgBouncer can't be told a password, or anything, with a line break in it.",
             where=describe(url),
-            mend="Give that login another password.",
+            hint="Give that login another password.",
         )
     return parts
 
@@ -114,7 +114,7 @@ def console(url: str) -> Iterator[Console]:
     except ConnectionFailed as error:
         if error.what.endswith("not allowed"):
             what = "PgBouncer does not let this user into its console."
-            raise NotReady(what, where=error.where, mend=ADMINS) from error
+            raise NotReady(what, where=error.where, hint=ADMINS) from error
         raise
     with connection:
         yield connection
@@ -147,7 +147,7 @@ def _refused(connection: Console, statement: str, said: str) -> NotReady:
     return NotReady(
         f"PgBouncer refuses {statement}: {said.strip().removeprefix('ERROR:').strip()}",
         where=describe(connection.info.dsn),
-        mend=ADMINS if "admin" in said else "Look into PgBouncer's log.",
+        hint=ADMINS if "admin" in said else "Look into PgBouncer's log.",
     )
 
 
@@ -176,7 +176,7 @@ def reload(url: str, path: Path, databases: Mapping[str, str], reconnect: Collec
                 raise NotReady(
                     f"PgBouncer did not take over {path}: it {has} {name}.",
                     where=describe(url),
-                    mend=f"Let the account that PgBouncer runs as read that file, and end"
+                    hint=f"Let the account that PgBouncer runs as read that file, and end"
                     f" [databases] of its configuration with: %include {path}",
                 )
         for name in reconnect:

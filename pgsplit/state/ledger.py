@@ -277,7 +277,7 @@ def _another_runner(connection: psycopg.Connection[Any], lock: str) -> NotReady:
     return NotReady(
         f"Another runner is at work on this monolith (process {pid}, since {since}).",
         where=f"database {connection.info.dbname}",
-        mend=f"Wait for it, or end it: select pg_terminate_backend({pid});",
+        hint=f"Wait for it, or end it: select pg_terminate_backend({pid});",
     )
 
 
@@ -309,7 +309,7 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
             raise NotReady(
                 f"The schema split can't be made in the monolith: {str(error).strip()}",
                 where=f"database {connection.info.dbname}",
-                mend=f'GRANT CREATE ON DATABASE "{connection.info.dbname}"'
+                hint=f'GRANT CREATE ON DATABASE "{connection.info.dbname}"'
                 f' TO "{connection.info.user}";',
             ) from error
         yield Ledger(connection)

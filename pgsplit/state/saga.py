@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.project.endpoints import describe
+from pgsplit.postgres.connect import describe
 from pgsplit.project.project import Service
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.ledger import Step as Entry
@@ -65,7 +65,7 @@ class Saga:
     service: Service
     operation: str
     steps: Sequence[Step]
-    is_decided: Callable[[], bool]
+    is_committed: Callable[[], bool]
     enters: State | None = None
     returns_to: State | None = None
 
@@ -124,14 +124,14 @@ class Saga:
         why = str(error) or "it was stopped"
         kept_out = any(step.in_one_go for step in self.steps[done:])
         try:
-            if self.is_decided():
+            if self.is_committed():
                 raise Unfinished(
                     f"The {self.operation} of {self.service.database} is decided, but not at its"
                     f" end: {why}."
                     + kept_out
                     * " Until it is, writers may be kept out on both sides.",
                     where=self.service.database,
-                    mend="runner.py resume",
+                    hint="runner.py resume",
                 ) from error
             for step in reversed(self.steps[: done + 1]):
                 if step.undo:
@@ -142,7 +142,7 @@ class Saga:
                 f"The {self.operation} of {self.service.database} stopped, and could not be undone:"
                 f" {why}; then: {str(failed).strip() or 'it was stopped again'}",
                 where=self.service.database,
-                mend="runner.py resume, as soon as both servers answer. A gate that is closed on a"
+                hint="runner.py resume, as soon as both servers answer. A gate that is closed on a"
                 " lease opens by itself meanwhile.",
             ) from error
         if isinstance(error, SplitError):
@@ -213,5 +213,5 @@ def require_finished(service: Service, ledger: Ledger, *, but: Collection[str] =
         raise NotReady(
             f"The last {left.detail['operation']} of {service.database} was cut short.",
             where=describe(ledger.connection.info.dsn),
-            mend="runner.py resume",
+            hint="runner.py resume",
         )

@@ -17,7 +17,8 @@ from pgsplit.observe.analyze import Analysis, Finding, Reference, Table
 from pgsplit.observe.pages import analysis as analysis_page
 from pgsplit.observe.pages import dependencies, ticks
 from pgsplit.postgres import embedded
-from pgsplit.project.endpoints import resolve, with_database
+from pgsplit.postgres.connect import with_database
+from pgsplit.project.endpoints import resolve
 from tests.support.hazards import INJECTED
 from tests.support.split import Split
 from tests.support.stage import SAMPLE, Stage

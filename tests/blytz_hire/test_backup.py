@@ -27,8 +27,9 @@ from pgsplit.backup.restore import restore
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.load import sample as demo
 from pgsplit.postgres import embedded
+from pgsplit.postgres.connect import connect, with_database
 from pgsplit.postgres.programs import BackupIncomplete
-from pgsplit.project.endpoints import Connections, connect, resolve, with_database
+from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.state.ledger import open_ledger
 from tests.support.run_folder import short_folder
 from tests.support.servers import PASSWORD, Server, oldest
@@ -308,7 +309,7 @@ def test_too_little_room_is_told_before_anything_is_made(
         take(split)
     assert "A backup of blytz_hire may need " in refused.value.what
     assert "19.5 KB are free" in refused.value.what
-    assert refused.value.mend == "export BLYTZ_HIRE_BACKUPS=/a/folder/with/room"
+    assert refused.value.hint == "export BLYTZ_HIRE_BACKUPS=/a/folder/with/room"
     assert list(home.iterdir()) == []
 
 
@@ -365,10 +366,10 @@ def test_what_the_login_may_not_read_is_named_with_what_mends_it(
         "reader may not read, or not whole, what is to be backed up: blytz_hire.notifications,"
         " public.secret, public.secret_id_seq"
     )
-    assert 'GRANT pg_read_all_data TO "reader";' in refused.value.mend
+    assert 'GRANT pg_read_all_data TO "reader";' in refused.value.hint
     assert list(home.iterdir()) == []
     with split.monolith() as monolith:
-        monolith.execute(refused.value.mend.splitlines()[0])
+        monolith.execute(refused.value.hint.splitlines()[0])
     assert "public.secret" in take(reader).tables
     with split.monolith() as monolith:
         monolith.execute("revoke pg_read_all_data from reader")
@@ -442,7 +443,7 @@ def test_a_backup_that_was_damaged_later_is_not_restored(
     if how == "flipped":  # it is as long as it was
         assert f"pg_restore could not restore {made.path.name}." in refused.value.what
         assert file.name in refused.value.what
-        assert "drop it, create it empty" in refused.value.mend
+        assert "drop it, create it empty" in refused.value.hint
     else:
         assert isinstance(refused.value, BackupIncomplete)
         assert f"{file.name} has " in refused.value.what
@@ -543,7 +544,7 @@ def test_foreign_keys_that_could_not_be_restored_are_no_success(
         restore(PROJECT, made.path, scratch)
     assert "could not restore" in caught.value.what
     assert "connection to server was lost" in caught.value.what
-    assert "drop it, create it empty, begin again" in caught.value.mend
+    assert "drop it, create it empty, begin again" in caught.value.hint
 
 
 def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) -> None:

@@ -13,7 +13,7 @@ from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.load.build import Built, build, check_monolith
 from pgsplit.load.land import land
 from pgsplit.load.provision import provision
-from pgsplit.project.endpoints import connect, with_database
+from pgsplit.postgres.connect import connect, with_database
 from pgsplit.project.project import Service
 from pgsplit.routing.env_file import read_url
 from pgsplit.state.ledger import State, open_ledger
@@ -220,7 +220,7 @@ def test_a_service_that_has_not_landed_is_refused(split: Split) -> None:
     with pytest.raises(NotReady) as caught:
         build_service(split, service)
     assert "files_db has not landed" in caught.value.what
-    assert caught.value.mend == "runner.py land files"
+    assert caught.value.hint == "runner.py land files"
 
 
 def test_what_dbt_makes_belongs_to_the_owner_role(living: Split) -> None:
@@ -285,7 +285,8 @@ def test_a_dbt_that_was_stopped_is_no_build(landed: Split) -> None:
         "import runner\n"
         "from demo.project import PROJECT\n"
         "from pgsplit.project import dbt\n"
-        "from pgsplit.project.endpoints import connect, resolve\n"
+        "from pgsplit.postgres.connect import connect\n"
+        "from pgsplit.project.endpoints import resolve\n"
         "real = subprocess.Popen\n"
         "def stopped(*args, **options):\n"
         "    process = real(*args, **options)\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from pgsplit.base.errors import NotReady
-from pgsplit.routing import env_file as targets
-from pgsplit.routing.env_file import Place
+from pgsplit.routing import env_file as env_file
+from pgsplit.routing.env_file import Side
 from tests.support.split import Split
 from tests.support.switching import (
     NEW_PAYMENT,
@@ -22,7 +22,7 @@ from tests.support.switching import (
 
 def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
     with as_service(switched) as service:
-        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "last"})
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "last"})
         ran(switched, "sync", "payments")
     with switched.monolith() as monolith:
         counted = {
@@ -57,7 +57,7 @@ def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
             (database, "select count(*) from pg_publication where pubname = %s"),
             (database, "select count(*) from pg_replication_slots where slot_name = %s"),
         ):
-            assert one(connection, question, PAYMENTS.way_back) == 0
+            assert one(connection, question, PAYMENTS.reverse_replication) == 0
         assert (
             one(
                 database,
@@ -69,7 +69,7 @@ def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
         assert one(monolith, triggers) == 0
     with as_service(switched) as service:
         service.execute("update payments_db.payments set currency = 'EUR' where id = 'last'")
-    assert targets.places(PAYMENTS, switched.connections) == (Place.SERVICE, Place.SERVICE)
+    assert env_file.sides(PAYMENTS, switched.connections) == (Side.SERVICE, Side.SERVICE)
     listed = json.loads(switched.runner("backups", "--json").stdout)["backups"]
     assert (listed[0]["phase"], listed[0]["path"]) == ("complete", completed["backup"]["path"])
     for command in ("rollback", "switch", "complete"):

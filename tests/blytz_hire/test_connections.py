@@ -15,7 +15,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from demo.project import MONOLITH, PROJECT, ROOT, SERVICES
 from pgsplit.base.errors import ConnectionFailed
-from pgsplit.project.endpoints import connect, resolve, with_database
+from pgsplit.postgres.connect import connect, with_database
+from pgsplit.project.endpoints import resolve
 from tests.support.servers import PASSWORD, Server
 from tests.support.split import Split
 
@@ -136,7 +137,7 @@ def test_a_service_without_a_monolith_is_refused() -> None:
     with pytest.raises(ConnectionFailed) as caught:
         resolve(PROJECT, {"PAYMENTS_DB_URL": "postgresql://ann@db/payments"})
     assert "PAYMENTS_DB_URL is set but BLYTZ_HIRE_URL is not" in caught.value.what
-    assert "export BLYTZ_HIRE_URL=" in caught.value.mend
+    assert "export BLYTZ_HIRE_URL=" in caught.value.hint
 
 
 def test_two_targets_in_one_database_are_refused() -> None:
@@ -144,7 +145,7 @@ def test_two_targets_in_one_database_are_refused() -> None:
     with pytest.raises(ConnectionFailed) as caught:
         resolve(PROJECT, {"BLYTZ_HIRE_URL": url, "FILES_DB_URL": url})
     assert "blytz_hire and files_db are the same database, mono" in caught.value.what
-    assert "Give FILES_DB_URL a database of its own" in caught.value.mend
+    assert "Give FILES_DB_URL a database of its own" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["postgres", "template1", "o'hara"])
@@ -191,7 +192,7 @@ def test_a_wrong_password_is_named(server: Server) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         connect(with_database(server.tcp, "postgres", password="hunter2"), MONOLITH)
     assert "The login was refused" in caught.value.what
-    assert "Check user and password in BLYTZ_HIRE_URL" in caught.value.mend
+    assert "Check user and password in BLYTZ_HIRE_URL" in caught.value.hint
     assert "hunter2" not in str(caught.value)
     assert PASSWORD not in str(caught.value)
 
@@ -200,7 +201,7 @@ def test_a_missing_database_is_named(server: Server) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         connect(with_database(server.socket, "nowhere"), "payments_db")
     assert "The database does not exist" in caught.value.what
-    assert "runner.py provision" in caught.value.mend
+    assert "runner.py provision" in caught.value.hint
 
 
 def test_an_embedded_server_that_is_down_is_named(tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_an_embedded_server_that_is_down_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         connections.connect(MONOLITH)
     assert "The embedded server is not running" in caught.value.what
-    assert caught.value.mend == "runner.py up"
+    assert caught.value.hint == "runner.py up"
 
 
 def test_a_connection_reads_what_the_url_says(server: Server) -> None:

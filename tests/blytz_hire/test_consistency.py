@@ -23,10 +23,10 @@ from demo.clients import REFUSALS, Client, Known, acknowledged, acquaint, writin
 from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, SERVICES_BY_NAME, select
 from pgsplit.project.project import Service
 from pgsplit.prove.reconcile import reconcile
-from pgsplit.replication import shared as feed
+from pgsplit.replication import shared
 from pgsplit.replication.events import Numbered
-from pgsplit.replication.sync import carry_over
-from pgsplit.routing import env_file as targets
+from pgsplit.replication.sync import apply_changes
+from pgsplit.routing import env_file as env_file
 from pgsplit.state.ledger import open_ledger
 from tests.support.following import following
 from tests.support.sharing import (
@@ -43,7 +43,7 @@ from tests.support.split import Split
 from tests.support.waiting import until
 
 (USERS,) = select(("users",))
-CONSUMERS = feed.consumers(USERS)
+CONSUMERS = shared.consumers(USERS)
 SIX = list(SERVICES_BY_NAME.values())
 PATIENT = ("--no-backup", "--max-pause", "30s")
 CLIENTS = 3
@@ -170,7 +170,7 @@ class Once:
             self.failed = error
 
     def _update(self, user: str) -> None:
-        url = targets.read(USERS, self.split.connections).write
+        url = env_file.read(USERS, self.split.connections).write
         with psycopg.connect(url, autocommit=True) as connection:
             place = connection.info.dbname
             try:
@@ -344,7 +344,7 @@ def test_the_caches_ask_users_db_once_it_is_the_owner(users_completed: Split) ->
             "insert into users_db.users (id, email, role, last_seen_at)"
             " values ('late', 'late@example.com', 'va', now())"
         )
-        carry_over(owner)  # as the follower of users_db does
+        apply_changes(owner)  # as the follower of users_db does
         for service in CONSUMERS:
             with login(split, service) as asks:
                 get = f"select email from {service.database}.get_shared_user(%s)"

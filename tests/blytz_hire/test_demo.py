@@ -8,7 +8,7 @@ from demo.project import MIRROR_SCHEMA, PROJECT
 from pgsplit.base.errors import TargetOccupied
 from pgsplit.load import sample as demo
 from pgsplit.postgres.catalog import live_tables
-from pgsplit.project.endpoints import connect, with_database
+from pgsplit.postgres.connect import connect, with_database
 from tests.support.servers import Server
 from tests.support.split import Split
 from tests.support.stage import SAMPLE, SAMPLE_ROWS, Stage
@@ -128,4 +128,4 @@ def test_a_sample_of_another_size_is_left_alone(split: Split) -> None:
     with pytest.raises(TargetOccupied) as caught:
         demo.create(PROJECT, split.connections.urls["blytz_hire"], 5000)
     assert "The schema blytz_hire holds 18 tables already" in caught.value.what
-    assert "runner.py down --wipe" in caught.value.mend
+    assert "runner.py down --wipe" in caught.value.hint

@@ -309,9 +309,9 @@ def test_it_works_in_deep_and_odd_paths(new_root: Callable[[str], Path]) -> None
 
 
 def test_a_link_to_the_folder_is_the_same_server(root: Path) -> None:
-    link = root.with_name("link")
-    link.symlink_to(root)
-    assert embedded.socket_directory(link) == embedded.socket_directory(root)
+    stream = root.with_name("link")
+    stream.symlink_to(root)
+    assert embedded.socket_directory(stream) == embedded.socket_directory(root)
 
 
 def test_tcp_demands_a_password(root: Path) -> None:

@@ -18,8 +18,8 @@ from demo.project import ROOT, select
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.replication.events import Gone, follow, read
 from pgsplit.replication.events import inbox as inbox_of
-from pgsplit.replication.stream import Link
-from pgsplit.replication.sync import carry_over, sync
+from pgsplit.replication.stream import Stream
+from pgsplit.replication.sync import apply_changes, sync
 from tests.support.sharing import (
     Consumer,
     Followers,
@@ -252,14 +252,14 @@ def test_a_sync_that_is_killed_tells_nothing_and_the_next_one_all_once(living: S
         living.service("payments_db") as victim,
         living.monolith() as monolith,
     ):
-        link = Link(PAYMENTS, monolith, holder)
-        beat = link.beat()
-        until(lambda: link.has_arrived(beat))
+        stream = Stream(PAYMENTS, monolith, holder)
+        beat = stream.beat()
+        until(lambda: stream.has_arrived(beat))
         holder.execute("listen user_events")
 
         def carry() -> None:
             try:
-                carry_over(victim)
+                apply_changes(victim)
             except psycopg.Error as error:
                 raised.append(error)
 
@@ -409,7 +409,7 @@ def test_those_that_are_gone_are_told_of_and_nothing_is_missed_after(living: Spl
     assert len(living.runner("events", "payments").stdout.splitlines()) == 2
 
     with login(living, PAYMENTS) as service:
-        statement = caught.value.mend.partition("with: ")[2].partition(";")[0]
+        statement = caught.value.hint.partition("with: ")[2].partition(";")[0]
         row = service.execute(statement).fetchone()
     assert row == (last_sequence(living, PAYMENTS),)
 
@@ -439,7 +439,7 @@ def test_who_owns_the_users_has_no_inbox(living: Split) -> None:
             list(read(PAYMENTS, living.connections, inbox_of(PAYMENTS), 0))
         database.execute("alter table payments_db.user_events_of_old rename to user_events")
     assert "payments_db is built, and has no inbox yet." in caught.value.what
-    assert caught.value.mend == "runner.py run payments"
+    assert caught.value.hint == "runner.py run payments"
     living.server.execute("create database users_db")
     ran = living.runner("events", "users")
     assert ran.returncode == NotReady.exit_code

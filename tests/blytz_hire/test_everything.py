@@ -9,7 +9,8 @@ import pytest
 
 from demo.project import MONOLITH, PROJECT, SERVICES
 from pgsplit.load import sample as demo
-from pgsplit.project.endpoints import connect, resolve
+from pgsplit.postgres.connect import connect
+from pgsplit.project.endpoints import resolve
 from tests.support.following import sync_and_compare
 from tests.support.servers import oldest
 from tests.support.split import Split

@@ -20,7 +20,7 @@ from pgsplit.load.land import Landed, land
 from pgsplit.load.provision import provision
 from pgsplit.postgres import copy as snapshot_copy
 from pgsplit.postgres.catalog import live_tables
-from pgsplit.project.endpoints import connect, with_database
+from pgsplit.postgres.connect import connect, with_database
 from pgsplit.state.ledger import State, open_ledger
 from tests.support.split import Split
 from tests.support.waiting import until
@@ -177,7 +177,7 @@ def refusal(split: Split) -> SplitError:
 
 
 @pytest.mark.parametrize(
-    ("damage", "what", "mend"),
+    ("damage", "what", "hint"),
     [
         (
             "drop table blytz_hire.reviews",
@@ -213,14 +213,14 @@ def refusal(split: Split) -> SplitError:
     ],
 )
 def test_another_monolith_than_expected_is_named(
-    split: Split, damage: str, what: str, mend: str
+    split: Split, damage: str, what: str, hint: str
 ) -> None:
     with split.monolith() as monolith:
         monolith.execute(damage)
     error = refusal(split)
     assert isinstance(error, SourceMismatch)
     assert what in error.what
-    assert mend in error.mend
+    assert hint in error.hint
 
 
 def test_a_column_that_nobody_knows_does_not_stop_a_landing(split: Split) -> None:
@@ -237,7 +237,7 @@ def test_foreign_tables_in_the_mirror_are_left_alone(split: Split) -> None:
     with pytest.raises(TargetOccupied) as caught:
         land_service(split, "payments")
     assert "holds tables that were not landed by this project: payments" in caught.value.what
-    assert "ALTER TABLE blytz_hire.payments SET SCHEMA public;" in caught.value.mend
+    assert "ALTER TABLE blytz_hire.payments SET SCHEMA public;" in caught.value.hint
     with split.service("payments_db") as database:
         kept = database.execute("select id from blytz_hire.payments").fetchall()
     assert kept == [("precious",)]
@@ -273,7 +273,7 @@ def test_an_old_transaction_that_holds_the_slot_back_is_named(
         with pytest.raises(NotReady) as caught:
             land_service(split, "payments")
         assert f"(process {other.info.backend_pid})" in caught.value.what
-        assert "pg_terminate_backend" in caught.value.mend
+        assert "pg_terminate_backend" in caught.value.hint
     assert_nothing_left(split)
 
 
@@ -281,7 +281,7 @@ def test_a_service_that_was_not_provisioned_is_refused(split: Split) -> None:
     with open_ledger(split.connections) as ledger, pytest.raises(NotReady) as caught:
         land(select(("users",))[0], split.connections, ledger)
     assert "users_db has not been provisioned" in caught.value.what
-    assert caught.value.mend == "runner.py provision users"
+    assert caught.value.hint == "runner.py provision users"
     with split.monolith() as monolith:
         assert monolith.execute("select state from split.states").fetchall() == []
 
@@ -369,7 +369,7 @@ def test_a_publication_and_a_slot_of_somebody_else_are_left_alone(split: Split) 
         with pytest.raises(TargetOccupied) as caught:
             land_service(split, "payments")
         assert "There is a publication split_payments_db of blytz_hire already" in caught.value.what
-        assert "DROP PUBLICATION split_payments_db;" in caught.value.mend
+        assert "DROP PUBLICATION split_payments_db;" in caught.value.hint
         assert monolith.execute("select count(*) from pg_publication").fetchone() == (1,)
 
         monolith.execute("drop publication split_payments_db")
@@ -422,7 +422,7 @@ def test_a_service_database_that_was_made_anew_is_not_taken_for_landed(split: Sp
     with pytest.raises(NotReady) as caught:
         land_service(split, "payments")
     assert "has landed before, but not in this database" in caught.value.what
-    assert "or runner.py land payments --again" in caught.value.mend
+    assert "or runner.py land payments --again" in caught.value.hint
     again = split.runner("land", "payments", "--again")
     assert again.returncode == 0, again.stderr
     assert land_service(split, "payments").already

@@ -8,9 +8,10 @@ import pytest
 from psycopg import sql
 
 from demo.project import MONOLITH, PROJECT
-from pgsplit.project.endpoints import resolve, with_database
+from pgsplit.postgres.connect import with_database
+from pgsplit.project.endpoints import resolve
 from pgsplit.replication.sync import sync
-from pgsplit.routing.env_file import Place
+from pgsplit.routing.env_file import Side
 from tests.support.servers import PASSWORD
 from tests.support.split import Split
 from tests.support.switching import (
@@ -60,7 +61,7 @@ def test_the_rights_that_are_documented_are_enough_for_all_of_it(humble: Split) 
     ran(humble, "parity", *services)
     move(humble, "switch")
     with as_service(humble) as payments:
-        payments.execute(NEW_PAYMENT[Place.SERVICE], {"id": "humble"})
+        payments.execute(NEW_PAYMENT[Side.SERVICE], {"id": "humble"})
     move(humble, "rollback")
     assert_alike(humble)
     move(humble, "switch")

@@ -14,8 +14,9 @@ from pgsplit.load import sample as demo
 from pgsplit.load.land import land
 from pgsplit.load.provision import provision
 from pgsplit.postgres import embedded
-from pgsplit.project.endpoints import Connections, connect, resolve, with_database
-from pgsplit.replication import requirements as preflight
+from pgsplit.postgres.connect import connect, with_database
+from pgsplit.project.endpoints import Connections, resolve
+from pgsplit.replication import requirements
 from pgsplit.state.ledger import open_ledger
 from tests.support.split import Split
 
@@ -49,7 +50,7 @@ def test_wal_level_other_than_logical_is_named(tmp_path: Path) -> None:
     with provisioned(tmp_path, wal_level="replica") as connections:
         error = refusal(connections)
     assert "wal_level is replica; following the monolith needs logical" in error.what
-    assert "ALTER SYSTEM SET wal_level = 'logical'" in error.mend
+    assert "ALTER SYSTEM SET wal_level = 'logical'" in error.hint
 
 
 def test_a_monolith_without_free_slots_is_named(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_monolith_without_free_slots_is_named(tmp_path: Path) -> None:
             monolith.execute("select pg_create_physical_replication_slot('of_somebody_else')")
         error = refusal(connections)
         assert "No replication slot is free: 1 of 1 are in use" in error.what
-        assert "ALTER SYSTEM SET max_replication_slots = 21" in error.mend
+        assert "ALTER SYSTEM SET max_replication_slots = 21" in error.hint
         with connections.connect(MONOLITH) as monolith:
             slots = monolith.execute("select slot_name from pg_replication_slots").fetchall()
     assert slots == [("of_somebody_else",)]
@@ -68,14 +69,14 @@ def test_a_monolith_without_free_senders_is_named(tmp_path: Path) -> None:
     with provisioned(tmp_path, max_wal_senders="0") as connections:
         error = refusal(connections)
     assert "No WAL sender is free: 0 of 0 are in use" in error.what
-    assert "ALTER SYSTEM SET max_wal_senders = 20" in error.mend
+    assert "ALTER SYSTEM SET max_wal_senders = 20" in error.hint
 
 
 def test_a_service_server_without_free_workers_is_named(tmp_path: Path) -> None:
     with provisioned(tmp_path, max_logical_replication_workers="0") as connections:
         error = refusal(connections)
     assert "No logical replication worker is free: 0 subscriptions share 0" in error.what
-    assert "ALTER SYSTEM SET max_logical_replication_workers = 10" in error.mend
+    assert "ALTER SYSTEM SET max_logical_replication_workers = 10" in error.hint
 
 
 def test_a_login_that_may_not_subscribe_is_named(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_login_that_may_not_subscribe_is_named(tmp_path: Path) -> None:
         humble = Connections(PROJECT, urls, False, connections.replication_url, connections.folder)
         error = refusal(humble)
     assert "humble may not create a subscription" in error.what
-    assert 'GRANT pg_create_subscription TO "humble";' in error.mend
+    assert 'GRANT pg_create_subscription TO "humble";' in error.hint
 
 
 @pytest.mark.slow
@@ -105,7 +106,7 @@ def test_a_monolith_that_the_service_server_cannot_reach_is_named(tmp_path: Path
         with connections.connect("payments_db") as database:
             assert database.execute("select subname from pg_subscription").fetchall() == []
     assert "The service's server can't reach the monolith" in error.what
-    assert "BLYTZ_HIRE_REPLICATION_URL" in error.mend
+    assert "BLYTZ_HIRE_REPLICATION_URL" in error.hint
 
 
 @pytest.mark.slow
@@ -124,7 +125,7 @@ def test_a_monolith_that_dies_during_a_landing_is_named(
             patch.setattr("pgsplit.replication.stream.subscribe", die)
             with pytest.raises(ConnectionFailed) as caught, open_ledger(connections) as ledger:
                 land(select(("payments",))[0], connections, ledger)
-        assert caught.value.mend == "runner.py up"
+        assert caught.value.hint == "runner.py up"
         embedded.start(tmp_path, {"fsync": "off"})
         with open_ledger(connections) as ledger:
             landed = land(select(("payments",))[0], connections, ledger)
@@ -141,7 +142,7 @@ def test_databases_with_different_encodings_can_not_be_compared(split: Split) ->
         connect(with_database(split.server.socket, name), name) as monolith,
         split.monolith() as database,
     ):
-        preflight.same_encoding(database, database)
+        requirements.same_encoding(database, database)
         with pytest.raises(NotReady, match="encoded in LATIN1 .* in UTF8") as caught:
-            preflight.same_encoding(monolith, database)
-    assert "createdb --template template0 --encoding UTF8" in caught.value.mend
+            requirements.same_encoding(monolith, database)
+    assert "createdb --template template0 --encoding UTF8" in caught.value.hint

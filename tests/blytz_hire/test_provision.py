@@ -12,7 +12,7 @@ from demo.project import PROJECT, SERVICES, select
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.load import sample as demo
 from pgsplit.load.provision import provision
-from pgsplit.project.endpoints import with_database
+from pgsplit.postgres.connect import with_database
 from pgsplit.routing.env_file import read_url
 from pgsplit.state.ledger import State, open_ledger
 from tests.support.split import Split
@@ -100,7 +100,7 @@ def test_a_database_with_foreign_tables_is_left_alone(split: Split) -> None:
         provision_all(split, "payments")
     assert "public.ledger_of_somebody_else" in caught.value.what
     assert "Nothing was changed" in caught.value.what
-    assert "PAYMENTS_DB_URL" in caught.value.mend
+    assert "PAYMENTS_DB_URL" in caught.value.hint
     with split.service("payments_db") as database:
         assert database.execute("select to_regnamespace('split')").fetchone() == (None,)
     assert split.server.execute("select from pg_roles where rolname = 'payments_owner'") == []
@@ -112,7 +112,7 @@ def test_a_role_that_somebody_else_made_is_refused(split: Split, role: str) -> N
     with pytest.raises(TargetOccupied) as caught:
         provision_all(split, "payments")
     assert f"There is a role {role} that this project did not make" in caught.value.what
-    assert f"DROP ROLE {role};" in caught.value.mend
+    assert f"DROP ROLE {role};" in caught.value.hint
     assert split.server.execute("select 1 from pg_database where datname = 'payments_db'") == []
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from demo.project import MIRROR_SCHEMA, select
 from pgsplit.observe.status import status
-from pgsplit.project.endpoints import with_database
+from pgsplit.postgres.connect import with_database
 from pgsplit.replication import read_through
 from pgsplit.replication.sync import sync
 from pgsplit.state.ledger import open_ledger

@@ -19,7 +19,8 @@ from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, ROOT, select
 from pgsplit.base.errors import BuildFailed, NotReady, SourceMismatch
 from pgsplit.cli.console import watching
 from pgsplit.postgres import embedded
-from pgsplit.project.endpoints import Connections, with_database
+from pgsplit.postgres.connect import with_database
+from pgsplit.project.endpoints import Connections
 from pgsplit.rehearse import folder, held, rehearse
 from tests.support.servers import PASSWORD
 from tests.support.split import Split

@@ -113,7 +113,7 @@ def test_with_nothing_done_there_is_nothing_to_report(living: Split, tmp_path: P
     result = living.runner("report", "users", "--html", str(tmp_path / "report.html"))
     assert result.returncode == NotReady.exit_code
     assert "Nothing has been done yet" in result.stderr
-    assert "mend:  runner.py run" in result.stderr
+    assert "hint:  runner.py run" in result.stderr
     assert not list(tmp_path.glob("*.html"))
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections
-from pgsplit.replication import reverse as way_back
-from pgsplit.replication.reverse import WayBack, published
-from pgsplit.routing import env_file as targets
-from pgsplit.routing.env_file import Place
+from pgsplit.replication import reverse
+from pgsplit.replication.reverse import ReverseStream, published
+from pgsplit.routing import env_file as env_file
+from pgsplit.routing.env_file import Side
 from tests.support.split import Split
 from tests.support.switching import (
     NEW_PAYMENT,
@@ -124,7 +124,7 @@ def test_a_switch_makes_the_service_the_truth(verified: Split) -> None:
         "update blytz_hire.payments set status = 'late'",
         "update blytz_hire.payments set status = 'late' where false",
         "delete from blytz_hire.reviews",
-        NEW_PAYMENT[Place.MONOLITH] % {"id": "'late'"},
+        NEW_PAYMENT[Side.MONOLITH] % {"id": "'late'"},
         "truncate blytz_hire.payments",
         "truncate blytz_hire.users cascade",
         "update blytz_hire.contracts set id = id || '!'",
@@ -193,7 +193,7 @@ def test_other_tables_of_the_monolith_are_written_unless_that_touches_what_has_m
                 " from blytz_hire.jobs as j limit 1",
                 (json.dumps({"id": name}),),
             )
-        monolith.execute(NEW_PAYMENT[Place.MONOLITH], {"id": "for a job"})
+        monolith.execute(NEW_PAYMENT[Side.MONOLITH], {"id": "for a job"})
         monolith.execute(
             """update blytz_hire.payments set "jobId" = 'paid for' where id = 'for a job'"""
         )
@@ -218,7 +218,7 @@ def test_other_tables_of_the_monolith_are_written_unless_that_touches_what_has_m
 
 def test_the_service_writes_its_own_tables_and_no_others(switched: Split) -> None:
     with as_service(switched) as service:
-        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "own"})
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "own"})
         for statement in (
             "update payments_db.users_public set id = id",
             "insert into blytz_hire.payments (id) values ('x')",
@@ -243,7 +243,7 @@ def test_the_service_writes_its_own_tables_and_no_others(switched: Split) -> Non
 
 
 WRITES = {
-    "a payment": NEW_PAYMENT[Place.SERVICE] % {"id": "'new'"},
+    "a payment": NEW_PAYMENT[Side.SERVICE] % {"id": "'new'"},
     "its amounts": "update payments_db.payments set amount = -0.01, stripe_fee = 21474836.47,"
     " platform_fee = 0.10 where id = 'new'",
     "a refund": "insert into payments_db.refunds (payment_id, reason, amount)"
@@ -341,7 +341,7 @@ def test_a_dry_run_of_a_rollback_says_that_it_is_ready_and_changes_nothing(
 def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
     ran(switched, "sync", "payments")
     with switched.service("payments_db") as database:
-        database.execute(NEW_PAYMENT[Place.SERVICE], {"id": "waits"})
+        database.execute(NEW_PAYMENT[Side.SERVICE], {"id": "waits"})
     assert "no follower" not in ran(switched, "status", "payments")
     with switched.service("payments_db") as database:
         database.execute("update split.service set synced_at = now() - interval '2 minutes'")
@@ -350,7 +350,7 @@ def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
             assert "no follower" not in ran(switched, "status", "payments")
     said = ran(switched, "status", "payments", code=NotReady.exit_code)
     assert re.search(r"1 changes wait to be carried over, and the last sync was 12\d s ago", said)
-    assert "no follower of payments_db is at work. mend: runner.py sync payments --follow" in said
+    assert "no follower of payments_db is at work. hint: runner.py sync payments --follow" in said
     ran(switched, "sync", "payments")
     assert "no follower" not in ran(switched, "status", "payments")
 
@@ -392,7 +392,7 @@ def test_a_rollback_makes_the_monolith_the_truth_with_all_that_was_written(
 
 def write_what_the_monolith_cannot_hold(split: Split) -> None:
     with as_service(split) as service:
-        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "no object"})
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "no object"})
         service.execute("""update payments_db.payments set metadata = '[1]'
             where id = 'no object'""")
         service.execute(
@@ -440,7 +440,7 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
 
 def test_a_key_that_replication_did_not_ask_is_said_after_a_rollback(switched: Split) -> None:
     with as_service(switched) as service:
-        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "of nobody"})
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "of nobody"})
         service.execute(
             "update payments_db.payments set sender_id = 'nobody' where id = 'of nobody'"
         )
@@ -482,7 +482,7 @@ def test_what_the_monolith_changes_at_once_is_not_laid_aside(switched: Split) ->
 def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> None:
     said = ran(verified, "switch", "payments", "--reads")
     assert "payments reads from payments_db now; it writes to the monolith as before." in said
-    assert targets.places(PAYMENTS, verified.connections) == (Place.SERVICE, Place.MONOLITH)
+    assert env_file.sides(PAYMENTS, verified.connections) == (Side.SERVICE, Side.MONOLITH)
     assert stands(verified) == "verified"
     with as_service(verified) as service, verified.monolith() as monolith:
         monolith.execute("update blytz_hire.reviews set helpful = helpful + 1")
@@ -506,7 +506,7 @@ def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> Non
 
 
 @pytest.mark.parametrize(
-    ("state", "command", "what", "mend"),
+    ("state", "command", "what", "hint"),
     [
         (
             "switched",
@@ -535,27 +535,27 @@ def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> Non
     ],
 )
 def test_what_is_asked_in_the_wrong_order_is_refused(
-    verified: Split, state: str, command: str, what: str, mend: str
+    verified: Split, state: str, command: str, what: str, hint: str
 ) -> None:
     if state == "switched":
         move(verified, "switch")
     with unchanged(verified):
         said = ran(verified, command, "payments", code=NotReady.exit_code)
     assert what in said
-    assert mend in said
+    assert hint in said
 
 
 @pytest.mark.parametrize("operation", ["complete", "rollback"])
 def test_nothing_is_left_behind_that_the_monolith_lacks(switched: Split, operation: str) -> None:
-    way = PAYMENTS.way_back
+    stream = PAYMENTS.reverse_replication
     with switched.monolith() as monolith, as_service(switched) as service:
-        monolith.execute(f"alter subscription {way} disable")
+        monolith.execute(f"alter subscription {stream} disable")
         service.execute("update payments_db.reviews set helpful = helpful + 1")
         with unchanged(switched):
             said = ran(switched, operation, "payments", code=NotReady.exit_code)
         assert "Somebody has paused replication into the monolith's tables of payments_db" in said
-        assert f"runner.py psql monolith -c 'alter subscription {way} enable'" in said
-        monolith.execute(f"alter subscription {way} enable")
+        assert f"runner.py psql monolith -c 'alter subscription {stream} enable'" in said
+        monolith.execute(f"alter subscription {stream} enable")
     assert assert_agreed(switched) == "switched"
     assert_alike(switched)
 
@@ -586,15 +586,15 @@ def rename_a_column(split: Split) -> Callable[[], None]:
     with split.monolith() as monolith:
         monolith.execute(f"{alter} comment to said")
 
-    def mend() -> None:
+    def hint() -> None:
         with split.monolith() as monolith:
             monolith.execute(f"{alter} said to comment")
 
-    return mend
+    return hint
 
 
 def lose_the_file(split: Split) -> Callable[[], None]:
-    path = targets.file(PAYMENTS, split.connections)
+    path = env_file.file(PAYMENTS, split.connections)
     aside = path.with_name("aside")
     path.rename(aside)
     return lambda: [aside.rename(path), None][1]
@@ -617,15 +617,15 @@ def pause_the_follower(split: Split) -> Callable[[], None]:
     with split.service("payments_db") as database:
         database.execute("alter subscription split_payments_db disable")
 
-    def mend() -> None:
+    def hint() -> None:
         with split.service("payments_db") as database:
             database.execute("alter subscription split_payments_db enable")
 
-    return mend
+    return hint
 
 
 @pytest.mark.parametrize(
-    ("spoil", "what", "mend"),
+    ("spoil", "what", "hint"),
     [
         (lose_the_proof, "not verified as they are made now: payments", "runner.py verify"),
         (outdate_the_proof, "not verified as they are made now: ", "runner.py verify payments"),
@@ -654,7 +654,7 @@ def pause_the_follower(split: Split) -> Callable[[], None]:
     ],
 )
 def test_a_switch_that_is_not_ready_is_refused_with_what_mends_it(
-    verified: Split, spoil: Callable[[Split], Callable[[], None]], what: str, mend: str
+    verified: Split, spoil: Callable[[Split], Callable[[], None]], what: str, hint: str
 ) -> None:
     undo = spoil(verified)
     try:
@@ -663,7 +663,7 @@ def test_a_switch_that_is_not_ready_is_refused_with_what_mends_it(
                 said = ran(verified, "switch", "payments", *dry_run, code=NotReady.exit_code)
                 assert "payments_db is not ready for a switch. Nothing was changed:" in said
                 assert what in said
-                assert mend in said
+                assert hint in said
     finally:
         undo()
     ran(verified, "verify", "payments")
@@ -696,7 +696,7 @@ def test_what_was_cut_short_comes_first(verified: Split) -> None:
         ):
             said = ran(verified, *command, code=NotReady.exit_code)
             assert "The last switch of payments_db was cut short." in said
-            assert "mend: runner.py resume" in said
+            assert "hint: runner.py resume" in said
     said = ran(verified, "resume")
     assert "payments_db: The switch had not been decided, and is undone." in said
     found = json.loads(verified.runner("resume", "--json").stdout)
@@ -737,31 +737,31 @@ def test_a_long_transaction_that_writes_is_named_before_anything_is_touched(
 def test_a_step_that_fails_halfway_is_undone_with_all_before_it(
     verified: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = way_back.prepare
+    prepare = reverse.prepare
 
-    def fails(way: WayBack, connections: Connections) -> None:
-        prepare(way, connections)
+    def fails(stream: ReverseStream, connections: Connections) -> None:
+        prepare(stream, connections)
         raise NotReady("The disk is full.")
 
-    monkeypatch.setattr(way_back, "prepare", fails)
+    monkeypatch.setattr(reverse, "prepare", fails)
     said = ran(verified, "switch", "payments", "--no-backup", code=NotReady.exit_code)
     assert "The disk is full. The switch was undone: all is as it was before." in said
     assert assert_agreed(verified) == "verified"
-    with both_ends(verified) as ends:
-        assert not ends.way.is_there() and ends.way.slot() is None
-        assert published(ends.database, ends.way.name) == set()
+    with both_ends(verified) as session:
+        assert not session.reverse.is_there() and session.reverse.slot() is None
+        assert published(session.database, session.reverse.name) == set()
     assert "Nothing was cut short." in ran(verified, "resume")
 
 
 def test_a_gate_whose_lease_is_over_is_not_closed_for_good(verified: Split) -> None:
-    with both_ends(verified) as ends:
-        gate = ends.monolith_gate
-        gate.prepare()
-        gate.close("elsewhere", timeout_seconds=1.0, lease_seconds=0.05)
-        until(gate.is_open)
-        with ends.monolith.transaction():
-            assert not gate.decide(timeout_seconds=1.0)
-        assert gate.is_open() and not gate.is_closed_for_good()
+    with both_ends(verified) as session:
+        fence = session.monolith_fence
+        fence.prepare()
+        fence.close("elsewhere", timeout_seconds=1.0, lease_seconds=0.05)
+        until(fence.is_open)
+        with session.monolith.transaction():
+            assert not fence.commit(timeout_seconds=1.0)
+        assert fence.is_open() and not fence.is_closed_for_good()
 
 
 @pytest.mark.slow
@@ -780,7 +780,7 @@ def test_a_lock_that_comes_after_the_checks_ends_a_switch_and_no_writer(verified
             halt.release()
             code, said = result()
         holder.execute("rollback")
-        writer.assert_gets_through(Place.MONOLITH)
+        writer.assert_gets_through(Side.MONOLITH)
     assert code == NotReady.exit_code
     assert (
         f"Somebody holds a lock on blytz_hire.payments, blytz_hire.reviews: process {pid}" in said
@@ -861,7 +861,7 @@ def test_an_abort_removes_all_that_was_made_and_nothing_else(verified: Split) ->
         "database payments_db",
         "role payments_service",
         "role payments_owner",
-        str(targets.file(PAYMENTS, verified.connections)),
+        str(env_file.file(PAYMENTS, verified.connections)),
     } <= set(found["removed"])
     assert "the ledger is: runner.py history" in found["notes"][0]
     assert checksums(verified) == before
@@ -919,7 +919,7 @@ def test_what_the_way_back_would_break_on_is_refused(
             assert f"{what}: what the service writes could not be carried back" in " ".join(
                 said.split()
             )
-            assert "mend:" in said
+            assert "hint:" in said
     finally:
         with verified.monolith() as monolith:
             monolith.execute(unmade)

@@ -20,7 +20,7 @@ from demo.project import MONOLITH, PROJECT
 from pgsplit.base.errors import NotReady
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import resolve
-from pgsplit.routing.env_file import Place
+from pgsplit.routing.env_file import Side
 from tests.support.servers import Cluster, newest, oldest
 from tests.support.split import Split
 from tests.support.stage import SAMPLE_ROWS, environment
@@ -109,8 +109,8 @@ def split_says(split: Split, question: str, *parameters: object) -> object:
 
 def assert_never_both(split: Split) -> None:
     """No moment has two sides that take writes."""
-    with both_ends(split) as ends:
-        assert not (ends.monolith_gate.is_open() and takes_writes(ends))
+    with both_ends(split) as session:
+        assert not (session.monolith_fence.is_open() and takes_writes(session))
 
 
 def resumed(split: Split, operation: str, *, try_again_first: bool = False) -> str:
@@ -118,7 +118,7 @@ def resumed(split: Split, operation: str, *, try_again_first: bool = False) -> s
     if try_again_first:
         said = ran(split, operation, "payments", "--no-backup", code=NotReady.exit_code)
         assert f"The last {operation} of payments_db was cut short." in said
-        assert "mend: runner.py resume" in said
+        assert "hint: runner.py resume" in said
     said = ran(split, "resume")
     assert f"payments_db: The {operation} had" in said
     assert "Nothing was cut short." in ran(split, "resume")
@@ -159,9 +159,9 @@ def test_a_rollback_that_is_killed_ends_on_one_side(
 
 
 def assert_ends_well(split: Split, operation: str, number: int, entry: str, moment: str) -> None:
-    is_decided = number >= points(operation).index((f"{operation}: decide", "done"))
-    expected = STATES[operation][is_decided]
-    place = Place.SERVICE if expected == "switched" else Place.MONOLITH
+    is_committed = number >= points(operation).index((f"{operation}: decide", "done"))
+    expected = STATES[operation][is_committed]
+    place = Side.SERVICE if expected == "switched" else Side.MONOLITH
     with Writer(split, f"{operation}{number}") as writer:
         kill_at(split, entry, moment, operation, "payments", "--no-backup")
         assert_never_both(split)
@@ -187,10 +187,10 @@ def test_a_runner_that_is_killed_stops_the_monolith_no_longer_than_its_pause(
             moment,
             *("switch", "payments", "--no-backup", "--max-pause", "1s"),
         )
-        writer.assert_gets_through(Place.MONOLITH)
+        writer.assert_gets_through(Side.MONOLITH)
         assert any("is moving to the database payments_db" in said for said in writer.refusals)
         assert resumed(verified, "switch") == "verified"
-        writer.assert_gets_through(Place.MONOLITH)
+        writer.assert_gets_through(Side.MONOLITH)
     writer.assert_nothing_lost()
 
 
@@ -202,7 +202,7 @@ def test_a_runner_that_sleeps_past_its_pause_decides_nothing(
     if operation == "rollback":
         move(verified, "switch")
     state = STATES[operation][False]
-    place = Place.SERVICE if state == "switched" else Place.MONOLITH
+    place = Side.SERVICE if state == "switched" else Side.MONOLITH
     with (
         Writer(verified, f"{operation} asleep") as writer,
         halted(verified, f"{operation}: drain", "recorded") as halt,
@@ -236,7 +236,7 @@ def test_an_interrupt_before_the_decision_undoes_all(
         assert runner.returncode == 130
         assert "The switch was stopped, and is undone: all is as it was before." in said
         assert assert_agreed(verified) == "verified"
-        writer.assert_gets_through(Place.MONOLITH)
+        writer.assert_gets_through(Side.MONOLITH)
     writer.assert_nothing_lost()
 
 
@@ -259,7 +259,7 @@ def test_an_interrupt_behind_the_decision_waits_until_writers_are_let_in(
                 "The switch of payments_db is decided, but not at its end: it was stopped." in said
             )
             assert "may be kept out" not in said
-            writer.assert_gets_through(Place.SERVICE)
+            writer.assert_gets_through(Side.SERVICE)
         assert resumed(verified, "switch") == "switched"
     writer.assert_nothing_lost()
 
@@ -274,7 +274,7 @@ def test_a_decided_switch_is_brought_to_its_end_before_anything_else(
         kill_at(verified, f"switch: {step}", "recorded", "switch", "payments", "--no-backup")
         assert stands(verified) == "verified"
         if step == "point":
-            writer.assert_gets_through(Place.SERVICE)
+            writer.assert_gets_through(Side.SERVICE)
         for command in (
             ("abort", "payments"),
             ("rollback", "payments"),
@@ -285,7 +285,7 @@ def test_a_decided_switch_is_brought_to_its_end_before_anything_else(
             said = ran(verified, *command, code=NotReady.exit_code)
             assert "The last switch of payments_db was cut short." in said, command
         assert resumed(verified, "switch") == "switched"
-        writer.assert_gets_through(Place.SERVICE)
+        writer.assert_gets_through(Side.SERVICE)
     writer.assert_nothing_lost()
 
 
@@ -333,7 +333,7 @@ def test_a_worker_that_is_ended_in_the_pause_starts_again(
 ) -> None:
     if operation == "rollback":
         move(verified, "switch")
-    name = PAYMENTS.replication if operation == "switch" else PAYMENTS.way_back
+    name = PAYMENTS.replication if operation == "switch" else PAYMENTS.reverse_replication
     with Writer(verified, f"{operation} {worker}") as writer:
         with (
             halted(verified, f"{operation}: drain") as halt,
@@ -350,7 +350,7 @@ def test_a_worker_that_is_ended_in_the_pause_starts_again(
             said = runner.communicate()[0]
         assert runner.returncode == 0, said
         assert assert_agreed(verified) == STATES[operation][True]
-        writer.assert_gets_through(Place.SERVICE if operation == "switch" else Place.MONOLITH)
+        writer.assert_gets_through(Side.SERVICE if operation == "switch" else Side.MONOLITH)
     writer.assert_nothing_lost()
 
 
@@ -392,10 +392,10 @@ def test_two_servers_of_different_age_switch_and_roll_back(apart: Apart) -> None
     with Writer(apart.split, "apart") as writer:
         move(apart.split, "switch")
         assert assert_agreed(apart.split) == "switched"
-        writer.assert_gets_through(Place.SERVICE)
+        writer.assert_gets_through(Side.SERVICE)
         move(apart.split, "rollback")
         assert assert_agreed(apart.split) == "verified"
-        writer.assert_gets_through(Place.MONOLITH)
+        writer.assert_gets_through(Side.MONOLITH)
     writer.assert_nothing_lost()
     assert_alike(apart.split)
 
@@ -439,7 +439,7 @@ def test_a_server_that_crashes_in_the_middle_loses_nothing(
         assert "Nothing was cut short." in (ran(split, "resume") and ran(split, "resume"))
         state = assert_agreed(split)
         assert state in STATES[operation]
-        writer.assert_gets_through(Place.SERVICE if state == "switched" else Place.MONOLITH)
+        writer.assert_gets_through(Side.SERVICE if state == "switched" else Side.MONOLITH)
     writer.assert_nothing_lost()
     assert_alike(split)
 
@@ -455,7 +455,7 @@ def test_a_sender_that_is_killed_takes_its_server_down_and_loses_nothing(
     if operation == "rollback":
         move(split, "switch")
     source = "monolith" if operation == "switch" else "service"
-    name = PAYMENTS.replication if operation == "switch" else PAYMENTS.way_back
+    name = PAYMENTS.replication if operation == "switch" else PAYMENTS.reverse_replication
     with Writer(split, f"{operation} killed") as writer:
         with (
             halted(split, f"{operation}: drain") as halt,
@@ -472,7 +472,7 @@ def test_a_sender_that_is_killed_takes_its_server_down_and_loses_nothing(
         assert "Traceback" not in said
         ran(split, "resume")
         state = assert_agreed(split)
-        writer.assert_gets_through(Place.SERVICE if state == "switched" else Place.MONOLITH)
+        writer.assert_gets_through(Side.SERVICE if state == "switched" else Side.MONOLITH)
     writer.assert_nothing_lost()
     assert_alike(split)
 
@@ -489,7 +489,7 @@ def assert_completes(
         for entry, moment in killed_at:
             kill_at(split, entry, moment, *command)
             command = ["resume"]
-            writer.assert_gets_through(Place.SERVICE)
+            writer.assert_gets_through(Side.SERVICE)
         # It would make the way back again, which a completion has ended.
         said = ran(split, "repair", "payments", code=NotReady.exit_code)
         assert "The last complete of payments_db was cut short." in said

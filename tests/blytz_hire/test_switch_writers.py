@@ -30,7 +30,7 @@ from demo.clients import (
 from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, select
 from pgsplit.base.errors import DataDiffers
 from pgsplit.project.project import Service
-from pgsplit.replication import shared as feed
+from pgsplit.replication import shared
 from tests.support.following import following
 from tests.support.split import Split
 from tests.support.waiting import until
@@ -257,7 +257,7 @@ def test_who_shares_users_gets_them_from_users_db_then(completed: Living) -> Non
             ).fetchone()
         return row == (people,)
 
-    consumers = feed.consumers(USERS)
+    consumers = shared.consumers(USERS)
     assert len(consumers) == 5
     for consumer in consumers:
         until(lambda one=consumer: has_arrived(one))  # type: ignore[misc]

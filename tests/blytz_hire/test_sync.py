@@ -14,8 +14,8 @@ import pytest
 from pgsplit.base.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch
 from pgsplit.postgres import embedded
 from pgsplit.replication import sync as syncing
-from pgsplit.replication.stream import Link
-from pgsplit.replication.sync import carry_over, sync
+from pgsplit.replication.stream import Stream
+from pgsplit.replication.sync import apply_changes, sync
 from tests.support.following import (
     PAYMENTS,
     Follower,
@@ -124,14 +124,14 @@ def test_a_sync_that_is_killed_loses_nothing(living: Split) -> None:
         living.service("payments_db") as victim,
         living.monolith() as monolith,
     ):
-        link = Link(PAYMENTS, monolith, holder)
-        beat = link.beat()
-        until(lambda: link.has_arrived(beat))
+        stream = Stream(PAYMENTS, monolith, holder)
+        beat = stream.beat()
+        until(lambda: stream.has_arrived(beat))
         raised: list[BaseException] = []
 
         def carry() -> None:
             try:
-                carry_over(victim)
+                apply_changes(victim)
             except psycopg.Error as error:
                 raised.append(error)
 
@@ -197,7 +197,7 @@ def test_a_conflict_that_stops_the_worker_is_named_and_can_be_mended(living: Spl
             sync(PAYMENTS, living.connections)
         assert "payments_pkey" in caught.value.what
         assert "Key (id)=(conflict-1)" in caught.value.what
-        assert "runner.py land payments --again" in caught.value.mend
+        assert "runner.py land payments --again" in caught.value.hint
         living.replicate("payments_db", "delete from blytz_hire.payments where id = 'conflict-1'")
         until(lambda: not follower.ticks[-1].trouble and not follower.ticks[-1].pending)
     assert follower.raised is None
@@ -215,7 +215,7 @@ def test_a_lock_on_the_mirror_is_named(living: Split, monkeypatch: pytest.Monkey
             sync(PAYMENTS, living.connections)
         pid = holder.info.backend_pid
         assert f"a lock on the mirror of payments_db that process {pid} holds" in caught.value.what
-        assert f"pg_terminate_backend({pid})" in caught.value.mend
+        assert f"pg_terminate_backend({pid})" in caught.value.hint
     monkeypatch.undo()
     sync(PAYMENTS, living.connections)
     assert_in_step(living)
@@ -263,9 +263,9 @@ def test_a_snapshot_older_than_a_truncate_is_not_believed(living: Split) -> None
         with living.monolith() as monolith:
             monolith.execute("create table public.kept as table blytz_hire.reviews")
             monolith.execute("truncate blytz_hire.reviews")
-            link = Link(PAYMENTS, monolith, other)
-            beat = link.beat()
-            until(lambda: link.has_arrived(beat))
+            stream = Stream(PAYMENTS, monolith, other)
+            beat = stream.beat()
+            until(lambda: stream.has_arrived(beat))
         with pytest.raises(psycopg.errors.SerializationFailure) as caught:
             late.execute("select * from split.sync()")
         late.execute("rollback")
@@ -309,7 +309,7 @@ def test_a_pause_is_its_operators_to_end(living: Split) -> None:
         until(lambda: follower.says("Somebody has paused replication"))
         with pytest.raises(NotReady) as caught:
             sync(PAYMENTS, living.connections)
-        statement = caught.value.mend.partition("'")[2].removesuffix("'")
+        statement = caught.value.hint.partition("'")[2].removesuffix("'")
         ran = living.process("psql", "payments", "-c", statement)
         assert ran.returncode == 0, ran.stderr
         until(lambda: not follower.ticks[-1].trouble)
@@ -366,7 +366,7 @@ def test_a_column_that_may_be_null_now_is_named(living: Split) -> None:
     assert 'column blytz_hire.reviews."rating" may be null in the monolith now' in (
         caught.value.what
     )
-    statement = caught.value.mend.partition("'")[2].removesuffix("'")
+    statement = caught.value.hint.partition("'")[2].removesuffix("'")
     ran = living.process("psql", "payments", "-c", statement)
     assert ran.returncode == 0, ran.stderr
     sync(PAYMENTS, living.connections)
@@ -381,7 +381,7 @@ def test_a_mirror_with_other_columns_is_named(living: Split) -> None:
     assert "the mirror blytz_hire.reviews does not have the columns that were landed" in (
         caught.value.what
     )
-    assert caught.value.mend == "runner.py land payments --again"
+    assert caught.value.hint == "runner.py land payments --again"
     living.replicate("payments_db", "alter table blytz_hire.reviews drop column odd")
     sync(PAYMENTS, living.connections)
     assert_in_step(living)
@@ -548,9 +548,9 @@ def test_tests_do_not_flicker_while_the_mirror_runs_ahead(living: Split) -> None
         monolith.execute("delete from blytz_hire.payments where id like 'ahead-%'")
         monolith.execute("delete from blytz_hire.users where id = 'leaver'")
     with living.service("payments_db") as database, living.monolith() as monolith:
-        link = Link(PAYMENTS, monolith, database)
-        beat = link.beat()
-        until(lambda: link.has_arrived(beat))
+        stream = Stream(PAYMENTS, monolith, database)
+        beat = stream.beat()
+        until(lambda: stream.has_arrived(beat))
     ran = living.dbt("test", "--target", "payments_db")
     assert ran.returncode == 0, ran.stdout
     with living.service("payments_db") as database:

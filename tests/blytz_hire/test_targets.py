@@ -25,11 +25,12 @@ from psycopg import sql
 from demo.project import MONOLITH, PROJECT, ROOT, select
 from pgsplit.base.errors import ConnectionFailed, NotReady, SplitError
 from pgsplit.load.provision import Provisioned, provision
+from pgsplit.postgres.connect import with_database
 from pgsplit.postgres.embedded import ACCOUNT
-from pgsplit.project.endpoints import Connections, resolve, with_database
-from pgsplit.routing import env_file as targets
+from pgsplit.project.endpoints import Connections, resolve
+from pgsplit.routing import env_file as env_file
 from pgsplit.routing import pgbouncer
-from pgsplit.routing.env_file import Place, Target
+from pgsplit.routing.env_file import Routes, Side
 from pgsplit.routing.pause import held
 from pgsplit.state.ledger import open_ledger
 from tests.support.run_folder import is_at_work, short_folder
@@ -64,11 +65,11 @@ def sourced(path: Path) -> dict[str, str]:
 
 def test_after_provisioning_applications_use_the_monolith(split: Split) -> None:
     provision_payments(split.connections)
-    target = targets.read(PAYMENTS, split.connections)
+    target = env_file.read(PAYMENTS, split.connections)
     assert target.read == target.write == split.connections.urls[MONOLITH]
-    assert (target.reads_at, target.writes_at) == (Place.MONOLITH, Place.MONOLITH)
+    assert (target.reads_at, target.writes_at) == (Side.MONOLITH, Side.MONOLITH)
     assert login_of(target.own) == ("payments_db", "payments_service")
-    path = targets.file(PAYMENTS, split.connections)
+    path = env_file.file(PAYMENTS, split.connections)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -76,13 +77,13 @@ def test_applications_may_have_a_login_of_their_own_at_the_monolith(split: Split
     application = with_database(split.server.tcp, MONOLITH)
     result = split.runner("provision", "payments", BLYTZ_HIRE_APPLICATION_URL=application)
     assert result.returncode == 0, result.stderr
-    assert targets.read(PAYMENTS, split.connections).write == application
+    assert env_file.read(PAYMENTS, split.connections).write == application
     # It stays, though this time the environment does not say so.
     assert split.runner("provision", "payments").returncode == 0
-    assert targets.read(PAYMENTS, split.connections).write == application
-    targets.point(PAYMENTS, split.connections, reads_at=Place.SERVICE)
-    targets.point(PAYMENTS, split.connections, reads_at=Place.MONOLITH)
-    assert targets.read(PAYMENTS, split.connections).read == application
+    assert env_file.read(PAYMENTS, split.connections).write == application
+    env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE)
+    env_file.route_to(PAYMENTS, split.connections, reads_at=Side.MONOLITH)
+    assert env_file.read(PAYMENTS, split.connections).read == application
 
 
 @pytest.mark.parametrize("variable", ["BLYTZ_HIRE_APPLICATION_URL", "PGBOUNCER_ADMIN_URL"])
@@ -98,9 +99,9 @@ def test_what_is_no_url_is_refused_without_repeating_it(variable: str) -> None:
 def test_a_shell_reads_odd_passwords_as_they_are(split: Split) -> None:
     application = with_database(split.server.tcp, MONOLITH, user="o'hara $HOME", password=ODD)
     provision_payments(replace(split.connections, application_url=application))
-    found = sourced(targets.file(PAYMENTS, split.connections))
+    found = sourced(env_file.file(PAYMENTS, split.connections))
     assert found == {
-        "PAYMENTS_SERVICE_URL": targets.own_url(PAYMENTS, split.connections),
+        "PAYMENTS_SERVICE_URL": env_file.own_url(PAYMENTS, split.connections),
         "PAYMENTS_READ_URL": application,
         "PAYMENTS_WRITE_URL": application,
     }
@@ -110,24 +111,24 @@ def test_a_shell_reads_odd_passwords_as_they_are(split: Split) -> None:
 
 def test_pointing_says_what_was_before_and_is_repeatable(split: Split) -> None:
     provision_payments(split.connections)
-    first = targets.read(PAYMENTS, split.connections)
-    assert targets.point(PAYMENTS, split.connections, reads_at=Place.SERVICE) == first
-    second = targets.read(PAYMENTS, split.connections)
-    assert second == Target(first.own, first.own, first.write)
-    assert targets.point(PAYMENTS, split.connections, writes_at=Place.SERVICE) == second
-    third = targets.read(PAYMENTS, split.connections)
-    assert (third.reads_at, third.writes_at) == (Place.SERVICE, Place.SERVICE)
-    text = targets.file(PAYMENTS, split.connections).read_text()
-    assert targets.point(PAYMENTS, split.connections, writes_at=Place.SERVICE) == third
-    assert targets.file(PAYMENTS, split.connections).read_text() == text
-    back = {"reads_at": Place.MONOLITH, "writes_at": Place.MONOLITH}
-    assert targets.point(PAYMENTS, split.connections, **back) == third
-    assert targets.read(PAYMENTS, split.connections) == first
+    first = env_file.read(PAYMENTS, split.connections)
+    assert env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE) == first
+    second = env_file.read(PAYMENTS, split.connections)
+    assert second == Routes(first.own, first.own, first.write)
+    assert env_file.route_to(PAYMENTS, split.connections, writes_at=Side.SERVICE) == second
+    third = env_file.read(PAYMENTS, split.connections)
+    assert (third.reads_at, third.writes_at) == (Side.SERVICE, Side.SERVICE)
+    text = env_file.file(PAYMENTS, split.connections).read_text()
+    assert env_file.route_to(PAYMENTS, split.connections, writes_at=Side.SERVICE) == third
+    assert env_file.file(PAYMENTS, split.connections).read_text() == text
+    back = {"reads_at": Side.MONOLITH, "writes_at": Side.MONOLITH}
+    assert env_file.route_to(PAYMENTS, split.connections, **back) == third
+    assert env_file.read(PAYMENTS, split.connections) == first
 
 
 def test_a_reader_finds_the_file_whole_at_any_moment(split: Split) -> None:
     provision_payments(split.connections)
-    path, texts, over = targets.file(PAYMENTS, split.connections), set[str](), threading.Event()
+    path, texts, over = env_file.file(PAYMENTS, split.connections), set[str](), threading.Event()
 
     def look() -> None:
         while not over.is_set():
@@ -135,8 +136,8 @@ def test_a_reader_finds_the_file_whole_at_any_moment(split: Split) -> None:
 
     reader = threading.Thread(target=look)
     reader.start()
-    for place in [Place.SERVICE, Place.MONOLITH] * 30:
-        targets.point(PAYMENTS, split.connections, reads_at=place, writes_at=place)
+    for place in [Side.SERVICE, Side.MONOLITH] * 30:
+        env_file.route_to(PAYMENTS, split.connections, reads_at=place, writes_at=place)
     over.set()
     reader.join()
     assert len(texts) == 2
@@ -146,82 +147,84 @@ def test_a_reader_finds_the_file_whole_at_any_moment(split: Split) -> None:
 
 def test_a_file_given_to_a_group_stays_with_it(split: Split) -> None:
     provision_payments(split.connections)
-    path = targets.file(PAYMENTS, split.connections)
+    path = env_file.file(PAYMENTS, split.connections)
     path.chmod(0o640)
-    targets.point(PAYMENTS, split.connections, reads_at=Place.SERVICE)
+    env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_a_new_password_leaves_applications_where_they_are(split: Split) -> None:
     provision_payments(split.connections)
-    targets.point(PAYMENTS, split.connections, reads_at=Place.SERVICE)
-    before = targets.read(PAYMENTS, split.connections)
+    env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE)
+    before = env_file.read(PAYMENTS, split.connections)
     provision_payments(split.connections, new_password=True)
-    after = targets.read(PAYMENTS, split.connections)
+    after = env_file.read(PAYMENTS, split.connections)
     assert after.own != before.own
-    assert after == Target(after.own, after.own, before.write)
+    assert after == Routes(after.own, after.own, before.write)
     assert login_of(after.read) == ("payments_db", "payments_service")
 
 
 @pytest.mark.parametrize(
-    ("state", "place"), [("verified", Place.MONOLITH), ("switched", Place.SERVICE)]
+    ("state", "place"), [("verified", Side.MONOLITH), ("switched", Side.SERVICE)]
 )
 def test_a_file_that_was_lost_is_written_as_the_ledger_has_it(
-    split: Split, state: str, place: Place
+    split: Split, state: str, place: Side
 ) -> None:
     provision_payments(split.connections)
     with split.monolith() as monolith:
         monolith.execute("update split.states set state = %s", (state,))
-    targets.file(PAYMENTS, split.connections).unlink()
+    env_file.file(PAYMENTS, split.connections).unlink()
     provision_payments(split.connections, new_password=True)
-    target = targets.read(PAYMENTS, split.connections)
+    target = env_file.read(PAYMENTS, split.connections)
     assert (target.reads_at, target.writes_at) == (place, place)
 
 
 def test_a_file_from_before_there_were_targets_is_completed(split: Split) -> None:
     provision_payments(split.connections)
     path, whole = (
-        targets.file(PAYMENTS, split.connections),
-        targets.read(PAYMENTS, split.connections),
+        env_file.file(PAYMENTS, split.connections),
+        env_file.read(PAYMENTS, split.connections),
     )
     path.write_text(f"# How payments connects.\nPAYMENTS_SERVICE_URL='{whole.own}'\n")
-    assert targets.own_url(PAYMENTS, split.connections) == whole.own
+    assert env_file.own_url(PAYMENTS, split.connections) == whole.own
     with pytest.raises(NotReady) as caught:
-        targets.read(PAYMENTS, split.connections)
+        env_file.read(PAYMENTS, split.connections)
     assert "Nothing says yet where the applications of payments_db" in caught.value.what
-    assert caught.value.mend == "runner.py provision payments"
+    assert caught.value.hint == "runner.py provision payments"
     provision_payments(split.connections)
-    assert targets.read(PAYMENTS, split.connections) == whole
+    assert env_file.read(PAYMENTS, split.connections) == whole
 
 
 def test_a_file_that_cannot_be_understood_is_left_alone(split: Split) -> None:
     provision_payments(split.connections)
-    path = targets.file(PAYMENTS, split.connections)
+    path = env_file.file(PAYMENTS, split.connections)
     garbled = path.read_text().replace("WRITE_URL='postgresql", "WRITE_URL='hunter2")
     path.write_text(garbled)
     for attempt in (
-        lambda: targets.read(PAYMENTS, split.connections),
-        lambda: targets.point(PAYMENTS, split.connections, reads_at=Place.SERVICE),
+        lambda: env_file.read(PAYMENTS, split.connections),
+        lambda: env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE),
         lambda: provision_payments(split.connections, new_password=True),
     ):
         with pytest.raises(NotReady) as caught:
             attempt()
         assert "no PAYMENTS_WRITE_URL that can be understood" in caught.value.what
         assert str(path) in caught.value.where
-        assert "runner.py provision payments --new-password" in caught.value.mend
+        assert "runner.py provision payments --new-password" in caught.value.hint
         assert "hunter2" not in str(caught.value)
     assert path.read_text() == garbled
-    assert login_of(targets.own_url(PAYMENTS, split.connections)) is not None
+    assert login_of(env_file.own_url(PAYMENTS, split.connections)) is not None
 
 
 def test_what_is_not_provisioned_cannot_be_pointed_anywhere(split: Split) -> None:
     with pytest.raises(NotReady) as caught:
-        targets.point(PAYMENTS, split.connections, reads_at=Place.SERVICE)
-    assert caught.value.mend == "runner.py provision payments"
+        env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE)
+    assert caught.value.hint == "runner.py provision payments"
     provision_payments(split.connections)
     elsewhere = {**split.connections.urls, "payments_db": "postgresql://a@elsewhere/payments_db"}
     with pytest.raises(NotReady) as caught:
-        targets.point(PAYMENTS, replace(split.connections, urls=elsewhere), reads_at=Place.SERVICE)
+        env_file.route_to(
+            PAYMENTS, replace(split.connections, urls=elsewhere), reads_at=Side.SERVICE
+        )
     assert "is for another server than payments_db is on now" in caught.value.what
 
 
@@ -233,14 +236,14 @@ def runs(pid: int) -> bool:
 
 
 def announce(split: Split, command: str, seconds: float = 20) -> str:
-    return targets.announce(PAYMENTS, replace(split.connections, after_change=command), seconds)
+    return env_file.announce(PAYMENTS, replace(split.connections, after_change=command), seconds)
 
 
 def test_the_command_knows_the_service_and_its_file(split: Split, tmp_path: Path) -> None:
-    assert targets.announce(PAYMENTS, split.connections, 5) == ""
+    assert env_file.announce(PAYMENTS, split.connections, 5) == ""
     said = tmp_path / "said"
     assert announce(split, f'echo "$SERVICE $CONNECTIONS_FILE" > {said}') == ""
-    path = targets.file(PAYMENTS, split.connections)
+    path = env_file.file(PAYMENTS, split.connections)
     assert said.read_text() == f"payments {path}\n"
 
 
@@ -249,7 +252,7 @@ def test_a_command_that_fails_is_a_warning_with_its_last_words(split: Split) -> 
     warning = announce(split, '. "$CONNECTIONS_FILE"; echo no $PAYMENTS_SERVICE_URL >&2; exit 7')
     assert "the command in BLYTZ_HIRE_AFTER_CHANGE ended with exit code 7: no postgresql" in warning
     assert "SERVICE=payments CONNECTIONS_FILE=" in warning
-    own = targets.own_url(PAYMENTS, split.connections)
+    own = env_file.own_url(PAYMENTS, split.connections)
     assert psycopg.conninfo.conninfo_to_dict(own)["password"] not in warning
     assert "exit code 127" in announce(split, "nosuchcommand")
 
@@ -300,8 +303,8 @@ class Bouncer:
         with pgbouncer.console(self.connections.pgbouncer_url) as console:
             return pgbouncer.is_paused(console, "payments")
 
-    def point(self, place: Place) -> Target:
-        return targets.point(PAYMENTS, self.connections, reads_at=place, writes_at=place)
+    def point(self, place: Side) -> Routes:
+        return env_file.route_to(PAYMENTS, self.connections, reads_at=place, writes_at=place)
 
     def jotted(self, database: str) -> list[tuple[int, int]]:
         with self.split.connections.connect(database) as connection:
@@ -448,7 +451,7 @@ def test_clients_wait_and_then_write_to_the_other_database(bouncer: Bouncer) -> 
             time.sleep(0.5)
             # Nobody writes while they are held, neither before nor after they are pointed.
             assert bouncer.jotted(MONOLITH) == before
-            bouncer.point(Place.SERVICE)
+            bouncer.point(Side.SERVICE)
             time.sleep(0.2)
             assert bouncer.jotted("payments_db") == []
         count = len(writers.written)
@@ -473,7 +476,7 @@ def test_clients_that_log_in_meanwhile_wait_no_longer_than_the_others(bouncer: B
 
     with held(PAYMENTS, bouncer.connections, 5):
         log_in()
-        bouncer.point(Place.SERVICE)
+        bouncer.point(Side.SERVICE)
         log_in()
         log_in()
         assert places == []
@@ -561,7 +564,7 @@ def test_a_switch_and_a_rollback_behind_pgbouncer_give_clients_no_error(bouncer:
 def test_without_pgbouncer_nothing_is_held(split: Split) -> None:
     provision_payments(split.connections)
     with held(PAYMENTS, split.connections, 5):
-        targets.point(PAYMENTS, split.connections, writes_at=Place.SERVICE)
+        env_file.route_to(PAYMENTS, split.connections, writes_at=Side.SERVICE)
     assert not (split.connections.folder / "pgbouncer.ini").exists()
 
 
@@ -569,7 +572,7 @@ def test_reads_move_without_disturbing_those_under_way(bouncer: Bouncer) -> None
     with bouncer.connect("payments_read") as reader:
         with reader.transaction():
             assert reader.execute("select current_database()").fetchone() == (MONOLITH,)
-            targets.point(PAYMENTS, bouncer.connections, reads_at=Place.SERVICE)
+            env_file.route_to(PAYMENTS, bouncer.connections, reads_at=Side.SERVICE)
             assert reader.execute("select current_database()").fetchone() == (MONOLITH,)
         assert reader.execute("select current_database()").fetchone() == ("payments_db",)
     assert bouncer.where("payments") == MONOLITH
@@ -583,16 +586,16 @@ def test_pgbouncer_takes_odd_passwords(bouncer: Bouncer) -> None:
     own = with_database(bouncer.split.server.tcp, "payments_db", user="payments_service")
     own = with_database(own, "payments_db", password=ODD)
     urls = {**bouncer.connections.urls, "payments_db": own}
-    places = (Place.SERVICE, Place.SERVICE)
+    places = (Side.SERVICE, Side.SERVICE)
     moved = replace(bouncer.connections, urls=urls)
-    assert targets.establish(PAYMENTS, moved, own, places) == []
+    assert env_file.establish(PAYMENTS, moved, own, places) == []
     assert bouncer.where() == "payments_db"
     path = bouncer.connections.folder / "pgbouncer.ini"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_new_password_reaches_pgbouncer(bouncer: Bouncer) -> None:
-    bouncer.point(Place.SERVICE)
+    bouncer.point(Side.SERVICE)
     assert bouncer.where() == "payments_db"
     assert not any(
         "ouncer" in note
@@ -705,7 +708,7 @@ def test_a_transaction_that_does_not_end_is_named_and_nobody_waits(bouncer: Boun
         )
         assert "web at 127.0.0.1:" in caught.value.what
         assert "They go on as before" in caught.value.what
-        assert "pool_mode = transaction" in caught.value.mend
+        assert "pool_mode = transaction" in caught.value.hint
         assert PASSWORD not in str(caught.value)
         assert bouncer.where() == MONOLITH
         idle.execute("insert into jot.ting values (1, 2)")
@@ -713,16 +716,16 @@ def test_a_transaction_that_does_not_end_is_named_and_nobody_waits(bouncer: Boun
 
 
 def test_what_pgbouncer_does_not_take_over_is_put_back(bouncer: Bouncer) -> None:
-    path, ini = targets.file(PAYMENTS, bouncer.connections), bouncer.connections.folder
+    path, ini = env_file.file(PAYMENTS, bouncer.connections), bouncer.connections.folder
     before = path.read_text(), (ini / "pgbouncer.ini").read_text()
     bouncer.configure(include=False)
     with pytest.raises(NotReady) as caught:
-        bouncer.point(Place.SERVICE)
+        bouncer.point(Side.SERVICE)
     assert "it has no database payments" in caught.value.what
-    assert f"%include {ini}/pgbouncer.ini" in caught.value.mend
+    assert f"%include {ini}/pgbouncer.ini" in caught.value.hint
     assert (path.read_text(), (ini / "pgbouncer.ini").read_text()) == before
     bouncer.configure()
-    bouncer.point(Place.MONOLITH)
+    bouncer.point(Side.MONOLITH)
     assert bouncer.where() == MONOLITH
 
 
@@ -733,10 +736,10 @@ def test_a_file_that_pgbouncer_may_not_read_is_named(bouncer: Bouncer) -> None:
     else:
         pytest.skip("only root can write where PgBouncer, which runs as the same user, can't read")
     with pytest.raises(NotReady) as caught:
-        bouncer.point(Place.SERVICE)
+        bouncer.point(Side.SERVICE)
     assert "it has another place for payments" in caught.value.what
-    assert "Let the account that PgBouncer runs as read that file" in caught.value.mend
-    assert targets.read(PAYMENTS, bouncer.connections).writes_at is Place.MONOLITH
+    assert "Let the account that PgBouncer runs as read that file" in caught.value.hint
+    assert env_file.read(PAYMENTS, bouncer.connections).writes_at is Side.MONOLITH
     assert bouncer.where() == MONOLITH
 
 
@@ -747,10 +750,10 @@ def test_with_pgbouncer_down_nobody_is_pointed_anywhere(bouncer: Bouncer) -> Non
         lambda place: held(PAYMENTS, bouncer.connections, 1).__enter__(),
     ):
         with pytest.raises(ConnectionFailed) as caught:
-            attempt(Place.SERVICE)
-        assert "PGBOUNCER_ADMIN_URL names its host and port" in caught.value.mend
+            attempt(Side.SERVICE)
+        assert "PGBOUNCER_ADMIN_URL names its host and port" in caught.value.hint
         assert PASSWORD not in str(caught.value)
-    assert targets.read(PAYMENTS, bouncer.connections).writes_at is Place.MONOLITH
+    assert env_file.read(PAYMENTS, bouncer.connections).writes_at is Side.MONOLITH
     bouncer.start()
     assert bouncer.where() == MONOLITH
 
@@ -758,10 +761,10 @@ def test_with_pgbouncer_down_nobody_is_pointed_anywhere(bouncer: Bouncer) -> Non
 def test_a_user_who_is_no_administrator_is_told_so(bouncer: Bouncer) -> None:
     humble = replace(bouncer.connections, pgbouncer_url=bouncer.url("pgbouncer"))
     with pytest.raises(SplitError) as caught:
-        targets.point(PAYMENTS, humble, writes_at=Place.SERVICE)
+        env_file.route_to(PAYMENTS, humble, writes_at=Side.SERVICE)
     assert "does not let this user into its console" in caught.value.what
-    assert "admin_users" in caught.value.mend
-    assert targets.read(PAYMENTS, bouncer.connections).writes_at is Place.MONOLITH
+    assert "admin_users" in caught.value.hint
+    assert env_file.read(PAYMENTS, bouncer.connections).writes_at is Side.MONOLITH
 
 
 def test_what_pgbouncer_cannot_express_is_refused() -> None:

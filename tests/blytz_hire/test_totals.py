@@ -16,7 +16,7 @@ from pgsplit.base.errors import DataDiffers, NotReady
 from pgsplit.project.ownership import KINDS, comparisons, key_column, pairs
 from pgsplit.prove import totals as totalling
 from pgsplit.prove.totals import Totals, Verdict
-from pgsplit.replication.stream import Link
+from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import Synced, sync
 from pgsplit.state.ledger import open_ledger
 from tests.support.following import PAYMENTS, Follower, add_payments, assert_in_step
@@ -217,7 +217,7 @@ def test_a_difference_is_told_with_where_it_arose_and_what_shows_it(living: Spli
     assert "The tables of payments_db are not what its mirror yields" in rest
     assert "payments: 10 not compared: " in " ".join(rest.split())
     assert f"totals differ from the monolith's: {1 + len(REVIEWS)}." in ran.stderr
-    assert "mend:  runner.py verify payments\n" in ran.stderr
+    assert "hint:  runner.py verify payments\n" in ran.stderr
 
     ran = living.runner("totals", "payments", "--json")
     assert ran.returncode == DataDiffers.exit_code
@@ -320,16 +320,16 @@ def write_around_the_mirror(
     monkeypatch: pytest.MonkeyPatch, before: Callable[[], None], after: Callable[[], None]
 ) -> None:
     """Write in the monolith after the first look at it, and again before the second."""
-    arrive, carry_over_and_look = totalling.arrive, totalling.carry_over_and_look
+    arrive, apply_changes_and_look = totalling.arrive, totalling.apply_changes_and_look
 
-    def write_and_arrive(link: Link) -> None:
+    def write_and_arrive(stream: Stream) -> None:
         before()
-        arrive(link)
+        arrive(stream)
 
     def look_and_write(
         database: psycopg.Connection[Any], look: Callable[[psycopg.Connection[Any]], Any]
     ) -> tuple[Synced, Any]:
-        found = carry_over_and_look(database, look)
+        found = apply_changes_and_look(database, look)
         after()
         return found
 

@@ -17,7 +17,7 @@ from tests.support.stage import NOTHING, Stage
 from tests.support.switching import (
     ADD_A_CENT,
     NEW_PAYMENT,
-    Place,
+    Side,
     as_service,
     assert_agreed,
     assert_alike,
@@ -84,7 +84,7 @@ def test_what_has_landed_is_built_verified_and_switched(landed_0: Split) -> None
     move(landed_0, "switch")
     assert assert_agreed(landed_0) == "switched"
     with as_service(landed_0) as service:
-        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "new"})
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "new"})
     ran(landed_0, "sync", "payments")
     assert_alike(landed_0)
     ran(landed_0, "status")
@@ -102,7 +102,7 @@ def test_what_is_switched_is_in_order(switched_0: Split) -> None:
 
 def test_what_the_service_writes_goes_back(switched_0: Split) -> None:
     with as_service(switched_0) as service:
-        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "new"})
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "new"})
         captured = one(service, "select min(id) from payments where status = 'captured'")
     ran(switched_0, "sync", "payments")
     with switched_0.monolith() as monolith:
@@ -114,11 +114,11 @@ def test_what_the_service_writes_goes_back(switched_0: Split) -> None:
 
 def test_what_is_switched_is_rolled_back_and_followed(switched_0: Split) -> None:
     with as_service(switched_0) as service:
-        service.execute(NEW_PAYMENT[Place.SERVICE], {"id": "new"})
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "new"})
     move(switched_0, "rollback")
     assert assert_agreed(switched_0) == "verified"
     with switched_0.monolith() as monolith:
-        monolith.execute(ADD_A_CENT[Place.MONOLITH], {"id": "new"})
+        monolith.execute(ADD_A_CENT[Side.MONOLITH], {"id": "new"})
     ran(switched_0, "sync", "payments")
     with switched_0.service("payments_db") as database:
         assert str(one(database, "select amount from payments_db.payments where id = 'new'")) == (

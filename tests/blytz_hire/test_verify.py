@@ -287,7 +287,7 @@ def test_a_row_that_never_holds_still_is_not_called_proven(
         " where id = (select min(id) from blytz_hire.reviews)"
     )
 
-    def catch_up(link: Any) -> None:
+    def catch_up(stream: Any) -> None:
         with living.monolith() as monolith:
             monolith.execute(restless)
 
@@ -418,7 +418,7 @@ def test_a_value_that_stands_still_while_the_monolith_toggles_is_not_proven(
     monkeypatch.setattr(compare, "MOST_READS", 4)
     one = "id = (select min(id) from blytz_hire.reviews)"
 
-    def toggle(link: Any) -> None:
+    def toggle(stream: Any) -> None:
         with living.monolith() as monolith:
             monolith.execute(f"update blytz_hire.reviews set rating = 6 - rating where {one}")
 
@@ -444,7 +444,7 @@ def test_a_lock_is_waited_for_with_patience_but_not_for_ever(
         database.execute("lock table payments_db.disputes in access exclusive mode")
         with pytest.raises(NotReady, match="Somebody holds a lock") as caught:
             check(living, "disputes")
-    assert "pg_locks" in caught.value.mend
+    assert "pg_locks" in caught.value.hint
 
 
 def test_a_long_value_is_shown_cut_short(living: Split) -> None:

@@ -19,7 +19,7 @@ import pytest
 from psycopg import sql
 
 from pgsplit.postgres import embedded
-from pgsplit.project.endpoints import with_database
+from pgsplit.postgres.connect import with_database
 from tests.support.run_folder import is_at_work, short_folder
 from tests.support.waiting import until
 

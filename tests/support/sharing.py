@@ -13,7 +13,7 @@ from pgsplit.project.project import Service
 from pgsplit.prove.parity import Parity
 from pgsplit.replication import events
 from pgsplit.replication.sync import Tick, follow
-from pgsplit.routing import env_file as targets
+from pgsplit.routing import env_file as env_file
 from tests.support.split import Split
 from tests.support.waiting import until
 
@@ -47,7 +47,7 @@ def last_sequence(split: Split, service: Service) -> int:
 
 def login(split: Split, service: Service) -> psycopg.Connection[Any]:
     """Connect to a service's database as the service itself does."""
-    url = targets.own_url(service, split.connections)
+    url = env_file.own_url(service, split.connections)
     return psycopg.connect(url, autocommit=True)
 
 

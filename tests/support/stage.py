@@ -25,7 +25,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from demo.project import MONOLITH, PROJECT
 from pgsplit.load import sample as demo
 from pgsplit.postgres import embedded
-from pgsplit.project.endpoints import resolve, with_database
+from pgsplit.postgres.connect import with_database
+from pgsplit.project.endpoints import resolve
 from tests.support.servers import PASSWORD, Server, end_at_once, free_port
 from tests.support.split import Split
 from tests.support.waiting import until

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from demo.project import ROOT
 from pgsplit.postgres import embedded
-from pgsplit.project.endpoints import with_database
+from pgsplit.postgres.connect import with_database
 from tests.support.split import Split
 from tests.support.waiting import until
 

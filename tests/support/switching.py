@@ -11,9 +11,9 @@ import psycopg
 
 from demo.project import select
 from pgsplit.replication.reverse import published
-from pgsplit.replication.session import Ends
-from pgsplit.routing import env_file as targets
-from pgsplit.routing.env_file import Place
+from pgsplit.replication.session import Session
+from pgsplit.routing import env_file as env_file
+from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import open_ledger, state
 from pgsplit.state.saga import unfinished
 from tests.support.split import Split
@@ -22,18 +22,18 @@ from tests.support.waiting import until
 (PAYMENTS,) = select(("payments",))
 OWNED = ("payments", "reviews")
 NEW_PAYMENT = {
-    Place.MONOLITH: 'insert into blytz_hire.payments (id, "userId", "receiverId",'
+    Side.MONOLITH: 'insert into blytz_hire.payments (id, "userId", "receiverId",'
     ' "stripePaymentIntentId", amount, status, method, "updatedAt")'
     " select %(id)s, (select min(id) from blytz_hire.users), 'nobody', 'pi ' || %(id)s, 700,"
     " 'paid', 'card', now()",
-    Place.SERVICE: "insert into payments_db.payments (id, sender_id, receiver_id,"
+    Side.SERVICE: "insert into payments_db.payments (id, sender_id, receiver_id,"
     " stripe_payment_intent_id, amount, status, method, updated_at)"
     " select %(id)s, (select min(sender_id) from payments_db.payments), 'nobody',"
     " 'pi ' || %(id)s, 7.00, 'paid', 'card', now()",
 }
 ADD_A_CENT = {
-    Place.MONOLITH: "update blytz_hire.payments set amount = amount + 1 where id = %(id)s",
-    Place.SERVICE: "update payments_db.payments set amount = amount + 0.01 where id = %(id)s",
+    Side.MONOLITH: "update blytz_hire.payments set amount = amount + 1 where id = %(id)s",
+    Side.SERVICE: "update payments_db.payments set amount = amount + 0.01 where id = %(id)s",
 }
 
 
@@ -57,7 +57,7 @@ def move(split: Split, operation: str, *arguments: str) -> str:
 
 def as_service(split: Split) -> psycopg.Connection[Any]:
     """Connect as the service's applications do."""
-    return psycopg.connect(targets.own_url(PAYMENTS, split.connections), autocommit=True)
+    return psycopg.connect(env_file.own_url(PAYMENTS, split.connections), autocommit=True)
 
 
 def one(connection: psycopg.Connection[Any], question: str, *parameters: object) -> Any:
@@ -81,7 +81,7 @@ def bring_to_verified(split: Split) -> None:
         ran(split, "resume")
     if stands(split) == "switched":
         move(split, "rollback")
-    if targets.places(PAYMENTS, split.connections)[0] is Place.SERVICE:
+    if env_file.sides(PAYMENTS, split.connections)[0] is Side.SERVICE:
         ran(split, "rollback", "payments")
     if stands(split) == "absent":
         ran(split, "run", "payments")
@@ -103,38 +103,40 @@ def set_aside(split: Split) -> list[str]:
 
 
 @contextmanager
-def both_ends(split: Split) -> Iterator[Ends]:
+def both_ends(split: Split) -> Iterator[Session]:
     """Connect to monolith and service."""
     with split.monolith() as monolith, split.service("payments_db") as database:
-        yield Ends(PAYMENTS, split.connections, monolith, database)
+        yield Session(PAYMENTS, split.connections, monolith, database)
 
 
-def takes_writes(ends: Ends) -> bool:
+def takes_writes(session: Session) -> bool:
     """Tell whether the service's applications could write their tables; before there is a gate,
     they have no right to.
     """
-    row = ends.database.execute(
+    row = session.database.execute(
         "select has_table_privilege(%s, 'payments_db.payments', 'insert')", (PAYMENTS.login,)
     ).fetchone()
-    return row == (True,) and ends.service_gate.is_open()
+    return row == (True,) and session.service_fence.is_open()
 
 
 def assert_agreed(split: Split) -> str:
     """All that tells which side is the truth says the same; give the state."""
     state_is = stands(split)
     is_switched = state_is == "switched"
-    place = Place.SERVICE if is_switched else Place.MONOLITH
-    with both_ends(split) as ends:
-        assert ends.monolith_gate.is_open() is not is_switched
-        assert takes_writes(ends) is is_switched
-        assert ends.monolith_gate.is_closed_for_good() is is_switched
-        way, link = ends.way, ends.link
-        assert bool(published(ends.monolith, link.name) & set(OWNED)) is not is_switched
-        assert bool(published(ends.database, way.name) & set(OWNED)) is is_switched
-        assert way.is_there() is (way.slot() is not None) is is_switched
-        row = ends.database.execute("select switched_at is not null from split.service").fetchone()
+    place = Side.SERVICE if is_switched else Side.MONOLITH
+    with both_ends(split) as session:
+        assert session.monolith_fence.is_open() is not is_switched
+        assert takes_writes(session) is is_switched
+        assert session.monolith_fence.is_closed_for_good() is is_switched
+        stream, stream = session.reverse, session.forward
+        assert bool(published(session.monolith, stream.name) & set(OWNED)) is not is_switched
+        assert bool(published(session.database, stream.name) & set(OWNED)) is is_switched
+        assert stream.is_there() is (stream.slot() is not None) is is_switched
+        row = session.database.execute(
+            "select switched_at is not null from split.service"
+        ).fetchone()
         assert row == (is_switched,)
-    assert targets.places(PAYMENTS, split.connections) == (place, place)
+    assert env_file.sides(PAYMENTS, split.connections) == (place, place)
     return state_is
 
 
@@ -143,8 +145,8 @@ def assert_alike(split: Split) -> None:
     is the truth, the service's are what its models make of the monolith's.
     """
     ran(split, "sync", "payments")
-    with both_ends(split) as ends:
-        database, monolith = ends.database, ends.monolith
+    with both_ends(split) as session:
+        database, monolith = session.database, session.monolith
         for table, definition in database.execute(
             "select table_name, definition from split.mirror_tables"
         ).fetchall():
@@ -274,7 +276,7 @@ def picture(split: Split) -> dict[str, list[Any]]:
             ):
                 rows = connection.execute("select * from split.gates").fetchall()
                 seen[f"{side}'s gates"] = sorted(map(repr, rows))
-    path = targets.file(PAYMENTS, split.connections)
+    path = env_file.file(PAYMENTS, split.connections)
     seen["file"] = path.read_text().splitlines() if path.exists() else []
     return seen
 
@@ -319,7 +321,7 @@ class Writer:
         self.added, self.unknown, self.refusals = list[str](), list[str](), list[str]()
         self.cents = self.unknown_cents = self.attempts = 0
         self.first = f"{tag}-0"
-        self.written_at = dict.fromkeys(Place, 0)
+        self.written_at = dict.fromkeys(Side, 0)
         self._stop, self._failed = threading.Event(), list[BaseException]()
         self._thread = threading.Thread(target=self._run)
 
@@ -333,7 +335,7 @@ class Writer:
         self._thread.join()
         assert not self._failed, self._failed
 
-    def assert_gets_through(self, place: Place) -> None:
+    def assert_gets_through(self, place: Side) -> None:
         """Some more writes succeed there."""
         before = self.written_at[place]
         until(lambda: self.written_at[place] > before + 2 or bool(self._failed))
@@ -366,7 +368,7 @@ class Writer:
 
     def _connected(self) -> None:
         """Write on one connection until it is lost, or the file names another place."""
-        target = targets.read(PAYMENTS, self.split.connections)
+        target = env_file.read(PAYMENTS, self.split.connections)
         place = target.writes_at
         try:
             connection = psycopg.connect(target.write, autocommit=True, connect_timeout=5)
@@ -376,10 +378,10 @@ class Writer:
         with closing(connection):
             while not self._stop.is_set() and self._written(connection, place):
                 self._stop.wait(self.seconds_between)
-                if targets.read(PAYMENTS, self.split.connections).write != target.write:
+                if env_file.read(PAYMENTS, self.split.connections).write != target.write:
                     return
 
-    def _written(self, connection: psycopg.Connection[Any], place: Place) -> bool:
+    def _written(self, connection: psycopg.Connection[Any], place: Side) -> bool:
         number, self.attempts = self.attempts, self.attempts + 1
         is_new = number % 2 == 0 or not self.added
         name = self.first if not self.added else f"{self.tag}-{number}"

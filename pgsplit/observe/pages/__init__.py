@@ -114,7 +114,7 @@ def _unwritable(path: Path, why: str) -> NotReady:
     return NotReady(
         f"The page cannot be written: {why}.",
         where=str(path),
-        mend="Name a file in a folder that exists and that you may write to.",
+        hint="Name a file in a folder that exists and that you may write to.",
     )
 
 

@@ -1,0 +1,154 @@
+"""Opens connections, and says what is wrong with one that can't be had or breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgsplit.base.errors import ConnectionFailed
+from pgsplit.postgres import embedded
+
+SERVER_GONE = ("57P01", "57P02", "57P03")
+DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
+CONNECT_TIMEOUT_SECONDS = 10
+# How long a statement may wait for a table that somebody alters.
+LOCK_TIMEOUT = "5s"
+APPLICATION_NAME = "pgsplit"
+# What a role or a database may be set to for its applications must not cut a copy short, nor write
+# dates and names in another way than they are read here.
+PATIENCE = """
+    set statement_timeout = 0; set lock_timeout = 0;
+    set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0;
+    set default_transaction_read_only = off;
+    set datestyle = 'ISO'; set quote_all_identifiers = off
+"""
+
+# Where values are compared as text, both sides have to write them alike.
+ALIKE = """
+    set timezone = 'UTC'; set datestyle = 'ISO, MDY'; set intervalstyle = 'postgres';
+    set extra_float_digits = 1; set bytea_output = 'hex'; set xmloption = 'content'
+"""
+
+
+def url_of(fields: Mapping[str, str]) -> str:
+    """Write connection parameters as a URL."""
+    rest = dict(fields)
+    user, password, dbname = rest.pop("user"), rest.pop("password", ""), rest.pop("dbname")
+    login = quote(user, safe="") + (":" + quote(password, safe="") if password else "")
+    host = port = ""
+    if not rest["host"].startswith("/") and "," not in rest["host"]:
+        host = rest.pop("host")
+        host, port = (f"[{host}]" if ":" in host else host), ":" + rest.pop("port")
+    parameters = "?" + urlencode(rest, quote_via=quote, safe="/") if rest else ""
+    return f"postgresql://{login}@{host}{port}/{quote(dbname, safe='')}{parameters}"
+
+
+def with_database(url: str, database: str, **fields: str) -> str:
+    """Give the URL of another database, and perhaps another login, on the same server.
+
+    Args:
+        url: a PostgreSQL URL.
+        database: the other database's name.
+        fields: other connection parameters to replace, such as `user` and `password`.
+
+    Returns:
+        A PostgreSQL URL.
+    """
+    found = {k: str(v) for k, v in conninfo_to_dict(url).items() if v is not None}
+    return url_of({**DEFAULTS, **found, "dbname": database, **fields})
+
+
+def conninfo(url: str) -> str:
+    """Give a URL as libpq's `key=value` string, which is what a subscription stores."""
+    return make_conninfo(url)
+
+
+def describe(url: str) -> str:
+    """Name a database for people: who, what and where, and never the password."""
+    found = {**DEFAULTS, **{k: str(v) for k, v in conninfo_to_dict(url).items()}}
+    where = found["host"] if found["host"].startswith("/") else f"{found['host']}:{found['port']}"
+    return f"database {found.get('dbname', '')} on {where} as {found['user']}"
+
+
+def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
+    """Open an autocommit connection, or say why it can't be had.
+
+    Args:
+        url: a PostgreSQL URL.
+        target: the name that the message gives to what was to be reached.
+        parameters: further connection parameters, such as `application_name`.
+
+    Returns:
+        A psycopg connection, which is a context manager that closes it.
+
+    Raises:
+        ConnectionFailed: unreachable, refused or mistaken; the message says which.
+    """
+    parameters = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "client_encoding": "utf8",
+        "application_name": APPLICATION_NAME,
+        **parameters,
+    }
+    try:
+        connection = psycopg.connect(url, autocommit=True, **parameters)
+        if "replication" in parameters:  # a WAL sender speaks the simple protocol only
+            connection.pgconn.exec_(PATIENCE.encode())
+        else:
+            connection.execute(PATIENCE)
+        return connection
+    except psycopg.OperationalError as error:
+        raise _explain(error, url, target) from error
+
+
+@contextmanager
+def explained(
+    url: str, target: str, connection: psycopg.Connection[Any] | None = None
+) -> Iterator[None]:
+    """Turn a connection that breaks inside the block into a message that says which one.
+
+    Args:
+        url: where it leads.
+        target: what the message calls it.
+        connection: if given, only what breaks this one is explained.
+    """
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if connection is not None and not connection.broken:
+            raise
+        # Without an SQLSTATE, or with one of these classes, it is the connection that failed;
+        # with any other, such as a full disk, the server has said itself what is wrong.
+        if (error.sqlstate or "08")[:2] == "08" or error.sqlstate in SERVER_GONE:
+            raise _explain(error, url, target) from error
+        raise
+
+
+def _explain(error: psycopg.OperationalError, url: str, target: str) -> ConnectionFailed:
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    variable = f"{target.upper()}_URL"
+    if isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or (
+        "password" in said or "authentication failed" in said
+    ):
+        what, hint = "The login was refused", f"Check user and password in {variable}."
+    elif "does not exist" in said and "database" in said:
+        what = "The database does not exist"
+        hint = f"Check {variable}. To make the databases of services: runner.py provision"
+        if embedded.is_url(url):
+            hint += "; and a sample monolith: runner.py demo"
+    elif "no pg_hba.conf entry" in said:
+        what, hint = "The server admits no such login", "Add a line for it to its pg_hba.conf."
+    elif embedded.is_url(url):
+        what, hint = "The embedded server is not running", "runner.py up"
+    else:
+        what, hint = (
+            "The server can't be reached",
+            (f"Check that it runs and that {variable} names its host and port."),
+        )
+    return ConnectionFailed(f"{what}: {said}", where=describe(url), hint=hint)
