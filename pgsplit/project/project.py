@@ -189,7 +189,7 @@ class Project:
                     SharedModel(
                         model["name"],
                         meta.get("entity", ""),
-                        tuple(meta["follows"]),
+                        tuple(meta.get("follows", {})),
                         "events" in meta,
                         bool(meta.get("read_through")),
                     )

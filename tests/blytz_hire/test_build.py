@@ -144,6 +144,27 @@ def test_a_null_where_none_may_be_is_named(landed: Split) -> None:
 
 
 @pytest.mark.slow
+def test_a_null_and_a_duplicate_that_no_constraint_has_stopped_are_found(living: Split) -> None:
+    test = ("test", "--target", "payments_db", "--select", "payments,test_name:present_and_unique")
+    sound = living.dbt(*test)
+    assert "PASS pgsplit_present_and_unique_payments_" in sound.stdout, sound.stdout
+    with living.service("payments_db") as database:
+        database.execute("alter table payments_db.payments alter status drop not null")
+        database.execute("alter table payments_db.payments drop constraint payments_pkey cascade")
+        database.execute("alter table payments_db.payments alter id drop not null")
+        for broken in (
+            "status = null where id = (select min(id) from payments_db.payments)",
+            "id = null where id = (select max(id) from payments_db.payments)",
+            "id = (select max(id) from payments_db.payments)"
+            " where ctid = (select min(ctid) from payments_db.payments where status is not null)",
+        ):
+            database.execute(f"update payments_db.payments set {broken}".encode())
+    found = living.dbt(*test)
+    # two nulls, and both rows that share an id
+    assert "Got 4 results, configured to fail if != 0" in found.stdout, found.stdout
+
+
+@pytest.mark.slow
 def test_a_table_that_this_project_did_not_make_is_left_alone(landed: Split) -> None:
     with landed.service("payments_db") as database:
         database.execute("create table payments_db.payments as select 'precious' as id")

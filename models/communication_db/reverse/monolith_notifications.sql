@@ -28,33 +28,19 @@ closed as (
 -- One row an id, as the monolith's key wants it: of two with the same, the notification.
 renamed as (
     select
-        id,
-        user_id as "userId",
-        type,
-        title,
-        message,
-        data,
-        read_at is not null as read,
-        priority,
-        channels,
-        expires_at as "expiresAt",
-        created_at as "createdAt"
+        {{ pgsplit.reverse_columns('notifications', {'read': 'read_at is not null'}) }}
     from notifications
 
     union all
 
     select
-        id,
-        recipient_id as "userId",
-        'chat_message'::text as type,
-        title,
-        content as message,
-        whole_data as data,
-        read_at is not null as read,
-        priority,
-        channels,
-        expires_at as "expiresAt",
-        created_at as "createdAt"
+        {{ pgsplit.reverse_columns('notifications', {
+            'userId': 'recipient_id',
+            'type': "'chat_message'::text",
+            'message': 'content',
+            'data': 'whole_data',
+            'read': 'read_at is not null',
+        }) }}
     from closed
     where
         not exists (

@@ -45,26 +45,14 @@ dispute_told as (
 
 renamed as (
     select
-        id,
-        job_id as "jobId",
-        contract_id as "contractId",
-        milestone_id as "milestoneId",
-        match_id as "matchId",
-        sender_id as "userId",
-        receiver_id as "receiverId",
-        stripe_payment_intent_id as "stripePaymentIntentId",
-        {{ units_to_cents('amount') }} as amount,
-        status,
-        {{ units_to_cents('stripe_fee') }} as "stripeFee",
-        {{ units_to_cents('platform_fee') }} as "platformFee",
-        method,
-        type,
-        with_reasons as metadata,
-        {{ units_to_cents('refund_amount') }} as "refundAmount",
-        refunded_at as "refundedAt",
-        processed_at as "processedAt",
-        created_at as "createdAt",
-        updated_at as "updatedAt"
+        {{ pgsplit.reverse_columns('payments', {
+            'userId': 'sender_id',
+            'amount': units_to_cents('amount'),
+            'stripeFee': units_to_cents('stripe_fee'),
+            'platformFee': units_to_cents('platform_fee'),
+            'refundAmount': units_to_cents('refund_amount'),
+            'metadata': 'with_reasons',
+        }) }}
     from dispute_told
 )
 

@@ -12,7 +12,7 @@
     comparing it is refused too: it would undo what the service has written.
 
     The model's yml says everything else: contract, constraints, `indexes`, per column
-    `config.meta.default`, and for the table
+    `config.meta.default` and `config.meta.kind`, see service_table_columns(), and for the table
 
     | config.meta    | meaning                                                              |
     |----------------|----------------------------------------------------------------------|

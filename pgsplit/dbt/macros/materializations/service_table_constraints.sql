@@ -14,11 +14,11 @@
 {% macro service_table_constraints(relation) %}
     {% set found = [] %}
     {% set key = [pgsplit.service_table_key()] %}
-    {% for constraint in model.constraints %}
+    {% for constraint in model.constraints if constraint.type != 'not_null' %}
         {% do found.append(pgsplit._service_table_constraint(relation, constraint, constraint.columns)) %}
     {% endfor %}
-    {% for column in model.columns.values() %}
-        {% for constraint in column.constraints if constraint.type != 'not_null' %}
+    {% for column in pgsplit.service_table_columns(model) %}
+        {% for constraint in column.constraints %}
             {% do found.append(pgsplit._service_table_constraint(relation, constraint, [column.name])) %}
         {% endfor %}
     {% endfor %}

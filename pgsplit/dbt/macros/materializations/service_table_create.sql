@@ -7,10 +7,10 @@
 #}
 {% macro service_table_create(relation, sql) %}
     create table {{ relation }} (
-        {% for column in model.columns.values() %}
-            {{ adapter.quote(column.name) }} {{ column.data_type }}
-            {%- if column.config.meta.default is defined %} default {{ column.config.meta.default }}{% endif %}
-            {%- for constraint in column.constraints if constraint.type == 'not_null' %} not null{% endfor %}
+        {% for column in pgsplit.service_table_columns(model) %}
+            {{ adapter.quote(column.name) }} {{ column.type }}
+            {%- if column.default is not none %} default {{ column.default }}{% endif %}
+            {{- ' not null' if column.is_not_null }}
             {{- ',' if not loop.last }}
         {% endfor %}
     )

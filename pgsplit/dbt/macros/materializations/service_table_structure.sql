@@ -5,10 +5,13 @@
 #}
 {% macro service_table_structure() %}
     {% set columns = [] %}
-    {% for column in model.columns.values() %}
-        {% do columns.append([
-            column.name, column.data_type, column.config.meta.get('default'), column.constraints | map(attribute='type') | map('string') | list
-        ]) %}
+    {% for column in pgsplit.service_table_columns(model) %}
+        {# Tables remember this sum, so a column's constraints stay in this order. #}
+        {% set types = column.constraints | map(attribute='type') | map('string') | list %}
+        {% set keys = types | select('equalto', 'primary_key') | list %}
+        {% set others = types | reject('equalto', 'primary_key') | list %}
+        {% set types = keys + (['not_null'] if column.is_not_null else []) + others %}
+        {% do columns.append([column.name, column.type, column.default, types]) %}
     {% endfor %}
     {% set constraints = [] %}
     {% for constraint in pgsplit.service_table_constraints(this) %}
