@@ -747,7 +747,7 @@ def test_with_pgbouncer_down_nobody_is_pointed_anywhere(bouncer: Bouncer) -> Non
     bouncer.stop()
     for attempt in (
         bouncer.point,
-        lambda place: held(PAYMENTS, bouncer.connections, 1).__enter__(),
+        lambda place: paused(PAYMENTS, bouncer.connections, 1).__enter__(),
     ):
         with pytest.raises(ConnectionFailed) as caught:
             attempt(Side.SERVICE)
