@@ -58,13 +58,14 @@ bench-switching: .venv/ready
 bench-shared: .venv/ready
 	.venv/bin/python -m bench.shared
 
+# The same versions for users as the tests have
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
-		--no-strip-extras --no-header --no-emit-index-url --no-annotate --quiet \
-		--output-file requirements.lock
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --generate-hashes \
-		--no-strip-extras --no-header --no-emit-index-url --no-annotate --quiet \
+	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.10 \
+		--generate-hashes --no-strip-extras --no-header --no-emit-index-url --no-annotate --quiet \
 		--output-file requirements-dev.lock
+	uv pip compile pyproject.toml --extra embedded --constraints requirements-dev.lock --universal \
+		--python-version 3.10 --generate-hashes --no-strip-extras --no-header --no-emit-index-url \
+		--no-annotate --quiet --output-file requirements.lock
 
 clean:
 	[ ! -x .venv/bin/python ] || .venv/bin/python runner.py down --wipe
