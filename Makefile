@@ -58,27 +58,26 @@ bench-switching: .venv/ready
 bench-shared: .venv/ready
 	.venv/bin/python -m bench.shared
 
+# The same versions for users as the tests have
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
-		--no-strip-extras --no-header --no-emit-index-url --no-annotate --quiet \
-		--output-file requirements.lock
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --generate-hashes \
-		--no-strip-extras --no-header --no-emit-index-url --no-annotate --quiet \
+	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.10 \
+		--generate-hashes --no-strip-extras --no-header --no-emit-index-url --no-annotate --quiet \
 		--output-file requirements-dev.lock
+	uv pip compile pyproject.toml --extra embedded --constraints requirements-dev.lock --universal \
+		--python-version 3.10 --generate-hashes --no-strip-extras --no-header --no-emit-index-url \
+		--no-annotate --quiet --output-file requirements.lock
 
 clean:
 	[ ! -x .venv/bin/python ] || .venv/bin/python runner.py down --wipe
-	rm -rf .venv target logs
+	rm -rf .venv dbt_packages target logs
 
-dbt_packages/pgsplit: packages.yml | .venv/ready
-	@.venv/bin/dbt --quiet deps
-
-.venv/ready: requirements.lock
+.venv/ready: requirements.lock packages.yml
 	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.10 to 3.13 with venv found. Install one" \
 		"(Debian: apt-get install python3-venv) or name it: make PYTHON=/path/to/python3"; exit 4; }
 	@echo "Setting up .venv with $$($(PYTHON) --version); this takes a minute, once."
 	@[ -x .venv/bin/pip ] || $(PYTHON) -m venv .venv
 	@$(PIP) -r requirements.lock
+	@.venv/bin/dbt --quiet deps
 	@touch $@
 
 .venv/ready-dev: requirements-dev.lock .venv/ready

@@ -16,6 +16,10 @@ from pgsplit.project.endpoints import Connections
 
 # What starts dbt.
 DBT = (sys.executable, "-m", "dbt.cli.main")
+# The engine's dbt package, which a project finds by this variable, or by a path of its own.
+PACKAGE = Path(__file__).parents[1] / "dbt"
+PACKAGE_NAME = "pgsplit"
+PACKAGE_VARIABLE = "PGSPLIT_DBT"
 
 
 def run(
@@ -45,6 +49,7 @@ def run(
         BuildFailed: dbt stopped before it came to an end; a failed test is not that.
     """
     root = connections.project.root
+    _require_package(root)
     if connections.dbt_folder:
         folder, logs = (connections.dbt_folder / name / target for name in ("target", "logs"))
     else:
@@ -62,6 +67,7 @@ def run(
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("DBT_")},
             **connections.environ(),
+            PACKAGE_VARIABLE: str(PACKAGE),
         },
         cwd=root,
         stdin=subprocess.DEVNULL,
@@ -83,6 +89,25 @@ def run(
             hint=f"dbt {arguments[0]} --target {target}",
         )
     return folder
+
+
+def _require_package(root: Path) -> None:
+    """Have dbt find the engine's package, if the project has not been set up or was moved."""
+    if (root / "dbt_packages" / PACKAGE_NAME).exists():
+        return
+    done = subprocess.run(
+        [*DBT, "--quiet", "deps", "--project-dir", str(root), "--profiles-dir", str(root)],
+        env={**os.environ, PACKAGE_VARIABLE: str(PACKAGE)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise BuildFailed(
+            f"dbt can't install the package {PACKAGE_NAME}: {(done.stdout + done.stderr).strip()}",
+            where=str(root / "packages.yml"),
+            hint=f"{PACKAGE_VARIABLE}={PACKAGE} dbt deps",
+        )
 
 
 def _event(line: str) -> dict[str, Any]:

@@ -441,12 +441,12 @@ def test_landing_again_that_is_killed_is_done_by_the_next(split: Split) -> None:
     land_service(split, "payments")
     script = (
         "import os, signal, sys, runner\n"
-        "from pgsplit.replication.stream import Link\n"
-        "removing = Link.remove\n"
-        "def remove(link):\n"
-        "    removing(link)\n"
+        "from pgsplit.replication.stream import Stream\n"
+        "removing = Stream.remove\n"
+        "def remove(stream):\n"
+        "    removing(stream)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Link.remove = remove\n"
+        "Stream.remove = remove\n"
         "sys.argv = ['runner.py', 'land', 'payments', '--again']\n"
         "sys.exit(runner.main())\n"
     )

@@ -1,0 +1,5 @@
+select
+    id,
+    "fullName" as full_name,
+    email
+from {{ source('shop', 'customers') }}

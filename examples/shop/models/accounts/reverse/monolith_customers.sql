@@ -1,0 +1,1 @@
+{{ pgsplit.reverse_of('customers') }}
