@@ -22,7 +22,7 @@ Connection = psycopg.Connection[Any]
 VERSION = 1
 FOLDER = Path(__file__).with_name("sql")
 # By kind: the table by which a version 0 is known.
-FIRST_TABLES = {"monolith": "split.ledger", "service": "split.service"}
+FIRST_TABLES = {"monolith": "ledger", "service": "service"}
 
 
 def prepare_monolith(monolith: Connection) -> None:
@@ -112,7 +112,7 @@ def _scripts(kind: str, found: int | None) -> list[Path]:
 
 
 def _recorded(connection: Connection) -> int | None:
-    if not _exists(connection, "split.version"):
+    if not _exists(connection, "version"):
         return None
     row = connection.execute("select max(version) from split.version").fetchone()
     assert row is not None
@@ -120,5 +120,8 @@ def _recorded(connection: Connection) -> int | None:
 
 
 def _exists(connection: Connection, table: str) -> bool:
-    found = connection.execute("select to_regclass(%s) is not null", (table,))
-    return found.fetchone() == (True,)
+    # Not to_regclass(): after a wait for the lock it may still remember that there was none.
+    found = connection.execute(
+        "select from pg_catalog.pg_tables where schemaname = 'split' and tablename = %s", (table,)
+    )
+    return found.rowcount == 1
