@@ -24,7 +24,6 @@ from pgsplit.load import sample as demo
 from pgsplit.postgres.catalog import live_tables
 from pgsplit.postgres.connect import conninfo, with_database
 from pgsplit.project.endpoints import Connections, resolve
-from pgsplit.state.ledger import HEARTBEATS
 
 OTHERS = ("native", "postgres")
 
@@ -57,7 +56,10 @@ def native_seconds(connections: Connections, name: str) -> float:
         monolith.execute("select pg_create_logical_replication_slot('native', 'pgoutput')")
         with connections.connect("native") as target:
             target.execute(f"create schema {MIRROR_SCHEMA}")
-            target.execute(f"create schema split; {HEARTBEATS}")
+            target.execute("create schema split")
+            target.execute(
+                "create table split.heartbeats (service text primary key, at timestamptz)"
+            )
             for table, columns in tables.items():
                 listed = ", ".join(f'"{c}" {live[table].columns[c]}' for c in columns)
                 target.execute(

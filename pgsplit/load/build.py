@@ -20,6 +20,7 @@ from pgsplit.prove.verify import outdated
 from pgsplit.replication import read_through, requirements
 from pgsplit.replication.stream import Stream
 from pgsplit.state.ledger import Ledger, State
+from pgsplit.state.schema import prepare_service
 
 
 @dataclass
@@ -86,6 +87,7 @@ def build(
         )
     with connections.connect(service.database) as database:
         requirements.provisioned(database, service)
+        prepare_service(database, service)
     started = time.monotonic()
     with ledger.step(service, "build", enters=State.BUILT, target=service.database) as step:
         outcome = _dbt_build(service.database, connections, on_node)

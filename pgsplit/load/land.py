@@ -29,8 +29,9 @@ from pgsplit.replication import requirements
 from pgsplit.replication import stream as replication
 from pgsplit.replication.shared import needs_monolith
 from pgsplit.replication.stream import Stream
-from pgsplit.state.ledger import HEARTBEATS, Ledger, State
+from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
+from pgsplit.state.schema import prepare_service
 
 Connection = psycopg.Connection[Any]
 
@@ -227,14 +228,13 @@ def _clear(stream: Stream) -> None:
 def _create_mirror(stream: Stream, tables: Mapping[str, tuple[str, ...]]) -> dict[str, LiveTable]:
     service, database = stream.service, stream.database
     live, owner = live_tables(stream.monolith, service.mirror), sql.Identifier(service.owner)
+    prepare_service(database, service)
     with database.transaction():
-        database.execute(HEARTBEATS)
         database.execute("delete from split.heartbeats")
         # The same row on either side, older than the snapshot: the later ones update it.
         database.execute(
             "insert into split.heartbeats values (%s, %s)", (service.database, stream.beat())
         )
-        database.execute(sql.SQL("alter table split.heartbeats owner to {}").format(owner))
     for table, columns in tables.items():
         definitions = sql.SQL(", ").join(
             sql.SQL("{} {}{}").format(

@@ -23,6 +23,7 @@ from pgsplit.project.project import Service
 from pgsplit.routing import env_file as env_file
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
+from pgsplit.state.schema import prepare_service
 
 FOREIGN_OBJECTS = """
     select format('%s.%s', namespace.nspname, class.relname)
@@ -106,6 +107,7 @@ def provision(
             notes = _database_rights(server, service, str(database))
         with connect(url, service.database) as inside, inside.transaction():
             _schemas(inside, service)
+            prepare_service(inside, service)
         file = env_file.file(service, connections)
         if password:
             own = with_database(url, str(database), user=service.login, password=password)

@@ -10,6 +10,7 @@ import psycopg
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.postgres.connect import describe
 from pgsplit.project.project import Service
+from pgsplit.state.schema import require_known
 
 Connection = psycopg.Connection[Any]
 
@@ -212,7 +213,8 @@ def provisioned(database: Connection, service: Service) -> None:
         service: the service.
 
     Raises:
-        NotReady: it does not carry the service's mark; nothing may be made or removed there.
+        NotReady: it does not carry the service's mark, or a newer pgsplit has upgraded it; nothing
+            may be made or removed there.
     """
     found = database.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
     if found.fetchone() != (service.mark,):
@@ -221,6 +223,7 @@ def provisioned(database: Connection, service: Service) -> None:
             where=describe(database.info.dsn),
             hint=f"Check {service.database.upper()}_URL, or runner.py provision {service.role}",
         )
+    require_known(database)
 
 
 def nothing_in_the_way(monolith: Connection, database: Connection, service: Service) -> None:

@@ -22,51 +22,10 @@ from psycopg.types.json import Jsonb
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.state.schema import prepare_monolith
 
 # How long a runner that has just ended may still hold its lock: until its server has seen it go.
 LOCK_TIMEOUT = "2s"
-
-# Written in the monolith, and replicated: what was committed before one that has arrived has too.
-HEARTBEATS = """
-    create table if not exists split.heartbeats (
-        service text primary key,
-        at timestamptz not null
-    )
-"""
-
-SCHEMA = f"""
-    create schema if not exists split;
-
-    create table if not exists split.ledger (
-        id bigint generated always as identity primary key,
-        service text not null,
-        step text not null,
-        intent jsonb not null,
-        started_at timestamptz not null default clock_timestamp(),
-        finished_at timestamptz,
-        outcome text check (outcome in ('done', 'failed')),
-        detail jsonb
-    );
-
-    create table if not exists split.states (
-        service text primary key,
-        state text not null,
-        since timestamptz not null default clock_timestamp()
-    );
-
-    create table if not exists split.verifications (
-        service text not null,
-        table_name text not null,
-        definition text not null,
-        started_at timestamptz not null,
-        finished_at timestamptz not null default clock_timestamp(),
-        is_proven boolean not null,
-        result jsonb not null,
-        primary key (service, table_name)
-    );
-
-    {HEARTBEATS};
-"""
 
 
 class State(str, Enum):
@@ -293,7 +252,8 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
 
     Raises:
         ConnectionFailed: the monolith can't be reached.
-        NotReady: another runner is at work, or the schema `split` can't be made.
+        NotReady: another runner is at work, the schema `split` can't be made, or a newer pgsplit
+            has made it.
     """
     lock = f"{connections.monolith}.runner"
     with connections.connect(connections.monolith) as connection:
@@ -304,7 +264,7 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
         except psycopg.errors.LockNotAvailable as error:
             raise _another_runner(connection, lock) from error
         try:
-            connection.execute(SCHEMA)
+            prepare_monolith(connection)
         except psycopg.errors.InsufficientPrivilege as error:
             raise NotReady(
                 f"The schema split can't be made in the monolith: {str(error).strip()}",

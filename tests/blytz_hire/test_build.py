@@ -122,7 +122,7 @@ def test_rows_that_break_a_constraint_are_named_and_nothing_is_left(split: Split
     )
     assert f"id = {row[0]}" in what.replace('"', "")
     assert "contract_id = no such contract" in what.replace('"', "")
-    assert "Mend the rows in the monolith" in what
+    assert "Fix the rows in the monolith" in what
     with split.service("contracts_db") as database:
         made = database.execute("select to_regclass('contracts_db.milestones')").fetchone()
     assert made == (None,)

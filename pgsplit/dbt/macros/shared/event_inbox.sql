@@ -30,9 +30,7 @@
     {% set created, updated, deleted = entity | upper ~ '_CREATED', entity | upper ~ '_UPDATED', entity | upper ~ '_DELETED' %}
     -- A sync holds one of the tables and waits for the other; so it has to wait before it begins.
     lock table split.turn in exclusive mode;
-    insert into split.inboxes (entity, removed_to)
-    select '{{ entity }}', case when to_regclass('{{ inbox }}') is null then 0 else events_removed_to end
-    from split.service
+    insert into split.inboxes (entity, removed_to) values ('{{ entity }}', 0)
     on conflict (entity) do nothing;
     create table if not exists {{ inbox }} (
         sequence bigint generated always as identity primary key,

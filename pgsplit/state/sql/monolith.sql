@@ -1,0 +1,43 @@
+-- The schema split of the monolith: what was done, and where each service stands. Whoever changes
+-- this file raises VERSION in pgsplit/state/schema.py; what `create … if not exists` can't change
+-- needs a file in upgrades/ too.
+create schema if not exists split;
+
+create table if not exists split.version (
+    version integer primary key,
+    installed_at timestamptz not null default clock_timestamp()
+);
+
+create table if not exists split.ledger (
+    id bigint generated always as identity primary key,
+    service text not null,
+    step text not null,
+    intent jsonb not null,
+    started_at timestamptz not null default clock_timestamp(),
+    finished_at timestamptz,
+    outcome text check (outcome in ('done', 'failed')),
+    detail jsonb
+);
+
+create table if not exists split.states (
+    service text primary key,
+    state text not null,
+    since timestamptz not null default clock_timestamp()
+);
+
+create table if not exists split.verifications (
+    service text not null,
+    table_name text not null,
+    definition text not null,
+    started_at timestamptz not null,
+    finished_at timestamptz not null default clock_timestamp(),
+    is_proven boolean not null,
+    result jsonb not null,
+    primary key (service, table_name)
+);
+
+-- Written here and replicated: once one arrives, so has all that was committed before it.
+create table if not exists split.heartbeats (
+    service text primary key,
+    at timestamptz not null
+);

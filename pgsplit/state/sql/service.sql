@@ -1,0 +1,116 @@
+-- The schema split of a service's database: its tables. The functions are in service/. Whoever
+-- changes any of these files raises VERSION in pgsplit/state/schema.py; what
+-- `create … if not exists` can't change needs a file in upgrades/ too.
+
+-- The schema's owner owns what is made here, whoever is logged in.
+select set_config('role', pg_get_userbyid(namespaces.nspowner), true)
+from pg_catalog.pg_namespace as namespaces
+where namespaces.nspname = 'split';
+
+create table if not exists split.turn ();
+comment on table split.turn is 'The sync lock: locked by whoever syncs, and never written.';
+-- A sync in progress uses the functions that are about to be replaced.
+lock table split.turn in exclusive mode;
+
+create table if not exists split.version (
+    version integer primary key,
+    installed_at timestamptz not null default clock_timestamp()
+);
+comment on table split.version is
+'The versions that this schema has had; the highest one is its version now.';
+
+create table if not exists split.service (
+    is_only boolean primary key default true check (is_only),
+    synced_at timestamptz,
+    as_of timestamptz,
+    switched_at timestamptz,
+    first_write_at timestamptz,
+    keep_events interval not null default interval '30 days',
+    database text not null,
+    mirror text not null,
+    database_oid oid
+);
+insert into split.service (database, mirror, database_oid)
+select
+    current_setting('split.database'),
+    current_setting('split.mirror'),
+    databases.oid
+from pg_catalog.pg_database as databases
+where databases.datname = current_database()
+on conflict do nothing;
+comment on table split.service is 'How far the service''s tables follow the monolith.';
+comment on column split.service.synced_at is 'When the last sync ended, by this server''s clock.';
+comment on column split.service.as_of is
+'The last heartbeat in it, by the monolith''s clock: all that was committed before it is here.';
+comment on column split.service.switched_at is
+'Since when the service writes its tables itself; null while the monolith is the source of truth.';
+comment on column split.service.first_write_at is
+'When the service first wrote after that, by this server''s clock.';
+comment on column split.service.keep_events is 'How long events are kept.';
+comment on column split.service.database is
+'The service''s database as the project calls it; the schema of its own tables has the same name.';
+comment on column split.service.mirror is 'The schema of the mirror.';
+comment on column split.service.database_oid is
+'The database in which table oids were recorded; a restored dump is in another one.';
+
+create table if not exists split.inboxes (
+    entity text primary key,
+    removed_to bigint not null
+);
+comment on table split.inboxes is
+'Event inboxes of shared rows, each with the last event that was removed because of its age.';
+
+create table if not exists split.service_tables (
+    table_name text primary key,
+    table_oid oid not null,
+    structure text not null,
+    definition text not null,
+    follows text[] not null,
+    owned_rows text not null,
+    tombstone text,
+    is_stale boolean not null default false,
+    built_at timestamptz not null default now()
+);
+comment on table split.service_tables is
+'Tables that this project made: a checksum of their columns, keys and indexes, the SQL that gives'
+' their rows, the mirror tables that it reads, the rows that belong to the service once it is'
+' switched, the column that marks rows missing from the mirror, and whether all rows must be'
+' compared.';
+
+create table if not exists split.mirror_tables (
+    table_name text primary key,
+    definition text not null,
+    follows text[] not null,
+    is_stale boolean not null default false
+);
+comment on table split.mirror_tables is
+'Tables of the mirror that split.sync() keeps equal to the service''s once it is switched: the SQL'
+' that gives their rows, the service''s tables that it reads, and whether all rows must be'
+' compared.';
+
+create table if not exists split.changes (
+    changed_table text not null,
+    key_name text not null,
+    key text,
+    at timestamptz
+);
+comment on table split.changes is
+'Keys of rows that have changed since the last sync; a null key means all rows. `at` is set for'
+' what the service itself has written.';
+
+create table if not exists split.deleted_rows (
+    table_name text not null,
+    key text not null,
+    row jsonb not null,
+    deleted_at timestamptz not null default clock_timestamp()
+);
+create index if not exists deleted_rows_key_idx on split.deleted_rows (table_name, key);
+comment on table split.deleted_rows is
+'Rows that the service has deleted although others share columns of them, so that runner.py'
+' reconcile can bring them back; kept as long as events are.';
+
+-- Replicated: once one arrives, so has all that was committed before it.
+create table if not exists split.heartbeats (
+    service text primary key,
+    at timestamptz not null
+);

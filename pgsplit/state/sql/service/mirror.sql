@@ -1,0 +1,132 @@
+-- Everything that was committed before this moment is in the mirror, wherever it comes from, by the
+-- clocks of the servers it comes from.
+create or replace function split.mirror_as_of()
+returns timestamptz
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $as_of$
+declare
+    name text := (select database from split.service);
+begin
+    return (
+        select min(at) from split.heartbeats
+        where service = name or starts_with(service, name || ' from ')
+    );
+end
+$as_of$;
+
+-- Keeps TRUNCATE out until the transaction ends. A table truncated after this snapshot was taken
+-- looks empty in it, whatever it held then. Its file is not the one that the snapshot's catalogue
+-- names, and that gives it away. Never waits: replication may hold one of the tables and wait for
+-- another.
+create or replace function split.hold_mirror()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $hold$
+declare
+    mirror regnamespace := (select quote_ident(service.mirror) from split.service)::regnamespace;
+    mirrors text := (
+        select string_agg(oid::regclass::text, ', ') from pg_class
+        where relnamespace = mirror and relkind = 'r'
+    );
+    emptied text;
+begin
+    begin
+        execute format('lock table %s in access share mode nowait', mirrors);
+    exception
+        when lock_not_available then
+            raise exception using
+                errcode = 'serialization_failure',
+                message = 'A table of the mirror is being truncated: ' || sqlerrm,
+                hint = 'Try again.';
+    end;
+    select oid::regclass::text into emptied from pg_class
+    where
+        relnamespace = mirror
+        and relkind = 'r'
+        and relfilenode <> pg_relation_filenode(oid);
+    if emptied is not null then
+        raise exception using
+            errcode = 'serialization_failure',
+            message = format('%s was truncated after this transaction''s snapshot was taken.', emptied),
+            hint = 'Try again.';
+    end if;
+end
+$hold$;
+
+-- A trigger function that refuses every writer but split.sync(). Triggers of this kind do not fire
+-- for replication.
+create or replace function split.refuse_edits()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $refuse$
+begin
+    if current_setting('split.is_syncing', true) = 'on' then
+        return null;
+    end if;
+    raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = format(
+            '%I.%I is a mirror of the monolith''s table: replication writes it, and nobody else.',
+            tg_table_schema, tg_table_name
+        ),
+        hint = 'Change the row in the monolith, and replication changes it here.';
+end
+$refuse$;
+
+-- Puts the triggers on a mirror table, named without its schema. A table that has not landed yet is
+-- skipped; the next build finds it. Idempotent: triggers are only made where they are missing, since
+-- making one waits for the transaction that replication is applying.
+create or replace function split.watch(mirror text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $watch$
+declare
+    schema text := (select service.mirror from split.service);
+    relation regclass := to_regclass(format('%I.%I', schema, mirror));
+begin
+    if relation is null or exists (
+        select from pg_trigger where tgrelid = relation and tgname = 'split_capture'
+    ) then
+        return;
+    end if;
+    execute format(
+        'create trigger split_capture after insert or update or delete on %s'
+        ' for each row execute function split.%I()', relation, 'capture_' || schema || '_' || mirror
+    );
+    execute format(
+        'create trigger split_capture_truncate after truncate on %s'
+        ' for each statement execute function split.%I()', relation, 'capture_' || schema || '_' || mirror
+    );
+    execute format('alter table %s enable replica trigger split_capture', relation);
+    execute format('alter table %s enable replica trigger split_capture_truncate', relation);
+    execute format(
+        'create trigger split_refuse_edits before insert or update or delete or truncate on %s'
+        ' for each statement execute function split.refuse_edits()', relation
+    );
+end
+$watch$;
+
+-- Builds an index on a mirror table, named without its schema, and its statistics. Skips a table
+-- that has not landed yet. Idempotent.
+create or replace function split.index_mirror(mirror text, name text, key text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $index$
+declare
+    schema text := (select service.mirror from split.service);
+    relation regclass := to_regclass(format('%I.%I', schema, mirror));
+    index_name text := format('split_%s_%s', mirror, name);
+begin
+    if relation is null or to_regclass(format('%I.%I', schema, index_name)) is not null then
+        return;
+    end if;
+    execute format('create index %I on %s ((%s))', index_name, relation, key);
+    execute format('analyze %s', relation);
+end
+$index$;
