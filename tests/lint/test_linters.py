@@ -11,17 +11,20 @@ import pytest
 from demo.project import ROOT
 from tests.support.split import Split
 
-SQL = ("models", "tests", "analyses")
+# What sqlfluff and dbt need of the project to compile the engine's own tests and analyses.
+PROJECT_FILES = (".sqlfluff", "dbt_project.yml", "packages.yml", "profiles.yml")
+PROJECT_FOLDERS = ("dbt_packages", "macros", "models", "seeds")
+LINT = ("sqlfluff", "lint", "--disable-progress-bar")
 
 
 def says(*command: str, **options: object) -> str:
     """Run a linter, which has to be content; give what it said."""
     program = str(Path(sys.executable).parent / command[0])
     done = subprocess.run(  # type: ignore[call-overload]
-        [program, *command[1:]], cwd=ROOT, capture_output=True, text=True, **options
+        [program, *command[1:]], capture_output=True, text=True, **{"cwd": ROOT, **options}
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-    return str(done.stdout)
+    return f"{done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,22 @@ def test_python_is_as_agreed(command: tuple[str, ...]) -> None:
 @pytest.mark.slow
 def test_sql_is_as_agreed(landed: Split) -> None:
     """sqlfluff compiles models with dbt, which asks a server."""
-    assert says("sqlfluff", "lint", "--disable-progress-bar", *SQL, env=landed.environ)
+    assert says(*LINT, "models", "tests", env=landed.environ)
+
+
+@pytest.mark.slow
+def test_sql_of_the_package_is_as_agreed(landed: Split, tmp_path: Path) -> None:
+    """sqlfluff only finds files of the root project; so here they are those of one."""
+    for name in (*PROJECT_FILES, *PROJECT_FOLDERS):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("tests", "analyses"):
+        (tmp_path / name).symlink_to(ROOT / "pgsplit" / "dbt" / name)
+    said = says(*LINT, "tests", "analyses", env=landed.environ, cwd=tmp_path)
+    assert "not found in dbt project" not in said
+
+
+def test_static_sql_is_as_agreed() -> None:
+    assert says(*LINT, "--templater", "raw", "pgsplit/state", "pgsplit/replication")
 
 
 @pytest.mark.slow

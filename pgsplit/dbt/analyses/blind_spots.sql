@@ -10,7 +10,9 @@ tables as (
         oid,
         oid::regclass::text as table_name
     from pg_catalog.pg_class
-    where relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}') and relkind in ('r', 'p', 'f')
+    where
+        relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}')
+        and relkind in ('r', 'p', 'f')
 ),
 
 hidden as (

@@ -15,7 +15,9 @@ owners as (
         rows.owner
     from ({{ pgsplit.expected_tables() }}) as rows (table_name, owner)
     inner join pg_catalog.pg_class as class on rows.table_name = class.relname
-    where class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}') and class.relkind in ('r', 'p', 'f')
+    where
+        class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}')
+        and class.relkind in ('r', 'p', 'f')
 ),
 
 -- A view may read its tables through other views.
@@ -79,8 +81,8 @@ routines as (
         on
             depends.refobjid = owners.table_oid
             or procs.prosrc ~* (
-                '\m(from|join|into|update|only|truncate|table|using)\s+("?{{ pgsplit.monolith_schema() }}"?\.)?"?'
-                || owners.relname || '"?(\W|$)'
+                '\m(from|join|into|update|only|truncate|table|using)\s+'
+                || '("?{{ pgsplit.monolith_schema() }}"?\.)?"?' || owners.relname || '"?(\W|$)'
             )
     where
         procs.pronamespace not in (

@@ -80,13 +80,18 @@ found as (
     select
         'blocks' as severity,
         'column is missing' as hazard,
-        format('%I.%I.%I', '{{ pgsplit.monolith_schema() }}', expected.table_name, expected.column_name) as object,
+        format(
+            '%I.%I.%I', '{{ pgsplit.monolith_schema() }}', expected.table_name, expected.column_name
+        ) as object,
         'expected as ' || expected.data_type as found,
         'Its table cannot land.' as means,
         format(
             'ALTER TABLE %I.%I ADD COLUMN %I %s; or take it out of models/_sources.yml,'
             ' seeds/column_ownership.csv and its model.',
-            '{{ pgsplit.monolith_schema() }}', expected.table_name, expected.column_name, expected.data_type
+            '{{ pgsplit.monolith_schema() }}',
+            expected.table_name,
+            expected.column_name,
+            expected.data_type
         ) as mend
     from expected
     left join columns

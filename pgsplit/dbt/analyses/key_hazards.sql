@@ -43,7 +43,9 @@ constraints as (
     left join pg_catalog.pg_class as target on held.confrelid = target.oid
     left join owners on class.relname = owners.table_name
     left join owners as target_owners on target.relname = target_owners.table_name
-    where class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}') and held.conparentid = 0
+    where
+        class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}')
+        and held.conparentid = 0
 ),
 
 crossing as (

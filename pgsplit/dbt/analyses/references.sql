@@ -51,14 +51,16 @@ keys as (
     where
         constraints.contype = 'f'
         and constraints.conparentid = 0
-        and to_regnamespace('{{ pgsplit.monolith_schema() }}') in (class.relnamespace, target.relnamespace)
+        and to_regnamespace('{{ pgsplit.monolith_schema() }}')
+        in (class.relnamespace, target.relnamespace)
 ),
 
 tables as (
     select
         class.oid as table_oid,
         case
-            when class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}') then class.relname::text
+            when class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}')
+                then class.relname::text
             else format('%I.%I', class.relnamespace::regnamespace, class.relname)
         end as table_name
     from pg_catalog.pg_class as class

@@ -175,7 +175,9 @@ found as (
         case
             when row_security_active(oid)
                 then format('ALTER ROLE %I BYPASSRLS;', current_user)
-            else 'Write them anew: SELECT * FROM pg_policies WHERE schemaname = ''{{ pgsplit.monolith_schema() }}'';'
+            else
+                'Write them anew: SELECT * FROM pg_policies'
+                || ' WHERE schemaname = ''{{ pgsplit.monolith_schema() }}'';'
         end as mend
     from tables
     where relrowsecurity

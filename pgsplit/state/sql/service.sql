@@ -32,9 +32,9 @@ create table if not exists split.service (
 );
 insert into split.service (database, mirror, database_oid)
 select
-    current_setting('split.database'),
-    current_setting('split.mirror'),
-    databases.oid
+    current_setting('split.database') as database,
+    current_setting('split.mirror') as mirror,
+    databases.oid as database_oid
 from pg_catalog.pg_database as databases
 where databases.datname = current_database()
 on conflict do nothing;

@@ -16,7 +16,8 @@ live as (
     inner join pg_catalog.pg_class as class on attribute.attrelid = class.oid
     where
         class.relnamespace in (
-            to_regnamespace('{{ pgsplit.monolith_schema() }}')::oid, to_regnamespace('{{ pgsplit.monolith_schema() }}_retired')::oid
+            to_regnamespace('{{ pgsplit.monolith_schema() }}')::oid,
+            to_regnamespace('{{ pgsplit.monolith_schema() }}_retired')::oid
         )
         and class.relkind in ('r', 'p')
         and attribute.attnum > 0

@@ -1,5 +1,5 @@
--- Everything that was committed before this moment is in the mirror, wherever it comes from, by the
--- clocks of the servers it comes from.
+-- All that was committed before this moment, by the clock of the server it comes from, is in the
+-- mirror.
 create or replace function split.mirror_as_of()
 returns timestamptz
 language plpgsql
@@ -16,9 +16,9 @@ begin
 end
 $as_of$;
 
--- Keeps TRUNCATE out until the transaction ends. A table truncated after this snapshot was taken
--- looks empty in it, whatever it held then. Its file is not the one that the snapshot's catalogue
--- names, and that gives it away. Never waits: replication may hold one of the tables and wait for
+-- Keeps TRUNCATE out until the transaction ends, and refuses if one came after the snapshot: then
+-- the table looks empty in the snapshot, whatever it held. Such a table has another file than the
+-- snapshot's catalogue names. Never waits, since replication may hold one table and wait for
 -- another.
 create or replace function split.hold_mirror()
 returns void
@@ -77,8 +77,8 @@ begin
 end
 $refuse$;
 
--- Puts the triggers on a mirror table, named without its schema. A table that has not landed yet is
--- skipped; the next build finds it. Idempotent: triggers are only made where they are missing, since
+-- Puts the triggers on a mirror table, named without its schema. Skips a table that has not landed
+-- yet; the next build finds it. Idempotent. Triggers are only made where they are missing, since
 -- making one waits for the transaction that replication is applying.
 create or replace function split.watch(mirror text)
 returns void

@@ -103,10 +103,10 @@ begin
 end
 $refuse$;
 
--- The static part of split.prepare_switch(), which dbt makes: puts the triggers that record changes
--- on the service's tables, and lets the service's login write them. Until the switch nobody does.
--- What split.sync() writes is not recorded, so nothing echoes. Idempotent. Making a trigger waits for
--- whoever writes the table, and nobody does yet.
+-- Puts the triggers that record changes on the service's tables, and lets its login write them. The
+-- switch calls it through split.prepare_switch(), which dbt makes; nobody writes the tables before,
+-- so no trigger has to wait. The triggers ignore what split.sync() writes, so nothing echoes.
+-- Idempotent.
 create or replace function split.record_writes(login text)
 returns void
 language plpgsql

@@ -60,9 +60,9 @@ $differs$;
 --
 -- A rollback calls it before the service's tables follow the monolith again. From then on a row is
 -- what the monolith's row yields, and anything else in it is gone, such as the time at which a
--- message was read. Equal values, as 5 and 5.00 are, lose nothing. The caller's snapshot has to show
--- the mirror as it was before anybody wrote to the monolith again. Reads the mirror and the tables
--- once. A table that loses nothing gets no copy.
+-- message was read. Equal values, such as 5 and 5.00, lose nothing, and a table that loses nothing
+-- gets no copy. The caller's snapshot must show the mirror as it was before anybody wrote to the
+-- monolith again. Reads the mirror and the tables once.
 create or replace function split.keep_unlike(label text)
 returns table (table_name text, kept_in text, rows bigint)
 language plpgsql
