@@ -158,7 +158,7 @@ def test_a_landing_that_fails_leaves_nothing(split: Split, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise psycopg.errors.DiskFull("no space left on device")
 
-    monkeypatch.setattr("pgsplit.replication.stream.subscribe", fail)
+    monkeypatch.setattr("pgsplit.load.land.subscribe", fail)
     with pytest.raises(psycopg.errors.DiskFull):
         land_service(split, "payments")
     assert_nothing_left(split)
@@ -267,7 +267,7 @@ def test_a_login_without_privileges_is_told_which(split: Split) -> None:
 def test_an_old_transaction_that_holds_the_slot_back_is_named(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgsplit.replication.stream.SLOT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr("pgsplit.replication.slot.EXPORT_SECONDS", 1)
     with split.monolith() as other, other.transaction():
         other.execute("select pg_current_xact_id()")
         with pytest.raises(NotReady) as caught:
@@ -441,12 +441,12 @@ def test_landing_again_that_is_killed_is_done_by_the_next(split: Split) -> None:
     land_service(split, "payments")
     script = (
         "import os, signal, sys, runner\n"
-        "from pgsplit.replication.stream import Link\n"
-        "removing = Link.remove\n"
+        "from pgsplit.replication.stream import Stream\n"
+        "removing = Stream.remove\n"
         "def remove(link):\n"
         "    removing(link)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Link.remove = remove\n"
+        "Stream.remove = remove\n"
         "sys.argv = ['runner.py', 'land', 'payments', '--again']\n"
         "sys.exit(runner.main())\n"
     )

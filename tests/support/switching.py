@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 
 from demo.project import select
-from pgsplit.replication.reverse import published
 from pgsplit.replication.session import Session
+from pgsplit.replication.subscription import published
 from pgsplit.routing import env_file as env_file
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import open_ledger, state
@@ -128,10 +128,10 @@ def assert_agreed(split: Split) -> str:
         assert session.monolith_fence.is_open() is not is_switched
         assert takes_writes(session) is is_switched
         assert session.monolith_fence.is_closed_for_good() is is_switched
-        stream, stream = session.reverse, session.forward
-        assert bool(published(session.monolith, stream.name) & set(OWNED)) is not is_switched
-        assert bool(published(session.database, stream.name) & set(OWNED)) is is_switched
-        assert stream.is_there() is (stream.slot() is not None) is is_switched
+        reverse, forward = session.reverse, session.forward
+        assert bool(published(session.monolith, forward.name) & set(OWNED)) is not is_switched
+        assert bool(published(session.database, reverse.name) & set(OWNED)) is is_switched
+        assert reverse.is_there() is (reverse.slot() is not None) is is_switched
         row = session.database.execute(
             "select switched_at is not null from split.service"
         ).fetchone()
