@@ -41,6 +41,7 @@ from pgsplit.state.saga import Saga, Step
 
 AFTER_CHANGE_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 5.0
+FIRST_WRITE_SECONDS = 1.0
 
 
 @dataclass
@@ -74,6 +75,8 @@ class Cutover(SagaOperation[Moved]):
         say: called with each step's name.
         max_pause: seconds that writers may be kept out.
         with_backup: dump the old side first.
+        wait_for_write: seconds that a switch waits for the service's first write, which tells how
+            long its writers really stood still. They are let in before.
     """
 
     enters: ClassVar[State | None] = None
@@ -90,6 +93,7 @@ class Cutover(SagaOperation[Moved]):
         *,
         max_pause: float = MAX_PAUSE_SECONDS,
         with_backup: bool = False,
+        wait_for_write: float = FIRST_WRITE_SECONDS,
     ) -> None:
         super().__init__(
             session.service,
@@ -99,6 +103,7 @@ class Cutover(SagaOperation[Moved]):
             Moved(session.service, self.kind.value),
         )
         self.session, self.max_pause, self.with_backup = session, max_pause, with_backup
+        self.wait_for_write = wait_for_write
         self.owned = session.service.owned_tables
         self.paused = ExitStack()  # clients, in PgBouncer
         self.ends_at = 0.0  # of the pause, by this process's clock

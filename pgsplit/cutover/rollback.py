@@ -38,10 +38,9 @@ class Rollback(Cutover):
     side = Side.MONOLITH
     clock_sign = -1
     leads_to = "monolith"
-
-    def __init__(self, *session: Any, **others: Any) -> None:
-        super().__init__(*session, **others)
-        self.sync_lock, self.is_switched = ExitStack(), True
+    # Both are set by `open`.
+    sync_lock: ExitStack
+    is_switched: bool
 
     @property
     def old(self) -> Fence:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgsplit.cutover import preflight as preflight
-from pgsplit.cutover.cutover import AFTER_CHANGE_SECONDS, MAX_PAUSE_SECONDS, Cutover, Moved
+from pgsplit.cutover.cutover import AFTER_CHANGE_SECONDS, FIRST_WRITE_SECONDS, Cutover, Moved
 from pgsplit.cutover.locks import disable_triggers
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.cutover.rollback import Rollback
@@ -28,7 +28,6 @@ from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, require_finished
 
 PREPARE_SECONDS = 5.0
-FIRST_WRITE_SECONDS = 1.0
 BETWEEN_LOOKS_SECONDS = 0.02
 
 START_SERVICE = """
@@ -38,25 +37,13 @@ START_SERVICE = """
 
 
 class Switch(Cutover):
-    """The cutover from the monolith to the service.
-
-    Args:
-        wait_for_write: seconds to wait for the service's first write, which tells how long its
-            writers really stood still. They are let in before.
-        others: those of `Cutover`.
-    """
+    """The cutover from the monolith to the service; see `Cutover` for its arguments."""
 
     kind = Kind.SWITCH
     title = "a switch"
     enters = State.SWITCHED
     side = Side.SERVICE
     clock_sign = 1
-
-    def __init__(
-        self, *session: Any, wait_for_write: float = FIRST_WRITE_SECONDS, **others: Any
-    ) -> None:
-        super().__init__(*session, **others)
-        self.wait_for_write = wait_for_write
 
     @property
     def old(self) -> Fence:
@@ -164,7 +151,7 @@ def switch(
         max_pause: seconds that writers may be kept out; after that everything is undone.
         say: called with each step's name.
         with_backup: dump the monolith first.
-        wait_for_write: seconds to wait for the service's first write; see `Switch`.
+        wait_for_write: seconds to wait for the service's first write; see `Cutover`.
 
     Returns:
         How long writers stood still, and what an operator should know.
@@ -192,17 +179,10 @@ def check(
     ledger: Ledger,
     say: Callable[[str], None],
 ) -> PreflightReport:
-    """Check whether a service could be switched or rolled back now, and change nothing.
-
-    Args:
-        service: a verified service, or for a rollback a switched one.
-        operation: `switch` or `rollback`.
-        connections: where the servers are.
-        ledger: the monolith's ledger.
-        say: called with what is being checked.
+    """Check whether a `switch` or a `rollback` could be done now, and change nothing.
 
     Returns:
-        How long its streams take now.
+        How long the service's streams take now.
 
     Raises:
         NotReady: it could not; one message has all problems.
@@ -218,14 +198,7 @@ def resume(
     ledger: Ledger,
     say: Callable[[str], None],
 ) -> Moved:
-    """Finish a switch or a rollback that was interrupted, or undo it.
-
-    Args:
-        service: whose operation it was.
-        operation: `switch` or `rollback`.
-        connections: where the servers are.
-        ledger: the monolith's ledger.
-        say: called with each step's name.
+    """Finish a `switch` or a `rollback` that was interrupted, or undo it.
 
     Returns:
         The result: finished if it had been committed, else undone; `warnings` say which.
@@ -238,7 +211,7 @@ def _cutover(
     operation: str, session: Session, ledger: Ledger, say: Callable[[str], None]
 ) -> Cutover:
     kinds: dict[Kind, type[Cutover]] = {Kind.SWITCH: Switch, Kind.ROLLBACK: Rollback}
-    return kinds[Kind(operation)](session, ledger, say, max_pause=MAX_PAUSE_SECONDS)
+    return kinds[Kind(operation)](session, ledger, say)
 
 
 def move_reads(service: Service, connections: Connections, ledger: Ledger, side: Side) -> str:
