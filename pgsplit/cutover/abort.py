@@ -1,4 +1,4 @@
-"""Aborts: removes everything that was made for a service, as long as it is not switched.
+"""The abort removes everything that was made for a service, as long as it is not switched.
 
 It can only go forward, and each step is idempotent: an interrupted abort is resumed by doing all of
 it again. It drops no row that a service has written, and none of the monolith's.

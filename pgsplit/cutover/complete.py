@@ -1,4 +1,4 @@
-"""Completes: ends a switched service's reverse replication; after that nothing can go back.
+"""The completion ends a switched service's reverse replication; there is no rollback after it.
 
 It can only go forward, and each step is idempotent: an interrupted completion is resumed by doing
 all of it again. It drops no row, neither of the service nor of the monolith.

@@ -24,7 +24,7 @@ MOST_LAG_SECONDS = 5.0
 MOST_SYNC_SECONDS = 2.0
 LONG_TRANSACTION_SECONDS = 2.0
 CATCH_UPS = 10
-SETTLED_SECONDS = 0.1
+SHORT_SYNC_SECONDS = 0.1
 SAMPLES = 3
 
 # The locks of those who only read.
@@ -161,7 +161,7 @@ def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> 
 
 
 def _find_old_proof(found: PreflightReport, session: Session, ledger: Ledger) -> None:
-    """All tables are verified as they are now, not long ago."""
+    """Check that all tables were verified as they are now, and not long ago."""
     verify = f"runner.py verify {session.service.role}"
     if tables := outdated(ledger, session.database, session.service):
         found.add(f"not verified as they are made now: {', '.join(tables)}", verify)
@@ -178,7 +178,7 @@ def _find_old_proof(found: PreflightReport, session: Session, ledger: Ledger) ->
 def for_rollback(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be rolled back; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "rolled back")
-    found = _for_leaving_service(session, say)
+    found = _reverse_checked(session, say)
     _collect(found, lambda: env_file.read(session.service, session.connections))
     tables = [f"{session.service.database}.{name}" for name in session.service_fence.tables]
     _find_long_transactions(found, session.database, tables, READERS)
@@ -189,7 +189,7 @@ def for_rollback(session: Session, ledger: Ledger, say: Callable[[str], None]) -
 def for_completion(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be completed; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "completed")
-    found = _for_leaving_service(session, say)
+    found = _reverse_checked(session, say)
     # Tables that are read can't be moved to another schema.
     owned = [f"{session.service.mirror}.{name}" for name in session.service.owned_tables]
     _find_long_transactions(found, session.monolith, owned, ())
@@ -209,7 +209,7 @@ def require_state(session: Session, ledger: Ledger, wanted: State, done: str) ->
         return
     role = service.role
     if state is State.COMPLETED:
-        what, hint = "nothing can go back any more", "runner.py backups"
+        what, hint = "there is no rollback any more", "runner.py backups"
     elif state.reached(State.SWITCHED):
         what, hint = "it is the source of truth already", f"runner.py status {role}"
     elif wanted is State.SWITCHED:
@@ -229,7 +229,7 @@ def catch_up(session: Session) -> dict[str, object]:
     for _ in range(CATCH_UPS):
         session.forward.arrive()
         done = apply_changes(session.database)
-        if done.seconds < SETTLED_SECONDS:
+        if done.seconds < SHORT_SYNC_SECONDS:
             break
     return {"rows": done.rows, "seconds": round(done.seconds, 3)}
 
@@ -265,7 +265,7 @@ def _time_stream(found: PreflightReport, session: Session) -> None:
             )
 
 
-def _for_leaving_service(session: Session, say: Callable[[str], None]) -> PreflightReport:
+def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightReport:
     """Check that what the service has written is in the monolith, or will be soon."""
     found, stream = PreflightReport(), session.reverse
     say("how far the monolith is behind")
@@ -277,7 +277,7 @@ def _for_leaving_service(session: Session, say: Callable[[str], None]) -> Prefli
             found.lag_seconds = stream.arrive(within_seconds=MOST_LAG_SECONDS)
         except TimeoutError:
             found.add(
-                f"{stream.leads_to} are more than {MOST_LAG_SECONDS:.0f} s behind",
+                f"{stream.destination} are more than {MOST_LAG_SECONDS:.0f} s behind",
                 f"runner.py sync {session.service.role}, until it has caught up; then try again",
             )
 

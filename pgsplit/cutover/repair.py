@@ -1,4 +1,4 @@
-"""Repairs: re-creates a switched service's broken streams, and re-copies only rows that differ.
+"""The repair re-creates a switched service's broken streams, and writes only rows that differ.
 
 A stream that has lost its slot has a gap that nothing can fill. So it gets a new slot; in the very
 state from which that slot goes on, every row is compared and what differs is written. Before the

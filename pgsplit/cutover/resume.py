@@ -1,4 +1,4 @@
-"""Resumes: finishes an operation that was interrupted, or undoes it."""
+"""Resuming finishes an operation that was interrupted, or undoes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rolls back: makes the monolith the source of truth again, with all that the service wrote."""
+"""The rollback makes the monolith the source of truth again, with all that the service wrote."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Switches: makes a service's database the source of truth instead of the monolith.
+"""The switch makes a service's database the source of truth instead of the monolith.
 
-The callers' functions for both directions of a cutover are here, too.
+The functions that serve both directions of a cutover are here, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Follows: keeps services' tables in step with the living monolith until told to stop."""
+"""A follower keeps services' tables in step with the living monolith until told to stop."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class ReverseStream(Stream):
         return self.service.database, "the monolith"
 
     @property
-    def leads_to(self) -> str:
+    def destination(self) -> str:
         """What it writes, for people."""
         return f"the monolith's tables of {self.service.database}"
 

@@ -58,7 +58,7 @@ class Stream:
         return self.service.database
 
     @property
-    def leads_to(self) -> str:
+    def destination(self) -> str:
         """What it writes, for people."""
         return f"the mirror of {self.service.database}"
 
@@ -199,7 +199,7 @@ class Stream:
         while not self.has_arrived(beat):
             now = time.monotonic()
             if within_seconds is not None and now - started > within_seconds:
-                raise TimeoutError(f"{self.leads_to} had not caught up")
+                raise TimeoutError(f"{self.destination} had not caught up")
             time.sleep(wait)
             wait = min(wait * 1.4, PAUSE_IN_A_HURRY_SECONDS if within_seconds else PAUSE_SECONDS)
             if now - looked < LOOK_SECONDS:
@@ -254,7 +254,7 @@ class Stream:
         found, where = self.subscription(), describe(self.target.info.dsn)
         if found and not found.enabled:
             return NotReady(
-                f"Somebody has paused replication into {self.leads_to}. Its source keeps the WAL"
+                f"Somebody has paused replication into {self.destination}. Its source keeps the WAL"
                 " meanwhile.",
                 where=where,
                 hint=f"runner.py psql {self.subscriber} -c 'alter subscription {self.name} enable'",
@@ -262,13 +262,13 @@ class Stream:
         if found and found.blockers:
             pids = ", ".join(map(str, found.blockers))
             return NotReady(
-                f"Replication waits for a lock on {self.leads_to} that process {pids} holds.",
+                f"Replication waits for a lock on {self.destination} that process {pids} holds.",
                 where=where,
                 hint=f"Wait for it, or end it: select pg_terminate_backend({found.blockers[0]});",
             )
         said = subscriptions.last_error(self.target, found.oid) if found else ""
         return NotReady(
-            f"Replication into {self.leads_to} has stopped"
+            f"Replication into {self.destination} has stopped"
             + (f", {found.errors} error(s) so far" if found and found.errors else "")
             + (f":\n  {said}" if said else "."),
             where=where,

@@ -1,4 +1,4 @@
-"""Syncs: brings a service's tables to where the living monolith stands.
+"""A sync brings a service's tables to where the living monolith stands.
 
 Replication keeps the mirror current. `split.sync()`, which dbt has made in the service's database,
 applies what has changed to the service's tables. A heartbeat, a row that is written in the monolith
