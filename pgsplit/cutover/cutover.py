@@ -312,7 +312,7 @@ class Cutover(SagaOperation[Moved]):
     def pause_over(self, why: str = "") -> NotReady:
         """Say that the pause is over."""
         return NotReady(
-            f"The pause was longer than the {self.max_pause:g} s that it may be{why}.",
+            f"The pause was longer than the {self.max_pause:g} s that are allowed{why}.",
             where=self.service.database,
             hint="Try again at a quieter moment, or allow more: --max-pause 10s",
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import psycopg
 from psycopg import errors
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
 Errors = tuple[type[psycopg.Error], ...]
 
@@ -25,24 +25,24 @@ def retrying(
     on: Errors,
     *,
     seconds: float,
-    tries: int | None = None,
     doubles: bool = False,
-    until: Callable[[], bool] | None = None,
+    tries: int | None = None,
+    until: Callable[[], bool] = lambda: False,
 ) -> Retrying:
-    """Give what calls a function until it no longer fails with one of these errors.
+    """Give what calls a function again as long as it fails with one of these errors.
 
-    The last error is raised as it is; any other is raised at once.
+    The last error is raised as it is. Any other is raised at once.
 
     Args:
-        on: the errors to retry on.
-        seconds: the pause between two tries; the first one if it doubles.
-        tries: how often at most.
+        on: the errors.
+        seconds: the pause between two tries.
         doubles: double the pause each time.
-        until: asked after each failure; stops when true. For a limit other than a number of tries.
+        tries: how often at most.
+        until: asked after each failure; true ends it. For limits other than a number of tries.
     """
     return Retrying(
         retry=retry_if_exception_type(on),
-        stop=stop_after_attempt(tries) if tries else lambda _: until is not None and until(),
+        stop=lambda state: state.attempt_number == tries or until(),
         wait=wait_exponential(multiplier=seconds, exp_base=2 if doubles else 1),
         reraise=True,
     )

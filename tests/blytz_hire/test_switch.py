@@ -840,7 +840,7 @@ def test_a_pause_that_is_over_is_undone(verified: Split) -> None:
         halt.release()
         code, said = result()
     assert code == NotReady.exit_code
-    assert "The pause was longer than the 0.3 s that it may be" in said
+    assert "The pause was longer than the 0.3 s that are allowed" in said
     assert "or allow more: --max-pause 10s" in said
     assert "The switch was undone: everything is as it was before." in said
     assert assert_agreed(verified) == "verified"

@@ -213,7 +213,7 @@ def test_a_runner_that_sleeps_past_its_pause_decides_nothing(
         halt.release()
         said = words(runner.communicate()[0])
         assert runner.returncode == NotReady.exit_code
-        assert "The pause was longer than the 0.5 s that it may be" in said
+        assert "The pause was longer than the 0.5 s that are allowed" in said
         assert f"The {operation} was undone: everything is as it was before." in said
         assert assert_agreed(verified) == state
         writer.assert_gets_through(place)
