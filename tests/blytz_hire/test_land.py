@@ -312,7 +312,7 @@ def test_an_interrupted_landing_leaves_nothing(split: Split) -> None:
         provision(select(("payments",))[0], split.connections, ledger)
     script = (
         "import os, signal, time, pgsplit.load.land as landing\n"
-        "landing.replication.subscribe = lambda *_: ("
+        "landing.subscribe = lambda *_: ("
         "os.kill(os.getpid(), signal.SIGINT), time.sleep(9))\n"
         "import sys, runner\n"
         "sys.argv = ['runner.py', 'land', 'payments']\n"
@@ -336,7 +336,7 @@ def killed_landing(split: Split) -> None:
         provision(select(("payments",))[0], split.connections, ledger)
     script = (
         "import os, signal, pgsplit.load.land as landing\n"
-        "landing.replication.subscribe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "landing.subscribe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "import sys, runner\n"
         "sys.argv = ['runner.py', 'land', 'payments']\n"
         "runner.main()\n"
