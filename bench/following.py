@@ -31,8 +31,10 @@ from pgsplit.cli import console
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Service
+from pgsplit.replication.follow import Tick, follow
 from pgsplit.replication.stream import Stream
-from pgsplit.replication.sync import Tick, apply_changes, follow, open_upstreams, sync
+from pgsplit.replication.sync import apply_changes, sync
+from pgsplit.replication.upstreams import open_upstreams
 
 SAMPLE_ROWS = 50_000
 WRITERS = 4

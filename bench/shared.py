@@ -30,7 +30,7 @@ from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Service
 from pgsplit.replication import shared
-from pgsplit.replication.stream import Connection
+from pgsplit.replication.slot import Connection
 
 SAMPLE_ROWS = 50_000
 PATIENCE_SECONDS = 300

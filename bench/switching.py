@@ -29,8 +29,9 @@ from demo.clients import KINDS, Client, Known, acknowledged, acquaint, read, wri
 from demo.project import MONOLITH, ROOT
 from pgsplit.cli import console
 from pgsplit.observe.history import history
+from pgsplit.replication.follow import Tick
 from pgsplit.replication.session import Session, open_session
-from pgsplit.replication.sync import Tick, apply_changes
+from pgsplit.replication.sync import apply_changes
 
 CLIENTS = 4
 PER_SECOND = 200.0

@@ -20,7 +20,7 @@ from pgsplit.prove import parity as following
 from pgsplit.prove import reconcile as reconciling
 from pgsplit.prove.parity import Parity, Reference
 from pgsplit.prove.reconcile import Action, Reconciled
-from pgsplit.replication import events as listening
+from pgsplit.replication.sharing import events as listening
 from pgsplit.replication.sync import built
 from pgsplit.state.ledger import open_ledger
 

@@ -25,7 +25,7 @@ from pgsplit.cli.console import out, table
 from pgsplit.observe import status as looking
 from pgsplit.observe.status import Status
 from pgsplit.replication import sync as syncing
-from pgsplit.replication.sync import Tick
+from pgsplit.replication.follow import Tick, follow_all
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -52,7 +52,7 @@ def sync(names: tuple[str, ...], follow: bool, interval: float, as_json: bool) -
     services = connections.project.select(names) if names else syncing.built(connections)
     if follow:
         with following(as_json) as view, suppress(KeyboardInterrupt):
-            syncing.follow_all(services, connections, view.tick, interval)
+            follow_all(services, connections, view.tick, interval)
         return
     with console.watching() as watcher:
         synced = {}

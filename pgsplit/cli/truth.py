@@ -16,6 +16,7 @@ from pgsplit.cli import connect_project, console, json_option, one_service, serv
 from pgsplit.cli.console import out
 from pgsplit.cutover import complete as completing
 from pgsplit.cutover import repair as repairing
+from pgsplit.cutover import resume as resuming
 from pgsplit.cutover import switch as switching
 from pgsplit.cutover.complete import Aborted, Completed
 from pgsplit.cutover.cutover import Moved
@@ -231,16 +232,9 @@ def resume(as_json: bool) -> None:
                 str(entry.detail["operation"]),
             )
             with watcher.step(f"{service.role}: {operation}") as step:
-                how = (service, connections, ledger, step.say)
-                if operation == "complete":
-                    completing.complete(*how, with_backup=False, resumes=True)
-                    said[database] = ["It is completed now."]
-                elif operation == "abort":
-                    completing.abort(*how)
-                    said[database] = ["It is aborted now."]
-                else:
-                    moved = switching.resume(service, operation, *how[1:])
-                    said[database] = [*moved.warnings, POINTED.format(role=service.role)]
+                said[database] = resuming.resume(service, operation, connections, ledger, step.say)
+                if operation in ("switch", "rollback"):
+                    said[database].append(POINTED.format(role=service.role))
     if as_json:
         console.show_json({"resumed": said})
         return

@@ -1,31 +1,37 @@
-"""The walk of a truth from one side to the other; `switch` has its two directions.
+"""A cutover: moves a service's source of truth from one side to the other.
 
-The side that was the truth is closed on a lease, what it holds is carried over, and one commit on
-that side decides: its gate is closed for good, and it publishes the owned tables no more. The other
-side then publishes them and opens. Until the decision all is undone if anything fails or the pause
-is over; after it there is only forward.
+`switch` and `rollback` are its two directions. The old side is closed on a lease, what it holds is
+replicated, and one commit on that side is the point of no return: its fence is closed for good, and
+it no longer publishes the owned tables. The new side then publishes them and opens. If anything
+fails or the pause is over before that commit, everything is undone; after it, the cutover can only
+be finished.
 """
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
-from psycopg import errors
-
-from pgsplit.backup.dump import Backup
+from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import NotReady
-from pgsplit.postgres.connect import describe
+from pgsplit.cutover.locks import (
+    BETWEEN_TRIES_SECONDS,
+    LOCK_SECONDS,
+    disable_triggers,
+    locked,
+    next_patience,
+)
+from pgsplit.cutover.operation import SagaOperation
+from pgsplit.postgres.retry import LOCKED, retrying
 from pgsplit.project.project import Service
-from pgsplit.replication import read_through
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session
+from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
 from pgsplit.routing import env_file as env_file
 from pgsplit.routing import pause as pause
@@ -33,43 +39,19 @@ from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Saga, Step
 
-# How long one try to close the gate may keep writers waiting, and how long they have in between.
-LOCK_SECONDS = 0.25
-BETWEEN_TRIES_SECONDS = 0.5
-DISARM_TRIES = 5
 AFTER_CHANGE_SECONDS = 60.0
-
-BLOCKERS = """
-    select string_agg(
-        distinct format('%%s%%s', lock.pid, ' (' || nullif(activity.application_name, '') || ')'),
-        ', '
-    )
-    from pg_locks as lock
-    inner join pg_stat_activity as activity using (pid)
-    where
-        lock.relation = any(%s::regclass[]) and lock.granted and lock.pid <> pg_backend_pid()
-        and lock.mode not in ('AccessShareLock', 'RowShareLock')
-"""
-
-
-# How long a lock has to be waited for until autovacuum, if it is what holds one, gives way.
-VACUUMED = """
-    select max(extract(epoch from current_setting('deadlock_timeout')::interval))::float
-    from pg_locks as lock
-    inner join pg_stat_activity as activity using (pid)
-    where
-        lock.relation = any(%s::regclass[]) and lock.granted
-        and activity.backend_type = 'autovacuum worker'
-"""
+MAX_PAUSE_SECONDS = 5.0
+FIRST_WRITE_SECONDS = 1.0
 
 
 @dataclass
 class Moved:
-    """What a switch or a rollback came to; moments are by the server's clock that they name.
+    """The result of a switch or a rollback.
 
-    `closed_at` is when the last writer had left the old side, `opened_at` when the new one let
-    writers in, `first_write_at` when it took the first write, if one came soon. Seconds stand
-    corrected by the difference of the two clocks.
+    `closed_at` is when the last writer had left the old side, `opened_at` when the new side let
+    writers in, `first_write_at` when it took the first write, if one came soon; each by the clock
+    of its own server. `paused_seconds` and `gap_seconds` are corrected by the difference of the
+    clocks. `kept` names, by table, where rows were quarantined, and how many.
     """
 
     service: Service
@@ -84,130 +66,190 @@ class Moved:
     warnings: list[str] = field(default_factory=list)
 
 
-class Cutover(ABC):
-    """One walk of the truth from the `old` gate to the `new` one; what both directions share."""
+class Cutover(SagaOperation[Moved]):
+    """One cutover, from the `old` fence to the `new` one; what both directions share.
 
-    operation: str
-    enters: State | None = None
-    returns_to: State | None = None
-    place: Side
-    leads_to: str
+    Args:
+        session: connections to both sides.
+        ledger: the monolith's ledger.
+        say: called with each step's name.
+        max_pause: seconds that writers may be kept out.
+        with_backup: dump the old side first.
+        wait_for_write: seconds that a switch waits for the service's first write, which tells how
+            long its writers really stood still. They are let in before.
+    """
 
-    def __init__(self, session: Session, moved: Moved, max_pause: float) -> None:
-        self.session, self.moved, self.max_pause = session, moved, max_pause
+    enters: ClassVar[State | None] = None
+    returns_to: ClassVar[State | None] = None
+    side: ClassVar[Side]
+    # What corrects a time of the new side's clock by the service's lead over the monolith.
+    clock_sign: ClassVar[int]
+
+    def __init__(
+        self,
+        session: Session,
+        ledger: Ledger,
+        say: Callable[[str], None],
+        *,
+        max_pause: float = MAX_PAUSE_SECONDS,
+        with_backup: bool = False,
+        wait_for_write: float = FIRST_WRITE_SECONDS,
+    ) -> None:
+        super().__init__(
+            session.service,
+            session.connections,
+            ledger,
+            say,
+            Moved(session.service, self.kind.value),
+        )
+        self.session, self.max_pause, self.with_backup = session, max_pause, with_backup
+        self.wait_for_write = wait_for_write
         self.owned = session.service.owned_tables
         self.paused = ExitStack()  # clients, in PgBouncer
         self.ends_at = 0.0  # of the pause, by this process's clock
-        self.offset = 0.0
-        # Asked once: reading what tables there are is not for the pause.
+        self.clock_offset = 0.0
+        self.tries, self.patience = 0, min(LOCK_SECONDS, max_pause / 2)
+        # Asked once, before the pause: reading which tables there are takes time.
         self.monolith_fence, self.service_fence = session.monolith_fence, session.service_fence
 
     @property
     @abstractmethod
     def old(self) -> Fence:
-        """The gate of the side that is the truth so far."""
+        """The fence of the side that is the source of truth so far."""
 
     @property
     @abstractmethod
     def new(self) -> Fence:
-        """The gate of the side that becomes it."""
+        """The fence of the side that becomes it."""
+
+    @property
+    @abstractmethod
+    def old_database(self) -> str:
+        """The old side's database."""
+
+    @property
+    @abstractmethod
+    def leads_to(self) -> str:
+        """The new side by name, for the message that writers get."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make what the walk needs; idempotent."""
+        """Make what the cutover needs; idempotent."""
 
     @abstractmethod
-    def unprepare(self) -> None:
-        """Remove it again."""
+    def undo_prepare(self) -> None:
+        """Remove it; idempotent."""
 
     @abstractmethod
     def catch_up(self) -> Mapping[str, Any] | None:
-        """Carry over what there is, so that little is left for the pause."""
+        """Replicate and apply what there is, so that little is left for the pause."""
 
     @abstractmethod
     def drain(self) -> Mapping[str, Any] | None:
-        """Carry over what is left, now that nobody writes."""
+        """Replicate and apply the rest, now that nobody writes."""
 
     @abstractmethod
     def commit(self) -> None:
-        """Make it final, in one commit on the old side; nothing, if it is."""
+        """Pass the point of no return, in one commit on the old side; idempotent."""
 
     @abstractmethod
     def open(self) -> Mapping[str, Any] | None:
-        """Let writers in on the new side, in one commit; nothing, if they are."""
+        """Let writers in on the new side, in one commit; idempotent."""
 
     @abstractmethod
     def finish(self) -> Mapping[str, Any] | None:
         """Do what can wait until the pause is over."""
 
-    def saga(self, *, from_commit: bool = False) -> Saga:
-        """Give the steps: all, or those from the decision on."""
-        steps = [
-            Step("prepare", self._prepare, self.unprepare, "what it makes is removed"),
+    def steps(self, *, from_commit: bool = False) -> Saga:
+        """Give the steps: all, or those from the point of no return on."""
+        until_commit = [
+            Step("prepare", self._prepare, self.undo_prepare, "what it makes is removed"),
             Step("catch up", self.catch_up),
             Step("close", self.close, self.reopen, "the gate is opened"),
             Step("drain", self.drain),
-            Step("decide", self.commit, in_one_go=True),
-            Step("open", self.open, in_one_go=True),
-            Step("point", self.point, in_one_go=True),
+        ]
+        after = [
+            Step("decide", self.commit, uninterruptible=True),
+            Step("open", self.open, uninterruptible=True),
+            Step("point", self.route, uninterruptible=True),
             Step("finish", self.finish),
             Step("measure", self.measure),
         ]
-        if from_commit:
-            steps = steps[4:]
         return Saga(
-            self.session.service,
-            self.operation,
-            steps,
+            self.service,
+            self.kind,
+            after if from_commit else until_commit + after,
             self.old.is_closed_for_good,
             self.enters,
             self.returns_to,
         )
 
+    def execute(self) -> None:
+        """Dump the old side, do the steps, and tell those who have to know."""
+        if self.with_backup:
+            self.say("backup")
+            self.result.backup = backup(
+                self.old_database, self.connections, self.ledger, self.service, self.kind.value
+            )
+        self.steps().run(self.ledger, self.say, max_pause=self.max_pause)
+        self.announce()
+
+    def resume(self) -> Moved:
+        """Finish it if it was committed, else undo it; `warnings` say which."""
+        whole = self.steps()
+        if whole.is_committed():
+            self.steps(from_commit=True).run(self.ledger, self.say, resumes=True)
+            self.announce()
+            said = f"The {self.kind} had been committed and is finished now."
+        else:
+            whole.undo(self.ledger, self.say)
+            said = f"The {self.kind} had not been committed and is undone."
+        self.result.warnings.append(said)
+        return self.result
+
     def _prepare(self) -> None:
-        """Make what the walk needs; and try now what must not fail behind the decision."""
-        service, connections = self.session.service, self.session.connections
-        reads, writes = env_file.sides(service, connections)
-        env_file.route_to(service, connections, reads_at=reads, writes_at=writes)
+        """Make what the cutover needs, and try now what must not fail after the commit."""
+        reads, writes = env_file.sides(self.service, self.connections)
+        env_file.route_to(self.service, self.connections, reads_at=reads, writes_at=writes)
         self.prepare()
 
     def close(self) -> dict[str, Any]:
-        """Close the old side; try until the pause would be over, never long at a stretch."""
-        service, connections = self.session.service, self.session.connections
-        self.offset = self.session.clock_offset()
-        # Clients that PgBouncer holds are waiting already while the tables' lock is waited for.
-        share = self.max_pause / 2 if connections.pgbouncer_url else self.max_pause
-        self.paused.enter_context(pause.paused(service, connections, share))
+        """Close the old side; try until the pause would be over, and never wait long in one try."""
+        self.clock_offset = self.session.clock_offset()
+        # Clients that PgBouncer pauses are waiting already while the tables' lock is waited for.
+        share = self.max_pause / 2 if self.connections.pgbouncer_url else self.max_pause
+        self.paused.enter_context(pause.paused(self.service, self.connections, share))
         gives_up_at = time.monotonic() + share
-        patience = min(LOCK_SECONDS, self.max_pause / 2)
-        for tries in count(1):
-            self.ends_at = time.monotonic() + self.max_pause
-            try:
-                closed_at = self.old.close(self.leads_to, patience, self.max_pause)
-                break
-            except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-                if time.monotonic() + patience + BETWEEN_TRIES_SECONDS > gives_up_at:
-                    raise self._in_the_way(tries) from error
-                time.sleep(BETWEEN_TRIES_SECONDS)
-                patience = self._patience()
-        self.moved.closed_at = closed_at
-        return {"closed_at": closed_at.isoformat(), "tries": tries}
+
+        def is_over() -> bool:
+            return time.monotonic() + self.patience + BETWEEN_TRIES_SECONDS > gives_up_at
+
+        try:
+            closed_at = retrying(LOCKED, seconds=BETWEEN_TRIES_SECONDS, until=is_over)(
+                self._try_to_close
+            )
+        except LOCKED as error:
+            raise locked(self.old, self.tries) from error
+        self.result.closed_at = closed_at
+        return {"closed_at": closed_at.isoformat(), "tries": self.tries}
+
+    def _try_to_close(self) -> datetime:
+        self.tries += 1
+        if self.tries > 1:
+            self.patience = min(next_patience(self.old), self.max_pause / 2)
+        self.ends_at = time.monotonic() + self.max_pause
+        return self.old.close(self.leads_to, self.patience, self.max_pause)
 
     def reopen(self) -> None:
-        """Let writers in again where they were; at once, whoever holds the tables."""
+        """Let writers in again on the old side; at once, whoever holds the tables."""
         if self.old.exists():
             self.old.open()
         self.paused.close()
-        disarm(self.old)
+        disable_triggers(self.old)
 
-    def point(self) -> None:
-        """Point the service's applications at the new side, and let those go on that wait."""
-        env_file.route_to(
-            self.session.service,
-            self.session.connections,
-            reads_at=self.place,
-            writes_at=self.place,
-        )
+    def route(self) -> None:
+        """Route the service's applications to the new side, and let paused clients go on."""
+        env_file.route_to(self.service, self.connections, reads_at=self.side, writes_at=self.side)
         self.paused.close()
 
     def remaining(self) -> float:
@@ -218,11 +260,11 @@ class Cutover(ABC):
         """
         left = self.ends_at - time.monotonic()
         if left <= 0:
-            raise self.too_long()
+            raise self.pause_over()
         return left
 
     def arrive(self, stream: Stream) -> float:
-        """Wait for all that was committed on one side; give the seconds that it took.
+        """Wait for everything that was committed at a stream's source; give the seconds it took.
 
         Raises:
             NotReady: it did not arrive within the pause.
@@ -231,75 +273,57 @@ class Cutover(ABC):
             return stream.arrive(within_seconds=self.remaining())
         except TimeoutError as error:
             stream.require_running()
-            raise self.too_long(f"; {error}") from error
+            raise self.pause_over(f"; {error}") from error
+
+    def commit_old(self) -> None:
+        """Close the old side's fence for good, in the caller's transaction.
+
+        Raises:
+            NotReady: the lease has run out.
+        """
+        if not self.old.commit(min(LOCK_SECONDS, self.remaining())):
+            raise self.pause_over()
 
     def measure(self) -> dict[str, Any]:
         """Work out how long writers stood still."""
-        moved = self.moved
-        if not moved.closed_at or not moved.opened_at:
-            return {}  # resumed: the pause was another runner's
-        offset = self.offset if self.operation == "switch" else -self.offset
-        moved.paused_seconds = (moved.opened_at - moved.closed_at).total_seconds() - offset
-        if moved.first_write_at:
-            moved.gap_seconds = (moved.first_write_at - moved.closed_at).total_seconds() - offset
+        result = self.result
+        if not result.closed_at or not result.opened_at:
+            return {}  # resumed: another runner has seen the pause
+        offset = self.clock_sign * self.clock_offset
+        result.paused_seconds = (result.opened_at - result.closed_at).total_seconds() - offset
+        if result.first_write_at:
+            gap = (result.first_write_at - result.closed_at).total_seconds()
+            result.gap_seconds = gap - offset
         return {
-            "clock_offset": round(self.offset, 6),
-            "paused_seconds": round(moved.paused_seconds, 6),
-            "gap_seconds": moved.gap_seconds and round(moved.gap_seconds, 6),
+            "clock_offset": round(self.clock_offset, 6),
+            "paused_seconds": round(result.paused_seconds, 6),
+            "gap_seconds": result.gap_seconds and round(result.gap_seconds, 6),
         }
 
-    def settle(self, ledger: Ledger) -> None:
-        """Tell who has to be told: the service's applications, and who reads through to it."""
-        service, connections = self.session.service, self.session.connections
-        with ledger.step(service, f"{self.operation}: tell") as step:
-            if said := env_file.announce(service, connections, AFTER_CHANGE_SECONDS):
-                self.moved.warnings.append(said)
-            if service in read_through.owners(service.project):
-                self.moved.warnings += read_through.reconnect_all(connections, ledger)
-            step.detail["warnings"] = list(self.moved.warnings)
+    def announce(self) -> None:
+        """Tell the service's applications, and reconnect services that read through to it."""
+        with self.ledger.step(self.service, self.kind.entry("tell")) as step:
+            if said := env_file.announce(self.service, self.connections, AFTER_CHANGE_SECONDS):
+                self.result.warnings.append(said)
+            if self.service in read_through.owners(self.service.project):
+                self.result.warnings += read_through.reconnect_all(self.connections, self.ledger)
+            step.detail["warnings"] = list(self.result.warnings)
 
-    def too_long(self, why: str = "") -> NotReady:
+    def pause_over(self, why: str = "") -> NotReady:
         """Say that the pause is over."""
         return NotReady(
-            f"The pause was longer than the {self.max_pause:g} s that it may be{why}.",
-            where=self.session.service.database,
+            f"The pause was longer than the {self.max_pause:g} s that are allowed{why}.",
+            where=self.service.database,
             hint="Try again at a quieter moment, or allow more: --max-pause 10s",
         )
 
     @contextmanager
-    def in_nobodys_way(self) -> Iterator[None]:
-        """Turn a lock that is not to be had into a message that says who has it."""
+    def locks_explained(self) -> Iterator[None]:
+        """Turn a lock that can't be had into a message that says who has it.
+
+        It has to enclose the transaction: one that has failed answers no question.
+        """
         try:
             yield
-        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-            raise self._in_the_way(1) from error
-
-    def _patience(self) -> float:
-        """Give how long the next try may wait: for autovacuum until it gives way, and it does."""
-        row = self.old.database.execute(
-            VACUUMED, ([f"{self.old.schema}.{name}" for name in self.old.tables],)
-        ).fetchone()
-        needed = row[0] + 0.1 if row and row[0] else LOCK_SECONDS
-        return float(min(needed, self.max_pause / 2))
-
-    def _in_the_way(self, tries: int) -> NotReady:
-        fence = self.old
-        names = [f"{fence.schema}.{name}" for name in fence.tables]
-        row = fence.database.execute(BLOCKERS, (names,)).fetchone()
-        held = f": process {row[0]}" if row and row[0] else ""
-        return NotReady(
-            f"Somebody holds a lock on {', '.join(names)}{held}. Tried {tries} times; writers"
-            f" waited {LOCK_SECONDS:g} s each time at the most.",
-            where=describe(fence.database.info.dsn),
-            hint="Wait for them, or end them: select pg_terminate_backend(PID);",
-        )
-
-
-def disarm(fence: Fence) -> None:
-    """Disable an open gate's triggers; where somebody writes without a pause they stay, open."""
-    for _ in range(DISARM_TRIES):
-        try:
-            fence.disarm(LOCK_SECONDS)
-            return
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            time.sleep(BETWEEN_TRIES_SECONDS)
+        except LOCKED as error:
+            raise locked(self.old, 1) from error

@@ -1,4 +1,4 @@
-"""What has to be so before the truth moves, asked before anything is touched."""
+"""Preflight: what must hold before an operation, checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dataclasses import dataclass, field
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.postgres.connect import describe
 from pgsplit.project import drift
+from pgsplit.project.project import Service
 from pgsplit.prove.verify import outdated, require_unaltered
 from pgsplit.replication import requirements
 from pgsplit.replication.session import Session
-from pgsplit.replication.stream import Connection
+from pgsplit.replication.slot import Connection
 from pgsplit.replication.sync import apply_changes
 from pgsplit.routing import env_file as env_file
-from pgsplit.state import saga
 from pgsplit.state.ledger import Ledger, State, completed
+from pgsplit.state.saga import Kind, require_finished
 
 PROOF_HOURS = 24
 MOST_LAG_SECONDS = 5.0
 MOST_SYNC_SECONDS = 2.0
 LONG_TRANSACTION_SECONDS = 2.0
 CATCH_UPS = 10
-SETTLED_SECONDS = 0.1
+SHORT_SYNC_SECONDS = 0.1
 SAMPLES = 3
 
-# Who holds a lock that a writer takes, in a transaction that is not a short one; prepared
-# transactions have no process. Who only reads is in nobody's way.
 # The locks of those who only read.
 READERS = ("AccessShareLock", "RowShareLock")
+# Long transactions that hold other locks than these. Prepared transactions have no process.
 LONG_TRANSACTIONS = """
     select distinct
         coalesce(lock.pid::text, 'prepared transaction'),
@@ -51,8 +51,7 @@ LONG_TRANSACTIONS = """
         )
 """
 
-
-# Columns, checks, unique indexes and triggers of owned tables that the models know nothing of.
+# Columns, checks, unique indexes and triggers of owned tables that no model knows.
 UNKNOWN = """
     with
 
@@ -99,7 +98,7 @@ UNKNOWN = """
 
 @dataclass
 class PreflightReport:
-    """What was found: problems with what mends them, and how long the ways take now, in seconds."""
+    """What was found: problems with what fixes them, and how long the streams take now."""
 
     problems: list[tuple[str, str]] = field(default_factory=list)
     lag_seconds: float = 0.0
@@ -109,14 +108,14 @@ class PreflightReport:
         """Note a problem."""
         self.problems.append((what, hint))
 
-    def require(self, session: Session, operation: str) -> None:
+    def require(self, service: Service, where: str, operation: str) -> None:
         """Raise NotReady with all problems in one message, if there are any."""
         if not self.problems:
             return
         raise NotReady(
-            f"{session.service.database} is not ready for {operation}. Nothing was changed:\n"
+            f"{service.database} is not ready for {operation}. Nothing was changed:\n"
             + "\n".join(f"  - {what}" for what, _ in self.problems),
-            where=describe(session.database.info.dsn),
+            where=where,
             hint="\n".join(dict.fromkeys(hint for _, hint in self.problems)),
         )
 
@@ -124,23 +123,46 @@ class PreflightReport:
 def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be switched; only a heartbeat and a sync are written.
 
-    The way back is tried on every row: what the reverse models would make of the mirror is compared
-    with what it holds.
+    Reverse replication is tried on every row: what the reverse models would make of the mirror is
+    compared with what it holds.
 
     Args:
-        ends: both ends of the service.
+        session: the service's session.
         ledger: the monolith's ledger.
-        say: is told what is looked at.
+        say: called with what is being checked.
 
     Returns:
-        What was found; see `Readiness.require`.
+        What was found; see `PreflightReport.require`.
 
     Raises:
-        NotReady: the service is in another state, or an operation on it stands unfinished.
+        NotReady: the service is in another state, or has an unfinished operation.
     """
     require_state(session, ledger, State.VERIFIED, "switched")
-    found, role = PreflightReport(), session.service.role
-    verify = f"runner.py verify {role}"
+    found, service = PreflightReport(), session.service
+    _find_old_proof(found, session, ledger)
+    _collect(found, lambda: _require_as_made(session))
+    _collect(found, lambda: env_file.read(service, session.connections))
+    _find_unknown(found, session)
+    before = ledger.was_begun(service, Kind.SWITCH.entry("prepare"))
+    _collect(
+        found,
+        lambda: requirements.reverse(
+            session.database, session.monolith, service, made_before=before
+        ),
+    )
+    owned = [f"{service.mirror}.{name}" for name in service.owned_tables]
+    _find_long_transactions(found, session.monolith, owned, READERS)
+    say("how far behind")
+    _collect(found, lambda: _time_stream(found, session))
+    if not found.problems:
+        say("reverse replication, row by row")
+        _try_reverse(found, session)
+    return found
+
+
+def _find_old_proof(found: PreflightReport, session: Session, ledger: Ledger) -> None:
+    """Check that all tables were verified as they are now, and not long ago."""
+    verify = f"runner.py verify {session.service.role}"
     if tables := outdated(ledger, session.database, session.service):
         found.add(f"not verified as they are made now: {', '.join(tables)}", verify)
     row = ledger.connection.execute(
@@ -150,31 +172,13 @@ def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> 
         (session.service.database,),
     ).fetchone()
     if row and row[0] and row[0] > PROOF_HOURS:
-        found.add(f"last verified {row[0]:.0f} hours ago, and {PROOF_HOURS} is the most", verify)
-    _collect(found, lambda: _require_as_made(session))
-    _collect(found, lambda: env_file.read(session.service, session.connections))
-    _find_unknown(found, session)
-    before = ledger.was_begun(session.service, "switch: prepare")
-    _collect(
-        found,
-        lambda: requirements.reverse(
-            session.database, session.monolith, session.service, made_before=before
-        ),
-    )
-    owned = [f"{session.service.mirror}.{name}" for name in session.service.owned_tables]
-    _find_long_transactions(found, session.monolith, owned, READERS)
-    say("how far behind")
-    _collect(found, lambda: _time_the_way(found, session, role))
-    if not found.problems:
-        say("the way back, row by row")
-        _try_the_way_back(found, session)
-    return found
+        found.add(f"last verified {row[0]:.0f} hours ago; the limit is {PROOF_HOURS} hours", verify)
 
 
 def for_rollback(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be rolled back; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "rolled back")
-    found = _for_leaving(session, say)
+    found = _reverse_checked(session, say)
     _collect(found, lambda: env_file.read(session.service, session.connections))
     tables = [f"{session.service.database}.{name}" for name in session.service_fence.tables]
     _find_long_transactions(found, session.database, tables, READERS)
@@ -185,7 +189,7 @@ def for_rollback(session: Session, ledger: Ledger, say: Callable[[str], None]) -
 def for_completion(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be completed; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "completed")
-    found = _for_leaving(session, say)
+    found = _reverse_checked(session, say)
     # Tables that are read can't be moved to another schema.
     owned = [f"{session.service.mirror}.{name}" for name in session.service.owned_tables]
     _find_long_transactions(found, session.monolith, owned, ())
@@ -193,23 +197,23 @@ def for_completion(session: Session, ledger: Ledger, say: Callable[[str], None])
 
 
 def require_state(session: Session, ledger: Ledger, wanted: State, done: str) -> None:
-    """Refuse a service that is in another state, or that an operation has left on its way.
+    """Refuse a service that is in another state, or that has an unfinished operation.
 
     Raises:
-        NotReady: it says which state it is in, and the command that comes first.
+        NotReady: the service's state, and the command that comes first.
     """
     service, state = session.service, ledger.state(session.service)
     where = describe(ledger.connection.info.dsn)
-    saga.require_finished(service, ledger)
+    require_finished(service, ledger)
     if state is wanted:
         return
-    role, is_truth = service.role, state.reached(State.SWITCHED)
+    role = service.role
     if state is State.COMPLETED:
-        what, hint = "there is no way back any more", "runner.py backups"
-    elif is_truth:
-        what, hint = "it is the truth already", f"runner.py status {role}"
+        what, hint = "there is no rollback any more", "runner.py backups"
+    elif state.reached(State.SWITCHED):
+        what, hint = "it is the source of truth already", f"runner.py status {role}"
     elif wanted is State.SWITCHED:
-        what = "the monolith is the truth already"
+        what = "the monolith is the source of truth already"
         hint = f"runner.py {'switch' if done == 'completed' else 'status'} {role}"
     else:
         what = f"only what is {wanted.value} can be {done}"
@@ -221,11 +225,11 @@ def require_state(session: Session, ledger: Ledger, wanted: State, done: str) ->
 
 
 def catch_up(session: Session) -> dict[str, object]:
-    """Bring mirror and tables so close that the next sync is short; give how long it took."""
+    """Sync until a sync is short; give the rows and seconds of the last one."""
     for _ in range(CATCH_UPS):
         session.forward.arrive()
         done = apply_changes(session.database)
-        if done.seconds < SETTLED_SECONDS:
+        if done.seconds < SHORT_SYNC_SECONDS:
             break
     return {"rows": done.rows, "seconds": round(done.seconds, 3)}
 
@@ -238,31 +242,31 @@ def _collect(found: PreflightReport, check: Callable[[], object]) -> None:
 
 
 def _require_as_made(session: Session) -> None:
-    """Both sides have the columns that they had; the service's are compared by the monolith's."""
+    """Check that both sides still have the columns that they were made with."""
     drift.drift(session.monolith, session.database, session.service, completed(session.monolith))
     require_unaltered(session.forward)
 
 
-def _time_the_way(found: PreflightReport, session: Session, role: str) -> None:
+def _time_stream(found: PreflightReport, session: Session) -> None:
     session.forward.require_running()
     started = time.monotonic()
     catch_up(session)
     found.lag_seconds = session.forward.arrive()
     found.sync_seconds = apply_changes(session.database).seconds
     for seconds, most, what in (
-        (found.lag_seconds, MOST_LAG_SECONDS, "a write takes {:.1f} s to the mirror"),
+        (found.lag_seconds, MOST_LAG_SECONDS, "a write takes {:.1f} s to reach the mirror"),
         (found.sync_seconds, MOST_SYNC_SECONDS, "a sync takes {:.1f} s"),
     ):
         if seconds > most:
             found.add(
-                f"{what.format(seconds)} after {time.monotonic() - started:.0f} s of catching up,"
-                f" and {most:.0f} s is the most",
-                f"runner.py sync {role} --follow, until it keeps up",
+                f"{what.format(seconds)} after {time.monotonic() - started:.0f} s of catching up;"
+                f" the limit is {most:.0f} s",
+                f"runner.py sync {session.service.role} --follow, until it keeps up",
             )
 
 
-def _for_leaving(session: Session, say: Callable[[str], None]) -> PreflightReport:
-    """Check that what the service has written is in the monolith, or soon can be."""
+def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightReport:
+    """Check that what the service has written is in the monolith, or will be soon."""
     found, stream = PreflightReport(), session.reverse
     say("how far the monolith is behind")
 
@@ -273,8 +277,8 @@ def _for_leaving(session: Session, say: Callable[[str], None]) -> PreflightRepor
             found.lag_seconds = stream.arrive(within_seconds=MOST_LAG_SECONDS)
         except TimeoutError:
             found.add(
-                f"{stream.leads_to} are more than {MOST_LAG_SECONDS:.0f} s behind",
-                f"runner.py sync {session.service.role}, until it has caught up; then again",
+                f"{stream.destination} are more than {MOST_LAG_SECONDS:.0f} s behind",
+                f"runner.py sync {session.service.role}, until it has caught up; then try again",
             )
 
     _collect(found, look)
@@ -282,7 +286,7 @@ def _for_leaving(session: Session, say: Callable[[str], None]) -> PreflightRepor
 
 
 def _find_unknown(found: PreflightReport, session: Session) -> None:
-    """Find what the monolith's tables have by now that the way back would break on, or break."""
+    """Find what the monolith's tables have gained that reverse replication would break on."""
     tables = session.service.owned_tables
     known = [f"{name}.{column}" for name, columns in tables.items() for column in columns]
     expected = session.service.project.tables
@@ -297,7 +301,7 @@ def _find_unknown(found: PreflightReport, session: Session) -> None:
     )
     for what, hint in rows.fetchall():
         found.add(
-            f"{what}: what the service writes could not be carried back, or not keep it", hint
+            f"{what}: reverse replication could fail on it, or could not keep it up to date", hint
         )
 
 
@@ -316,7 +320,7 @@ def _find_long_transactions(
         )
 
 
-def _try_the_way_back(found: PreflightReport, session: Session) -> None:
+def _try_reverse(found: PreflightReport, session: Session) -> None:
     for table in session.service.owned_tables:
         rows = session.database.execute(
             "select id, difference, count(*) over () from split.way_back_differs(%s) limit %s",
@@ -325,8 +329,8 @@ def _try_the_way_back(found: PreflightReport, session: Session) -> None:
         if rows:
             shown = ", ".join(f"{id} ({difference})" for id, difference, _ in rows)
             found.add(
-                f"the way back would change {rows[0][2]} row(s) of {table}: {shown}",
-                f"Mend models/{session.service.database}/reverse/monolith_{table}.sql; to see all:"
+                f"reverse replication would change {rows[0][2]} row(s) of {table}: {shown}",
+                f"Fix models/{session.service.database}/reverse/monolith_{table}.sql; to see all:"
                 f' runner.py psql {session.service.role} -c "select * from'
                 f" split.way_back_differs('{table}')\"",
             )

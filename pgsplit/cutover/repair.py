@@ -1,7 +1,7 @@
-"""Makes a switched service's broken ways anew, without copying what is right already.
+"""The repair re-creates a switched service's broken streams, and writes only rows that differ.
 
-A way that has lost its slot has a gap that nothing can fill: so it gets a new slot, and at the very
-state from which that goes on, every row is compared and what differs is carried over. Before the
+A stream that has lost its slot has a gap that nothing can fill. So it gets a new slot; in the very
+state from which that slot goes on, every row is compared and what differs is written. Before the
 switch there is a simpler way: `land --again`.
 """
 
@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psycopg
 from psycopg import errors, sql
 
 from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.cutover.operation import Operation
+from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.postgres.connect import ALIKE, connect, describe
 from pgsplit.postgres.row_diff import RowSource, Shape, differing_keys
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import stream as replication
-from pgsplit.replication.reverse import carry_no_more, publish_and_subscribe
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.shared import (
     SharedStream,
@@ -31,36 +30,120 @@ from pgsplit.replication.shared import (
     owners,
     shared,
 )
+from pgsplit.replication.slot import Connection, exported_snapshot
 from pgsplit.replication.stream import Stream
+from pgsplit.replication.subscription import drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
-from pgsplit.state.saga import require_finished
+from pgsplit.state.saga import Kind, require_finished
 
 if TYPE_CHECKING:
     from typing import LiteralString
-
-Connection = psycopg.Connection[Any]
 
 BATCH = 1_000
 
 
 @dataclass(frozen=True)
-class _Broken:
-    """A way, the tables that its target notes, and those among them that it carries now."""
+class Repaired:
+    """A stream that was re-created, and the rows that were written for it, by table."""
+
+    stream: str
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """A stream that a service needs, between two databases.
+
+    Its subscription remembers the tables `known`; those among them that it replicates now are
+    `replicated`.
+    """
 
     stream: Stream
     source: str
     target: str
-    noted: Mapping[str, tuple[str, ...]]
-    carried: Mapping[str, tuple[str, ...]]
+    known: Mapping[str, tuple[str, ...]]
+    replicated: Mapping[str, tuple[str, ...]]
+
+    def is_broken(self) -> bool:
+        """Tell whether it has lost a part."""
+        try:
+            self.stream.require_unbroken()
+        except SplitError:
+            return True
+        return False
 
 
-@dataclass(frozen=True)
-class Repaired:
-    """A way that was made anew, and the rows that were carried over for it, by table."""
+class Repair(Operation[list[Repaired]]):
+    """The repair of a switched or completed service; each stream is recorded by itself.
 
-    stream: str
-    rows: dict[str, int]
+    Nothing has to be undone: a stream whose repair was interrupted is still broken, and the next
+    repair re-creates it.
+    """
+
+    title = "a repair"
+
+    def __init__(
+        self,
+        service: Service,
+        connections: Connections,
+        ledger: Ledger,
+        say: Callable[[str], None],
+        *,
+        anew: bool,
+    ) -> None:
+        super().__init__(service, connections, ledger, say, [])
+        self.anew = anew
+
+    def preflight(self) -> PreflightReport:
+        """Check that the service is switched; before that, its mirror can be copied again."""
+        service, ledger = self.service, self.ledger
+        require_finished(service, ledger, but=[Kind.SWITCH, Kind.ROLLBACK])
+        if not ledger.state(service).reached(State.SWITCHED):
+            raise NotReady(
+                f"{service.database} is {ledger.state(service).value}: the monolith is its source"
+                " of truth, and can be copied again.",
+                where=describe(self.connections.urls[service.database]),
+                hint=f"runner.py land {service.role} --again, then runner.py build {service.role}",
+            )
+        return PreflightReport()
+
+    def execute(self) -> None:
+        """Re-create what is broken; the ledger has an entry for each stream."""
+        with open_session(self.service, self.connections) as session:
+            for needed in self._needed(session):
+                name = needed.stream.name
+                self.say(name)
+                if self.anew or needed.is_broken():
+                    with self.ledger.step(self.service, "repair", way=name) as step:
+                        rows = _recreate(needed, self.connections)
+                        step.detail["rows"] = rows
+                    self.result.append(Repaired(name, rows))
+            apply_changes(session.database)
+
+    def _needed(self, session: Session) -> Iterator[_Needed]:
+        """Give all streams that the service needs in its state."""
+        service, stands = self.service, self.ledger.state(self.service)
+        project = service.project
+        retired = {one.database for one in completed_owners(session.monolith, service)}
+        owned = service.owned_tables
+        if needs_monolith(session.monolith, service):
+            mirrored = {
+                name: columns
+                for name, columns in service.landed_tables.items()
+                if project.tables[name].owner not in retired
+                and not (stands is State.COMPLETED and name in owned)
+            }
+            followed = {n: c for n, c in mirrored.items() if n not in owned}
+            yield _Needed(session.forward, project.name, service.database, mirrored, followed)
+        if stands is State.SWITCHED:
+            yield _Needed(session.reverse, service.database, project.name, owned, owned)
+        for owner in owners(service):
+            if owner.database in retired:
+                with session.connections.connect(owner.database) as there:
+                    stream = SharedStream(service, session.monolith, session.database, owner, there)
+                    tables = shared(owner, service)
+                    yield _Needed(stream, owner.database, service.database, tables, tables)
 
 
 def repair(
@@ -71,91 +154,40 @@ def repair(
     *,
     anew: bool = False,
 ) -> list[Repaired]:
-    """Make every broken way of a switched service anew; leave the others alone.
+    """Re-create every broken stream of a switched service; leave the others alone.
 
-    Idempotent: one that was cut short is broken still, and made anew by the next. A rollback that
-    a broken way has cut short can be resumed after it; a completion goes on by itself.
+    Idempotent: a stream whose repair was interrupted is still broken, and the next one re-creates
+    it. A rollback that a broken stream has interrupted can be resumed after it; a completion goes
+    on by itself.
 
     Args:
         service: a switched or completed service.
         connections: where the servers are.
         ledger: the monolith's ledger.
-        say: is told what is looked at.
-        anew: make those anew too that are whole, such as when their target was written by hand.
+        say: called with what is being checked.
+        anew: also re-create healthy streams, such as when their target was written by hand.
 
     Returns:
-        What was made anew; nothing, if nothing is broken.
+        What was re-created; nothing, if nothing is broken.
 
     Raises:
-        NotReady: the service is not switched, or a completion was cut short.
+        NotReady: the service is not switched, or a completion was interrupted.
     """
-    require_finished(service, ledger, but=["switch", "rollback"])
-    if not ledger.state(service).reached(State.SWITCHED):
-        raise NotReady(
-            f"{service.database} is {ledger.state(service).value}: the monolith is the truth, and"
-            " can be copied anew.",
-            where=describe(connections.urls[service.database]),
-            hint=f"runner.py land {service.role} --again, then runner.py build {service.role}",
-        )
-    done = []
-    with open_session(service, connections) as session:
-        for broken in _needed(session, ledger):
-            say(broken.stream.name)
-            if anew or _is_broken(broken.stream):
-                with ledger.step(service, "repair", way=broken.stream.name) as step:
-                    rows = _recreate(broken, connections)
-                    step.detail["rows"] = rows
-                done.append(Repaired(broken.stream.name, rows))
-        apply_changes(session.database)
-    return done
+    return Repair(service, connections, ledger, say, anew=anew).run()
 
 
-def _needed(session: Session, ledger: Ledger) -> Iterator[_Broken]:
-    """Give all ways that a service has to have in its state."""
-    service, stands = session.service, ledger.state(session.service)
-    retired = {one.database for one in completed_owners(session.monolith, service)}
-    if needs_monolith(session.monolith, service):
-        mirrored = {
-            name: columns
-            for name, columns in service.landed_tables.items()
-            if service.project.tables[name].owner not in retired
-            and not (stands is State.COMPLETED and name in service.owned_tables)
-        }
-        carried = {n: c for n, c in mirrored.items() if n not in service.owned_tables}
-        yield _Broken(session.forward, service.project.name, service.database, mirrored, carried)
-    if stands is State.SWITCHED:
-        owned = service.owned_tables
-        yield _Broken(session.reverse, service.database, service.project.name, owned, owned)
-    for owner in owners(service):
-        if owner.database in retired:
-            with session.connections.connect(owner.database) as there:
-                shared_stream = SharedStream(
-                    service, session.monolith, session.database, owner, there
-                )
-                tables = shared(owner, service)
-                yield _Broken(shared_stream, owner.database, service.database, tables, tables)
-
-
-def _is_broken(stream: Stream) -> bool:
-    try:
-        stream.require_unbroken()
-    except SplitError:
-        return True
-    return False
-
-
-def _recreate(broken: _Broken, connections: Connections) -> dict[str, int]:
-    stream = broken.stream
+def _recreate(needed: _Needed, connections: Connections) -> dict[str, int]:
+    stream = needed.stream
     stream.remove()
-    publish_and_subscribe(stream, broken.noted, connections.for_servers(broken.source))
-    idle = [name for name in broken.noted if name not in broken.carried]
-    carry_no_more(stream.source, stream.name, stream.service.mirror, idle)
-    with replication.exported_snapshot(connections, stream.name, broken.source) as snapshot:
+    stream.create(needed.known, connections.for_servers(needed.source))
+    idle = [name for name in needed.known if name not in needed.replicated]
+    drop_tables(stream.source, stream.name, stream.service.mirror, idle)
+    with exported_snapshot(connections, stream.name, needed.source) as snapshot:
         rows = {
-            table: _apply_differences(broken, table, columns, snapshot, connections)
-            for table, columns in broken.carried.items()
+            table: _apply_differences(needed, table, columns, snapshot, connections)
+            for table, columns in needed.replicated.items()
         }
-    if broken.target != connections.monolith:
+    if needed.target != connections.monolith:
         # What was written here without replication was not captured.
         stream.target.execute("update split.service_tables set is_stale = true")
     stream.enable()
@@ -164,22 +196,22 @@ def _recreate(broken: _Broken, connections: Connections) -> dict[str, int]:
 
 
 def _apply_differences(
-    broken: _Broken, table: str, columns: tuple[str, ...], snapshot: str, connections: Connections
+    needed: _Needed, table: str, columns: tuple[str, ...], snapshot: str, connections: Connections
 ) -> int:
-    """Make a target's table equal to its source's at a snapshot; give the rows that differed."""
-    there = partial(_at_snapshot, connections.urls[broken.source], broken.source, snapshot)
-    here = partial(connect, connections.urls[broken.target], broken.target)
+    """Make a target's table equal to its source's at a snapshot; count the rows that differed."""
+    there = partial(_at_snapshot, connections.urls[needed.source], needed.source, snapshot)
+    here = partial(connect, connections.urls[needed.target], needed.target)
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
     query = sql.SQL("select {} from {}").format(
-        listed, sql.Identifier(broken.stream.service.mirror, table)
+        listed, sql.Identifier(needed.stream.service.mirror, table)
     )
     sides = RowSource(there, query), RowSource(here, query)
     differing = list(differing_keys(*sides, Shape("id", "text", columns)))
-    statements = _statements(broken.stream.service, table, columns)
+    statements = _statements(needed.stream.service, table, columns)
     with there() as source, here() as target:
-        for end in (source, target):
-            end.execute(ALIKE)
-        # As replication writes: no foreign key is asked, and no trigger of applications' fires.
+        for database in (source, target):
+            database.execute(ALIKE)
+        # As replication writes: no foreign key is checked, and no trigger of applications fires.
         with suppress(errors.InsufficientPrivilege):
             target.execute("set session_replication_role = replica")
         target.execute("set split.is_syncing = on")
@@ -217,7 +249,7 @@ def _statements(service: Service, table: str, columns: tuple[str, ...]) -> _Stat
         )
         if unique
         else None,
-        # An update, never a delete with an insert: a row that others refer to stays throughout.
+        # An update, never a delete and an insert: others may refer to the row.
         sql.SQL(
             "insert into {} ({}) values ({}) on conflict (id) do update set ({}) = row({})"
         ).format(
@@ -239,9 +271,9 @@ def _write(
     *,
     makes_way: bool,
 ) -> None:
-    """Write the rows that differ; in one transaction, so nobody sees half of it.
+    """Write the rows that differ; atomic.
 
-    Where rows have swapped what is unique, or one has what another gave up, all of them have to
+    If rows have swapped unique values, or one has a value that another gave up, all of them have to
     make way first.
     """
     batches = [differing[first : first + BATCH] for first in range(0, len(differing), BATCH)]

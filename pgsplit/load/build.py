@@ -17,7 +17,8 @@ from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.prove.verify import outdated
-from pgsplit.replication import read_through, requirements
+from pgsplit.replication import requirements
+from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.schema import prepare_service

@@ -26,9 +26,10 @@ from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import requirements
-from pgsplit.replication import stream as replication
 from pgsplit.replication.shared import needs_monolith
+from pgsplit.replication.slot import exported_snapshot
 from pgsplit.replication.stream import Stream
+from pgsplit.replication.subscription import publish, subscribe
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
 from pgsplit.state.schema import prepare_service
@@ -119,7 +120,7 @@ def land(
             ) as step:
                 try:
                     copied = _copy(stream, connections, tables, on_progress)
-                    replication.subscribe(service, connections, target)
+                    subscribe(service, connections, target)
                 except BaseException:
                     # What this can't clear away, because a server is gone or somebody's view
                     # needs a table, the next landing will, or will say why it can't.
@@ -261,11 +262,9 @@ def _copy(
     on_progress: Callable[[Progress], None],
 ) -> Copied:
     service, database = stream.service, stream.database
-    replication.publish(stream.monolith, service, tables)
+    publish(stream.monolith, service, tables)
     live = _create_mirror(stream, tables)
-    with replication.exported_snapshot(
-        connections, service.replication, connections.monolith
-    ) as snapshot:
+    with exported_snapshot(connections, service.replication, connections.monolith) as snapshot:
         copied = snapshot_copy.copy(
             lambda: connections.connect(connections.monolith),
             lambda: connections.connect(service.database),

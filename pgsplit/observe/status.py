@@ -17,7 +17,8 @@ from pgsplit.project.project import Service
 from pgsplit.replication import requirements
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
-from pgsplit.replication.stream import Connection, Slot, Stream, slot
+from pgsplit.replication.slot import Connection, Slot, slot
+from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import how_far
 from pgsplit.routing import env_file as env_file
 from pgsplit.routing.env_file import Side

@@ -17,7 +17,8 @@ from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import shared
-from pgsplit.replication.sync import apply_changes, arrive, open_upstreams
+from pgsplit.replication.sync import apply_changes, arrive
+from pgsplit.replication.upstreams import open_upstreams
 from pgsplit.state.ledger import State, state
 
 SAMPLES = 5

@@ -31,13 +31,8 @@ from pgsplit.project.project import Service
 from pgsplit.replication import requirements
 from pgsplit.replication.shared import SharedStream
 from pgsplit.replication.stream import Stream
-from pgsplit.replication.sync import (
-    LOCK_TIMEOUT,
-    Upstreams,
-    apply_changes_and_look,
-    arrive,
-    open_upstreams,
-)
+from pgsplit.replication.sync import apply_changes_and_look, arrive
+from pgsplit.replication.upstreams import LOCK_TIMEOUT, Upstreams, open_upstreams
 from pgsplit.state.ledger import Ledger, State, state
 
 Connection = psycopg.Connection[Any]

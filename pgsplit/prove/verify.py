@@ -29,7 +29,8 @@ from pgsplit.project.project import Service
 from pgsplit.replication import requirements
 from pgsplit.replication.shared import SharedStream, needs_monolith
 from pgsplit.replication.stream import Stream
-from pgsplit.replication.sync import LOCK_TIMEOUT, Upstreams, apply_changes, arrive, open_upstreams
+from pgsplit.replication.sync import apply_changes, arrive
+from pgsplit.replication.upstreams import LOCK_TIMEOUT, Upstreams, open_upstreams
 from pgsplit.state.ledger import Ledger, State, completed
 
 TABLES = """

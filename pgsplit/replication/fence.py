@@ -1,12 +1,12 @@
-"""The gate: stops writes to a service's tables on the side that is not, or not just now, the truth.
+"""The write fence: stops writes to a service's tables on the side that is not the source of truth.
 
-The same gate stands in the monolith before the tables that a service owns, and in the service's
-database before its own. A trigger on each table asks the one row of `split.gates`. Replication
+The same fence stands in the monolith, on the tables that a service owns, and in the service's
+database, on its own tables. A trigger on each table asks the one row of `split.gates`. Replication
 passes, since ordinary triggers do not fire for it, and so does `split.sync()`.
 
-A gate that is closed for a switch is closed on a lease: it opens by itself at the lease's end,
-unless the switch was decided before. So a runner that is killed never stops the monolith for
-longer than the pause that it was allowed.
+A fence that is closed for a switch is closed on a lease: it opens by itself when the lease ends,
+unless the switch was committed before. So a runner that is killed never stops writers for longer
+than the pause that it was allowed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pgsplit.project.project import Service
 Connection = psycopg.Connection[Any]
 
 GATES = Path(__file__).with_name("fence.sql").read_bytes()
-# Conflicts with every writer and with no reader: who gets it knows that no writer is left inside.
+# Conflicts with every writer and with no reader: whoever gets it knows that no writer is left.
 LOCK = sql.SQL("lock table {} in share row exclusive mode")
 NOT_SYNC = "when (current_setting('split.is_syncing', true) is distinct from 'on')"
 TRIGGERS = {
@@ -36,7 +36,7 @@ TRIGGERS = {
 
 @dataclass(frozen=True)
 class Fence:
-    """A service's gate in one database: its tables, in the order in which they are locked."""
+    """A service's write fence in one database, with its tables in the order they are locked in."""
 
     service: Service
     database: Connection
@@ -44,7 +44,7 @@ class Fence:
     tables: Sequence[str]
 
     def prepare(self, leads_to: str = "", *, closed: bool = False) -> None:
-        """Make the gate, or make sure that it is open, or closed for good; takes no lock."""
+        """Create the fence's row, open or closed for good; idempotent, and takes no table lock."""
         self.database.execute(GATES)
         self.database.execute(
             "insert into split.gates (service, is_open, leads_to) values (%s, %s, %s)"
@@ -54,11 +54,14 @@ class Fence:
         )
 
     def lock(self, timeout_seconds: float) -> datetime:
-        """Lock the tables against writers for the caller's transaction; give the time it was got.
+        """Lock the tables against writers until the caller's transaction ends.
+
+        Returns:
+            The time when the lock was granted, by the server's clock.
 
         Raises:
-            psycopg.errors.LockNotAvailable: somebody is inside for longer than the timeout.
-            psycopg.errors.DeadlockDetected: somebody who is inside waits for us.
+            psycopg.errors.LockNotAvailable: a writer's transaction outlasts the timeout.
+            psycopg.errors.DeadlockDetected: a writer waits for us.
         """
         milliseconds = max(1, int(timeout_seconds * 1000))
         self.database.execute(f"set local lock_timeout = {milliseconds}")
@@ -66,19 +69,19 @@ class Fence:
         return self.clock()
 
     def close(self, leads_to: str, timeout_seconds: float, lease_seconds: float) -> datetime:
-        """Close the gate on a lease; atomic, and again if it is closed already.
+        """Close the fence on a lease; atomic and idempotent.
 
         Args:
-            leads_to: where what is written here belongs after the switch, for the message.
-            timeout_seconds: how long to wait, and let writers wait, for those who are inside.
-            lease_seconds: the gate opens by itself after so long.
+            leads_to: where writes go after the cutover, for the message that writers get.
+            timeout_seconds: how long to wait for open transactions; new writers wait as well.
+            lease_seconds: the fence opens by itself after so long.
 
         Returns:
-            The moment, by the server's clock, after which no writer got through.
+            The time, by the server's clock, after which no write got through.
         """
         with self.database.transaction():
             closed_at = self.lock(timeout_seconds)
-            self.arm()
+            self.enable_triggers()
             self.database.execute(
                 "update split.gates set is_open = false, leads_to = %s,"
                 " opens_at = clock_timestamp() + make_interval(secs => %s) where service = %s",
@@ -87,9 +90,9 @@ class Fence:
         return closed_at
 
     def commit(self, timeout_seconds: float) -> bool:
-        """Close the gate for good, in the caller's transaction; False if its lease has run out.
+        """Close the fence for good, in the caller's transaction; False if its lease has run out.
 
-        Under the tables' lock: whoever got through after the lease is seen, and nobody is inside.
+        It takes the tables' lock: no writer is left, and a write after the lease's end is noticed.
         """
         now = self.lock(timeout_seconds)
         row = self.database.execute(
@@ -100,23 +103,28 @@ class Fence:
         return row is not None
 
     def open(self) -> None:
-        """Open the gate, in the caller's transaction or at once; needs no lock on the tables."""
+        """Open the fence, in the caller's transaction or at once; takes no lock on the tables."""
         self.database.execute(
             "update split.gates set is_open = true, opens_at = null where service = %s",
             (self.service.database,),
         )
 
-    def disarm(self, timeout_seconds: float) -> None:
-        """Disable an open gate's triggers, so that it costs nothing; waits no longer than that."""
+    def disable_triggers(self, timeout_seconds: float) -> None:
+        """Disable an open fence's triggers, so that it costs writers nothing; atomic.
+
+        Raises:
+            psycopg.errors.LockNotAvailable: a writer's transaction outlasts the timeout.
+            psycopg.errors.DeadlockDetected: a writer waits for us.
+        """
         with self.database.transaction():
             self.lock(timeout_seconds)
-            for table in self._guarded():
+            for table in self._fenced_tables():
                 for name in TRIGGERS:
                     self._alter(table, "disable", name)
 
     def remove(self) -> None:
-        """Drop the triggers and the gate's row; what is not there is passed over."""
-        for table in self._guarded():
+        """Drop the triggers and the fence's row; idempotent."""
+        for table in self._fenced_tables():
             for name in TRIGGERS:
                 self.database.execute(
                     sql.SQL("drop trigger if exists {} on {}").format(
@@ -129,17 +137,17 @@ class Fence:
             )
 
     def exists(self) -> bool:
-        """Tell whether a gate was ever made here."""
+        """Tell whether a fence was ever made here."""
         row = self.database.execute("select to_regclass('split.gates') is not null").fetchone()
         return row == (True,) and self._row() is not None
 
     def is_closed_for_good(self) -> bool:
-        """Tell whether it was decided that these tables are not written here."""
+        """Tell whether a cutover has committed that these tables are no longer written here."""
         row = self._row() if self.exists() else None
         return row is not None and not row[0] and row[1] is None
 
     def is_open(self) -> bool:
-        """Tell whether anybody may write these tables now; true if there is no gate."""
+        """Tell whether these tables may be written here now; true if there is no fence."""
         row = self._row() if self.exists() else None
         return row is None or row[0] or (row[1] is not None and row[1] <= self.clock())
 
@@ -155,12 +163,12 @@ class Fence:
             (self.service.database,),
         ).fetchone()
 
-    def arm(self) -> None:
-        """Make or enable the triggers, under the tables' lock."""
-        guarded = self._guarded()
+    def enable_triggers(self) -> None:
+        """Create or enable the triggers, in the caller's transaction, which holds `lock`."""
+        fenced = self._fenced_tables()
         for table in self.tables:
             for name, how in TRIGGERS.items():
-                if table in guarded:
+                if table in fenced:
                     self._alter(table, "enable", name)
                     continue
                 self.database.execute(
@@ -175,7 +183,7 @@ class Fence:
                     )
                 )
 
-    def _guarded(self) -> list[str]:
+    def _fenced_tables(self) -> list[str]:
         """Name the tables that have the triggers, enabled or not."""
         rows = self.database.execute(
             "select distinct relname from pg_trigger"

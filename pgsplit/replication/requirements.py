@@ -1,4 +1,4 @@
-"""What both servers must offer before a landing, asked before anything is made."""
+"""What servers must offer before a stream is created; checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Connection = psycopg.Connection[Any]
 
 
 def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[str, ...]]) -> None:
-    """Check that the monolith can be followed, and by this login.
+    """Check that this login can replicate from the monolith.
 
     Args:
         monolith: a connection to it.
@@ -24,54 +24,65 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
         tables: the tables that it is to follow.
 
     Raises:
-        NotReady: `wal_level` is not logical, no slot or sender is free, or privileges lack.
+        NotReady: `wal_level` is not logical, no slot or sender is free, or privileges are missing.
     """
-    where = describe(monolith.info.dsn)
     _can_publish(monolith, service.replication, "the monolith")
-    role = monolith.execute(
-        "select rolsuper, rolreplication,"
-        " has_database_privilege(current_database(), 'create')"
-        " from pg_roles where rolname = current_user"
-    ).fetchone()
-    assert role is not None
-    user, database = monolith.info.user, monolith.info.dbname
-    lacking = []
-    if not role[0] and not role[1]:
-        lacking.append(("may not replicate", f'ALTER ROLE "{user}" REPLICATION;'))
-    if not role[0] and not role[2]:
-        lacking.append(
-            ("may not create a publication", f'GRANT CREATE ON DATABASE "{database}" TO "{user}";')
-        )
+    lacking = _lacking_rights(monolith)
     for name in tables:
-        table = f"{service.mirror}.{name}"
-        row = monolith.execute(
-            "select has_table_privilege(oid, 'select'), pg_has_role(relowner, 'usage'),"
-            " quote_ident(pg_get_userbyid(relowner)), row_security_active(oid)"
-            " from pg_class where oid = to_regclass(%s)",
-            (table,),
-        ).fetchone()
-        assert row is not None
-        may_read, may_publish, owner, filtered = row
-        if filtered:
-            lacking.append(
-                (f"sees {table} through row-level security", f'ALTER ROLE "{user}" BYPASSRLS;')
-            )
-        if not may_read:
-            lacking.append((f"may not read {table}", f'GRANT SELECT ON {table} TO "{user}";'))
-        if not may_publish:
-            lacking.append(
-                (f"may not publish {table}, which {owner} owns", f'GRANT {owner} TO "{user}";')
-            )
+        lacking += _lacking_rights_on(monolith, f"{service.mirror}.{name}")
     if lacking:
         raise NotReady(
-            f"{user} lacks privileges:\n" + "\n".join(f"  - {what}" for what, _ in lacking),
-            where=where,
+            f"{monolith.info.user} lacks privileges:\n"
+            + "\n".join(f"  - {what}" for what, _ in lacking),
+            where=describe(monolith.info.dsn),
             hint="\n".join(dict.fromkeys(hint for _, hint in lacking)),
         )
 
 
+def _lacking_rights(monolith: Connection) -> list[tuple[str, str]]:
+    """Say what this login may not do in the monolith, with what grants it."""
+    row = monolith.execute(
+        "select rolsuper, rolreplication,"
+        " has_database_privilege(current_database(), 'create')"
+        " from pg_roles where rolname = current_user"
+    ).fetchone()
+    assert row is not None
+    user, database = monolith.info.user, monolith.info.dbname
+    lacking = []
+    if not row[0] and not row[1]:
+        lacking.append(("may not replicate", f'ALTER ROLE "{user}" REPLICATION;'))
+    if not row[0] and not row[2]:
+        lacking.append(
+            ("may not create a publication", f'GRANT CREATE ON DATABASE "{database}" TO "{user}";')
+        )
+    return lacking
+
+
+def _lacking_rights_on(monolith: Connection, table: str) -> list[tuple[str, str]]:
+    row = monolith.execute(
+        "select has_table_privilege(oid, 'select'), pg_has_role(relowner, 'usage'),"
+        " quote_ident(pg_get_userbyid(relowner)), row_security_active(oid)"
+        " from pg_class where oid = to_regclass(%s)",
+        (table,),
+    ).fetchone()
+    assert row is not None
+    may_read, may_publish, owner, filtered = row
+    user, lacking = monolith.info.user, []
+    if filtered:
+        lacking.append(
+            (f"sees {table} through row-level security", f'ALTER ROLE "{user}" BYPASSRLS;')
+        )
+    if not may_read:
+        lacking.append((f"may not read {table}", f'GRANT SELECT ON {table} TO "{user}";'))
+    if not may_publish:
+        lacking.append(
+            (f"may not publish {table}, which {owner} owns", f'GRANT {owner} TO "{user}";')
+        )
+    return lacking
+
+
 def _can_publish(source: Connection, slot: str, name: str) -> None:
-    """Check that a server decodes its WAL, and has room for one more slot and its sender."""
+    """Check that a server offers logical decoding, and has a free slot and a free sender."""
     where = describe(source.info.dsn)
     settings = dict(
         source.execute(
@@ -114,11 +125,11 @@ def reverse(
         database: a connection to the service's database.
         monolith: a connection to the monolith.
         service: the service.
-        made_before: whether what bears its name may be this project's own.
+        made_before: whether what has its name may be this project's own.
 
     Raises:
-        NotReady: `wal_level`, a slot, a sender, a worker or a privilege lacks.
-        TargetOccupied: somebody else's publication, slot or subscription bears the name.
+        NotReady: `wal_level`, a slot, a sender, a worker or a privilege is missing.
+        TargetOccupied: somebody else's publication, slot or subscription has the name.
     """
     name = service.reverse_replication
     _can_publish(database, name, service.database)
@@ -147,13 +158,13 @@ def shared_stream(
     """Check that one service's database can subscribe to another's.
 
     Args:
-        owner: a connection to the one that is to publish.
-        consumer: a connection to the one that is to subscribe.
+        owner: a connection to the database that is to publish.
+        consumer: a connection to the database that is to subscribe.
         source: the service that publishes.
         target: the service that subscribes.
 
     Raises:
-        NotReady: `wal_level`, a slot, a sender, a worker or a privilege lacks.
+        NotReady: `wal_level`, a slot, a sender, a worker or a privilege is missing.
     """
     name = f"{target.replication}_from_{source.database}"
     _can_publish(owner, name, source.database)
@@ -168,7 +179,7 @@ def target(database: Connection, service: Service) -> None:
         service: the service.
 
     Raises:
-        NotReady: it may not, or the server's workers are all spoken for.
+        NotReady: it may not, or the server has no free worker.
     """
     _can_subscribe(database, service.replication, "the service's server")
 
@@ -187,7 +198,7 @@ def _can_subscribe(database: Connection, subscription: str, server: str) -> None
             hint="Connect as a superuser, or on PostgreSQL 16 and later:"
             f' GRANT pg_create_subscription TO "{database.info.user}";',
         )
-    # Subscriptions of all databases share the workers.
+    # All databases of a server share its workers.
     row = database.execute(
         "select current_setting('max_logical_replication_workers')::integer,"
         " (select count(*) from pg_subscription where subname <> %s)",
@@ -206,7 +217,7 @@ def _can_subscribe(database: Connection, subscription: str, server: str) -> None
 
 
 def provisioned(database: Connection, service: Service) -> None:
-    """Check that a database is the one that was provisioned for a service, not another one.
+    """Check that a database is the one that was provisioned for a service.
 
     Args:
         database: a connection to it.
@@ -227,9 +238,9 @@ def provisioned(database: Connection, service: Service) -> None:
 
 
 def nothing_in_the_way(monolith: Connection, database: Connection, service: Service) -> None:
-    """Check that nobody has made what a landing is about to make.
+    """Check that what a landing is about to create does not exist yet.
 
-    What bears these names once this has passed, under the ledger's lock, is this project's own.
+    Once this has passed, under the ledger's lock, whatever has these names is this project's own.
 
     Args:
         monolith: a connection to the monolith.
@@ -247,7 +258,7 @@ def nothing_in_the_way(monolith: Connection, database: Connection, service: Serv
             "select current_database() from pg_publication where pubname = %s",
             f"DROP PUBLICATION {name};",
         ),
-        (  # a slot's name is the server's: this one may follow another of its databases
+        (  # slot names belong to the server: this one may follow another of its databases
             monolith,
             "replication slot",
             "select coalesce(database, 'the server') from pg_replication_slots"
@@ -270,6 +281,10 @@ def nothing_in_the_way(monolith: Connection, database: Connection, service: Serv
                 where=describe(connection.info.dsn),
                 hint=f"If nobody needs it: {hint}",
             )
+    _mirror_empty(database, service)
+
+
+def _mirror_empty(database: Connection, service: Service) -> None:
     found = [
         row[0]
         for row in database.execute(
@@ -289,14 +304,14 @@ def nothing_in_the_way(monolith: Connection, database: Connection, service: Serv
 
 
 def same_encoding(monolith: Connection, database: Connection) -> None:
-    """Check that two databases write a text as the same bytes, which is what hashes are of.
+    """Check that two databases have the same encoding, since texts are compared by hashes.
 
     Args:
-        monolith: a connection to the one.
-        database: a connection to the other.
+        monolith: a connection to it.
+        database: a connection to the service's database.
 
     Raises:
-        NotReady: they do not.
+        NotReady: they have different encodings.
     """
     one, other = (c.info.parameter_status("server_encoding") for c in (monolith, database))
     if one != other:

@@ -1,4 +1,4 @@
-"""Both ends of a service that can be switched: connections, ways and gates."""
+"""A session: connections to the monolith and a service's database, with streams and fences."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from pgsplit.project.project import Service
 from pgsplit.replication import requirements
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.reverse import ReverseStream
-from pgsplit.replication.stream import Connection, Stream
+from pgsplit.replication.slot import Connection
+from pgsplit.replication.stream import Stream
 
-# Autovacuum gives way to whoever waits for a lock, but only after this long.
+# Autovacuum cancels itself for whoever waits for its lock, but only after this long.
 DEADLOCK_TIMEOUT = "20ms"
 CLOCK_READINGS = 5
 
 
 @dataclass(frozen=True)
 class Session:
-    """The monolith and a service's database, with all that stands between them."""
+    """The monolith and a service's database, with the streams and fences between them."""
 
     service: Service
     connections: Connections
@@ -42,35 +43,43 @@ class Session:
 
     @property
     def monolith_fence(self) -> Fence:
-        """The gate before the tables of the monolith that the service owns."""
+        """The write fence on the monolith's tables that the service owns."""
         owned = list(self.service.owned_tables)
         return Fence(self.service, self.monolith, self.service.mirror, owned)
 
     @property
     def service_fence(self) -> Fence:
-        """The gate before the service's own tables."""
+        """The write fence on the service's own tables."""
         rows = self.database.execute(
             "select table_name from split.service_tables where owned_rows <> 'false' order by 1"
         )
         return Fence(self.service, self.database, self.service.database, [row[0] for row in rows])
 
     def clock_offset(self) -> float:
-        """Measure by how many seconds the service's clock is ahead of the monolith's.
+        """Measure how many seconds the service's clock is ahead of the monolith's.
 
-        The reading with the shortest way there and back counts, as in NTP.
+        The reading with the shortest round trip counts, as in NTP.
         """
-        here, beyond = self.monolith_fence, self.service_fence
+        monolith, service = self.monolith_fence, self.service_fence
         readings = []
         for _ in range(CLOCK_READINGS):
-            before, there, after = here.clock(), beyond.clock(), here.clock()
+            before, there, after = monolith.clock(), service.clock(), monolith.clock()
             middle = before + (after - before) / 2
             readings.append((after - before, (there - middle).total_seconds()))
         return min(readings)[1]
 
 
+def lock_syncs(database: Connection) -> None:
+    """Take the sync lock of a service's database until the caller's transaction ends.
+
+    No other sync runs meanwhile, so its mirror stands still.
+    """
+    database.execute("lock table split.turn in exclusive mode")
+
+
 @contextmanager
 def open_session(service: Service, connections: Connections) -> Iterator[Session]:
-    """Connect to both ends of a service.
+    """Connect to the monolith and a service's database.
 
     Raises:
         ConnectionFailed: one of them can't be reached.
@@ -85,9 +94,9 @@ def open_session(service: Service, connections: Connections) -> Iterator[Session
     ):
         requirements.provisioned(database, service)
         for connection in (monolith, database):
-            # What decides must not be undone by a crash, whatever the database is set to.
+            # A crash must not lose the point of no return, whatever the database is set to.
             connection.execute("set synchronous_commit = on")
-            # A login that is no superuser can't; see Walk.close.
+            # Only a superuser can; see Cutover.close for what happens otherwise.
             with suppress(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"set deadlock_timeout = '{DEADLOCK_TIMEOUT}'")
         yield Session(service, connections, monolith, database)

@@ -1,9 +1,9 @@
-"""Feeds: what services share, once its owner is completed, from the owner's database.
+"""Shared streams: once an owner is completed, its consumers get what they share from it.
 
-As long as the monolith has an owner's tables, who shares columns of them gets them from there. When
-the owner is completed they are handed over: to a publication of the owner's mirror, whose tables
-bear the same names and columns. The mirror stands still for the moment of it, so that no change is
-lost and none comes twice; nobody who writes is kept waiting.
+As long as the monolith has an owner's tables, services that share columns of them get them from
+there. When the owner is completed they are re-parented: to a publication of the owner's mirror,
+whose tables have the same names and columns. The mirror stands still for that moment, so no change
+is lost and none arrives twice. No writer has to wait.
 """
 
 from __future__ import annotations
@@ -12,20 +12,16 @@ from dataclasses import dataclass
 
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication.reverse import (
-    carry_no_more,
-    create_slot,
-    publish_and_subscribe,
-    published,
-)
-from pgsplit.replication.session import Session
-from pgsplit.replication.stream import Connection, Stream
+from pgsplit.replication.session import Session, lock_syncs
+from pgsplit.replication.slot import Connection
+from pgsplit.replication.stream import Stream
+from pgsplit.replication.subscription import drop_tables, published
 from pgsplit.state.ledger import State, state
 
 
 @dataclass(frozen=True)
 class SharedStream(Stream):
-    """The way from an owner's mirror to that of a service which shares columns of it."""
+    """The stream from an owner's mirror to the mirror of a service that shares columns of it."""
 
     owner: Service
     owner_database: Connection
@@ -37,12 +33,12 @@ class SharedStream(Stream):
 
     @property
     def source(self) -> Connection:
-        """The end that publishes, and keeps the slot."""
+        """The database that publishes and keeps the slot."""
         return self.owner_database
 
     @property
     def heartbeat_key(self) -> str:
-        """The key of its row in `split.heartbeats`, on either end."""
+        """The key of its row in `split.heartbeats`, at source and target."""
         return f"{self.service.database} from {self.owner.database}"
 
     @property
@@ -52,12 +48,12 @@ class SharedStream(Stream):
 
     @property
     def fixed_by(self) -> str:
-        """What mends a way that has lost a part."""
+        """The command that fixes a stream that has lost a part."""
         return f"runner.py repair {self.service.role}"
 
 
 def shared(owner: Service, consumer: Service) -> dict[str, tuple[str, ...]]:
-    """Name the tables of an owner of which a service has columns, and those columns."""
+    """Name an owner's tables that a service shares columns of, and those columns."""
     return {
         table.name: table.columns_for(consumer.database)
         for table in owner.project.tables.values()
@@ -72,37 +68,37 @@ def consumers(owner: Service) -> list[Service]:
 
 
 def owners(consumer: Service) -> list[Service]:
-    """Name the services of whose tables a service has columns."""
+    """Name the services whose tables a service shares columns of."""
     return [one for one in consumer.project.services.values() if shared(one, consumer)]
 
 
 def completed_owners(monolith: Connection, consumer: Service) -> list[Service]:
-    """Name those among them that are completed: their tables come by feeds."""
+    """Name those of its owners that are completed: their tables come by shared streams."""
     return [one for one in owners(consumer) if state(monolith, one) is State.COMPLETED]
 
 
 def needs_monolith(monolith: Connection, service: Service) -> bool:
-    """Tell whether anything that a service has still comes from the monolith."""
+    """Tell whether a service still gets anything from the monolith."""
     if state(monolith, service) is not State.COMPLETED:
         return True
     return any(state(monolith, one) is not State.COMPLETED for one in owners(service))
 
 
 def reparent(session: Session, consumer: Service, stream: Stream, connections: Connections) -> None:
-    """Hand what a service shares of an owner's tables over from the monolith to the owner.
+    """Let a consumer get an owner's tables from the owner instead of the monolith; idempotent.
 
-    Idempotent. No change is lost and none comes twice: under the lock that every sync takes, the
-    owner's mirror stands still; all of it has arrived by way of the monolith before the new slot is
-    made, and the monolith publishes the tables no more before the lock is let go.
+    No change is lost and none arrives twice. Under the sync lock the owner's mirror stands still.
+    All of it has arrived from the monolith before the new slot is created, and the monolith no
+    longer publishes the tables when the lock is released.
 
     Args:
-        ends: both ends of the owner, which is switched.
+        session: the session of the owner, which is switched.
         consumer: the service that shares.
-        link: its way from the monolith.
+        stream: its stream from the monolith.
         connections: where the owner's database is, as the consumer's server reaches it.
 
     Raises:
-        NotReady: a way is broken, or the consumer's server can't reach the owner's.
+        NotReady: a stream is broken, or the consumer's server can't reach the owner's.
     """
     tables = shared(session.service, consumer)
     shared_stream = SharedStream(
@@ -110,16 +106,15 @@ def reparent(session: Session, consumer: Service, stream: Stream, connections: C
     )
     if published(stream.monolith, stream.name) & set(tables):
         shared_stream.remove()
-        # A connection of its own: what is written by the others meanwhile is committed at once.
-        with connections.connect(session.service.database) as turn, turn.transaction():
-            turn.execute("lock table split.turn in exclusive mode")
+        # A separate connection for the lock: the others commit at once what they write meanwhile.
+        with connections.connect(session.service.database) as holder, holder.transaction():
+            lock_syncs(holder)
             session.reverse.arrive()
             stream.arrive()
-            url = connections.for_servers(session.service.database)
-            publish_and_subscribe(shared_stream, tables, url)
-            create_slot(shared_stream)
+            shared_stream.create(tables, connections.for_servers(session.service.database))
+            shared_stream.create_slot()
             with stream.monolith.transaction():
-                carry_no_more(stream.monolith, stream.name, consumer.mirror, list(tables))
-    # From here on a run that was cut short finds all made, and only has to let it go on.
+                drop_tables(stream.monolith, stream.name, consumer.mirror, list(tables))
+    # An interrupted run that is resumed here finds everything created, and only enables it.
     shared_stream.enable()
     shared_stream.arrive()

@@ -1,8 +1,8 @@
-"""A saga: steps that are recorded before and after, and undone in order if one can't be done.
+"""A saga: steps that are recorded before and after, and undone in order if one fails.
 
-There is a point in it from which it only goes on: the decision, a commit in one database. Before
-it, whatever goes wrong is undone; after it, what is left can be done again until it is done. Every
-step is idempotent, so a saga that was cut short anywhere is resumed by doing its steps again.
+It has a point of no return: a commit in one database. Whatever goes wrong before it is undone;
+what is left after it can be done until it succeeds. Every step is idempotent, so a saga that was
+interrupted anywhere is resumed by doing its steps again.
 
 After Garcia-Molina and Salem, "Sagas", 1987.
 """
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from itertools import groupby
 from typing import Any
 
@@ -25,16 +26,33 @@ from pgsplit.project.project import Service
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.ledger import Step as Entry
 
-OPERATIONS = ("switch", "rollback", "complete", "abort")
+
+class Kind(str, Enum):
+    """The kinds of sagas, by the name that the ledger has them under."""
+
+    SWITCH = "switch"
+    ROLLBACK = "rollback"
+    COMPLETE = "complete"
+    ABORT = "abort"
+
+    def __str__(self) -> str:
+        return self.value
+
+    def entry(self, step: str) -> str:
+        """Give the name that the ledger has one of its steps under."""
+        return f"{self.value}: {step}"
+
+
+OPERATIONS = tuple(kind.value for kind in Kind)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step: what it does, and what takes it back as long as nothing is decided.
+    """A step: what it does, and what undoes it before the point of no return.
 
     `do` returns what the ledger is to keep. `undo` may be called whether or not `do` has begun.
-    `enters` is the state that the service is in once the step is done. A Ctrl-C waits until the
-    last of the steps that are `in_one_go` is over.
+    `enters` is the state that the service is in once the step is done. Ctrl-C waits until the last
+    of the `uninterruptible` steps is done.
     """
 
     name: str
@@ -42,15 +60,15 @@ class Step:
     undo: Callable[[], None] | None = None
     undone_by: str = ""
     enters: State | None = None
-    in_one_go: bool = False
+    uninterruptible: bool = False
 
 
 class Unfinished(NotReady):
-    """A saga stands behind its decision, and could not be brought to its end."""
+    """A saga is past its point of no return but not finished, or could not be undone."""
 
 
 class Stopped(SplitError):
-    """Somebody has stopped a saga before its decision, and it was undone."""
+    """Somebody has stopped a saga before its point of no return, and it was undone."""
 
     exit_code = 130
 
@@ -59,18 +77,18 @@ class Stopped(SplitError):
 class Saga:
     """An operation on a service, with its steps in order.
 
-    `is_decided` looks at the databases, not at the ledger: a crash may come between the two.
+    `is_committed` looks at the databases, not at the ledger: a crash may come between the two.
     """
 
     service: Service
-    operation: str
+    kind: Kind
     steps: Sequence[Step]
     is_committed: Callable[[], bool]
     enters: State | None = None
     returns_to: State | None = None
 
     def run(self, ledger: Ledger, on_step: Callable[[str], None], **intent: Any) -> None:
-        """Do all steps; undo them if one fails before the decision.
+        """Do all steps; undo them if one fails before the point of no return.
 
         Args:
             ledger: the monolith's ledger.
@@ -78,14 +96,14 @@ class Saga:
             intent: what the ledger is to keep of the whole.
 
         Raises:
-            SplitError: what the failing step raised; its message says that all was undone.
-            Unfinished: a step failed after the decision, or undoing did.
+            SplitError: what the failing step raised; its message says that everything was undone.
+            Unfinished: a step failed after the point of no return, or undoing failed.
         """
-        with ledger.step(self.service, self.operation, enters=self.enters, **intent) as whole:
+        with ledger.step(self.service, self.kind.value, enters=self.enters, **intent) as whole:
             done = 0
             try:
-                for in_one_go, steps in groupby(self.steps, lambda step: step.in_one_go):
-                    with _interrupts_wait() if in_one_go else nullcontext():
+                for uninterruptible, steps in groupby(self.steps, lambda one: one.uninterruptible):
+                    with _interrupts_wait() if uninterruptible else nullcontext():
                         for step in steps:
                             on_step(step.name)
                             with self._recorded(
@@ -99,14 +117,14 @@ class Saga:
                 whole.detail["unfinished"] = False
                 if isinstance(error, KeyboardInterrupt):
                     raise Stopped(
-                        f"The {self.operation} was stopped, and is undone: all is as it was before."
+                        f"The {self.kind} was stopped and undone: everything is as it was before."
                     ) from error
                 raise
             whole.returns_to = self.returns_to
 
     def undo(self, ledger: Ledger, on_step: Callable[[str], None]) -> None:
-        """Take back a saga that was cut short before its decision."""
-        with ledger.step(self.service, self.operation, resumes=True) as whole:
+        """Undo a saga that was interrupted before its point of no return."""
+        with ledger.step(self.service, self.kind.value, resumes=True) as whole:
             whole.outcome = "failed"
             whole.detail.update(unfinished=True)
             for step in reversed(self.steps):
@@ -114,22 +132,22 @@ class Saga:
                     on_step(f"undo {step.name}")
                     with self._recorded(ledger, f"undo {step.name}"):
                         step.undo()
-            whole.detail.update(unfinished=False, error="It was cut short, and is undone.")
+            whole.detail.update(unfinished=False, error="It was interrupted and undone.")
 
     def _recorded(self, ledger: Ledger, name: str, **intent: Any) -> Any:
-        return ledger.step(self.service, f"{self.operation}: {name}", **intent)
+        return ledger.step(self.service, self.kind.entry(name), **intent)
 
     def _undo(self, ledger: Ledger, done: int, error: BaseException) -> None:
-        """Undo what was done and begun, unless it is decided; then say how to go on."""
+        """Undo what was begun, unless it is committed; then say how to go on."""
         why = str(error) or "it was stopped"
-        kept_out = any(step.in_one_go for step in self.steps[done:])
+        kept_out = any(step.uninterruptible for step in self.steps[done:])
         try:
             if self.is_committed():
                 raise Unfinished(
-                    f"The {self.operation} of {self.service.database} is decided, but not at its"
-                    f" end: {why}."
+                    f"The {self.kind} of {self.service.database} is committed but not finished:"
+                    f" {why}."
                     + kept_out
-                    * " Until it is, writers may be kept out on both sides.",
+                    * " Until it is finished, writers may be kept out on both sides.",
                     where=self.service.database,
                     hint="runner.py resume",
                 ) from error
@@ -139,19 +157,19 @@ class Saga:
                         step.undo()
         except (psycopg.Error, KeyboardInterrupt) as failed:
             raise Unfinished(
-                f"The {self.operation} of {self.service.database} stopped, and could not be undone:"
+                f"The {self.kind} of {self.service.database} stopped and could not be undone:"
                 f" {why}; then: {str(failed).strip() or 'it was stopped again'}",
                 where=self.service.database,
-                hint="runner.py resume, as soon as both servers answer. A gate that is closed on a"
-                " lease opens by itself meanwhile.",
+                hint="runner.py resume, as soon as both servers answer. A write fence that is"
+                " closed on a lease opens by itself meanwhile.",
             ) from error
         if isinstance(error, SplitError):
-            error.what += f"\nThe {self.operation} was undone: all is as it was before."
+            error.what += f"\nThe {self.kind} was undone: everything is as it was before."
 
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the block is over; only main threads ever get them."""
+    """Let Ctrl-C and SIGTERM wait until the block is over; only the main thread ever gets them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -170,13 +188,14 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def unfinished(ledger: Ledger) -> dict[str, Entry]:
-    """Find the operations that neither came to their end nor were undone, by service.
+    """Find the operations that were neither finished nor undone, by service.
 
     Args:
         ledger: the monolith's ledger.
 
     Returns:
-        By the service's database, the last operation's entry: its id, and its intent as `detail`.
+        By the service's database, the last operation's entry: its id, and as `detail` its intent
+        and its name under `operation`.
     """
     return left_unfinished(ledger.connection)
 
@@ -197,21 +216,22 @@ def left_unfinished(monolith: psycopg.Connection[Any]) -> dict[str, Entry]:
 
 
 def require_finished(service: Service, ledger: Ledger, *, but: Collection[str] = ()) -> None:
-    """Refuse a service that an operation has left on its way, except for those named.
+    """Refuse a service that has an unfinished operation, except for those named.
+
+    Until it is finished, not even the service's state tells which side is the source of truth.
 
     Args:
         service: the service.
         ledger: the monolith's ledger.
-        but: operations that may have been, since what comes now does not go against them.
+        but: operations that may be unfinished, since the caller works with them.
 
     Raises:
-        NotReady: what was begun comes first, since until then not even its state tells which side
-            is the truth.
+        NotReady: the operation was interrupted; it comes first.
     """
     left = unfinished(ledger).get(service.database)
     if left and left.detail["operation"] not in but:
         raise NotReady(
-            f"The last {left.detail['operation']} of {service.database} was cut short.",
+            f"The last {left.detail['operation']} of {service.database} was interrupted.",
             where=describe(ledger.connection.info.dsn),
             hint="runner.py resume",
         )

@@ -74,10 +74,10 @@ def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
     assert (listed[0]["phase"], listed[0]["path"]) == ("complete", completed["backup"]["path"])
     for command in ("rollback", "switch", "complete"):
         said = ran(switched, command, "payments", code=NotReady.exit_code)
-        assert "payments_db is completed: there is no way back any more" in said
+        assert "payments_db is completed: there is no rollback any more" in said
         assert "runner.py backups" in said
     said = ran(switched, "abort", "payments", code=NotReady.exit_code)
-    assert "payments_db is completed: it holds what nobody else does." in said
+    assert "payments_db is completed: it holds rows that nobody else has." in said
     said = ran(switched, "land", "payments", "--again", code=NotReady.exit_code)
     assert "payments_db is completed: it holds what nobody else does" in said
     assert "runner.py repair payments" in said

@@ -24,7 +24,7 @@ from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, SERVICES_BY_NAME, sel
 from pgsplit.project.project import Service
 from pgsplit.prove.reconcile import reconcile
 from pgsplit.replication import shared
-from pgsplit.replication.events import Numbered
+from pgsplit.replication.sharing.events import Numbered
 from pgsplit.replication.sync import apply_changes
 from pgsplit.routing import env_file as env_file
 from pgsplit.state.ledger import open_ledger

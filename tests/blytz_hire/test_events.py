@@ -16,8 +16,8 @@ import pytest
 
 from demo.project import ROOT, select
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.replication.events import Gone, follow, read
-from pgsplit.replication.events import inbox as inbox_of
+from pgsplit.replication.sharing.events import Gone, follow, read
+from pgsplit.replication.sharing.events import inbox as inbox_of
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import apply_changes, sync
 from tests.support.sharing import (

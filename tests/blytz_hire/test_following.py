@@ -19,7 +19,7 @@ import pytest
 
 from demo.project import SERVICES_BY_NAME
 from pgsplit.project.project import Service
-from pgsplit.replication.sync import Tick, follow
+from pgsplit.replication.follow import Tick, follow
 from tests.support.following import sync_and_compare
 from tests.support.split import Split
 from tests.support.workload import (

@@ -158,7 +158,7 @@ def test_a_landing_that_fails_leaves_nothing(split: Split, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise psycopg.errors.DiskFull("no space left on device")
 
-    monkeypatch.setattr("pgsplit.replication.stream.subscribe", fail)
+    monkeypatch.setattr("pgsplit.load.land.subscribe", fail)
     with pytest.raises(psycopg.errors.DiskFull):
         land_service(split, "payments")
     assert_nothing_left(split)
@@ -267,7 +267,7 @@ def test_a_login_without_privileges_is_told_which(split: Split) -> None:
 def test_an_old_transaction_that_holds_the_slot_back_is_named(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgsplit.replication.stream.SLOT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr("pgsplit.replication.slot.EXPORT_SECONDS", 1)
     with split.monolith() as other, other.transaction():
         other.execute("select pg_current_xact_id()")
         with pytest.raises(NotReady) as caught:
@@ -312,7 +312,7 @@ def test_an_interrupted_landing_leaves_nothing(split: Split) -> None:
         provision(select(("payments",))[0], split.connections, ledger)
     script = (
         "import os, signal, time, pgsplit.load.land as landing\n"
-        "landing.replication.subscribe = lambda *_: ("
+        "landing.subscribe = lambda *_: ("
         "os.kill(os.getpid(), signal.SIGINT), time.sleep(9))\n"
         "import sys, runner\n"
         "sys.argv = ['runner.py', 'land', 'payments']\n"
@@ -336,7 +336,7 @@ def killed_landing(split: Split) -> None:
         provision(select(("payments",))[0], split.connections, ledger)
     script = (
         "import os, signal, pgsplit.load.land as landing\n"
-        "landing.replication.subscribe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "landing.subscribe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "import sys, runner\n"
         "sys.argv = ['runner.py', 'land', 'payments']\n"
         "runner.main()\n"

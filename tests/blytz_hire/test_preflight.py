@@ -122,7 +122,7 @@ def test_a_monolith_that_dies_during_a_landing_is_named(
                 raise AssertionError("the server still runs")
 
         with monkeypatch.context() as patch:
-            patch.setattr("pgsplit.replication.stream.subscribe", die)
+            patch.setattr("pgsplit.load.land.subscribe", die)
             with pytest.raises(ConnectionFailed) as caught, open_ledger(connections) as ledger:
                 land(select(("payments",))[0], connections, ledger)
         assert caught.value.hint == "runner.py up"

@@ -14,7 +14,7 @@ import pytest
 from demo.project import MIRROR_SCHEMA, select
 from pgsplit.observe.status import status
 from pgsplit.postgres.connect import with_database
-from pgsplit.replication import read_through
+from pgsplit.replication.sharing import read_through
 from pgsplit.replication.sync import sync
 from pgsplit.state.ledger import open_ledger
 from tests.support.servers import PASSWORD

@@ -141,12 +141,12 @@ def test_a_repair_that_was_cut_short_counts_for_nothing(
             repairing.repair(PAYMENTS, switched.connections, ledger, lambda step: None)
     ran = switched.runner("status", "payments")
     assert ran.returncode == 4
-    assert "The subscription split_payments_db_back was not made to its end" in ran.stdout
+    assert "The subscription split_payments_db_back is incomplete" in ran.stdout
     assert "runner.py repair payments" in ran.stdout
     for command in ("rollback", "complete"):
         ran = switched.runner(command, "payments", "--no-backup")
         assert ran.returncode == 4
-        assert "was not made to its end" in ran.stderr
+        assert "is incomplete" in ran.stderr
     ran = switched.runner("repair", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
     rows = json.loads(ran.stdout)["payments_db"]

@@ -15,7 +15,8 @@ import pytest
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections
 from pgsplit.replication import reverse
-from pgsplit.replication.reverse import ReverseStream, published
+from pgsplit.replication.reverse import ReverseStream
+from pgsplit.replication.subscription import published
 from pgsplit.routing import env_file as env_file
 from pgsplit.routing.env_file import Side
 from tests.support.split import Split
@@ -447,7 +448,7 @@ def test_a_key_that_replication_did_not_ask_is_said_after_a_rollback(switched: S
     said = move(switched, "rollback")
     assert (
         'warning: 1 row(s) of blytz_hire.payments break its foreign key "payments_userId_fkey",'
-        " which replication does not ask. To find them: runner.py parity payments" in said
+        " which replication does not check. To find them: runner.py parity payments" in said
     )
     with switched.monolith() as monolith:
         monolith.execute("delete from blytz_hire.payments where id = 'of nobody'")
@@ -497,7 +498,7 @@ def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> Non
     assert assert_agreed(verified) == "switched"
     with unchanged(verified):
         said = ran(verified, "switch", "payments", "--reads", code=NotReady.exit_code)
-    assert "payments_db is switched: it is the truth already." in said
+    assert "payments_db is switched: it is the source of truth already." in said
     move(verified, "rollback")
     assert assert_agreed(verified) == "verified"
 
@@ -511,25 +512,25 @@ def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> Non
         (
             "switched",
             "switch",
-            "payments_db is switched: it is the truth already. Nothing was changed.",
+            "payments_db is switched: it is the source of truth already. Nothing was changed.",
             "runner.py status payments",
         ),
         (
             "switched",
             "abort",
-            "payments_db is switched: it holds what nobody else does. Nothing was changed.",
+            "payments_db is switched: it holds rows that nobody else has. Nothing was changed.",
             "runner.py rollback payments, then runner.py abort payments",
         ),
         (
             "verified",
             "rollback",
-            "payments_db is verified: the monolith is the truth already.",
+            "payments_db is verified: the monolith is the source of truth already.",
             "runner.py status payments",
         ),
         (
             "verified",
             "complete",
-            "payments_db is verified: the monolith is the truth already.",
+            "payments_db is verified: the monolith is the source of truth already.",
             "runner.py switch payments",
         ),
     ],
@@ -629,7 +630,7 @@ def pause_the_follower(split: Split) -> Callable[[], None]:
     [
         (lose_the_proof, "not verified as they are made now: payments", "runner.py verify"),
         (outdate_the_proof, "not verified as they are made now: ", "runner.py verify payments"),
-        (age_the_proof, "last verified 30 hours ago, and 24 is the most", "runner.py verify"),
+        (age_the_proof, "last verified 30 hours ago; the limit is 24 hours", "runner.py verify"),
         (
             rename_a_column,
             'column blytz_hire.reviews."comment" is missing; perhaps it is "said" now',
@@ -642,8 +643,8 @@ def pause_the_follower(split: Split) -> Callable[[], None]:
         ),
         (
             spoil_the_way_back,
-            "the way back would change 1 row(s) of reviews: ",
-            "Mend models/payments_db/reverse/monolith_reviews.sql; to see all: runner.py psql"
+            "reverse replication would change 1 row(s) of reviews: ",
+            "Fix models/payments_db/reverse/monolith_reviews.sql; to see all: runner.py psql"
             " payments -c \"select * from split.way_back_differs('reviews')\"",
         ),
         (
@@ -695,10 +696,10 @@ def test_what_was_cut_short_comes_first(verified: Split) -> None:
             ("abort", "payments"),
         ):
             said = ran(verified, *command, code=NotReady.exit_code)
-            assert "The last switch of payments_db was cut short." in said
+            assert "The last switch of payments_db was interrupted." in said
             assert "hint: runner.py resume" in said
     said = ran(verified, "resume")
-    assert "payments_db: The switch had not been decided, and is undone." in said
+    assert "payments_db: The switch had not been committed and is undone." in said
     found = json.loads(verified.runner("resume", "--json").stdout)
     assert found == {"resumed": {}}
     assert assert_agreed(verified) == "verified"
@@ -745,7 +746,7 @@ def test_a_step_that_fails_halfway_is_undone_with_all_before_it(
 
     monkeypatch.setattr(reverse, "prepare", fails)
     said = ran(verified, "switch", "payments", "--no-backup", code=NotReady.exit_code)
-    assert "The disk is full. The switch was undone: all is as it was before." in said
+    assert "The disk is full. The switch was undone: everything is as it was before." in said
     assert assert_agreed(verified) == "verified"
     with both_ends(verified) as session:
         assert not session.reverse.is_there() and session.reverse.slot() is None
@@ -785,7 +786,7 @@ def test_a_lock_that_comes_after_the_checks_ends_a_switch_and_no_writer(verified
     assert (
         f"Somebody holds a lock on blytz_hire.payments, blytz_hire.reviews: process {pid}" in said
     )
-    assert "The switch was undone: all is as it was before." in said
+    assert "The switch was undone: everything is as it was before." in said
     assert "Wait for them, or end them: select pg_terminate_backend(PID);" in said
     assert writer.refusals == []
     assert assert_agreed(verified) == "verified"
@@ -808,7 +809,7 @@ def test_a_lock_that_comes_after_the_checks_ends_a_rollback(switched: Split) -> 
         code, said = result()
     assert code == NotReady.exit_code
     assert f"payments_db.reviews: process {pid}" in said
-    assert "The rollback was undone: all is as it was before." in said
+    assert "The rollback was undone: everything is as it was before." in said
     assert assert_agreed(switched) == "switched"
 
 
@@ -839,9 +840,9 @@ def test_a_pause_that_is_over_is_undone(verified: Split) -> None:
         halt.release()
         code, said = result()
     assert code == NotReady.exit_code
-    assert "The pause was longer than the 0.3 s that it may be" in said
+    assert "The pause was longer than the 0.3 s that are allowed" in said
     assert "or allow more: --max-pause 10s" in said
-    assert "The switch was undone: all is as it was before." in said
+    assert "The switch was undone: everything is as it was before." in said
     assert assert_agreed(verified) == "verified"
     assert_alike(verified)
 
@@ -857,7 +858,7 @@ def test_an_abort_removes_all_that_was_made_and_nothing_else(verified: Split) ->
     found = json.loads(verified.runner("abort", "payments", "--json").stdout)["payments_db"]
     assert {
         "replication split_payments_db",
-        "the gate in the monolith",
+        "the write fence in the monolith",
         "database payments_db",
         "role payments_service",
         "role payments_owner",
@@ -916,9 +917,7 @@ def test_what_the_way_back_would_break_on_is_refused(
     try:
         for command in (["switch", "payments", "--dry-run"], ["switch", "payments"]):
             said = ran(verified, *command, code=NotReady.exit_code)
-            assert f"{what}: what the service writes could not be carried back" in " ".join(
-                said.split()
-            )
+            assert f"{what}: reverse replication could fail on it" in " ".join(said.split())
             assert "hint:" in said
     finally:
         with verified.monolith() as monolith:

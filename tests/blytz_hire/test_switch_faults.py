@@ -117,7 +117,7 @@ def resumed(split: Split, operation: str, *, try_again_first: bool = False) -> s
     """Bring what was killed to an end as the messages say; give the state that it came to."""
     if try_again_first:
         said = ran(split, operation, "payments", "--no-backup", code=NotReady.exit_code)
-        assert f"The last {operation} of payments_db was cut short." in said
+        assert f"The last {operation} of payments_db was interrupted." in said
         assert "hint: runner.py resume" in said
     said = ran(split, "resume")
     assert f"payments_db: The {operation} had" in said
@@ -213,8 +213,8 @@ def test_a_runner_that_sleeps_past_its_pause_decides_nothing(
         halt.release()
         said = words(runner.communicate()[0])
         assert runner.returncode == NotReady.exit_code
-        assert "The pause was longer than the 0.5 s that it may be" in said
-        assert f"The {operation} was undone: all is as it was before." in said
+        assert "The pause was longer than the 0.5 s that are allowed" in said
+        assert f"The {operation} was undone: everything is as it was before." in said
         assert assert_agreed(verified) == state
         writer.assert_gets_through(place)
     writer.assert_nothing_lost()
@@ -234,7 +234,7 @@ def test_an_interrupt_before_the_decision_undoes_all(
         runner.send_signal(order)
         said = words(runner.communicate()[0])
         assert runner.returncode == 130
-        assert "The switch was stopped, and is undone: all is as it was before." in said
+        assert "The switch was stopped and undone: everything is as it was before." in said
         assert assert_agreed(verified) == "verified"
         writer.assert_gets_through(Side.MONOLITH)
     writer.assert_nothing_lost()
@@ -256,7 +256,7 @@ def test_an_interrupt_behind_the_decision_waits_until_writers_are_let_in(
             said = words(runner.communicate()[0])
             assert runner.returncode == NotReady.exit_code
             assert (
-                "The switch of payments_db is decided, but not at its end: it was stopped." in said
+                "The switch of payments_db is committed but not finished: it was stopped." in said
             )
             assert "may be kept out" not in said
             writer.assert_gets_through(Side.SERVICE)
@@ -283,7 +283,7 @@ def test_a_decided_switch_is_brought_to_its_end_before_anything_else(
             ("land", "payments", "--again"),
         ):
             said = ran(verified, *command, code=NotReady.exit_code)
-            assert "The last switch of payments_db was cut short." in said, command
+            assert "The last switch of payments_db was interrupted." in said, command
         assert resumed(verified, "switch") == "switched"
         writer.assert_gets_through(Side.SERVICE)
     writer.assert_nothing_lost()
@@ -301,7 +301,7 @@ def test_an_abort_that_is_killed_over_and_over_comes_to_its_end(verified: Split)
         command = ["resume"]
         if entry != "abort":
             said = ran(verified, "provision", "payments", code=NotReady.exit_code)
-            assert "The last abort of payments_db was cut short." in said
+            assert "The last abort of payments_db was interrupted." in said
     assert "Nothing was cut short." in ran(verified, "resume")
     assert stands(verified) == "absent"
     assert checksums(verified) == before
@@ -492,7 +492,7 @@ def assert_completes(
             writer.assert_gets_through(Side.SERVICE)
         # It would make the way back again, which a completion has ended.
         said = ran(split, "repair", "payments", code=NotReady.exit_code)
-        assert "The last complete of payments_db was cut short." in said
+        assert "The last complete of payments_db was interrupted." in said
         said = ran(split, "status", "payments", code=NotReady.exit_code)
         assert "The last complete of payments_db was cut short, or is under way." in said
         assert "kept out" not in said

@@ -17,7 +17,8 @@ import psycopg
 from demo.project import ROOT, SERVICES_BY_NAME, select
 from pgsplit.base.errors import SplitError
 from pgsplit.project.project import Service
-from pgsplit.replication.sync import Tick, follow, sync
+from pgsplit.replication.follow import Tick, follow
+from pgsplit.replication.sync import sync
 from tests.support.split import Split
 from tests.support.waiting import until
 

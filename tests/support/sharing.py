@@ -11,8 +11,8 @@ import psycopg
 from pgsplit.base.errors import SplitError
 from pgsplit.project.project import Service
 from pgsplit.prove.parity import Parity
-from pgsplit.replication import events
-from pgsplit.replication.sync import Tick, follow
+from pgsplit.replication.follow import Tick, follow
+from pgsplit.replication.sharing import events
 from pgsplit.routing import env_file as env_file
 from tests.support.split import Split
 from tests.support.waiting import until

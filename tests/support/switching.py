@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 
 from demo.project import select
-from pgsplit.replication.reverse import published
 from pgsplit.replication.session import Session
+from pgsplit.replication.subscription import published
 from pgsplit.routing import env_file as env_file
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import open_ledger, state

@@ -1,8 +1,8 @@
-"""Connects a service's read-through cache with the owner of what it caches, which a miss asks.
+"""Connects a service's read-through cache to its source, which is asked when a row is missing.
 
-Foreign tables in the schema `owner` of the service's database, over postgres_fdw, as a role that
-may read the columns that the service shares and nothing else. They lead to the monolith until the
-owner is switched, and to the mirror in the owner's database from then on.
+There are foreign tables in the schema `owner` of the service's database, over postgres_fdw. They
+log in as a role that may read only the columns that the service shares. They read from the monolith
+until the owner is switched, and from the mirror in the owner's database from then on.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PATIENCE = {"connect_timeout": "2", "options": "-c statement_timeout=2000"}
 
 
 def owners(project: Project) -> list[Service]:
-    """Name the services that are asked for rows which a shared table with read-through lacks."""
+    """Name the owners of shared tables with read-through: they are asked for missing rows."""
     tables = {name for one in project.shared_models if one.has_read_through for name in one.follows}
     owned = {project.tables[name].owner for name in tables}
     return [one for one in project.services.values() if one.database in owned]
 
 
 def reconnect_all(connections: Connections, ledger: Ledger) -> list[str]:
-    """Connect every built service with where what it may ask for has its source of truth now.
+    """Connect every built service to the present source of truth of what it reads through.
 
     Args:
         connections: where the servers are.
@@ -62,22 +62,23 @@ def try_to_connect(service: Service, connections: Connections, ledger: Ledger) -
         ledger: the monolith's ledger, which knows the sources of truth.
 
     Returns:
-        What keeps it from being connected, with what fixes it; nothing if it is. Without it a
-        service knows the rows that are in its copy, and no others.
+        What keeps it from being connected, with what fixes it; nothing if it is connected. A
+        service that is not knows only the rows in its copy.
     """
     password = secrets.token_urlsafe(24)
     for owner in owners(service.project):
         if service not in consumers(owner):
             continue
-        moved = ledger.state(owner).reached(State.SWITCHED)
-        place = owner.database if moved else connections.monolith
+        is_switched = ledger.state(owner).reached(State.SWITCHED)
+        source_name = owner.database if is_switched else connections.monolith
         try:
             with (
-                connections.connect(place) as source,
+                connections.connect(source_name) as source,
                 connections.connect(service.database) as target,
             ):
                 _reader(source, service, owner, password)
-                _foreign_tables(target, service, owner, connections.for_servers(place), password)
+                url = connections.for_servers(source_name)
+                _foreign_tables(target, service, owner, url, password)
         except psycopg.errors.InsufficientPrivilege as error:
             return (
                 f"{service.database} can't ask {owner.database} for rows that it does not have"
@@ -89,11 +90,11 @@ def try_to_connect(service: Service, connections: Connections, ledger: Ledger) -
 
 
 def remove(service: Service, connections: Connections) -> list[str]:
-    """Drop the role that reads for a service, wherever it was made; idempotent."""
+    """Drop the role that reads for a service, in every database; idempotent."""
     removed = []
-    for place in (connections.monolith, *(one.database for one in owners(service.project))):
+    for name in (connections.monolith, *(one.database for one in owners(service.project))):
         try:
-            with connections.connect(place) as source:
+            with connections.connect(name) as source:
                 if _is_ours(source, service):
                     role = sql.Identifier(_role(service))
                     source.execute(sql.SQL("drop owned by {}").format(role))
@@ -101,9 +102,9 @@ def remove(service: Service, connections: Connections) -> list[str]:
                         source.execute(sql.SQL("drop role {}").format(role))
                         removed.append(f"role {_role(service)}")
                     except psycopg.errors.DependentObjectsStillExist:
-                        continue  # it has rights in the other place, on the same server
+                        continue  # it still has rights in another database of the same server
         except (ConnectionFailed, NotReady):
-            continue  # it is gone, or somebody else's
+            continue  # the database is gone, or the role is somebody else's
     return removed
 
 
@@ -133,7 +134,7 @@ def _reader(source: Connection, service: Service, owner: Service, password: str)
     secret = source.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
     verb = sql.SQL("alter" if _is_ours(source, service) else "create")
     with source.transaction():
-        # Services are built at once, and two grants on one table at once are refused.
+        # Services are built in parallel; PostgreSQL refuses two grants on a table at once.
         source.execute("select pg_advisory_xact_lock(hashtext('split.reader'))")
         source.execute(sql.SQL("{} role {} login password {}").format(verb, role, secret.decode()))
         source.execute(sql.SQL("comment on role {} is {}").format(role, service.mark))
@@ -158,7 +159,7 @@ def _reader(source: Connection, service: Service, owner: Service, password: str)
 def _foreign_tables(
     target: Connection, service: Service, owner_service: Service, url: str, password: str
 ) -> None:
-    """Re-create server, mapping and foreign tables; atomic, and metadata only."""
+    """Re-create server, user mapping and foreign tables; atomic, and no rows are copied."""
     fields = {k: str(v) for k, v in conninfo_to_dict(url).items() if v is not None}
     where = {k: fields[k] for k in ("host", "port", "sslmode", "sslrootcert") if k in fields}
     server = sql.Identifier(f"owner_{owner_service.database}")
@@ -176,7 +177,7 @@ def _foreign_tables(
         row = target.execute(
             "select rolsuper from pg_roles where rolname = current_user"
         ).fetchone()
-        if row == (True,):  # the owner role is none, and a socket may ask for no password
+        if row == (True,):  # the owner role isn't one, and a socket may not ask for a password
             login["password_required"] = "false"
         target.execute(
             sql.SQL("create user mapping for {} server {} options ({})").format(
@@ -191,16 +192,15 @@ def _foreign_tables(
         for table, columns in shared(owner_service, service).items():
             kinds = service.project.tables[table].columns
             relation = sql.Identifier(SCHEMA, table)
+            listed = sql.SQL(", ").join(
+                sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kinds[name]))
+                for name in columns
+            )
+            options = _options({"schema_name": service.mirror, "table_name": table})
             target.execute(sql.SQL("drop foreign table if exists {}").format(relation))
             target.execute(
                 sql.SQL("create foreign table {} ({}) server {} options ({})").format(
-                    relation,
-                    sql.SQL(", ").join(
-                        sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kinds[name]))
-                        for name in columns
-                    ),
-                    server,
-                    _options({"schema_name": service.mirror, "table_name": table}),
+                    relation, listed, server, options
                 )
             )
             target.execute(sql.SQL("alter foreign table {} owner to {}").format(relation, owner))

@@ -1,4 +1,4 @@
-"""Reads what happened to rows that a service shares: the ordered inbox of a shared table."""
+"""Reads the inbox of a shared table: what happened to its rows, in order."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from pgsplit.project.project import Service, SharedModel
 from pgsplit.state.ledger import state
 
 BATCH = 1_000
-# A notification may be missed while the connection is made anew; a look is cheap.
+# A notification may be missed while the connection is re-opened; looking is cheap.
 LOOK_SECONDS = 5.0
 
 Numbered = tuple[int, dict[str, Any]]
 
 
 class Gone(NotReady):
-    """Events that were asked for are older than what is kept, or the inbox is another by now."""
+    """The events asked for are older than those that are kept, or the inbox was re-created."""
 
 
 def inbox(service: Service, entity: str = "") -> SharedModel:
-    """Find the shared table of a service whose events are wanted.
+    """Find the shared table whose events are wanted.
 
     Args:
         service: the service.
-        entity: what the events are about, such as `user`; may be left out if there is one only.
+        entity: what the events are about, such as `order`; may be left out if there is only one.
 
     Raises:
-        NotReady: the service shares no such table with events, or several and none was named.
+        NotReady: the service shares no such table with events; or several, and none was named.
     """
     models = [one for one in service.project.shared_models if one.has_events]
     found = [
@@ -57,7 +57,7 @@ def inbox(service: Service, entity: str = "") -> SharedModel:
     owned = ", ".join(f"{one.entity}s" for one in models)
     others = [one.role for one in service.project.services.values() if one.database not in owners]
     if service.database in owners:
-        what = f"{service.database} owns the {owned}: it has no inbox of what happens to them."
+        what = f"{service.database} owns the {owned}: it has no inbox of their events."
     else:
         what = f"{service.database} has no inbox{f' of {entity} events' if entity else ''}."
     raise NotReady(
@@ -68,7 +68,7 @@ def inbox(service: Service, entity: str = "") -> SharedModel:
 
 
 def bounds(service: Service, connections: Connections, model: SharedModel) -> tuple[int, int]:
-    """Give the sequence of the last event that is gone, and that of the newest.
+    """Give the sequence numbers of the last removed event and of the newest event.
 
     Raises:
         NotReady: the service's inbox has not been made yet.
@@ -87,16 +87,16 @@ def bounds(service: Service, connections: Connections, model: SharedModel) -> tu
 def read(
     service: Service, connections: Connections, model: SharedModel, since: int
 ) -> Iterator[Numbered]:
-    """Give the events after a sequence number, in order, each as a document.
+    """Give the events after a sequence number, in order, each as a JSON document.
 
     Args:
         service: a service that has the inbox.
         connections: where its database is.
         model: the shared table whose events they are; see `inbox`.
-        since: the sequence of the last event that was read; 0 for all that are kept.
+        since: the sequence number of the last event that was read; 0 for all that are kept.
 
     Raises:
-        Gone: some of them are older than what is kept, or there never was such a sequence.
+        Gone: some of them are no longer kept, or there never was such a sequence number.
         NotReady: the service's inbox has not been made yet.
         ConnectionFailed: its database can't be reached, or no longer.
     """
@@ -107,7 +107,7 @@ def read(
 def follow(
     service: Service, connections: Connections, model: SharedModel, since: int, stop: Event
 ) -> Iterator[Numbered]:
-    """Give the events after a sequence number as they come, until told to stop; see `read`."""
+    """Give the events after a sequence number as they happen, until told to stop; see `read`."""
     with _connected(service, connections, model) as database:
         database.execute(sql.SQL("listen {}").format(sql.Identifier(model.inbox)))
         while not stop.is_set():
@@ -121,7 +121,7 @@ def follow(
 def keep(
     service: Service, connections: Connections, model: SharedModel, how_long: timedelta
 ) -> None:
-    """Set how long a service's events are kept; older ones are removed when others come."""
+    """Set how long a service's events are kept; older ones are removed when new ones arrive."""
     with _connected(service, connections, model) as database:
         database.execute("update split.service set keep_events = %s", (how_long,))
 
@@ -151,7 +151,7 @@ def _read(
 def _connected(
     service: Service, connections: Connections, model: SharedModel
 ) -> Iterator[psycopg.Connection[Any]]:
-    """Connect to the database of a service whose inbox has been made."""
+    """Connect to the database of a service whose inbox exists."""
     url = connections.urls[service.database]
     with (
         connections.connect(service.database) as database,

@@ -1,0 +1,166 @@
+"""The abort removes everything that was made for a service, as long as it is not switched.
+
+It can only go forward, and each step is idempotent: an interrupted abort is resumed by doing all of
+it again. It drops no row that a service has written, and none of the monolith's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.cutover.locks import change_definitions
+from pgsplit.cutover.operation import SagaOperation
+from pgsplit.cutover.preflight import PreflightReport
+from pgsplit.load import provision
+from pgsplit.postgres.connect import describe
+from pgsplit.project.endpoints import Connections
+from pgsplit.project.project import Service
+from pgsplit.replication import shared
+from pgsplit.replication.fence import Fence
+from pgsplit.replication.session import open_session
+from pgsplit.replication.sharing import read_through
+from pgsplit.replication.stream import Stream
+from pgsplit.routing import env_file as env_file
+from pgsplit.state.ledger import Ledger, State
+from pgsplit.state.saga import Kind, Saga, Step, require_finished, unfinished
+
+
+@dataclass
+class Aborted:
+    """The result of an abort: what it has removed, and notes on what is left for people to do."""
+
+    service: Service
+    removed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Abort(SagaOperation[Aborted]):
+    """The abort of a service that is not switched."""
+
+    kind = Kind.ABORT
+    title = "an abort"
+
+    def __init__(
+        self,
+        service: Service,
+        connections: Connections,
+        ledger: Ledger,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__(service, connections, ledger, say, Aborted(service))
+
+    def preflight(self) -> PreflightReport:
+        """Check that the service holds nothing that would be lost."""
+        service, where = self.service, describe(self.connections.urls[self.service.database])
+        if gone := shared.completed_owners(self.ledger.connection, service):
+            names = ", ".join(one.database for one in gone)
+            raise NotReady(
+                f"{service.database} shares columns of tables that {names} took out of the"
+                " monolith: it could not land any more. Nothing was changed.",
+                where=where,
+                hint=f"runner.py verify {service.role}, then runner.py switch {service.role}",
+            )
+        state = self.ledger.state(service)
+        if state.reached(State.SWITCHED):
+            raise NotReady(
+                f"{service.database} is {state.value}: it holds rows that nobody else has. Nothing"
+                " was changed.",
+                where=where,
+                hint=f"runner.py rollback {service.role}, then runner.py abort {service.role}"
+                if state is State.SWITCHED
+                else "runner.py history",
+            )
+        require_finished(service, self.ledger, but=[self.kind])
+        if service.database not in unfinished(self.ledger):
+            with (
+                suppress(ConnectionFailed),
+                open_session(service, self.connections) as session,
+            ):
+                provision.require_nothing_kept(session.database, service)
+        return PreflightReport()
+
+    def steps(self) -> Saga:
+        """Give the steps; there is nothing to undo, since all of them only remove."""
+        return Saga(
+            self.service,
+            self.kind,
+            [
+                Step("ways", self.remove_streams),
+                Step("database", self.remove_database),
+                Step("records", self.forget),
+            ],
+            is_committed=lambda: True,
+        )
+
+    def remove_streams(self) -> Mapping[str, Any]:
+        """Remove streams and fence, even if the database is gone already; idempotent."""
+        with self.connections.connect(self.connections.monolith) as monolith, ExitStack() as stack:
+            session = None
+            # An interrupted abort has dropped or emptied it.
+            with suppress(ConnectionFailed, NotReady):
+                session = stack.enter_context(open_session(self.service, self.connections))
+            if session:
+                for stream in (session.reverse, session.forward):
+                    if stream.is_there():
+                        self.result.removed.append(f"replication {stream.name}")
+                    stream.remove()
+                return self._remove_fence(session.monolith_fence)
+            # Without the database there is no subscription, only a slot that nobody reads.
+            stream = Stream(self.service, monolith, monolith)
+            if stream.slot():
+                self.result.removed.append(f"slot {stream.name}")
+            stream.remove()
+            owned = list(self.service.owned_tables)
+            return self._remove_fence(Fence(self.service, monolith, self.service.mirror, owned))
+
+    def _remove_fence(self, fence: Fence) -> Mapping[str, Any]:
+        if fence.exists():
+            change_definitions(fence.database, fence.tables, fence.remove)
+            self.result.removed.append("the write fence in the monolith")
+        return {"removed": list(self.result.removed)}
+
+    def remove_database(self) -> Mapping[str, Any]:
+        """Drop the service's database and its roles; idempotent."""
+        removed = provision.remove(self.service, self.connections, self.ledger)
+        removed += read_through.remove(self.service, self.connections)
+        self.result.removed += removed
+        return {"removed": removed}
+
+    def forget(self) -> Mapping[str, Any]:
+        """Forget the service's state and routes; the ledger keeps what was done."""
+        file = env_file.file(self.service, self.connections)
+        if file.exists():
+            file.unlink()
+            self.result.removed.append(str(file))
+        left = self.ledger.forget(self.service)
+        if not left:
+            self.result.notes.append(
+                "no service is left, but the ledger is: runner.py history. To remove it, too:"
+                " DROP SCHEMA split CASCADE; in the monolith"
+            )
+        return {"services_left": left}
+
+
+def abort(
+    service: Service, connections: Connections, ledger: Ledger, say: Callable[[str], None]
+) -> Aborted:
+    """Remove everything that was made for a service, as long as it is not switched.
+
+    Args:
+        service: a service that is not switched.
+        connections: where the servers are.
+        ledger: the monolith's ledger.
+        say: called with each step's name.
+
+    Returns:
+        What was removed, and notes on what is left for people to do.
+
+    Raises:
+        NotReady: it is switched or completed, another operation was interrupted, or its database
+            holds rows that a rollback has quarantined; nothing was changed.
+    """
+    return Abort(service, connections, ledger, say).run()

@@ -1,0 +1,1 @@
+"""What services do with the tables that they share: an inbox of events, a read-through cache."""

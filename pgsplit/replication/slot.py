@@ -1,0 +1,160 @@
+"""Replication slots: what one keeps of its server's WAL, and how one is made and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row
+
+from pgsplit.base.errors import NotReady
+from pgsplit.postgres.connect import describe
+from pgsplit.postgres.retry import IN_USE, retrying
+from pgsplit.project.endpoints import Connections
+
+Connection = psycopg.Connection[Any]
+
+EXPORT_SECONDS = 60
+CREATE_SECONDS = 20
+DROP_TRIES = 250
+DROP_PAUSE_SECONDS = 0.02
+
+SLOT = """
+    select
+        active,
+        wal_status = 'lost' as lost,
+        coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint as kept_bytes,
+        (
+            select nullif(setting, '-1')::bigint * 1024 * 1024 from pg_settings
+            where name = 'max_slot_wal_keep_size'
+        ) as limit_bytes,
+        coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
+            as behind_bytes
+    from pg_replication_slots
+    where slot_name = %s and database = current_database()
+"""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A slot: how much WAL its server keeps for it, and how far its subscriber is.
+
+    `kept_bytes` is the WAL that is kept for it. `limit_bytes` is how much may be kept before the
+    server gives the slot up; None means that only the disk limits it. `behind_bytes` is what the
+    subscriber has not confirmed yet.
+    """
+
+    active: bool
+    lost: bool
+    kept_bytes: int
+    limit_bytes: int | None
+    behind_bytes: int
+
+
+def slot(source: Connection, name: str) -> Slot | None:
+    """Look up a slot by its name; None if the database has no such slot."""
+    with source.cursor(row_factory=class_row(Slot)) as cursor:
+        return cursor.execute(SLOT, (name,)).fetchone()
+
+
+def create(source: Connection, name: str) -> None:
+    """Create a slot: whatever is committed from now on is replicated.
+
+    Raises:
+        NotReady: a transaction has been open for too long on that server.
+    """
+    try:
+        with source.transaction():
+            source.execute(f"set local statement_timeout = '{CREATE_SECONDS}s'")
+            source.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+    except psycopg.errors.QueryCanceled as error:
+        raise NotReady(
+            f"The slot {name} could not start within {CREATE_SECONDS} seconds:"
+            " a transaction has been open for longer on that server.",
+            where=describe(source.info.dsn),
+            hint="Wait for it, or end it: select pid, xact_start, query from pg_stat_activity"
+            " where backend_xid is not null order by xact_start;",
+        ) from error
+
+
+def drop(source: Connection, name: str) -> None:
+    """Drop a slot if it is there; idempotent. Whoever reads it is disconnected."""
+    found = "from pg_replication_slots where slot_name = %s and database = current_database()"
+    source.execute(f"select pg_terminate_backend(active_pid) {found} and active", (name,))
+    with suppress(*IN_USE):
+        retrying(IN_USE, tries=DROP_TRIES, seconds=DROP_PAUSE_SECONDS)(
+            source.execute, f"select pg_drop_replication_slot(slot_name) {found}", (name,)
+        )
+
+
+@contextmanager
+def exported_snapshot(connections: Connections, slot: str, source: str) -> Iterator[str]:
+    """Create a slot and keep its snapshot open for the block.
+
+    The server first waits for every transaction that is already open. A time limit turns an
+    endless wait into a message. See CREATE_REPLICATION_SLOT in PostgreSQL's streaming replication
+    protocol.
+
+    Args:
+        connections: where the source is.
+        slot: the slot's name, which is free.
+        source: the database that it follows.
+
+    Yields:
+        The snapshot's name. It shows the source in the state from which the slot goes on.
+
+    Raises:
+        NotReady: an old transaction holds the slot back, or the server refuses it.
+    """
+    where = describe(connections.urls[source])
+    with connections.connect(source, replication="database") as walsender:
+        result = _created(walsender, connections, slot, source)
+        if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
+            raise NotReady(
+                f"The slot could not be created: {result.error_message.decode().strip()}",
+                where=where,
+                hint="select * from pg_replication_slots;",
+            )
+        snapshot = result.get_value(0, 2)
+        assert snapshot is not None
+        yield snapshot.decode()
+
+
+def _created(
+    walsender: Connection, connections: Connections, slot: str, source: str
+) -> psycopg.pq.abc.PGresult:
+    """Create the slot over a replication connection, and wait for it no longer than allowed."""
+    command = f"CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput (SNAPSHOT 'export')"
+    with ThreadPoolExecutor(1) as waiter:
+        future: Future[psycopg.pq.abc.PGresult] = waiter.submit(
+            walsender.pgconn.exec_, command.encode()
+        )
+        try:
+            started = bool(wait([future], timeout=EXPORT_SECONDS).done)
+            oldest = "" if started else _oldest_transaction(connections, source)
+        finally:  # on Ctrl-C too: the thread ends only when the server answers
+            if not future.done():
+                walsender.pgconn.get_cancel().cancel()
+                wait([future])
+        if not started:
+            raise NotReady(
+                f"The slot could not start within {EXPORT_SECONDS} seconds:"
+                f" its server has a transaction open since {oldest}.",
+                where=describe(connections.urls[source]),
+                hint="Wait for it, or end it: select pg_terminate_backend(PID);",
+            )
+        return future.result()
+
+
+def _oldest_transaction(connections: Connections, source: str) -> str:
+    with connections.connect(source) as server:
+        row = server.execute(
+            "select format('%s (process %s)', xact_start::timestamptz(0), pid)"
+            " from pg_stat_activity where xact_start is not null and pid <> pg_backend_pid()"
+            " and backend_type = 'client backend' order by xact_start limit 1"
+        ).fetchone()
+    return str(row[0]) if row else "an unknown time"

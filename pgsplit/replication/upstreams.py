@@ -1,0 +1,125 @@
+"""Upstreams: all streams into one service's mirror, from the monolith and from completed owners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from psycopg import errors
+
+from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.postgres.connect import describe, explained
+from pgsplit.project import drift
+from pgsplit.project.endpoints import Connections
+from pgsplit.project.project import Service
+from pgsplit.replication import requirements
+from pgsplit.replication.reverse import ReverseStream
+from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
+from pgsplit.replication.slot import Connection
+from pgsplit.replication.stream import Stream
+from pgsplit.state.ledger import State, completed, state
+
+LOCK_TIMEOUT = "10s"
+
+
+class Busy(NotReady):
+    """Somebody else's writes or locks keep a sync from finishing."""
+
+
+@dataclass(frozen=True)
+class Upstreams(Stream):
+    """All streams into a service's mirror, and the reverse stream if the service is switched.
+
+    `incoming` is the stream from the monolith, as long as the service gets anything from there,
+    and a shared stream from each completed owner of what the service shares.
+    """
+
+    incoming: tuple[Stream, ...] = ()
+    back: ReverseStream | None = None
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """All of them."""
+        return (*self.incoming, self.back) if self.back else self.incoming
+
+    def have_changed(self) -> bool:
+        """Tell whether the service has other streams now than when these were opened."""
+        shared = {one.owner for one in self.incoming if isinstance(one, SharedStream)}
+        is_switched = state(self.monolith, self.service) is State.SWITCHED
+        return set(completed_owners(self.monolith, self.service)) != shared or is_switched != (
+            self.back is not None
+        )
+
+    def why_stopped(self, stream: Stream, otherwise: NotReady | None = None) -> SplitError:
+        """Say why one of them does not move; tables that have changed are the first suspect."""
+        try:
+            drift.drift(self.monolith, self.database, self.service, completed(self.monolith))
+        except SplitError as error:
+            return error
+        return otherwise or stream.stopped()
+
+
+@contextmanager
+def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstreams]:
+    """Connect to all databases that a service's data come from.
+
+    Raises:
+        NotReady: the service has not been built, or a stream has lost a part.
+        SourceMismatch: the monolith's tables are no longer those that have landed.
+    """
+    url = connections.urls[service.database]
+    with (
+        ExitStack() as opened,
+        connections.connect(connections.monolith) as monolith,
+        explained(connections.monolith_url, connections.monolith),
+        _locks_explained(url),
+    ):
+        monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+        stands = state(monolith, service)
+        if not stands.reached(State.BUILT):
+            raise NotReady(
+                f"{service.database} has not been built since it last landed, so it has no tables"
+                " to look at.",
+                where=describe(url),
+                hint=f"runner.py run {service.role}",
+            )
+        database = opened.enter_context(connections.connect(service.database))
+        opened.enter_context(explained(url, service.database, database))
+        requirements.provisioned(database, service)
+        drift.drift(monolith, database, service, completed(monolith))
+        incoming = _incoming(service, connections, monolith, database, opened)
+        back = ReverseStream(service, monolith, database) if stands is State.SWITCHED else None
+        upstreams = Upstreams(service, monolith, database, incoming, back)
+        for stream in upstreams.streams:
+            stream.require_unbroken()
+        yield upstreams
+
+
+def _incoming(
+    service: Service,
+    connections: Connections,
+    monolith: Connection,
+    database: Connection,
+    opened: ExitStack,
+) -> tuple[Stream, ...]:
+    incoming: list[Stream] = []
+    if needs_monolith(monolith, service):
+        incoming.append(Stream(service, monolith, database))
+    for owner in completed_owners(monolith, service):
+        there = opened.enter_context(connections.connect(owner.database))
+        incoming.append(SharedStream(service, monolith, database, owner, there))
+    return tuple(incoming)
+
+
+@contextmanager
+def _locks_explained(url: str) -> Iterator[None]:
+    try:
+        yield
+    except errors.LockNotAvailable as error:
+        raise Busy(
+            f"Somebody holds a lock that keeps everybody out: {str(error).strip()}",
+            where=f"the monolith, or {describe(url)}",
+            hint="Wait for them, or see who it is: select pid, relation::regclass from pg_locks"
+            " where mode = 'AccessExclusiveLock' and granted;",
+        ) from error
