@@ -149,7 +149,7 @@ def show_notes(notes: Iterable[str]) -> None:
 
 
 def show_warnings(warnings: Iterable[str]) -> None:
-    """Print what an operator has to see to."""
+    """Print what an operator must act on."""
     for warning in warnings:
         out.print(f"[bold red]warning:[/] {escape(named(warning))}", soft_wrap=True)
 

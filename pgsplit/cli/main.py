@@ -137,6 +137,6 @@ def run(arguments: Sequence[str], program: str) -> int:
 
 def main() -> None:
     """Run the command `pgsplit`, and end the process."""
-    # A polite SIGTERM lets the process clean up, as Ctrl-C does.
+    # SIGTERM lets the process clean up, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:], "pgsplit"))

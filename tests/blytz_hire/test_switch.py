@@ -80,7 +80,7 @@ def test_a_dry_run_says_that_it_is_ready_and_changes_nothing(verified: Split) ->
         said = ran(verified, "switch", "payments", "--dry-run")
         found = json.loads(verified.runner("switch", "payments", "--dry-run", "--json").stdout)
     assert "payments_db is ready: a write reaches its mirror in" in said
-    assert "reverse replication fits every row. Nothing was changed." in said
+    assert "reverse replication was tested on every row. Nothing was changed." in said
     assert found["payments_db"]["ready"] is True
     assert found["payments_db"]["problems"] == []
 

@@ -52,11 +52,11 @@ def _ready_as_data(done: Completed) -> dict[str, Any]:
 
 def _show_ready(done: Completed) -> None:
     database = done.service.database
-    console.say(f"{database} is ready. Nothing was changed. These steps can't be undone:")
+    console.say(f"{database} is ready. Nothing was changed. A completion can't be undone; it will:")
     if done.retired:
-        console.say(f"Retire in the monolith: {', '.join(done.retired)}")
-    console.say(*(f"Re-parent to {database}: {consumer}" for consumer in done.handed_over))
-    console.say(*(f"Drop {definition}" for definition in done.detached))
+        console.say(f"  - retire in the monolith: {', '.join(done.retired)}")
+    console.say(*(f"  - give {one} its shared rows from {database}" for one in done.handed_over))
+    console.say(*(f"  - drop {definition}" for definition in done.detached))
     console.show_warnings(done.warnings)
 
 
@@ -67,7 +67,7 @@ def show_completed(done: Completed) -> None:
     if done.retired:
         console.say(f"Retired in the monolith: {', '.join(done.retired)}")
     for consumer in done.handed_over:
-        console.say(f"{consumer} now gets shared rows from {database}.")
+        console.say(f"{consumer} now gets its shared rows from {database}.")
     console.say(*(f"note: dropped {definition}" for definition in done.detached))
     if done.backup:
         console.say(f"Backup: {done.backup.path}")

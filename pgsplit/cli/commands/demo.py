@@ -15,8 +15,8 @@ from pgsplit.postgres import embedded
 
 NEXT = """
 The databases are up. Look inside:
-  ./runner.py psql payments -xc 'table payments limit 1'
-  source .venv/bin/activate && dbt build --target payments_db
+  ./runner.py psql {role} -xc 'table {table} limit 1'
+  source .venv/bin/activate && dbt build --target {database}
 Prove that nothing was lost, and write a report:
   ./runner.py verify
   ./runner.py report
@@ -24,8 +24,8 @@ Keep the services in sync with the monolith, and see how far they lag behind:
   ./runner.py sync --follow
   ./runner.py status
 Make a service's own database the source of truth, and go back:
-  ./runner.py verify payments && ./runner.py switch payments
-  ./runner.py rollback payments"""
+  ./runner.py verify {role} && ./runner.py switch {role}
+  ./runner.py rollback {role}"""
 
 
 @click.command("demo")
@@ -59,6 +59,8 @@ def command(rows: int, as_json: bool) -> None:
         return
     note_opened(opened)
     show_run(report)
-    console.say(NEXT)
+    first = report.services[0]
+    role, database = first.service.role, first.service.database
+    console.say(NEXT.format(role=role, database=database, table=next(iter(first.built.tables))))
     if connections.embedded:
         console.say("Stop the server:\n  ./runner.py down")

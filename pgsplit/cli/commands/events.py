@@ -44,7 +44,9 @@ def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> timed
     metavar="NUMBER",
     help=f"Show events after this sequence number (default: the latest {LATEST}).",
 )
-@click.option("--keep", callback=_age, metavar="AGE", help="Set how long events are kept, as 30d.")
+@click.option(
+    "--keep", callback=_age, metavar="AGE", help="Keep events for AGE from now on, such as 30d."
+)
 @json_option
 def command(
     service: Service,

@@ -32,7 +32,7 @@ MARKS = {"done": "[green]done[/]", "failed": "[red]failed[/]", None: "[red]inter
     metavar="NUMBER",
     default=40,
     show_default=True,
-    help="Show only so many steps, the latest.",
+    help="Show this many of the latest steps.",
 )
 @json_option
 def command(names: tuple[str, ...], last: int, as_json: bool) -> None:

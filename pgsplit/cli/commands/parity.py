@@ -21,7 +21,8 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
     """Check each SERVICE's references to other services' rows.
 
     All services are compared as of one moment. References that never had a foreign key in the
-    monolith are shown too. Exits with 9 if one that had a key leads nowhere.
+    monolith are shown too. Exits with 9 if one that had a key
+    points to no row.
     """
     connections = connect_project()
     services = select_built(connections, names)

@@ -32,8 +32,8 @@ def command(
 ) -> None:
     """Make the monolith the source of truth again.
 
-    It keeps everything that SERVICE wrote. Readers that were moved with switch --reads are moved
-    back too.
+    The monolith keeps everything that SERVICE wrote. Readers that were moved with switch --reads
+    are moved back too.
     """
     connections = connect_project()
     with open_ledger(connections) as ledger, console.watching() as watcher:
@@ -53,7 +53,7 @@ def command(
                 )
                 step.say(pause(moved))
     if dry_run:
-        show_ready(service, report, "the monolith", "", as_json)
+        show_ready(service, "rollback", report, as_json)
     elif only_reads:
         show_reads(service, connections, warning, as_json)
     else:

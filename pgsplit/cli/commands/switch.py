@@ -88,7 +88,7 @@ def command(
             )
             step.say(pause(moved))
     if dry_run:
-        show_ready(service, report, "its mirror", "; reverse replication fits every row", as_json)
+        show_ready(service, "switch", report, as_json)
     elif reads:
         show_reads(service, connections, warning, as_json)
     else:
@@ -142,17 +142,17 @@ def show_moved(moved: Moved) -> None:
         )
 
 
-def show_ready(
-    service: Service, report: PreflightReport, arrives_in: str, besides: str, as_json: bool
-) -> None:
+def show_ready(service: Service, operation: str, report: PreflightReport, as_json: bool) -> None:
     """Print that a cutover would be possible now, and how long replication takes."""
     if as_json:
         console.show_json({service.database: {"ready": True, **vars(report)}})
         return
+    target, tested = "the monolith", ""
+    if operation == "switch":
+        target, tested = "its mirror", "; reverse replication was tested on every row"
     console.say(
-        f"{service.database} is ready: a write reaches {arrives_in} in"
-        f" {seconds(report.lag_seconds)}, a sync takes {seconds(report.sync_seconds)}{besides}."
-        " Nothing was changed."
+        f"{service.database} is ready: a write reaches {target} in {seconds(report.lag_seconds)},"
+        f" a sync takes {seconds(report.sync_seconds)}{tested}. Nothing was changed."
     )
 
 

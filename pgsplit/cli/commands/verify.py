@@ -30,7 +30,7 @@ def command(names: tuple[str, ...], table: str | None, as_json: bool) -> None:
     """Prove row by row that each SERVICE equals the monolith.
 
     It runs the models' SQL on the monolith itself, and compares the result with the service's
-    tables by hashes. Only where hashes differ does it read rows. Both sides may be in use.
+    tables by hashes. It reads rows only where hashes differ. Both sides may be in use.
 
     Without a name it verifies every service that has been built. Exits with 9 if a row differs.
     """
