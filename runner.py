@@ -12,7 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PYTHON = HERE / ".venv" / "bin" / "python"
 if sys.prefix == sys.base_prefix and PYTHON.exists():
-    # The project's own environment, for whoever has not activated one.
+    # Nobody has activated an environment: use the project's own.
     os.execv(PYTHON, [str(PYTHON), *sys.argv])
 
 try:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command on the project in this folder.
 
     Args:
-        arguments: the command's name and what follows it; this process's own if none are given.
+        arguments: the command's name and what follows it; by default, those of this process.
 
     Returns:
         The exit code.
@@ -38,6 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.chdir(HERE)
-    # What ends a runner politely lets it clear up, as Ctrl-C does.
+    # SIGTERM lets the runner clean up, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

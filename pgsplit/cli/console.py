@@ -1,16 +1,22 @@
-"""What people see: progress, tables and errors, in 80 columns; and the same as JSON."""
+"""What people see: progress, results, notes and errors, in 80 columns; and the same as JSON.
+
+Messages call this program `runner.py`. What is printed through `say`, `show_notes`,
+`show_warnings` and `show_error` names the program that was called instead: see `named`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     Progress,
@@ -24,17 +30,19 @@ from rich.table import Table
 from rich.text import Text
 
 from pgsplit.base.errors import SplitError
-from pgsplit.base.text import size
+from pgsplit.base.text import printable, size
 from pgsplit.postgres.copy import Progress as Copied
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
-SECONDS_BETWEEN_LINES = 10.0
+Result = TypeVar("Result")
+
+program = "runner.py"  # what people called this program; `main.run` sets it
 
 
 @dataclass
-class Line:
+class StepLine:
     """The line of one step."""
 
     progress: Progress
@@ -43,7 +51,7 @@ class Line:
     mark: str = "[green]✓[/]"
 
     def copied(self, copied: Copied) -> None:
-        """Show rows and bytes of a landing."""
+        """Show how many rows and bytes have been copied."""
         self.progress.update(
             self.task,
             completed=copied.rows,
@@ -52,11 +60,11 @@ class Line:
         )
 
     def say(self, said: str) -> None:
-        """Show what came of it."""
+        """Show the step's result, or how far it is."""
         self.progress.update(self.task, said=said)
 
     def fail(self, said: str) -> None:
-        """Show that it came to its end and found something wrong."""
+        """Show that the step ended and found something wrong."""
         self.mark = "[red]✗[/]"
         self.say(said)
 
@@ -67,15 +75,15 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Screen:
-    """Shows how far a run is: a line for each step, with a bar for what it copies."""
+class Steps:
+    """Shows how far a run is: a line for each step, with a bar while it copies."""
 
     progress: Progress
 
     @contextmanager
-    def step(self, what: str) -> Iterator[Line]:
+    def step(self, what: str) -> Iterator[StepLine]:
         """Show a line while the block runs, and how it ended."""
-        line = Line(self.progress, self.progress.add_task(what, total=None, said="", mark=""))
+        line = StepLine(self.progress, self.progress.add_task(what, total=None, said="", mark=""))
         try:
             yield line
         except BaseException:
@@ -86,7 +94,7 @@ class Screen:
 
 
 class _MarkColumn(SpinnerColumn):
-    """A spinner while a step is under way, then the mark of how it ended."""
+    """A spinner while a step runs, then a mark that shows how it ended."""
 
     def render(self, task: Task) -> RenderableType:
         mark = task.fields["mark"]
@@ -94,7 +102,7 @@ class _MarkColumn(SpinnerColumn):
 
 
 @contextmanager
-def watching() -> Iterator[Screen]:
+def watching() -> Iterator[Steps]:
     """Show progress on standard error for the block."""
     with Progress(
         _MarkColumn(),
@@ -104,33 +112,84 @@ def watching() -> Iterator[Screen]:
         TimeElapsedColumn(),
         console=err,
     ) as progress:
-        yield Screen(progress)
+        yield Steps(progress)
 
 
 def table(*headings: str) -> Table:
-    """Make an empty table; a heading that begins with `>` stands over right-aligned figures."""
+    """Make an empty table; a heading that begins with `>` right-aligns its column."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         made.add_column(heading.removeprefix(">"), justify="right" if heading[0] == ">" else "left")
     return made
 
 
+def named(text: str) -> str:
+    """Give text with its commands under the name that people called this program by."""
+    if program == "runner.py":
+        return text
+    return re.sub(r"(?<![\w./-])(?:\./)?runner\.py\b", lambda _: program, text)
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are, neither wrapped nor styled; commands in them are named."""
+    for line in lines:
+        out.print(named(line), markup=False, soft_wrap=True)
+
+
+def indent(text: str, by: int, style: str = "") -> None:
+    """Print text from a database indented and wrapped; control characters are made visible."""
+    shown = Text(printable(text), style=style, overflow="fold")
+    out.print(Padding(shown, (0, 0, 0, by), expand=False))
+
+
 def show_notes(notes: Iterable[str]) -> None:
-    """Print what an operator should know, each thing once."""
+    """Print what an operator should know, each note once."""
     for note in dict.fromkeys(notes):
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {named(note)}", markup=False)
+
+
+def show_warnings(warnings: Iterable[str]) -> None:
+    """Print what an operator must act on."""
+    for warning in warnings:
+        out.print(f"[bold red]warning:[/] {escape(named(warning))}", soft_wrap=True)
 
 
 def show_json(data: Mapping[str, Any]) -> None:
-    """Print data as JSON on standard output, for machines."""
+    """Print data as JSON on standard output, for programs."""
     print(json.dumps(data, indent=2, default=str, ensure_ascii=False))
 
 
-def show_error(error: SplitError) -> None:
-    """Print what went wrong, where, and what mends it, on standard error."""
-    err.print(f"[bold red]error:[/] {escape(error.what)}", soft_wrap=True)
+def present(
+    result: Result,
+    as_json: bool,
+    as_data: Callable[[Result], Mapping[str, Any]],
+    show: Callable[[Result], None],
+) -> None:
+    """Print a command's result: as JSON for programs, or as `show` prints it for people."""
+    if as_json:
+        show_json(as_data(result))
+    else:
+        show(result)
+
+
+def show_error(error: SplitError, as_json: bool, exit_code: int | None = None) -> int:
+    """Print what went wrong, where, and how to fix it, on standard error.
+
+    Args:
+        error: what went wrong.
+        as_json: print it as JSON on standard output too, for programs.
+        exit_code: the error's own, if none is given.
+
+    Returns:
+        The exit code.
+    """
+    error.hint, code = named(error.hint), error.exit_code if exit_code is None else exit_code
+    if as_json:
+        show_json({"error": error.as_data(), "exit_code": code})
+    err.print(f"[bold red]error:[/] {escape(named(error.what))}", soft_wrap=True)
     if error.where:
         err.print(f"  [bold]where:[/] {escape(error.where)}", soft_wrap=True)
     if error.hint:
         hint = error.hint.replace("\n", "\n         ")
         err.print(f"  [bold]hint:[/]  {escape(hint)}", soft_wrap=True)
+    return code

@@ -1,87 +1,102 @@
-"""The command line: finds the project, runs one command, and tells what went wrong."""
+"""The command line's entry: finds the project, runs one command, and reports what went wrong."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-import click
 import psycopg
+import rich_click as click
+from rich.text import Text
 
 from pgsplit.base.errors import SplitError
-from pgsplit.cli import (
-    backups,
-    consistency,
-    console,
-    current_project,
-    follow,
-    phases,
-    proof,
-    server,
-    totals,
-    truth,
+from pgsplit.cli import console
+from pgsplit.cli.options import current_project
+
+# In the order of a split. `commands/NAME.py` has the command NAME.
+GROUPS = {
+    "Try it": ("demo", "up", "down", "url", "psql"),
+    "Look": ("analyze", "status", "history", "report"),
+    "Load": ("provision", "land", "build", "run"),
+    "Follow": ("sync", "events"),
+    "Prove": ("verify", "totals", "parity", "reconcile"),
+    "Move": ("switch", "rollback", "complete", "abort", "repair", "resume"),
+    "Keep": ("backup", "backups", "restore"),
+}
+COMMANDS = [name for group in GROUPS.values() for name in group]
+EXIT_CODES = """\
+Exit codes:
+    0  done                    6  target occupied
+    2  wrong command line      7  build or test failed
+    3  no connection           8  embedded server failed
+    4  not ready               9  data differs
+    5  unexpected monolith   130  stopped by Ctrl-C
+"""
+HELP = click.RichHelpConfiguration(
+    theme="default-slim",  # no boxes: it reads the same in a pipe
+    max_width=80,
+    force_terminal=None,  # Rich decides; rich-click would colour pipes in some build servers
+    text_markup=None,
+    text_paragraph_linebreaks="\n\n",
+    padding_helptext_first_line=(0, 0, 1, 0),
+    options_table_help_sections=["help", "required", "default", "deprecated"],
+    default_string="\\[default: {}]",
+    command_groups={"*": [{"name": name, "commands": [*GROUPS[name]]} for name in GROUPS]},
 )
-from pgsplit.project.project import Project
-
-MODULES = (server, phases, follow, proof, totals, truth, consistency, backups)
-EXIT_CODES = (
-    "Exit codes: 0 done, 2 mistyped, 3 no connection, 4 not ready, 5 another monolith than"
-    " expected, 6 target occupied, 7 build or test failed, 8 embedded server failed, 9 data"
-    " differs."
-)
 
 
-class _Commands(click.Group):
-    """The group of all commands; its help tells of the project that it is asked in."""
+class Commands(click.RichGroup):
+    """All commands, each imported when it is called; the help describes the current project."""
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        try:
-            said = _about(current_project())
-        except SplitError:
-            said = "There is no project here; --project-dir names its folder."
-        for text in (said, EXIT_CODES):
-            formatter.write_paragraph()
-            formatter.write_text(text)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of a split."""
+        return COMMANDS
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"pgsplit.cli.commands.{cmd_name}").command
+        return command
+
+    def format_epilog(self, ctx: click.RichContext, formatter: click.RichHelpFormatter) -> None:  # type: ignore[override]
+        """Print how the project's databases are found, and the exit codes."""
+        self.epilog = _about()
+        super().format_epilog(ctx, formatter)
+        formatter.write(Text(EXIT_CODES))
 
 
-def _about(project: Project) -> str:
+def _about() -> str:
+    try:
+        project = current_project()
+    except SplitError:
+        return "There is no project here; name its folder with --project-dir."
     roles = ", ".join(one.role for one in project.services.values())
     variables = ", ".join(project.variable("URL", one) for one in project.services)
     return (
-        f"The databases of {project.name} are found by {project.variable('URL')} (the monolith)"
-        f" and, if a service has a server of its own, {variables}. With none of them set, all are"
-        f" on a PostgreSQL that this project runs itself. Services, in phase order: {roles}."
-        f" Each command also takes names like {next(iter(project.services))}."
+        f"{project.variable('URL')} is the URL of {project.name}, the monolith. A service on a"
+        f" server of its own needs a URL too: {variables}. If none is set, all databases are on a"
+        f" PostgreSQL server that this project runs itself. Services, in phase order: {roles}."
+        f" Commands also take names like {next(iter(project.services))}."
     )
 
 
-@click.group(
-    cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.rich_config(help_config=HELP)
 @click.option(
     "--project-dir",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="DBT_PROJECT_DIR",
-    help="Folder of the project; the working directory if not given.",
+    help="The project's folder; the working directory if not given.",
 )
 def cli(project_dir: Path | None) -> None:
-    """Split a PostgreSQL monolith into a database per service."""
+    """Split a PostgreSQL monolith into a database per service.
 
-
-for module in MODULES:
-    for found in vars(module).values():
-        if isinstance(found, click.Command):
-            cli.add_command(found)
-
-
-def _fail(error: SplitError, as_json: bool) -> int:
-    if as_json:
-        console.show_json({"error": error.as_data(), "exit_code": error.exit_code})
-    console.show_error(error)
-    return error.exit_code
+    Commands are listed in the order of a split; COMMAND --help explains each.
+    """
 
 
 def run(arguments: Sequence[str], program: str) -> int:
@@ -89,40 +104,39 @@ def run(arguments: Sequence[str], program: str) -> int:
 
     Args:
         arguments: the command's name and what follows it.
-        program: what people call the program.
+        program: what people call the program; messages name it.
 
     Returns:
         The exit code.
     """
+    console.program = program
     as_json = "--json" in arguments
     try:
         cli(list(arguments), prog_name=program, standalone_mode=False)
     except SplitError as error:
-        return _fail(error, as_json)
+        return console.show_error(error, as_json)
     except psycopg.Error as error:
-        return _fail(
-            SplitError(
-                f"The database refused: {str(error).strip()}",
-                hint="Fix what it says; the same command goes on from here.",
-            ),
-            as_json,
+        refused = SplitError(
+            f"The database refused: {str(error).strip()}",
+            hint="Fix the cause, then run the same command: it continues from here.",
         )
+        return console.show_error(refused, as_json)
     except click.ClickException as error:
-        if as_json:
-            usage = SplitError(error.format_message(), hint=f"{program} --help")
-            console.show_json({"error": usage.as_data(), "exit_code": error.exit_code})
-        error.show()
-        return error.exit_code
+        ctx = getattr(error, "ctx", None)
+        usage = SplitError(
+            error.format_message(), hint=f"{ctx.command_path if ctx else program} --help"
+        )
+        return console.show_error(usage, as_json, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         if as_json:
             console.show_json({"error": SplitError("stopped").as_data(), "exit_code": 130})
-        console.err.print("stopped; the same command goes on from here")
+        console.err.print("stopped; run the same command to continue from here")
         return 130
     return 0
 
 
 def main() -> None:
     """Run the command `pgsplit`, and end the process."""
-    # What ends a process politely lets it clear up, as Ctrl-C does.
+    # SIGTERM lets the process clean up, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:], "pgsplit"))

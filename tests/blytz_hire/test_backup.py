@@ -209,7 +209,7 @@ def test_backups_are_listed_and_the_missing_are_marked(split: Split, home: Path)
     none = runner(split, home, "backups")
     assert (none.returncode, none.stdout.strip()) == (
         0,
-        "There are no backups yet: runner.py backup",
+        "There are no backups yet. Make one: ./runner.py backup",
     )
     assert json.loads(runner(split, home, "backups", "--json").stdout) == {"backups": []}
     first = take(split)
@@ -289,7 +289,7 @@ def test_who_stops_a_backup_politely_finds_nothing_of_it(
     started.send_signal(how)
     _, said = started.communicate(timeout=60)
     assert started.returncode == 130, said
-    assert "of the backup that was under way nothing is left" in said
+    assert "the unfinished backup is deleted" in said
     assert "Traceback" not in said
     assert list(home.iterdir()) == [] and dumping(part) == []
     with split.monolith() as monolith:

@@ -30,9 +30,12 @@ def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
         }
     with unchanged(switched):
         planned = ran(switched, "complete", "payments", "--dry-run")
-    assert "payments_db is ready. Nothing was changed; there is no way back from:" in planned
-    assert "Retired in the monolith: payments, reviews" in planned
-    assert 'note: drops blytz_hire.payments "payments_userId_fkey"' in planned
+    assert (
+        "payments_db is ready. Nothing was changed. A completion can't be undone; it will:"
+        in planned
+    )
+    assert "- retire in the monolith: payments, reviews" in planned
+    assert '- drop blytz_hire.payments "payments_userId_fkey"' in planned
     done = switched.runner("complete", "payments", "--json")
     assert done.returncode == 0, done.stderr
     completed = json.loads(done.stdout)["payments_db"]

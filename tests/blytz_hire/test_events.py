@@ -355,7 +355,7 @@ def test_the_command_shows_and_follows_them(living: Split) -> None:
     as_json = living.runner("events", "payments", "--since", str(last - 2), "--json")
     none = living.runner("events", "payments", "--since", str(last))
     assert (none.stdout, none.returncode) == ("", 0)
-    assert none.stderr == f"payments_db has had no event behind {last}.\n"
+    assert none.stderr == f"payments_db has no event after {last}.\n"
     found = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert [one.pop("sequence") for one in found] == [last - 1, last]
     for one in found:
@@ -384,7 +384,7 @@ def test_those_that_are_gone_are_told_of_and_nothing_is_missed_after(living: Spl
     last = last_sequence(living, PAYMENTS)
     said = living.runner("events", "payments", "--keep", "10d")
     assert said.returncode == 0, said.stderr
-    assert said.stdout == "payments_db keeps its user events for 10 days from now on.\n"
+    assert said.stdout == "payments_db now keeps its user events for 10 days.\n"
     with living.service("payments_db") as database:
         database.execute(
             "update payments_db.user_events set timestamp = timestamp - interval '11 days'"
@@ -429,7 +429,7 @@ def test_a_sequence_that_never_was_is_told_of(living: Split) -> None:
 def test_an_age_that_is_none_is_refused(living: Split, given: str) -> None:
     ran = living.runner("events", "payments", f"--keep={given}")
     assert ran.returncode == 2
-    assert "is no age such as 12h, 30d or 8w" in ran.stderr
+    assert "is not an age such as 12h, 30d or 8w" in ran.stderr
 
 
 def test_who_owns_the_users_has_no_inbox(living: Split) -> None:

@@ -326,7 +326,7 @@ def test_an_interrupted_landing_leaves_nothing(split: Split) -> None:
         text=True,
     )
     assert stopped.returncode == 130
-    assert "the same command goes on from here" in stopped.stderr
+    assert "run the same command to continue" in stopped.stderr
     assert_nothing_left(split)
 
 

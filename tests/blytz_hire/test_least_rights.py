@@ -65,7 +65,7 @@ def test_the_rights_that_are_documented_are_enough_for_all_of_it(humble: Split) 
     move(humble, "rollback")
     assert_alike(humble)
     move(humble, "switch")
-    assert "is made anew" in ran(humble, "repair", "payments", "--anew")
+    assert "is re-created" in ran(humble, "repair", "payments", "--anew")
 
     ran(humble, "switch", "contracts", "--no-backup")
     ran(humble, "complete", "contracts", "--no-backup")

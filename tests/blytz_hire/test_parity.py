@@ -292,7 +292,7 @@ def test_what_would_have_been_emptied_is_found_emptied_and_filled_again(six: Spl
         " ".join(ran.stderr.split())
     )
     assert re.search(rf"payments_db +marketplace_db +\d+ +{orphans} +0", ran.stdout)
-    assert "of payments_db.payments.match_id not in matches; all of them: table audit." in (
+    assert "of payments_db.payments.match_id not in matches; list them all: table audit." in (
         ran.stdout
     )
     assert f"    {before['match'][0]}: {gone['match']}" in ran.stdout
@@ -300,7 +300,7 @@ def test_what_would_have_been_emptied_is_found_emptied_and_filled_again(six: Spl
     planned = six.runner("reconcile", "payments")
     assert planned.returncode == 9
     assert "empty payments_db.payments.job_id of" in planned.stdout
-    assert "To do it: ./runner.py reconcile payments --apply" in planned.stdout
+    assert "Repair it: ./runner.py reconcile payments --apply" in planned.stdout
     assert referring(six, gone) == before
 
     done = six.runner("reconcile", "payments", "--apply", "--json")
@@ -324,7 +324,7 @@ def test_what_would_have_been_emptied_is_found_emptied_and_filled_again(six: Spl
     for number in told["applied"]:
         undone = six.runner("reconcile", "--undo", str(number))
         assert undone.returncode == 0, undone.stderr
-        assert "Taken back: empty payments_db.payments." in undone.stdout
+        assert "Undone: empty payments_db.payments." in undone.stdout
     assert referring(six, gone) == {"match": before["match"], "job": before["job"][1:]}
     with open_ledger(six.connections) as ledger:
         again = reconcile([PAYMENTS], six.connections, ledger, apply=True)
@@ -369,11 +369,11 @@ def test_what_would_have_been_refused_is_brought_back_whole(six: Split) -> None:
 
     undone = six.runner("reconcile", "--undo", str(done.applied[0]))
     assert undone.returncode == 0, undone.stderr
-    assert "Taken back: restore 1 row(s) of users_db.companies" in undone.stdout
+    assert "Undone: restore 1 row(s) of users_db.companies" in undone.stdout
     assert len(as_owned(six)["users"]) == len(before["users"]) - 1
     ran = six.runner("reconcile", "marketplace", "--apply")
     assert ran.returncode == 0, ran.stderr
-    assert "Each can be taken back: ./runner.py reconcile --undo NUMBER" in ran.stdout
+    assert "Each change can be undone: ./runner.py reconcile --undo NUMBER" in ran.stdout
     assert len(as_owned(six)["users"]) == len(before["users"])
     with six.monolith() as monolith:
         row = monolith.execute(
@@ -409,7 +409,7 @@ def test_whose_place_is_taken_or_who_was_not_kept_is_a_persons_to_mend(six: Spli
         database.execute("delete from split.deleted_rows where key = %s", (kept["key"],))
         helpless = six.runner("reconcile", "marketplace", "--apply")
         assert helpless.returncode == 9, helpless.stderr
-        assert "refer to what users_db.companies does not have, and no copy of it is kept" in (
+        assert "refer to rows that users_db.companies does not have. No copy of those is left" in (
             helpless.stdout
         )
         database.execute(

@@ -67,8 +67,9 @@ def test_who_is_in_the_copy_is_a_hit(living: Split) -> None:
     as_json = json.loads(living.runner("status", "payments", "--json").stdout)["payments_db"]
     hits, misses = counts(living)
     assert (as_json["user_cache_hits"], as_json["user_cache_misses"]) == (hits, misses)
-    assert f"shared users looked up: {hits:,} known, {misses:,} asked of their owner" in " ".join(
-        shown.split()
+    assert (
+        f"lookups of shared users: {hits:,} known here, {misses:,} fetched from their owner"
+        in " ".join(shown.split())
     )
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import pkgutil
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
-from demo.project import SERVICES, select
+from demo.project import ROOT, SERVICES, select
 from pgsplit.base.errors import (
     BuildFailed,
     ConnectionFailed,
@@ -17,36 +21,13 @@ from pgsplit.base.errors import (
     SplitError,
     TargetOccupied,
 )
+from pgsplit.cli import commands, console, main
+from pgsplit.cli.main import COMMANDS, GROUPS
+from pgsplit.cutover import repair
+from pgsplit.load import land
 from pgsplit.project.project import UnknownService
 from pgsplit.state.saga import Stopped
-from tests.support.split import Split, command_line
-
-COMMANDS = [
-    "demo",
-    "up",
-    "down",
-    "url",
-    "psql",
-    "provision",
-    "land",
-    "build",
-    "run",
-    "sync",
-    "status",
-    "analyze",
-    "verify",
-    "totals",
-    "report",
-    "backup",
-    "backups",
-    "restore",
-    "switch",
-    "rollback",
-    "complete",
-    "abort",
-    "resume",
-    "history",
-]
+from tests.support.split import Split, command_line, surrounded
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -55,6 +36,91 @@ def test_every_command_explains_itself_in_eighty_columns(command: str) -> None:
     assert result.returncode == 0
     assert f"Usage: runner.py {command}" in result.stdout
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_every_command_has_a_file_of_its_own() -> None:
+    files = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    assert sorted(COMMANDS) == files
+    assert len(COMMANDS) == 28
+
+
+def test_help_groups_commands_in_the_order_of_a_split_in_plain_text() -> None:
+    text = command_line("--help").stdout
+    headings = [f"{group}:" for group in GROUPS]
+    assert [line.strip() for line in text.splitlines() if line.strip() in headings] == headings
+    lines = map(str.rstrip, text.splitlines())
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert [name for name in listed if name in COMMANDS] == COMMANDS
+    assert text.isascii() and "\x1b" not in text  # neither boxes nor colours
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_help_works_where_there_is_no_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DBT_PROJECT_DIR", raising=False)
+    monkeypatch.setattr(console, "program", "pgsplit")
+    assert main.run(["--help"], "pgsplit") == 0
+    assert "There is no project here" in capsys.readouterr().out
+    assert main.run(["switch", "--help"], "pgsplit") == 0
+    assert "Usage: pgsplit switch" in capsys.readouterr().out
+    assert main.run(["status"], "pgsplit") == NotReady.exit_code
+    assert "--project-dir" in capsys.readouterr().err
+
+
+def test_messages_name_the_program_that_was_called(
+    split: Split, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "program", "pgsplit")
+    with surrounded(split.environ):
+        code = main.run(["--project-dir", str(ROOT), "land", "payments", "--json"], "pgsplit")
+    assert code == NotReady.exit_code
+    out, err = capsys.readouterr()
+    assert "hint:  pgsplit provision payments\n" in err
+    error = json.loads(out)["error"]
+    assert error["hint"] == error["mend"] == "pgsplit provision payments"
+
+    assert (
+        console.named("./runner.py land a && runner.py run a") == "pgsplit land a && pgsplit run a"
+    )
+    assert console.named("/opt/runner.py and my_runner.py") == "/opt/runner.py and my_runner.py"
+    console.say("Look: ./runner.py status")
+    console.show_notes(["runner.py resume finishes it"])
+    console.show_warnings(["fix it: runner.py repair payments"])
+    assert capsys.readouterr().out == (
+        "Look: pgsplit status\n"
+        "note: pgsplit resume finishes it\n"
+        "warning: fix it: pgsplit repair payments\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "result"),
+    [
+        (land, "--recopy", SimpleNamespace()),
+        (land, "--again", SimpleNamespace()),
+        (repair, "--full", []),
+        (repair, "--anew", []),
+    ],
+)
+def test_options_work_under_their_old_names_too(
+    split: Split, monkeypatch: pytest.MonkeyPatch, module: ModuleType, option: str, result: Any
+) -> None:
+    given: dict[str, Any] = {}
+
+    def called(*_: object, **options: object) -> Any:
+        given.update(options)
+        return result
+
+    command = module.__name__.rpartition(".")[2]
+    monkeypatch.setattr(module, command, called)
+    for arguments, is_set in ((["payments"], False), (["payments", option], True)):
+        done = split.runner(command, *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        assert list(given.values()) == [is_set]
+    help_text = command_line(command, "--help").stdout
+    assert (option in help_text) is (option in ("--recopy", "--full"))
 
 
 def test_the_first_help_names_every_command_variable_and_exit_code() -> None:
@@ -105,6 +171,10 @@ def test_an_unknown_command_exits_with_two() -> None:
     result = command_line("migrate")
     assert result.returncode == 2
     assert "No such command 'migrate'" in result.stderr
+    assert "hint:  runner.py --help" in result.stderr
+    result = command_line("status", "--bogus")
+    assert result.returncode == 2
+    assert "hint:  runner.py status --help" in result.stderr
 
 
 def test_an_error_is_json_too_where_json_was_asked_for(split: Split) -> None:

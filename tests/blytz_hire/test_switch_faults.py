@@ -121,7 +121,7 @@ def resumed(split: Split, operation: str, *, try_again_first: bool = False) -> s
         assert "hint: runner.py resume" in said
     said = ran(split, "resume")
     assert f"payments_db: The {operation} had" in said
-    assert "Nothing was cut short." in ran(split, "resume")
+    assert "Nothing was interrupted." in ran(split, "resume")
     return assert_agreed(split)
 
 
@@ -166,7 +166,7 @@ def assert_ends_well(split: Split, operation: str, number: int, entry: str, mome
         kill_at(split, entry, moment, operation, "payments", "--no-backup")
         assert_never_both(split)
         if (entry, moment) == (operation, "recorded"):
-            assert "Nothing was cut short." in ran(split, "resume")
+            assert "Nothing was interrupted." in ran(split, "resume")
         else:
             assert resumed(split, operation, try_again_first=bool(number % 2)) == expected
         assert assert_agreed(split) == expected
@@ -302,7 +302,7 @@ def test_an_abort_that_is_killed_over_and_over_comes_to_its_end(verified: Split)
         if entry != "abort":
             said = ran(verified, "provision", "payments", code=NotReady.exit_code)
             assert "The last abort of payments_db was interrupted." in said
-    assert "Nothing was cut short." in ran(verified, "resume")
+    assert "Nothing was interrupted." in ran(verified, "resume")
     assert stands(verified) == "absent"
     assert checksums(verified) == before
     assert split_says(verified, "select count(*) from pg_replication_slots") == 0
@@ -436,7 +436,7 @@ def test_a_server_that_crashes_in_the_middle_loses_nothing(
         assert runner.returncode != 0, said
         assert "Traceback" not in said
         assert_never_both(split)
-        assert "Nothing was cut short." in (ran(split, "resume") and ran(split, "resume"))
+        assert "Nothing was interrupted." in (ran(split, "resume") and ran(split, "resume"))
         state = assert_agreed(split)
         assert state in STATES[operation]
         writer.assert_gets_through(Side.SERVICE if state == "switched" else Side.MONOLITH)
@@ -500,7 +500,7 @@ def assert_completes(
             kill_at(split, *at_last, "resume")
         else:
             ran(split, "resume")
-    assert "Nothing was cut short." in ran(split, "resume")
+    assert "Nothing was interrupted." in ran(split, "resume")
     assert stands(split) == "completed"
     assert writer.refusals == []
     with split.service("payments_db") as database:

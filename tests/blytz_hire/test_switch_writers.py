@@ -191,10 +191,10 @@ def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> No
             ("switch", service.database, service.database),
         ):
             said = living.succeeds(command, name, *PATIENT)
-            assert f"{truth} is the truth for {service.holds} now." in " ".join(
+            assert f"{truth} is now the source of truth for {service.holds}." in " ".join(
                 said.lower().split()
             )
-            assert "Writes stood still for" in said
+            assert "Writes were paused for" in said
             write(first, database)
     assert_kept(living, service, first)
     assert not never_done(first, service)
@@ -208,7 +208,7 @@ def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> No
         at_first = mark(everybody)
         refused = [sum(client.refusals.values()) for client in others]
         said = living.succeeds("complete", name, "--no-backup")
-        assert f"{service.database} stands on its own now." in said
+        assert f"{service.database} is now independent of the monolith." in said
         assert [sum(client.refusals.values()) for client in others] == refused
         write(others, service.database)
     assert_kept(living, service, everybody)

@@ -316,8 +316,8 @@ def test_the_command_shows_what_differs_and_exits_with_nine(living: Split) -> No
         data = living.runner("verify", "payments", "--json")
     assert shown.returncode == data.returncode == DataDiffers.exit_code
     assert "modified columns: status 1, amount 1" in shown.stdout
-    assert "is expected, 'x[red]y' is there" in shown.stdout
-    assert "./runner.py land payments --again && ./runner.py run payments" in shown.stdout
+    assert ", found 'x[red]y'" in shown.stdout
+    assert "./runner.py land payments --recopy && ./runner.py run payments" in shown.stdout
     assert all(len(line) <= 80 for line in shown.stdout.splitlines())
     table = json.loads(data.stdout)["payments_db"]["tables"]["payments"]
     assert table["modified"] == 1

@@ -1,0 +1,80 @@
+"""`complete`: ends reverse replication and retires a service's tables in the monolith."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rich_click as click
+
+from pgsplit.cli import console
+from pgsplit.cli.commands.switch import as_data
+from pgsplit.cli.console import out
+from pgsplit.cli.options import connect_project, dry_run, json_option, no_backup, one_service
+from pgsplit.cutover import complete
+from pgsplit.cutover.complete import Completed
+from pgsplit.project.project import Service
+from pgsplit.state.ledger import open_ledger
+
+
+@click.command("complete")
+@one_service
+@dry_run
+@no_backup
+@json_option
+def command(service: Service, dry_run: bool, no_backup: bool, as_json: bool) -> None:
+    """End SERVICE's reverse replication and retire its old tables.
+
+    The monolith's tables are dumped and moved to another schema, never dropped. Services that share
+    columns of them get these from SERVICE's database from then on. After this there is no rollback.
+    """
+    connections = connect_project()
+    with (
+        open_ledger(connections) as ledger,
+        console.watching() as watcher,
+        watcher.step(f"{service.role}: {'check' if dry_run else 'complete'}") as step,
+    ):
+        if dry_run:
+            done = complete.check(service, connections, ledger, step.say)
+        else:
+            done = complete.complete(
+                service, connections, ledger, step.say, with_backup=not no_backup
+            )
+            step.say(f"{len(done.retired)} tables retired")
+    if dry_run:
+        console.present(done, as_json, _ready_as_data, _show_ready)
+    else:
+        console.present(done, as_json, as_data, show_completed)
+
+
+def _ready_as_data(done: Completed) -> dict[str, Any]:
+    return {database: {"ready": True, **data} for database, data in as_data(done).items()}
+
+
+def _show_ready(done: Completed) -> None:
+    database = done.service.database
+    console.say(f"{database} is ready. Nothing was changed. A completion can't be undone; it will:")
+    if done.retired:
+        console.say(f"  - retire in the monolith: {', '.join(done.retired)}")
+    console.say(*(f"  - give {one} its shared rows from {database}" for one in done.handed_over))
+    console.say(*(f"  - drop {definition}" for definition in done.detached))
+    console.show_warnings(done.warnings)
+
+
+def show_completed(done: Completed) -> None:
+    """Print what a completion did."""
+    database = done.service.database
+    out.print(f"[bold]{database}[/] is now independent of the monolith.")
+    if done.retired:
+        console.say(f"Retired in the monolith: {', '.join(done.retired)}")
+    for consumer in done.handed_over:
+        console.say(f"{consumer} now gets its shared rows from {database}.")
+    console.say(*(f"note: dropped {definition}" for definition in done.detached))
+    if done.backup:
+        console.say(f"Backup: {done.backup.path}")
+        console.show_notes(done.backup.notes)
+    console.show_warnings(done.warnings)
+    if done.handed_over:
+        console.say(
+            "Shared rows arrive while a follower runs:",
+            f"  ./runner.py sync {done.service.role} --follow",
+        )

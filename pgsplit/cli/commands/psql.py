@@ -1,0 +1,37 @@
+"""`psql`: becomes psql on one of the project's databases."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import quote
+
+import rich_click as click
+from psycopg.conninfo import conninfo_to_dict
+
+from pgsplit.cli.commands.url import is_monolith, url
+from pgsplit.cli.options import current_project
+from pgsplit.postgres import embedded
+
+
+@click.command("psql", context_settings={"ignore_unknown_options": True})
+@click.argument("target")
+@click.option("--service", "as_service", is_flag=True, help="Log in as the service does.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def command(target: str, as_service: bool, arguments: tuple[str, ...]) -> None:
+    """Open psql on TARGET.
+
+    TARGET is "monolith" or a service. Further arguments go to psql.
+    """
+    program = embedded.binary("psql")
+    options = {} if as_service or is_monolith(target) else _search_path(target)
+    address = url(target, as_service)
+    password = str(conninfo_to_dict(address).get("password", ""))
+    if password:  # in the environment: everybody may read a command line
+        options["PGPASSWORD"] = password
+        address = address.replace(f":{quote(password, safe='')}@", "@")
+    os.execve(program, [program, address, *arguments], {**os.environ, **options})
+
+
+def _search_path(target: str) -> dict[str, str]:
+    (service,) = current_project().select((target,))
+    return {"PGOPTIONS": f"-c search_path={service.database},{service.mirror}"}

@@ -1,0 +1,48 @@
+"""`repair`: re-creates a switched service's broken streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import rich_click as click
+
+from pgsplit.cli import console
+from pgsplit.cli.options import connect_project, json_option, one_service
+from pgsplit.cutover import repair
+from pgsplit.cutover.repair import Repaired
+from pgsplit.project.project import Service
+from pgsplit.state.ledger import open_ledger
+
+
+@click.command("repair")
+@one_service
+@click.option("--full", is_flag=True, help="Also re-create healthy streams, comparing every row.")
+@click.option("--anew", is_flag=True, hidden=True)  # the old name of --full
+@json_option
+def command(service: Service, full: bool, anew: bool, as_json: bool) -> None:
+    """Re-create broken replication streams of a switched SERVICE.
+
+    Each broken stream gets a new slot, and the rows that differ are copied. Healthy streams are
+    left alone.
+    """
+    connections = connect_project()
+    with (
+        open_ledger(connections) as ledger,
+        console.watching() as watcher,
+        watcher.step(f"{service.role}: repair") as step,
+    ):
+        done = repair.repair(service, connections, ledger, step.say, anew=full or anew)
+        step.say(f"{len(done)} re-created")
+    if as_json:
+        console.show_json({service.database: {one.stream: one.rows for one in done}})
+    else:
+        show_repaired(done)
+
+
+def show_repaired(done: Sequence[Repaired]) -> None:
+    """Print a line for each stream that was re-created."""
+    for one in done:
+        rows = ", ".join(f"{table} {count:,}" for table, count in one.rows.items())
+        console.say(f"{one.stream} is re-created; rows that differed: {rows}")
+    if not done:
+        console.say("Nothing is broken.")

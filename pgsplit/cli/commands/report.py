@@ -1,0 +1,52 @@
+"""`report`: writes a page about what was done, for the change ticket."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from pgsplit.cli import console
+from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.observe import history, pages
+from pgsplit.observe.pages import account as account_page
+
+
+@click.command("report")
+@services_argument
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="Write the page to FILE.",
+)
+@json_option
+def command(names: tuple[str, ...], html: Path, as_json: bool) -> None:
+    """Write a page about each SERVICE, for the change ticket.
+
+    It shows what moved, how long it took, how tests and verification ended, and the ledger. The
+    page is one file and needs no network. With --json the data is printed instead.
+    """
+    connections = connect_project()
+    services = connections.project.select(names)
+    if as_json:
+        found = history.report(services, connections)
+        console.show_json(asdict(found, dict_factory=_without_project))
+        return
+    pages.check_writable(html)
+    found = history.report(services, connections)
+    pages.write(html, account_page.page(found, tuple(connections.project.services)))
+    for one in found.accounts:
+        last = one.latest
+        said = f"{last.step} {last.outcome or 'interrupted, or running'}" if last else "nothing yet"
+        console.say(f"{one.service.database:<18}{one.state.value:<13}last: {said}")
+    console.say(f"The page is {html}.")
+
+
+def _without_project(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Leave out of each service which project it belongs to."""
+    return {key: value for key, value in items if key != "project"}

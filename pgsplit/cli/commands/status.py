@@ -1,0 +1,104 @@
+"""`status`: shows where services stand and how far they lag behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from textwrap import fill
+from typing import Any
+
+import rich_click as click
+
+from pgsplit.base.errors import NotReady
+from pgsplit.base.text import ago, seconds, size
+from pgsplit.cli import console
+from pgsplit.cli.console import out
+from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.observe import status
+from pgsplit.observe.status import Status
+
+MIRROR = {"follows": "[green]follows[/]", "starting": "starting", "": ""}
+
+
+@click.command("status")
+@services_argument
+@json_option
+def command(names: tuple[str, ...], as_json: bool) -> None:
+    """Show where each SERVICE stands and how far it lags behind.
+
+    If something is wrong it prints how to fix it, and exits with 4.
+    """
+    connections = connect_project()
+    services = connections.project.select(names)
+    found = [status.status(service, connections) for service in services]
+    console.present(found, as_json, status_as_data, show_status)
+    if any(one.warnings for one in found):
+        sys.exit(NotReady.exit_code)
+
+
+def status_as_data(found: Sequence[Status]) -> dict[str, Any]:
+    """Give where services stand as plain data for `--json`."""
+    return {one.service.database: _as_data(one) for one in found}
+
+
+def _as_data(one: Status) -> dict[str, Any]:
+    data = {k: v for k, v in vars(one).items() if k not in ("service", "caches")}
+    for model in one.service.project.shared_models:
+        if model.has_read_through:
+            hits, misses = one.caches.get(model.entity, (None, None))
+            data |= {f"{model.entity}_cache_hits": hits, f"{model.entity}_cache_misses": misses}
+    warnings = [console.named(warning) for warning in one.warnings]
+    return {**data, "state": one.state.value, "warnings": warnings}
+
+
+def show_status(found: Sequence[Status]) -> None:
+    """Print where services stand, their tables, and what is wrong with them."""
+    _show_table(found)
+    for one in found:
+        role = one.service.role
+        if one.way_back:
+            console.say(f"  {role}: {reverse_replication(one)}")
+        elif one.reads_at == "service" and one.writes_at == "monolith":
+            console.say(f"  {role}: reads from its own database, writes to the monolith")
+    for one in found:
+        for entity, (hits, misses) in one.caches.items():
+            console.say(
+                f"  {one.service.role}: lookups of shared {entity}s: {hits:,} known here,"
+                f" {misses:,} fetched from their owner"
+            )
+    if any(one.rows for one in found):
+        out.print("Rows, as the planner estimates them:")
+    for one in found:
+        if one.rows:
+            rows = ", ".join(f"{name} {count:,}" for name, count in one.rows.items())
+            said = fill(f"{one.service.role}: {rows}", out.width, subsequent_indent="    ")
+            console.say(f"  {said}")
+    console.show_notes(note for one in found for note in one.notes)
+    console.show_warnings(warning for one in found for warning in one.warnings)
+
+
+def _show_table(found: Sequence[Status]) -> None:
+    shown = console.table("service", "state", "mirror", ">lag", ">pending", ">synced", ">WAL")
+    shown.columns[0].min_width = max(map(len, found[0].service.project.services))
+    for one in found:
+        # When all that has arrived is applied, the tables are as old as the mirror.
+        lag = one.lag_seconds if one.pending or not one.synced_at else one.mirror_lag_seconds
+        shown.add_row(
+            one.service.database,
+            one.state.value,
+            MIRROR.get(one.replication, f"[red]{one.replication}[/]"),
+            "" if lag is None else seconds(lag),
+            "" if one.pending is None else f"{one.pending:,}",
+            "" if one.synced_at is None else ago(one.synced_at).removesuffix(" ago"),
+            "" if one.wal_kept_bytes is None else size(one.wal_kept_bytes),
+        )
+    out.print(shown)
+
+
+def reverse_replication(one: Status) -> str:
+    """Say how the monolith follows a switched service."""
+    lag, kept = one.way_back_lag_seconds, one.way_back_kept_bytes
+    said = f"the monolith {one.way_back} it" if one.way_back == "follows" else one.way_back
+    if lag is not None:
+        said += f", {seconds(lag)} behind the last sync"
+    return said + ("" if kept is None else f"; {size(kept)} of WAL kept for it")

@@ -1,0 +1,97 @@
+"""Arguments and options that several commands take, and the project that a command is about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pgsplit.project.endpoints import Connections, resolve
+from pgsplit.project.project import Project, Service, find
+from pgsplit.replication import sync
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "min": 60.0}
+
+
+def current_project() -> Project:
+    """Give the project that this command is about; see `find`."""
+    root = click.get_current_context().find_root()
+    if root.obj is None:
+        root.obj = find(root.params.get("project_dir"))
+    project: Project = root.obj
+    return project
+
+
+def connect_project() -> Connections:
+    """Give the databases of the project that this command is about; see `resolve`."""
+    return resolve(current_project())
+
+
+def select_built(connections: Connections, names: tuple[str, ...]) -> list[Service]:
+    """Find the named services; without a name, those that have been built."""
+    return connections.project.select(names) if names else sync.built(connections)
+
+
+def services_argument(command: Command) -> Command:
+    """Give a command the argument SERVICE…; none means all, in phase order."""
+    return click.argument("names", metavar="[SERVICE]...", nargs=-1)(command)
+
+
+def one_service(command: Command) -> Command:
+    """Give a command the argument SERVICE, which it gets as a `Service`."""
+    return click.argument("service", metavar="SERVICE", callback=_service)(command)
+
+
+def _service(ctx: click.Context, param: click.Parameter, value: str) -> Service:
+    return current_project().select((value,))[0]
+
+
+def json_option(command: Command) -> Command:
+    """Give a command the option --json."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+    return option(command)
+
+
+class Duration(click.ParamType[float]):
+    """A time such as 500ms, 5s or 1min, given in seconds; the limit is ten minutes.
+
+    Args:
+        least: the shortest time that is allowed, in seconds.
+    """
+
+    name = "time"
+
+    def __init__(self, least: float = 0.05) -> None:
+        self.least = least
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read a time; a number without a unit is in seconds."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|min)?", str(value).strip())
+        length = float(found[1]) * UNITS[found[2] or ""] if found else 0.0
+        if not found or not self.least <= length <= 600:
+            shortest = f"{self.least * 1000:g}ms"
+            self.fail(
+                f"{value!r} is not a time between {shortest} and 10min, such as 500ms or 5s",
+                param,
+                ctx,
+            )
+        return length
+
+
+max_pause = click.option(
+    "--max-pause",
+    type=Duration(),
+    default="5s",
+    show_default=True,
+    help="How long writers may be blocked; after that, everything is undone.",
+)
+dry_run = click.option("--dry-run", is_flag=True, help="Run all checks and change nothing.")
+no_backup = click.option("--no-backup", is_flag=True, help="Don't make a backup first.")
