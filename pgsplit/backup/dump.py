@@ -23,9 +23,9 @@ import psutil
 import psycopg
 
 from pgsplit.base.errors import NotReady
-from pgsplit.base.text import size
+from pgsplit.base.text import few, size
 from pgsplit.postgres.connect import LOCK_TIMEOUT, describe
-from pgsplit.postgres.programs import BackupIncomplete, errors, few, program, run, toc, unreadable
+from pgsplit.postgres.programs import BackupIncomplete, errors, program, run, toc, unreadable
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
 from pgsplit.state.ledger import Ledger

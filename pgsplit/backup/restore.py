@@ -17,8 +17,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.backup.dump import MANIFEST, OWN, UNFINISHED, folder
 from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.base.text import few
 from pgsplit.postgres.connect import connect, describe, explained
-from pgsplit.postgres.programs import errors, few, incomplete, program, run, toc
+from pgsplit.postgres.programs import errors, incomplete, program, run, toc
 from pgsplit.project.project import Project
 
 OCCUPANTS = f"""

@@ -14,7 +14,7 @@ from pgsplit.cli import connect_project, console, current_project, json_option
 from pgsplit.cli.phases import note_opened, run_as_data, show_run
 from pgsplit.load import run as running
 from pgsplit.load import sample
-from pgsplit.postgres import embedded
+from pgsplit.postgres import embedded, programs
 from pgsplit.postgres.connect import describe
 from pgsplit.routing import env_file as env_file
 
@@ -114,7 +114,7 @@ def url(target: str, as_service: bool) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(target: str, as_service: bool, arguments: tuple[str, ...]) -> None:
     """Open psql on TARGET (monolith, or a service); further arguments go to psql."""
-    program = embedded.binary("psql")
+    program = programs.find("psql")
     options = {} if as_service or _is_monolith(target) else _search_path(target)
     address = _url(target, as_service)
     password = str(conninfo_to_dict(address).get("password", ""))

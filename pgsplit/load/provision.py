@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady, TargetOccupied
+from pgsplit.base.text import few
 from pgsplit.postgres.connect import connect, describe, with_database
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -256,9 +257,8 @@ def _require_unoccupied(inside: psycopg.Connection[Any], service: Service) -> No
         return
     found = [row[0] for row in inside.execute(FOREIGN_OBJECTS)]
     if found:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise TargetOccupied(
-            f"The database holds what this project did not make: {', '.join(found[:5])}{more}."
+            f"The database holds what this project did not make: {few(found, 5)}."
             " Nothing was changed.",
             where=describe(inside.info.dsn),
             hint=f"Give {service.database.upper()}_URL another database name, or move these away.",

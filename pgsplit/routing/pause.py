@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.base.text import few
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -72,7 +73,7 @@ def paused(
 
 def _busy(control: pgbouncer.Console, service: Service, seconds: float) -> NotReady:
     clients = pgbouncer.busy(control, service.role)
-    names = ", ".join(clients[:5]) + (f" and {len(clients) - 5} more" if len(clients) > 5 else "")
+    names = few(clients, 5)
     return NotReady(
         f"The clients of {service.role} did not free their connections within {seconds:g} seconds"
         f"{f': {names}' if names else ''}. They go on as before.",

@@ -140,7 +140,7 @@ def test_a_table_that_may_not_be_read_is_named_before_anything_is_copied(
     ran = dry_run(split, scratch, "files", BLYTZ_HIRE_URL=url)
     assert ran.returncode == NotReady.exit_code
     assert (
-        "reader may not read, or not whole, what the dry run copies: blytz_hire.notifications"
+        "reader may not read all that the dry run copies: blytz_hire.notifications"
         in (ran.stderr)
     )
     assert "GRANT SELECT ON ALL TABLES IN SCHEMA blytz_hire" in ran.stderr

@@ -26,12 +26,12 @@ from demo.project import MONOLITH, PROJECT, ROOT, select
 from pgsplit.base.errors import ConnectionFailed, NotReady, SplitError
 from pgsplit.load.provision import Provisioned, provision
 from pgsplit.postgres.connect import with_database
-from pgsplit.postgres.embedded import ACCOUNT
+from pgsplit.postgres.embedded_access import ACCOUNT
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.routing import env_file as env_file
 from pgsplit.routing import pgbouncer
 from pgsplit.routing.env_file import Routes, Side
-from pgsplit.routing.pause import held
+from pgsplit.routing.pause import paused
 from pgsplit.state.ledger import open_ledger
 from tests.support.run_folder import is_at_work, short_folder
 from tests.support.servers import PASSWORD, free_port
@@ -446,7 +446,7 @@ def writing(bouncer: Bouncer) -> Iterator[Writers]:
 @pytest.mark.slow
 def test_clients_wait_and_then_write_to_the_other_database(bouncer: Bouncer) -> None:
     with writing(bouncer) as writers:
-        with held(PAYMENTS, bouncer.connections, 5):
+        with paused(PAYMENTS, bouncer.connections, 5):
             before = bouncer.jotted(MONOLITH)
             time.sleep(0.5)
             # Nobody writes while they are held, neither before nor after they are pointed.
@@ -474,7 +474,7 @@ def test_clients_that_log_in_meanwhile_wait_no_longer_than_the_others(bouncer: B
         threads[-1].start()
         time.sleep(0.2)
 
-    with held(PAYMENTS, bouncer.connections, 5):
+    with paused(PAYMENTS, bouncer.connections, 5):
         log_in()
         bouncer.point(Side.SERVICE)
         log_in()
@@ -563,7 +563,7 @@ def test_a_switch_and_a_rollback_behind_pgbouncer_give_clients_no_error(bouncer:
 
 def test_without_pgbouncer_nothing_is_held(split: Split) -> None:
     provision_payments(split.connections)
-    with held(PAYMENTS, split.connections, 5):
+    with paused(PAYMENTS, split.connections, 5):
         env_file.route_to(PAYMENTS, split.connections, writes_at=Side.SERVICE)
     assert not (split.connections.folder / "pgbouncer.ini").exists()
 
@@ -614,12 +614,12 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from pgsplit.project.endpoints import Connections
-from pgsplit.routing.pause import held
+from pgsplit.routing.pause import paused
 from pgsplit.project.project import select
 url, folder = sys.argv[1:]
 (payments,) = select(("payments",))
 connections = Connections({"blytz_hire": url}, False, url, Path(folder), pgbouncer_url=url)
-with held(payments, connections, 5):
+with paused(payments, connections, 5):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -677,14 +677,14 @@ def test_clients_go_on_when_pgbouncer_was_away_as_the_runner_died(bouncer: Bounc
 
 @pytest.mark.slow
 def test_clients_go_on_at_the_deadline_though_the_block_still_runs(bouncer: Bouncer) -> None:
-    with held(PAYMENTS, bouncer.connections, 1, longest_seconds=1):
+    with paused(PAYMENTS, bouncer.connections, 1, longest_seconds=1):
         assert bouncer.is_paused()
         until(lambda: not bouncer.is_paused(), 8)
         assert bouncer.where() == MONOLITH
 
 
 def test_clients_go_on_though_the_watchdog_was_killed(bouncer: Bouncer) -> None:
-    with held(PAYMENTS, bouncer.connections, 5):
+    with paused(PAYMENTS, bouncer.connections, 5):
         (watchdog,) = watchdogs(os.getpid())
         watchdog.kill()
         assert bouncer.is_paused()
@@ -692,7 +692,7 @@ def test_clients_go_on_though_the_watchdog_was_killed(bouncer: Bouncer) -> None:
 
 
 def test_clients_go_on_when_the_block_fails(bouncer: Bouncer) -> None:
-    with pytest.raises(ZeroDivisionError), held(PAYMENTS, bouncer.connections, 5):
+    with pytest.raises(ZeroDivisionError), paused(PAYMENTS, bouncer.connections, 5):
         raise ZeroDivisionError
     assert bouncer.where() == MONOLITH
     assert watchdogs(os.getpid()) == []
@@ -701,7 +701,7 @@ def test_clients_go_on_when_the_block_fails(bouncer: Bouncer) -> None:
 def test_a_transaction_that_does_not_end_is_named_and_nobody_waits(bouncer: Bouncer) -> None:
     with bouncer.connect() as idle, idle.transaction():
         idle.execute("insert into jot.ting values (1, 1)")
-        with pytest.raises(NotReady) as caught, held(PAYMENTS, bouncer.connections, 0.5):
+        with pytest.raises(NotReady) as caught, paused(PAYMENTS, bouncer.connections, 0.5):
             pytest.fail("it was held, though a transaction is open")
         assert (
             "The clients of payments did not free their connections within 0.5" in caught.value.what
@@ -747,7 +747,7 @@ def test_with_pgbouncer_down_nobody_is_pointed_anywhere(bouncer: Bouncer) -> Non
     bouncer.stop()
     for attempt in (
         bouncer.point,
-        lambda place: held(PAYMENTS, bouncer.connections, 1).__enter__(),
+        lambda place: paused(PAYMENTS, bouncer.connections, 1).__enter__(),
     ):
         with pytest.raises(ConnectionFailed) as caught:
             attempt(Side.SERVICE)

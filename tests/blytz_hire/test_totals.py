@@ -334,7 +334,7 @@ def write_around_the_mirror(
         return found
 
     monkeypatch.setattr(totalling, "arrive", write_and_arrive)
-    monkeypatch.setattr(totalling, "carry_over_and_look", look_and_write)
+    monkeypatch.setattr(totalling, "apply_changes_and_look", look_and_write)
 
 
 @pytest.mark.slow
