@@ -17,7 +17,7 @@ from psycopg import errors, sql
 from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.cutover import preflight as preflight
-from pgsplit.load import provision
+from pgsplit.load.remove import remove, require_nothing_kept
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -330,10 +330,10 @@ def abort(
     require_finished(service, ledger, but=["abort"])
     if service.database not in unfinished(ledger):
         with suppress(ConnectionFailed), open_session(service, connections) as session:
-            provision.require_nothing_kept(session.database, service)
+            require_nothing_kept(session.database, service)
 
     def drop() -> Mapping[str, Any]:
-        dropped = provision.remove(service, connections, ledger)
+        dropped = remove(service, connections, ledger)
         dropped += read_through.remove(service, connections)
         done.removed += dropped
         return {"removed": dropped}

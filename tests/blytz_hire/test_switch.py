@@ -431,7 +431,7 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
 
     with unchanged(switched):
         said = ran(switched, "abort", "payments", code=NotReady.exit_code)
-    assert f"laid aside by a rollback: audit.{names[0]}, audit.{names[1]}. Nothing was" in said
+    assert f"quarantined them: audit.{names[0]}, audit.{names[1]}. Nothing was" in said
     assert "Keep them elsewhere (pg_dump --schema=audit), drop these tables" in said
     with switched.service("payments_db") as database:
         for name in names:
