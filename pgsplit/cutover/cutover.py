@@ -29,6 +29,7 @@ from pgsplit.replication.session import Session
 from pgsplit.replication.stream import Stream
 from pgsplit.routing import env_file as env_file
 from pgsplit.routing import pause as pause
+from pgsplit.routing.announce import announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Saga, Step
@@ -252,7 +253,7 @@ class Cutover(ABC):
         """Tell who has to be told: the service's applications, and who reads through to it."""
         service, connections = self.session.service, self.session.connections
         with ledger.step(service, f"{self.operation}: tell") as step:
-            if said := env_file.announce(service, connections, AFTER_CHANGE_SECONDS):
+            if said := announce(service, connections, AFTER_CHANGE_SECONDS):
                 self.moved.warnings.append(said)
             if service in read_through.owners(service.project):
                 self.moved.warnings += read_through.reconnect_all(connections, ledger)

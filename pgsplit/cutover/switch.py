@@ -22,6 +22,7 @@ from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sync import apply_changes
 from pgsplit.routing import env_file as env_file
+from pgsplit.routing.announce import announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
@@ -92,7 +93,7 @@ def move_reads(service: Service, connections: Connections, ledger: Ledger, place
             preflight.require_state(session, ledger, State.VERIFIED, "read from")
         with ledger.step(service, "point reads", at=place.value):
             env_file.route_to(service, connections, reads_at=place)
-    return env_file.announce(service, connections, AFTER_CHANGE_SECONDS)
+    return announce(service, connections, AFTER_CHANGE_SECONDS)
 
 
 def switch(

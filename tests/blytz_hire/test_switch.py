@@ -637,7 +637,7 @@ def pause_the_follower(split: Split) -> Callable[[], None]:
         ),
         (
             lose_the_file,
-            "Nothing says yet where the applications of payments_db read and write.",
+            "There are no routes yet for the applications of payments_db.",
             "runner.py provision payments",
         ),
         (
@@ -676,7 +676,7 @@ def test_all_that_is_in_the_way_is_said_at_once(verified: Split) -> None:
     said = ran(verified, "switch", "payments", code=NotReady.exit_code)
     undo()
     assert "last verified 30 hours ago" in said
-    assert "Nothing says yet where" in said
+    assert "There are no routes yet" in said
     ran(verified, "verify", "payments")
 
 
