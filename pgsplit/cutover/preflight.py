@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.postgres.connect import describe
 from pgsplit.project import drift
-from pgsplit.prove.verify import outdated, require_unaltered
+from pgsplit.prove.checks import require_unaltered
+from pgsplit.prove.verify import outdated
 from pgsplit.replication import requirements
 from pgsplit.replication.session import Session
 from pgsplit.replication.stream import Connection

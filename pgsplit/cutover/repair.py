@@ -18,7 +18,8 @@ from psycopg import errors, sql
 
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.postgres.connect import ALIKE, connect, describe
-from pgsplit.postgres.row_diff import RowSource, Shape, differing_keys
+from pgsplit.postgres.row_diff import differing_keys
+from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import stream as replication

@@ -11,7 +11,8 @@ from psycopg.rows import class_row
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe, explained
-from pgsplit.postgres.row_diff import Comparison, Connection
+from pgsplit.postgres.row_diff import Comparison
+from pgsplit.postgres.row_hashes import Connection
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.ledger import State, state
