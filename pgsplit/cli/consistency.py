@@ -154,13 +154,13 @@ def reconcile(names: tuple[str, ...], apply: bool, undo: int | None, as_json: bo
         console.show_json(
             {
                 "actions": [vars(one) for one in done.actions],
-                "helpless": [vars(one) for one in done.helpless],
+                "helpless": [vars(one) for one in done.unrepairable],
                 "applied": done.applied,
             }
         )
     else:
         show_reconciled(done, names)
-    if done.helpless or (done.actions and not apply):
+    if done.unrepairable or (done.actions and not apply):
         sys.exit(9)
 
 
@@ -211,7 +211,7 @@ def show_reconciled(done: Reconciled, names: tuple[str, ...]) -> None:
     for number, action in enumerate(done.actions):
         did = f"{done.applied[number]}: " if done.applied else ""
         out.print(f"{did}{action.reference}: {told(action)}", markup=False, soft_wrap=True)
-    for reference in done.helpless:
+    for reference in done.unrepairable:
         out.print(
             f"{reference.service}.{reference.table}.{reference.column}: {reference.orphans:,}"
             f" row(s) refer to what {reference.owner}.{reference.owner_table} does not have, and no"
@@ -219,7 +219,7 @@ def show_reconciled(done: Reconciled, names: tuple[str, ...]) -> None:
             markup=False,
             soft_wrap=True,
         )
-    if not done.actions and not done.helpless:
+    if not done.actions and not done.unrepairable:
         out.print("Nothing was left behind.")
     elif done.applied:
         out.print("Each can be taken back: ./runner.py reconcile --undo NUMBER")

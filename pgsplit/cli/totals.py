@@ -111,7 +111,7 @@ def _show_differences(totals: Totals) -> None:
     """Print which total of which column differs, and in which of the three places."""
     service = totals.service
     for blames, (left, right, said) in PLACES.items():
-        columns = [c for c in totals.compared if c.blames == blames]
+        columns = [c for c in totals.compared if c.caused_by == blames]
         for column in columns:
             fed = ", ".join(f"{service.database}.{name}" for name in column.service_columns)
             name = escape(f"{column.table}.{column.column} → {fed}")
@@ -153,7 +153,7 @@ def _as_data(one: Totals) -> dict[str, Any]:
     return {
         **one.summary(),
         "columns": [
-            {**asdict(column), "verdict": column.verdict.value, "blames": column.blames}
+            {**asdict(column), "verdict": column.verdict.value, "blames": column.caused_by}
             for column in one.compared
         ],
         "pairs_not_compared": [asdict(pair) for pair in one.not_compared],

@@ -362,7 +362,7 @@ def test_what_would_have_been_refused_is_brought_back_whole(six: Split) -> None:
             "users": 1,  # a company's user was kept by the key of the company
         }
         done = reconcile([MARKETPLACE], six.connections, ledger, apply=True)
-        assert done.helpless == ()
+        assert done.unrepairable == ()
     assert {table: sorted(rows) for table, rows in as_owned(six).items()} == {
         table: sorted(rows) for table, rows in before.items()
     }
@@ -401,7 +401,7 @@ def test_whose_place_is_taken_or_who_was_not_kept_is_a_persons_to_mend(six: Spli
         refused = six.runner("reconcile", "marketplace", "--apply")
         assert refused.returncode == NotReady.exit_code
         said = " ".join(refused.stderr.split())
-        assert "can't be changed so: duplicate key value violates unique constraint" in said
+        assert "can't be changed: duplicate key value violates unique constraint" in said
         assert f"Key (email)=({user}) already exists." in said
         assert "Nothing was changed." in said
 
