@@ -18,7 +18,7 @@ from pgsplit.load import build as building
 from pgsplit.load import land as landing
 from pgsplit.load import provision as provisioning
 from pgsplit.load import run as running
-from pgsplit.load.run import Report, RunReport
+from pgsplit.load.run import RunReport, ServiceRun
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.rehearse import Rehearsal
@@ -244,7 +244,7 @@ def run_as_data(report: RunReport) -> dict[str, Any]:
     }
 
 
-def _report_as_data(one: Report) -> dict[str, Any]:
+def _report_as_data(one: ServiceRun) -> dict[str, Any]:
     return {
         "service": one.service.database,
         "created": one.provisioned.created,

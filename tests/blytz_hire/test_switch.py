@@ -349,8 +349,8 @@ def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
             database.execute("lock table split.turn in exclusive mode")
             assert "no follower" not in ran(switched, "status", "payments")
     said = ran(switched, "status", "payments", code=NotReady.exit_code)
-    assert re.search(r"1 changes wait to be carried over, and the last sync was 12\d s ago", said)
-    assert "no follower of payments_db is at work. hint: runner.py sync payments --follow" in said
+    assert re.search(r"1 changes wait to be applied, and the last sync was 12\d s ago", said)
+    assert "no follower of payments_db is running. hint: runner.py sync payments --follow" in said
     ran(switched, "sync", "payments")
     assert "no follower" not in ran(switched, "status", "payments")
 

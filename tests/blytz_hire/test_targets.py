@@ -731,7 +731,7 @@ def test_a_transaction_that_does_not_end_is_named_and_nobody_waits(bouncer: Boun
             "The clients of payments did not free their connections within 0.5" in caught.value.what
         )
         assert "web at 127.0.0.1:" in caught.value.what
-        assert "They go on as before" in caught.value.what
+        assert "They were resumed" in caught.value.what
         assert "pool_mode = transaction" in caught.value.hint
         assert PASSWORD not in str(caught.value)
         assert bouncer.where() == MONOLITH
@@ -761,7 +761,7 @@ def test_a_file_that_pgbouncer_may_not_read_is_named(bouncer: Bouncer) -> None:
         pytest.skip("only root can write where PgBouncer, which runs as the same user, can't read")
     with pytest.raises(NotReady) as caught:
         bouncer.point(Side.SERVICE)
-    assert "it has another place for payments" in caught.value.what
+    assert "it has another server for payments" in caught.value.what
     assert "Let the account that PgBouncer runs as read that file" in caught.value.hint
     assert env_file.read(PAYMENTS, bouncer.connections).writes_at is Side.MONOLITH
     assert bouncer.where() == MONOLITH

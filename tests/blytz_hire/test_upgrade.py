@@ -27,7 +27,7 @@ from tests.support.switching import (
 )
 
 STATUS_OF = "select status from payments_db.payments where id = %s"
-WAITS = "changes wait to be carried over"
+WAITS = "changes wait to be applied"
 
 
 @pytest.fixture
