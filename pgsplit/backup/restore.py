@@ -1,4 +1,4 @@
-"""Restores a backup into an empty database; a backup says by itself what it holds."""
+"""Restores a backup into an empty database; only the backup itself is needed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from pgsplit.backup.dump import MANIFEST, OWN, UNFINISHED, folder
+from pgsplit.backup.folders import MANIFEST, UNFINISHED, folder
+from pgsplit.backup.scope import OWN
 from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.base.text import few
 from pgsplit.postgres.connect import connect, describe, explained
-from pgsplit.postgres.programs import errors, few, incomplete, program, run, toc
+from pgsplit.postgres.programs import errors, incomplete, program, run, toc
 from pgsplit.project.project import Project
 
 OCCUPANTS = f"""
@@ -32,7 +34,7 @@ UNKNOWN_SETTING = re.compile(
     re.MULTILINE,
 )
 FOREIGN_KEY = re.compile(r"^\d+; \d+ \d+ FK CONSTRAINT ")
-# What pg_restore says of a foreign key that it could not add: table, name and definition.
+# pg_restore's message about a foreign key that it can't add: table, name and definition.
 REFUSED_KEY = re.compile(
     r"^Command was: (ALTER TABLE (?:ONLY )?(.+?)\s+ADD CONSTRAINT (.+?) FOREIGN KEY .+?);$",
     re.MULTILINE | re.DOTALL,
@@ -41,7 +43,7 @@ REFUSED_KEY = re.compile(
 
 @dataclass(frozen=True)
 class Restored:
-    """A backup in a database again; `database` says which, for people."""
+    """A restored backup; `database` names the database, for people."""
 
     path: Path
     database: str
@@ -51,23 +53,23 @@ class Restored:
 
 
 def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Restored:
-    """Restore a backup into an empty database; nothing of production is asked or touched.
+    """Restore a backup into an empty database; production is neither read nor written.
 
-    Owners and privileges are left out, since their roles need not exist there. A foreign key that
-    the rows break, as replication may have made them, is there, and NOT VALID.
+    Owners and privileges are left out, since their roles may not exist there. A foreign key that
+    rows violate, which replication doesn't check, is added as NOT VALID.
 
     Args:
-        project: whose backup it is.
-        backup_path: the backup's folder, or its name in the folder of the backups.
+        project: the project of the backup.
+        backup_path: the backup's folder, or its name in the folder of all backups.
         url: the PostgreSQL URL of an empty database.
-        jobs: how many connections write side by side.
+        jobs: how many connections write at once.
 
     Returns:
-        Where it is now, and what was left out or is not as it was meant.
+        Where the backup was restored, and notes on what differs from the original.
 
     Raises:
-        ConnectionFailed: the database can't be reached, or the URL is none.
-        BackupIncomplete: it is an unfinished backup, or one that is damaged.
+        ConnectionFailed: the database can't be reached, or the URL is invalid.
+        BackupIncomplete: the backup is unfinished or damaged.
         NotReady: there is no such backup, the database is not empty, or pg_restore failed.
     """
     began, path = time.monotonic(), _find(backup_path, project)
@@ -75,7 +77,7 @@ def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Res
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # libpq's own words may quote the password, so neither they nor the URL are repeated.
+        # libpq's message may quote the password, so neither it nor the URL is repeated.
         raise ConnectionFailed(
             "DATABASE_URL is no PostgreSQL URL.",
             where="the command line",
@@ -86,7 +88,7 @@ def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Res
         version = database.info.server_version
     notes = []
     options = [f"--jobs={jobs}", "--no-owner", "--no-privileges", "--no-password"]
-    # There are none in it; a restored subscription would take production's changes.
+    # A restored subscription would take production's changes; a backup should have none.
     options += ["--no-publications", "--no-subscriptions"]
     lines = toc(path).splitlines(keepends=True)
     with _listed(line for line in lines if not FOREIGN_KEY.match(line)) as wanted:
@@ -111,13 +113,13 @@ def _find(path: Path, project: Project) -> Path:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """Read what a backup says it holds, and hold its files against that."""
+    """Read a backup's manifest, and check the sizes of its files."""
     if not path.is_dir():
         raise NotReady(
             "There is no backup by that name.", where=str(path), hint="runner.py backups"
         )
     if path.name.endswith(UNFINISHED):
-        raise incomplete(path, "Its name says that it was not finished.")
+        raise incomplete(path, f"Its name ends in {UNFINISHED}: it was not finished.")
     try:
         recorded: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, int] = recorded["files"]
@@ -131,7 +133,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         if sizes.get(name) != count
     ]
     if damaged:
-        raise incomplete(path, f"Files of it are damaged: {few(damaged)}.")
+        raise incomplete(path, f"Some of its files are damaged: {few(damaged)}.")
     return recorded
 
 
@@ -139,8 +141,8 @@ def _require_empty(database: psycopg.Connection[Any]) -> None:
     occupants = [row[0] for row in database.execute(OCCUPANTS)]
     if occupants:
         raise NotReady(
-            f"The database {database.info.dbname} is not empty, and a backup is restored into an"
-            f" empty one only. It holds {few(occupants)}.",
+            f"The database {database.info.dbname} is not empty; a backup can only be restored into"
+            f" an empty one. It holds {few(occupants)}.",
             where=describe(database.info.dsn),
             hint="CREATE DATABASE another TEMPLATE template0; and restore into that.",
         )
@@ -148,7 +150,7 @@ def _require_empty(database: psycopg.Connection[Any]) -> None:
 
 @contextmanager
 def _listed(lines: Iterable[str]) -> Iterator[str]:
-    """Give the option that restores only some entries of a table of contents."""
+    """Give the option by which pg_restore restores only these entries."""
     with NamedTemporaryFile("w", prefix="pgsplit-", suffix=".list") as file:
         file.writelines(lines)
         file.flush()
@@ -156,7 +158,7 @@ def _listed(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _restore_keys(path: Path, url: str, options: Sequence[str]) -> list[str]:
-    """Add the foreign keys; those that rows break bind only what is written from then on."""
+    """Add the foreign keys; those that rows violate are NOT VALID and bind only new rows."""
     command, environ = program("pg_restore", url, *options, str(path))
     code, said = run(command, environ, lambda: None)
     said, refused = UNKNOWN_SETTING.sub("", said), REFUSED_KEY.findall(said)
@@ -167,16 +169,15 @@ def _restore_keys(path: Path, url: str, options: Sequence[str]) -> list[str]:
         for statement, table, name in refused:
             database.execute(f"{statement} not valid")
             notes.append(
-                f"Rows of {table} break the foreign key {name}, which is NOT VALID: it binds what"
-                f" is written from now on. Once they are mended: ALTER TABLE {table} VALIDATE"
-                f" CONSTRAINT {name};"
+                f"Rows of {table} violate the foreign key {name}. It is NOT VALID: it binds only"
+                f" new rows. With the rows fixed: ALTER TABLE {table} VALIDATE CONSTRAINT {name};"
             )
     return notes
 
 
 def _restore(path: Path, url: str, options: Sequence[str], version: int) -> None:
-    # pg_restore sets transaction_timeout first of all, which servers before 17 do not know; there
-    # that is no loss, but every other error is one.
+    # pg_restore first sets transaction_timeout, which servers before 17 don't know. This error is
+    # ignored there; every other one counts.
     stop = ["--exit-on-error"] if version >= 170000 else []
     command, environ = program("pg_restore", url, *options, *stop, str(path))
     code, said = run(command, environ, lambda: None)
@@ -190,7 +191,7 @@ def _restore(path: Path, url: str, options: Sequence[str], version: int) -> None
 def _failed(path: Path, url: str, code: int, said: str) -> NotReady:
     why = errors(said) or f"It ended with code {code}."
     return NotReady(
-        f"pg_restore could not restore {path.name}. {why}",
+        f"pg_restore can't restore {path.name}. {why}",
         where=describe(url),
-        hint="What is in that database is not whole: drop it, create it empty, begin again.",
+        hint="That database is incomplete now: drop it, create it empty, and restore again.",
     )

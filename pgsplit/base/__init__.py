@@ -1,1 +1,1 @@
-"""What everything else uses: errors, and how sizes and times are written."""
+"""What all rooms use: errors, and text for people."""

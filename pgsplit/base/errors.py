@@ -1,13 +1,13 @@
-"""What can go wrong, as types: each says what happened, where, and how to fix it.
+"""Errors as types; each says what happened, where, and how to fix it.
 
 SplitError
-├── ConnectionFailed    a server cannot be reached, or refuses the login         exit 3
+├── ConnectionFailed    a server can't be reached, or refuses the login          exit 3
 ├── NotReady            a server lacks a setting, a slot, a privilege, a phase   exit 4
 ├── SourceMismatch      the monolith is not the one this project was written for exit 5
-├── TargetOccupied      a service database holds what this project did not make  exit 6
-├── BuildFailed         a service database could not be built, tested or synced exit 7
-├── EmbeddedFailed      the embedded server could not be started or stopped      exit 8
-└── DataDiffers         what a service holds is not what the monolith yields     exit 9
+├── TargetOccupied      a service database holds objects of somebody else        exit 6
+├── BuildFailed         a service database can't be built, tested or synced      exit 7
+├── EmbeddedFailed      the embedded server can't be started or stopped          exit 8
+└── DataDiffers         a service's rows differ from the monolith's              exit 9
 
 Exit 2 is a mistyped command line; exit 1 is a bug.
 """
@@ -24,7 +24,7 @@ class SplitError(Exception):
         what: one sentence with the names and values that were found.
         where: the database, table or file concerned, without passwords.
         hint: the statement or command that fixes it.
-        fields: the names and values for programs, under names of their own.
+        fields: further names and values, for programs.
     """
 
     exit_code = 1
@@ -38,11 +38,11 @@ class SplitError(Exception):
 
     @property
     def code(self) -> str:
-        """The kind of error, such as `not_ready`; it stays the same where words change."""
+        """The kind of error, such as `not_ready`; it stays when a message changes."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
     def as_data(self) -> dict[str, object]:
-        """Give the error for programs; `mend` is what `hint` was called before."""
+        """Give the error for programs; `mend` is the former name of `hint`."""
         return {
             "code": self.code,
             "what": self.what,
@@ -62,7 +62,7 @@ class SplitError(Exception):
 
 
 class ConnectionFailed(SplitError):
-    """A server cannot be reached, or refuses the login."""
+    """A server can't be reached, or refuses the login."""
 
     exit_code = 3
 
@@ -80,24 +80,24 @@ class SourceMismatch(SplitError):
 
 
 class TargetOccupied(SplitError):
-    """A service database holds objects that this project did not make."""
+    """A service database holds objects of somebody else."""
 
     exit_code = 6
 
 
 class BuildFailed(SplitError):
-    """dbt could not build a service database, a test failed, or rows break a rule of its tables."""
+    """dbt can't build a service database, a test failed, or rows violate a constraint."""
 
     exit_code = 7
 
 
 class EmbeddedFailed(SplitError):
-    """The embedded PostgreSQL server could not be started or stopped."""
+    """The embedded PostgreSQL server can't be started or stopped."""
 
     exit_code = 8
 
 
 class DataDiffers(SplitError):
-    """What a service's tables hold is not what the monolith's rows yield."""
+    """A service's rows differ from the monolith's."""
 
     exit_code = 9

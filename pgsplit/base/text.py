@@ -1,8 +1,17 @@
-"""Sizes, times and text as people read them."""
+"""Formats sizes, times and names for people."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
+
+SHOWN = 3
+
+
+def few(names: Sequence[str], shown: int = SHOWN) -> str:
+    """Give the first names and the number of the others: `a, b, c and 4 more`."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def size(count: float) -> str:
@@ -15,7 +24,7 @@ def size(count: float) -> str:
 
 
 def seconds(count: float | None) -> str:
-    """Give a time as people read it; `?` when it is not known."""
+    """Give a duration as people read it; `?` if it is unknown."""
     if count is None:
         return "?"
     if count < 10:
@@ -24,10 +33,10 @@ def seconds(count: float | None) -> str:
 
 
 def ago(moment: datetime) -> str:
-    """Give how long ago something was."""
+    """Say how long ago a moment was."""
     return f"{seconds(max(0.0, (datetime.now(timezone.utc) - moment).total_seconds()))} ago"
 
 
 def printable(text: str) -> str:
-    """Give text in which nothing moves a cursor, turns a line around or is not to be seen."""
+    """Replace characters that are invisible, move the cursor or reverse the text."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -15,7 +15,7 @@ from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.cutover.locks import change_definitions
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
-from pgsplit.load import provision
+from pgsplit.load import remove
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -80,7 +80,7 @@ class Abort(SagaOperation[Aborted]):
                 suppress(ConnectionFailed),
                 open_session(service, self.connections) as session,
             ):
-                provision.require_nothing_kept(session.database, service)
+                remove.require_nothing_kept(session.database, service)
         return PreflightReport()
 
     def steps(self) -> Saga:
@@ -125,7 +125,7 @@ class Abort(SagaOperation[Aborted]):
 
     def remove_database(self) -> Mapping[str, Any]:
         """Drop the service's database and its roles; idempotent."""
-        removed = provision.remove(self.service, self.connections, self.ledger)
+        removed = remove.remove(self.service, self.connections, self.ledger)
         removed += read_through.remove(self.service, self.connections)
         self.result.removed += removed
         return {"removed": removed}

@@ -35,6 +35,7 @@ from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
 from pgsplit.routing import env_file as env_file
 from pgsplit.routing import pause as pause
+from pgsplit.routing.announce import announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Saga, Step
@@ -303,7 +304,7 @@ class Cutover(SagaOperation[Moved]):
     def announce(self) -> None:
         """Tell the service's applications, and reconnect services that read through to it."""
         with self.ledger.step(self.service, self.kind.entry("tell")) as step:
-            if said := env_file.announce(self.service, self.connections, AFTER_CHANGE_SECONDS):
+            if said := announce(self.service, self.connections, AFTER_CHANGE_SECONDS):
                 self.result.warnings.append(said)
             if self.service in read_through.owners(self.service.project):
                 self.result.warnings += read_through.reconnect_all(self.connections, self.ledger)

@@ -10,7 +10,8 @@ from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.postgres.connect import describe
 from pgsplit.project import drift
 from pgsplit.project.project import Service
-from pgsplit.prove.verify import outdated, require_unaltered
+from pgsplit.prove.checks import require_unaltered
+from pgsplit.prove.verify import outdated
 from pgsplit.replication import requirements
 from pgsplit.replication.session import Session
 from pgsplit.replication.slot import Connection

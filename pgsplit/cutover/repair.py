@@ -19,7 +19,8 @@ from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.cutover.operation import Operation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.postgres.connect import ALIKE, connect, describe
-from pgsplit.postgres.row_diff import RowSource, Shape, differing_keys
+from pgsplit.postgres.row_diff import differing_keys
+from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication.session import Session, open_session

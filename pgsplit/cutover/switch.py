@@ -23,6 +23,7 @@ from pgsplit.replication.session import Session, lock_syncs, open_session
 from pgsplit.replication.subscription import add_tables, drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.routing import env_file as env_file
+from pgsplit.routing.announce import announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, require_finished
@@ -238,4 +239,4 @@ def move_reads(service: Service, connections: Connections, ledger: Ledger, side:
             preflight.require_state(session, ledger, State.VERIFIED, "read from")
         with ledger.step(service, "point reads", at=side.value):
             env_file.route_to(service, connections, reads_at=side)
-    return env_file.announce(service, connections, AFTER_CHANGE_SECONDS)
+    return announce(service, connections, AFTER_CHANGE_SECONDS)

@@ -1,4 +1,4 @@
-"""The whole way of a service, phase by phase: provision, land, build."""
+"""Runs the phases of services: provision, land, build."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from pgsplit.project.project import Service
 from pgsplit.state.ledger import Ledger, open_ledger
 
 
-class Step(Protocol):
-    """A step under way, which is told how far it is."""
+class Listener(Protocol):
+    """Is told about the progress of one step."""
 
     def copied(self, progress: Progress) -> None:
-        """A landing has copied more."""
+        """More rows were copied."""
 
     def say(self, said: str) -> None:
-        """There is something to tell."""
+        """There is news for people."""
 
     def finished_node(self, name: str) -> None:
         """dbt has finished a model or a test."""
 
 
 class Watcher(Protocol):
-    """Whoever wants to know how far a run is."""
+    """Is told about the progress of a run."""
 
-    def step(self, what: str) -> AbstractContextManager[Step]:
-        """A step begins, and ends with the block; several may be under way at once."""
+    def step(self, what: str) -> AbstractContextManager[Listener]:
+        """A step begins; it ends with the block. Several may be under way at once."""
 
 
 @dataclass(frozen=True)
-class Report:
+class ServiceRun:
     """What a run did for one service."""
 
     service: Service
@@ -52,31 +52,29 @@ class Report:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run did: one report a service, and the tests that ask the monolith itself."""
+    """What a run did: for each service, and the tests on the monolith itself."""
 
-    services: list[Report]
+    services: list[ServiceRun]
     monolith: Tests
     seconds: float
 
 
 def run(services: Sequence[Service], connections: Connections, watcher: Watcher) -> RunReport:
-    """Take services from wherever they are to built and tested.
+    """Provision, land, build and test services; idempotent, so it resumes an interrupted run.
 
-    Databases are made and mirrors filled one after the other, in phase order; each service is
-    built as soon as it is landed, as many at once as there are processors. What is done already
-    is not done again, so a run that was cut short goes on where it stood.
+    Provisioning and landing go one service after the other, in phase order. Each service is built
+    as soon as it has landed; as many builds run at once as there are processors.
 
     Args:
         services: in phase order.
         connections: where the servers are.
-        watcher: is told how far the run is.
+        watcher: is told about the progress.
 
     Returns:
         What was done for each service.
 
     Raises:
-        SplitError: the first thing that went wrong, in phase order; what else was under way is
-            finished first.
+        SplitError: the first failure, in phase order; builds under way are finished first.
     """
     started = time.monotonic()
     with open_ledger(connections) as ledger, ThreadPoolExecutor(os.cpu_count()) as builders:
@@ -94,7 +92,9 @@ def run(services: Sequence[Service], connections: Connections, watcher: Watcher)
             filled.append((service, provisioned, landed, seconds, building))
         wait([building for *_, building in filled])
         reports = [
-            Report(service, provisioned, landed, built := future.result(), seconds + built.seconds)
+            ServiceRun(
+                service, provisioned, landed, built := future.result(), seconds + built.seconds
+            )
             for service, provisioned, landed, seconds, future in filled
         ]
     return RunReport(reports, tests, time.monotonic() - started)

@@ -1,1 +1,1 @@
-"""Looking without changing: status, history, analysis and their pages."""
+"""Read-only views: status, history, analysis, and their pages."""

@@ -1,6 +1,6 @@
-"""What is in the monolith, what depends on what, and what would hurt when it is split.
+"""Analyzes the monolith: its tables, their references, and what a split would break.
 
-The questions are the SQL of analyses/, which dbt compiles; here they are asked.
+The queries are the SQL in analyses/; dbt compiles them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections
 
 SEVERITIES = ("blocks", "changes behaviour", "note")
-# Orphans come last: they are counted, which takes time, and the rest is not to wait for it.
+# Orphans come last: counting them takes time, and the rest shall not wait for it.
 HAZARDS = (
     "table_hazards",
     "column_hazards",
@@ -30,8 +30,8 @@ HAZARDS = (
     "blind_spots",
     "orphans",
 )
-# Production goes first: no waiting in front of others for a lock, no query that never ends, no
-# second core for a count. The path is empty so that every name is shown with its schema.
+# Production goes first: no long wait for a lock, no endless query, no second core for a count. The
+# search path is empty, so that every name is shown with its schema.
 MANNERS = """
     set local lock_timeout = '2s'; set local statement_timeout = '5min';
     set local max_parallel_workers_per_gather = 0; set local search_path = pg_catalog
@@ -42,7 +42,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `rows_estimate` is the planner's, and None where it has none."""
+    """A table; `rows_estimate` is the planner's, or None if it has none."""
 
     table_name: str
     owner: str | None
@@ -53,7 +53,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Reference:
-    """Columns that name rows of another table; without a `key_name` no key says so."""
+    """Columns that refer to another table; without a `key_name` there is no foreign key."""
 
     table_name: str
     column_names: str
@@ -72,7 +72,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that would hurt: what it is, what it will mean, and what to do."""
+    """A problem: what it is, what it means, and how to fix it."""
 
     severity: str
     hazard: str
@@ -84,7 +84,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that was found, at one instant."""
+    """All findings, from one snapshot."""
 
     database: str
     server_version: str
@@ -97,20 +97,20 @@ class Analysis:
 def analyze(
     connections: Connections, on_question: Callable[[str], None] = lambda name: None
 ) -> Analysis:
-    """Look at the monolith, and change nothing.
+    """Analyze the monolith; writes nothing.
 
-    All is read in one read-only transaction. Tables themselves are read only where rows that refer
-    to nothing are counted. What the login may not see, or what takes too long, is a finding.
+    Everything is read in one read-only transaction. Tables themselves are read only to count
+    orphans. If the login may not read something, or it takes too long, that is a finding.
 
     Args:
         connections: where the monolith is; the services need not exist.
-        on_question: called with the name of each analysis that was answered.
+        on_question: called with the name of each finished analysis.
 
     Returns:
         Tables, references and findings, the worst first.
 
     Raises:
-        ConnectionFailed: the monolith cannot be reached.
+        ConnectionFailed: the monolith can't be reached.
         SourceMismatch: the database does not have the monolith's schema.
         BuildFailed: dbt could not compile the analyses.
     """
@@ -160,7 +160,7 @@ def analyze(
 
 
 def _compile(connections: Connections) -> dict[str, str]:
-    """Have dbt compile analyses/; the monolith is not asked for it."""
+    """Let dbt compile analyses/, without a connection to the monolith."""
     arguments = ["compile", "--select", "resource_type:analysis"]
     arguments += ["--no-introspect", "--no-populate-cache"]
     folder = dbt.run(arguments, connections.monolith, connections, "run_results.json")
@@ -187,8 +187,8 @@ def _refused(target: str, name: str, error: psycopg.Error) -> Finding:
         "could not be asked",
         f"analyses/{name}.sql",
         said,
-        "What it would have found is missing here.",
-        f"dbt show --target {target} --select {name} --limit -1; has no limit of time.",
+        "Its findings are missing here.",
+        f"dbt show --target {target} --select {name} --limit -1; this has no time limit.",
     )
 
 
@@ -196,11 +196,11 @@ def by_owner(tables: Sequence[Table], owners: Sequence[str]) -> dict[str, Table]
     """Sum up tables by the service that will own them.
 
     Args:
-        tables: the tables that were found.
-        owners: the services, in the order that is wanted.
+        tables: the tables.
+        owners: the services, in the wanted order.
 
     Returns:
-        For each owner of a table a row like a table's, with the sums; what nobody owns comes last.
+        For each owner a row like a table's, with the sums; tables without an owner come last.
     """
     sums: dict[str, Table] = {}
     for name in (*owners, None):
@@ -228,7 +228,7 @@ def as_data(analysis: Analysis) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Group:
-    """Findings that mean the same."""
+    """Findings with the same meaning."""
 
     severity: str
     hazard: str
@@ -237,13 +237,13 @@ class Group:
 
 
 def grouped(findings: Sequence[Finding]) -> list[Group]:
-    """Put findings together that differ in their object only, to be read at once.
+    """Group findings that differ only in their object.
 
     Args:
-        findings: in the order in which they are to be told.
+        findings: the findings, in the wanted order.
 
     Returns:
-        The groups, in the order of the first finding of each.
+        The groups, in the order of their first findings.
     """
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for one in findings:

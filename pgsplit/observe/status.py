@@ -1,4 +1,4 @@
-"""Tells where services stand and how far each is behind the monolith."""
+"""The state of each service, and how far it is behind the monolith."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROWS = """
     inner join pg_class as class on class.oid = tables.table_oid
     order by class.relname
 """
-# Null while a sync, however long it takes, is under way.
+# Null while a sync is under way, however long it takes.
 LAST_SYNC = """
     select extract(epoch from clock_timestamp() - synced_at)::float
     from split.service
@@ -45,7 +45,7 @@ LAST_SYNC = """
         select from pg_locks where relation = 'split.turn'::regclass and granted
     )
 """
-# A sequence that was never asked for a number stands where it does after the first.
+# An unused sequence has the same last_value as after its first number; is_called tells them apart.
 CACHE = """
     select hits.last_value + hits.is_called::integer, misses.last_value + misses.is_called::integer
     from {hits} as hits, {misses} as misses
@@ -54,13 +54,14 @@ CACHE = """
 
 @dataclass
 class Status:
-    """Where a service stands; what does not apply to its state is None.
+    """The status of a service; a field that does not apply to its state is None.
 
-    `mirror_lag_seconds` is how long a row written in the monolith now takes to its mirror, or how
-    old the mirror is when it does not arrive; `lag_seconds` the age of what the service's tables
-    show; `pending` the captured changes in between. `rows` are the planner's estimates. Of a
-    switched service `way_back` tells how the monolith follows it, with the same measures. `caches`
-    counts, by entity, how often a shared row was known here and how often its owner was asked.
+    `mirror_lag_seconds` is the time that a row needs from the monolith to the mirror, or the age of
+    the mirror if the row doesn't arrive. `lag_seconds` is the age of the service's tables, and
+    `pending` counts the captured changes that are not yet applied to them. `rows` are the planner's
+    estimates. `way_back` is the status of a switched service's reverse stream, with the same
+    measures. `caches` counts by entity how often a shared row was found here, and how often its
+    owner was asked.
     """
 
     service: Service
@@ -86,20 +87,20 @@ class Status:
 
 
 def status(service: Service, connections: Connections) -> Status:
-    """Look at one service from both ends.
+    """Check one service on both sides.
 
-    Writes nothing but the service's heartbeat in the monolith.
+    Writes only heartbeats, to time replication.
 
     Args:
         service: the service.
         connections: where the servers are.
 
     Returns:
-        Where it stands, with a warning, and what mends it, for each thing that is wrong.
+        The service's status, with a warning and a fix for each problem.
 
     Raises:
-        ConnectionFailed: the monolith can't be reached. A service's own server that can't be is a
-            warning.
+        ConnectionFailed: the monolith can't be reached. If the service's own server can't, that
+            is a warning.
     """
     with (
         connections.connect(connections.monolith) as monolith,
@@ -110,14 +111,14 @@ def status(service: Service, connections: Connections) -> Status:
             return found
         if service.database in (left := left_unfinished(monolith)):
             operation = left[service.database].detail["operation"]
-            kept_out = operation in ("switch", "rollback")
+            blocks_writers = operation in ("switch", "rollback")
             found.warnings.append(
-                f"The last {operation} of {service.database} was cut short, or is under way."
-                + kept_out * " Until it is at its end, writers may be kept out on both sides."
+                f"The last {operation} of {service.database} was interrupted, or is under way."
+                + blocks_writers * " Until it is finished, writers may be blocked on both sides."
                 + "\n  hint:  runner.py resume"
             )
         else:
-            _look_at_targets(found, connections)
+            _look_at_routes(found, connections)
         is_needed = needs_monolith(monolith, service)
         if is_needed:
             _look_at_slot(monolith, found)
@@ -129,8 +130,8 @@ def status(service: Service, connections: Connections) -> Status:
                     _look(stream, found)
                 for owner in completed_owners(monolith, service):
                     there = opened.enter_context(connections.connect(owner.database))
-                    _look_at_feed(SharedStream(service, monolith, database, owner, there), found)
-                _look_at_way_back(ReverseStream(service, monolith, database), found)
+                    _look_at_shared(SharedStream(service, monolith, database, owner, there), found)
+                _look_at_reverse(ReverseStream(service, monolith, database), found)
                 if found.state.reached(State.BUILT):
                     _look_at_tables(stream, found)
         except SplitError as error:
@@ -139,8 +140,8 @@ def status(service: Service, connections: Connections) -> Status:
     return found
 
 
-def _look_at_targets(found: Status, connections: Connections) -> None:
-    """Tell where applications are pointed; and whether that is where the truth is."""
+def _look_at_routes(found: Status, connections: Connections) -> None:
+    """Tell a service's routes; warn if writes don't go to the source of truth."""
     try:
         reads, writes = env_file.sides(found.service, connections)
     except SplitError as error:
@@ -162,11 +163,11 @@ def _look(stream: Stream, found: Status) -> None:
         )
     except SplitError as error:
         found.warnings.append(str(error))
-    found.replication, found.mirror_lag_seconds = _look_at_way(stream, found)
+    found.replication, found.mirror_lag_seconds = _look_at_stream(stream, found)
 
 
-def _look_at_way(stream: Stream, found: Status) -> tuple[str, float | None]:
-    """Tell in a word how a way is, and how long a heartbeat takes; warn of what is wrong."""
+def _look_at_stream(stream: Stream, found: Status) -> tuple[str, float | None]:
+    """Tell a stream's status in a word, and a heartbeat's time; warn of problems."""
     try:
         stream.require_unbroken()
     except SplitError as error:
@@ -187,18 +188,18 @@ def _look_at_way(stream: Stream, found: Status) -> tuple[str, float | None]:
     return "starting", None
 
 
-def _look_at_feed(stream: SharedStream, found: Status) -> None:
-    how, lag = _look_at_way(stream, found)
+def _look_at_shared(stream: SharedStream, found: Status) -> None:
+    how, lag = _look_at_stream(stream, found)
     found.feeds[stream.owner.database] = lag
     found.replication = how if found.replication in ("", "follows") else found.replication
     if found.mirror_lag_seconds is None:
         found.mirror_lag_seconds = lag
 
 
-def _look_at_way_back(stream: ReverseStream, found: Status) -> None:
+def _look_at_reverse(stream: ReverseStream, found: Status) -> None:
     if found.state is not State.SWITCHED:
         return
-    found.way_back, found.way_back_lag_seconds = _look_at_way(stream, found)
+    found.way_back, found.way_back_lag_seconds = _look_at_stream(stream, found)
     if held := stream.slot():
         found.way_back_kept_bytes = held.kept_bytes
         _warn_of_kept(found, stream.name, held, found.service.database)
@@ -226,17 +227,17 @@ def _warn_of_no_follower(stream: Stream, found: Status) -> None:
     row = stream.database.execute(LAST_SYNC).fetchone()
     if found.pending and row and row[0] and row[0] > FOLLOWER_IS_AT_WORK_SECONDS:
         found.warnings.append(
-            f"{found.pending:,} changes wait to be carried over, and the last sync was"
-            f" {row[0]:,.0f} s ago: no follower of {found.service.database} is at work.\n"
+            f"{found.pending:,} changes wait to be applied, and the last sync was"
+            f" {row[0]:,.0f} s ago: no follower of {found.service.database} is running.\n"
             f"  hint:  runner.py sync {found.service.role} --follow"
         )
 
 
 def _probe(stream: Stream) -> float | None:
-    """Time a heartbeat's way to the mirror, in seconds; None if it does not arrive in time.
+    """Give a heartbeat's time to the mirror in seconds; None if the stream has stopped.
 
-    A worker that is busy with a big transaction takes longer and has not stopped; the age of the
-    last heartbeat that did arrive is the answer then.
+    A worker that is busy with a big transaction takes longer, but has not stopped. Then this gives
+    the age of the last heartbeat that arrived.
     """
     beat, started = stream.beat(), time.monotonic()
     while not stream.has_arrived(beat):
@@ -255,7 +256,7 @@ def _probe(stream: Stream) -> float | None:
 def _look_at_slot(monolith: Connection, found: Status) -> None:
     held = slot(monolith, found.service.replication)
     if held is None:
-        return  # which require_unbroken says better
+        return  # require_unbroken reports it
     found.lag_bytes = held.behind_bytes
     found.wal_kept_bytes, found.wal_limit_bytes = held.kept_bytes, held.limit_bytes
     _warn_of_kept(found, found.service.replication, held, "the monolith")
@@ -265,13 +266,13 @@ def _warn_of_kept(found: Status, name: str, held: Slot, where: str) -> None:
     kept, limit = held.kept_bytes, held.limit_bytes
     if limit is not None and kept > limit * NEAR_LIMIT:
         found.warnings.append(
-            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where} and is given up at"
-            f" {limit // 2**20} MB; what it has not sent then is lost to the mirror.\n"
+            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where} and is lost at"
+            f" {limit // 2**20} MB; changes that it has not sent are then lost to the mirror.\n"
             "  hint:  Let it catch up: runner.py sync, or raise max_slot_wal_keep_size."
         )
     elif limit is None and kept > MUCH_WAL_BYTES:
         found.warnings.append(
-            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where}, without a limit but"
-            " its disk.\n"
+            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where}; only the disk"
+            " limits it.\n"
             "  hint:  Let it catch up: runner.py sync, or set max_slot_wal_keep_size."
         )

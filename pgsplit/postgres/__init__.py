@@ -1,1 +1,1 @@
-"""PostgreSQL and its programs; knows nothing of splitting."""
+"""PostgreSQL and its programs; nothing here knows about splitting."""

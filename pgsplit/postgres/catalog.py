@@ -1,4 +1,4 @@
-"""Reads what tables a database has, from its catalogue."""
+"""Reads a database's tables from its catalogue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psycopg
 
 @dataclass(frozen=True)
 class LiveTable:
-    """A table as the live monolith defines it."""
+    """A table as the database defines it."""
 
     columns: Mapping[str, str]
     not_null: frozenset[str]
@@ -65,14 +65,14 @@ LIVE_TABLES = """
 
 
 def live_tables(connection: psycopg.Connection[Any], schema: str) -> dict[str, LiveTable]:
-    """Read the tables that a schema has now.
+    """Read a schema's present tables.
 
     Args:
         connection: a connection to the database.
         schema: the schema's name.
 
     Returns:
-        Tables by name, columns in their order.
+        The tables by name, with their columns in order.
     """
     tables = {}
     for row in connection.execute(LIVE_TABLES, (schema,)):

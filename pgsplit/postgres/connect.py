@@ -1,4 +1,4 @@
-"""Opens connections, and says what is wrong with one that can't be had or breaks."""
+"""Opens connections, and explains those that fail or break."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CONNECT_TIMEOUT_SECONDS = 10
 # How long a statement may wait for a table that somebody alters.
 LOCK_TIMEOUT = "5s"
 APPLICATION_NAME = "pgsplit"
-# What a role or a database may be set to for its applications must not cut a copy short, nor write
-# dates and names in another way than they are read here.
+# Settings that a role or a database has for its applications must not interrupt a copy, nor change
+# how dates and names are written.
 PATIENCE = """
     set statement_timeout = 0; set lock_timeout = 0;
     set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0;
@@ -29,7 +29,7 @@ PATIENCE = """
     set datestyle = 'ISO'; set quote_all_identifiers = off
 """
 
-# Where values are compared as text, both sides have to write them alike.
+# Both sides have to write values alike where they are compared as text.
 ALIKE = """
     set timezone = 'UTC'; set datestyle = 'ISO, MDY'; set intervalstyle = 'postgres';
     set extra_float_digits = 1; set bytea_output = 'hex'; set xmloption = 'content'
@@ -50,7 +50,7 @@ def url_of(fields: Mapping[str, str]) -> str:
 
 
 def with_database(url: str, database: str, **fields: str) -> str:
-    """Give the URL of another database, and perhaps another login, on the same server.
+    """Give the URL of another database on the same server, perhaps with another login.
 
     Args:
         url: a PostgreSQL URL.
@@ -65,30 +65,37 @@ def with_database(url: str, database: str, **fields: str) -> str:
 
 
 def conninfo(url: str) -> str:
-    """Give a URL as libpq's `key=value` string, which is what a subscription stores."""
+    """Give a URL as libpq's `key=value` string, as a subscription stores it."""
     return make_conninfo(url)
 
 
+def same_database(url: str, other: str) -> bool:
+    """Tell whether two URLs name the same database; their logins may differ."""
+    parts = ("host", "port", "dbname")
+    one, two = ({"port": "5432", **conninfo_to_dict(place)} for place in (url, other))
+    return [str(one.get(part)) for part in parts] == [str(two.get(part)) for part in parts]
+
+
 def describe(url: str) -> str:
-    """Name a database for people: who, what and where, and never the password."""
+    """Name a database for people: who, what and where, but never the password."""
     found = {**DEFAULTS, **{k: str(v) for k, v in conninfo_to_dict(url).items()}}
     where = found["host"] if found["host"].startswith("/") else f"{found['host']}:{found['port']}"
     return f"database {found.get('dbname', '')} on {where} as {found['user']}"
 
 
 def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
-    """Open an autocommit connection, or say why it can't be had.
+    """Open an autocommit connection.
 
     Args:
         url: a PostgreSQL URL.
-        target: the name that the message gives to what was to be reached.
+        target: the target's name in messages.
         parameters: further connection parameters, such as `application_name`.
 
     Returns:
-        A psycopg connection, which is a context manager that closes it.
+        A psycopg connection; as a context manager it closes itself.
 
     Raises:
-        ConnectionFailed: unreachable, refused or mistaken; the message says which.
+        ConnectionFailed: the server can't be reached or refuses; the message says why.
     """
     parameters = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
@@ -111,20 +118,23 @@ def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tupl
 def explained(
     url: str, target: str, connection: psycopg.Connection[Any] | None = None
 ) -> Iterator[None]:
-    """Turn a connection that breaks inside the block into a message that says which one.
+    """Explain a connection that breaks inside the block.
 
     Args:
-        url: where it leads.
-        target: what the message calls it.
-        connection: if given, only what breaks this one is explained.
+        url: the connection's URL.
+        target: its name in messages.
+        connection: if given, only errors that break this one are explained.
+
+    Raises:
+        ConnectionFailed: the connection broke; the message says which one.
     """
     try:
         yield
     except psycopg.OperationalError as error:
         if connection is not None and not connection.broken:
             raise
-        # Without an SQLSTATE, or with one of these classes, it is the connection that failed;
-        # with any other, such as a full disk, the server has said itself what is wrong.
+        # Without an SQLSTATE, or with one of these, the connection failed. With any other, such as
+        # a full disk, the server itself has said what is wrong.
         if (error.sqlstate or "08")[:2] == "08" or error.sqlstate in SERVER_GONE:
             raise _explain(error, url, target) from error
         raise
@@ -141,14 +151,14 @@ def _explain(error: psycopg.OperationalError, url: str, target: str) -> Connecti
         what = "The database does not exist"
         hint = f"Check {variable}. To make the databases of services: runner.py provision"
         if embedded.is_url(url):
-            hint += "; and a sample monolith: runner.py demo"
+            hint += "; to make a sample monolith: runner.py demo"
     elif "no pg_hba.conf entry" in said:
-        what, hint = "The server admits no such login", "Add a line for it to its pg_hba.conf."
+        what, hint = "The server doesn't allow this login", "Add a line for it to its pg_hba.conf."
     elif embedded.is_url(url):
         what, hint = "The embedded server is not running", "runner.py up"
     else:
         what, hint = (
             "The server can't be reached",
-            (f"Check that it runs and that {variable} names its host and port."),
+            f"Check that it runs and that {variable} names its host and port.",
         )
     return ConnectionFailed(f"{what}: {said}", where=describe(url), hint=hint)

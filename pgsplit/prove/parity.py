@@ -1,4 +1,4 @@
-"""Looks for references between services that lead nowhere, in all databases at one cut."""
+"""Finds broken references between services, with all databases at one moment."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ FORGET = """
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A column of one service that refers to rows of another, and the rows that lead nowhere.
+    """A column of one service that refers to rows of another, and its orphans.
 
-    `had_key` tells whether the monolith had a foreign key for it: then an orphan is an error, and
-    `on_delete` says what that key did, `restrict` or `set null`.
-    `stored_in` is the table of the schema `audit` that holds all of them.
+    `had_key` tells whether the monolith had a foreign key for it. If so, an orphan is an error, and
+    `on_delete` is that key's action, `restrict` or `set null`. `stored_in` is the table in the
+    schema `audit` with all orphans.
     """
 
     service: str
@@ -66,7 +66,7 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class _Test:
-    """A dbt test that follows a reference: its name, and the SQL that yields the orphans."""
+    """A dbt test of a reference: its name, and the SQL that finds the orphans."""
 
     name: str
     reference: Reference
@@ -75,13 +75,13 @@ class _Test:
 
 @dataclass(frozen=True)
 class Parity:
-    """Every reference that was followed."""
+    """All references that were checked."""
 
     references: tuple[Reference, ...]
 
     @property
     def broken(self) -> list[Reference]:
-        """Those with orphans, the errors first."""
+        """The references with orphans, the errors first."""
         found = [one for one in self.references if one.orphans]
         return sorted(found, key=lambda one: (not one.had_key, one.service, one.table, one.column))
 
@@ -91,25 +91,24 @@ def parity(
     connections: Connections,
     on_service: Callable[[Service], None] = lambda service: None,
 ) -> Parity:
-    """Follow every reference between services to the row that it names.
+    """Check every reference between services.
 
-    The databases are first brought to where the source of truth stood at one moment. Then the dbt
-    tests tagged `parity` are run in each, as the SQL that the last build has left there: dbt itself
-    takes seconds to start. What seems to lead nowhere, though it had a key, is looked at once more
-    after another such moment: on a living system a row may just be on its way. Orphans are those
-    that were found both times.
+    First, all databases are brought up to one moment. Then the dbt tests tagged `parity` run in
+    each, as the SQL that the last build recorded there, since dbt takes seconds to start. On a
+    living system a row may not have arrived yet. So references that had a key and seem broken are
+    checked again at a later moment; an orphan is what both checks find.
 
     Args:
         services: services that have been built.
         connections: where the servers are.
-        on_service: called with each service that has been looked at.
+        on_service: called with each service that has been checked.
 
     Returns:
-        Every reference, with the rows that lead nowhere.
+        Every reference, with its orphans.
 
     Raises:
         NotReady: a service has not been built, or replication has stopped.
-        BuildFailed: a test could not run.
+        BuildFailed: a test can't run.
     """
     tests = [test for service in services for test in _tests(service, connections)]
     _bring_to_one_cut(services, connections)
@@ -129,22 +128,22 @@ def parity(
 
 
 def difference(found: Parity) -> DataDiffers | None:
-    """Give the error that ends the command if a reference that had a key leads nowhere."""
+    """Give the command's error if a reference that had a key is broken."""
     wrong = [one for one in found.broken if one.had_key]
     if not wrong:
         return None
     orphans = sum(one.orphans for one in wrong)
     return DataDiffers(
-        f"References that had a foreign key in the monolith and lead nowhere: {orphans}.",
+        f"Broken references that had a foreign key in the monolith: {orphans}.",
         where=", ".join(f"{one.service}.{one.table}.{one.column}" for one in wrong),
         hint="runner.py reconcile",
     )
 
 
 def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> None:
-    """Bring all to a moment later than now: what was true before it can be judged.
+    """Bring all databases up to one moment after now.
 
-    What a switched owner has written comes by way of the monolith, so that goes first.
+    A switched owner's changes come through the monolith, so its reverse stream goes first.
     """
     owners = {owner for service in services for owner in shared.owners(service)}
     with connections.connect(connections.monolith) as monolith:
@@ -165,7 +164,7 @@ def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> 
 
 
 def _look_again(suspects: Sequence[_Test], connections: Connections) -> dict[_Test, Reference]:
-    """Follow references once more, at another cut; only what is found both times is an orphan."""
+    """Check references again, at a later moment; an orphan is what both checks find."""
     with ExitStack() as stack:
         databases = {
             name: stack.enter_context(connections.connect(name))
@@ -195,7 +194,7 @@ def _render(template: Any, one: Reference, database: psycopg.Connection[Any]) ->
 
 
 def key_of(database: psycopg.Connection[Any], schema: str, table: str) -> str:
-    """Name the column that is a service table's key."""
+    """Name the key column of a service's table."""
     row = database.execute(
         "select attname from pg_index"
         " inner join pg_attribute on attrelid = indrelid and attnum = indkey[0]"
@@ -207,13 +206,13 @@ def key_of(database: psycopg.Connection[Any], schema: str, table: str) -> str:
 
 
 def _follow(references: Sequence[_Test], connections: Connections) -> list[Reference]:
-    """Run parity tests side by side; each keeps the rows that it finds, as dbt's would."""
+    """Run parity tests in parallel; each stores the rows that it finds, as dbt does."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda one: _run(one, connections), references))
 
 
 def _run(test: _Test, connections: Connections) -> Reference:
-    """Run one parity test and keep the rows that it finds; atomic, and one at a time."""
+    """Run one parity test and store the rows that it finds; atomic, and one at a time."""
     one = test.reference
     stored = sql.Identifier(*one.stored_in.split(".", 1))
     with connections.connect(one.service) as database:
@@ -228,7 +227,7 @@ def _run(test: _Test, connections: Connections) -> Reference:
                 )
         except (errors.ProgrammingError, errors.DataError) as error:
             raise BuildFailed(
-                f"The test {test.name} could not run: {error.diag.message_primary}",
+                f"The test {test.name} can't run: {error.diag.message_primary}",
                 where=describe(connections.urls[one.service]),
                 hint=f"dbt test --target {one.service} --select {test.name}",
             ) from error
@@ -236,10 +235,10 @@ def _run(test: _Test, connections: Connections) -> Reference:
 
 
 def _tests(service: Service, connections: Connections) -> list[_Test]:
-    """Read a service's parity tests, as the last build has left them."""
+    """Read a service's parity tests, as the last build recorded them."""
     with connections.connect(service.database) as database:
         kept = database.execute("select to_regclass('split.parity_tests') is not null").fetchone()
-        if kept == (False,):  # built before they were kept; running all of them keeps them
+        if kept == (False,):  # built by a version that did not record them; running them does
             all_of_them = ["test", "--select", "tag:parity"]
             dbt.run(all_of_them, service.database, connections, "run_results.json")
         found = database.execute(TESTS).fetchall()

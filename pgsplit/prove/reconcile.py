@@ -1,18 +1,17 @@
-"""What cascades did between services: finds dependants that an owner's deletion has left behind.
+"""Compensates for deletions that left orphans in other services.
 
-Within the monolith a foreign key refused such a deletion, or emptied the column that referred.
-Across databases nobody does, at once; here the same is done afterwards, as compensation. What was
-to be refused is taken back: the owner's row returns as it was. What was to be emptied is emptied.
-What refers to a row that keeps a tombstone leads somewhere.
+In the monolith, a foreign key refused such a deletion or emptied the referring column. Across
+databases nothing enforces this immediately, so it is done afterwards: the owner's row is restored,
+or the column is emptied. A reference to a row with a tombstone is not broken.
 
-Each action is an entry of the ledger with all that undoing it takes, recorded before it is done.
+The ledger records each action before it is done, with everything that undoing it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psycopg
@@ -22,19 +21,15 @@ from psycopg.types.json import Jsonb
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
-from pgsplit.project.ownership import pairs
-from pgsplit.project.project import Project, Service
+from pgsplit.project.project import Service
+from pgsplit.prove.compensation import Action as Action
+from pgsplit.prove.compensation import Connection, plan
 from pgsplit.prove.parity import Parity, Reference, key_of, parity
 from pgsplit.replication.sync import apply_changes
-from pgsplit.state.ledger import Ledger, State
-
-Connection = psycopg.Connection[Any]
+from pgsplit.state.ledger import Ledger
 
 STEP = "reconcile"
 
-ORPHANS = """
-    select {key}::text, {column}::text from {orphans}
-"""
 EMPTY = """
     update {table} set {column} = null where {key} = any(%s) and {column} = any(%s) returning {key}
 """
@@ -44,66 +39,15 @@ REFILL = """
     where {key} = given.key and {column} is null
     returning {key}
 """
-# The newest copy of each row that was deleted; a table's rows of one key come back together.
-KEPT = """
-    select distinct on (table_name, key) table_name, key, row
-    from split.deleted_rows where key = any(%s) and table_name = any(%s)
-    order by table_name, key, deleted_at desc
-"""
-TABLES = """
-    select split_part(followed, '.', 2) from split.mirror_tables, unnest(follows) as followed
-    where table_name = %s
-"""
-# What a table's rows refer to within the service, and the tables in which a row of that is spread.
-PARENTS = """
-    select child.relname, own.attname, parent.relname, its.attname, array(
-        select distinct split_part(followed, '.', 2)
-        from split.mirror_tables as mirror, unnest(mirror.follows) as followed
-        where format('%%s.%%s', %(schema)s::text, parent.relname) = any(mirror.follows)
-    )
-    from pg_constraint as reference
-    inner join pg_class as child on child.oid = reference.conrelid
-    inner join pg_class as parent on parent.oid = reference.confrelid
-    inner join pg_attribute as own
-        on own.attrelid = reference.conrelid and own.attnum = reference.conkey[1]
-    inner join pg_attribute as its
-        on its.attrelid = reference.confrelid and its.attnum = reference.confkey[1]
-    where
-        reference.contype = 'f'
-        and reference.connamespace = to_regnamespace(%(schema)s)
-        and cardinality(reference.conkey) = 1
-"""
-MISSING = """
-    select given from unnest(%s::text[]) as given
-    where not exists (select from {table} where {key} = given)
-"""
-
-
-@dataclass(frozen=True)
-class Action:
-    """A compensation: `empty` a column of some rows, or `restore` an owner's rows.
-
-    `rows` gives by key what is emptied, or what is restored, table by table. `place` is the
-    database in which that is the truth. `reference` names what led nowhere, for people.
-    """
-
-    kind: str
-    place: str
-    schema: str
-    table: str
-    key: str
-    column: str
-    rows: Mapping[str, Any]
-    reference: str
 
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What was found, what is or was to be done about it, and what can't be."""
+    """The references, the actions (done if `applied`), and the references beyond repair."""
 
     parity: Parity
     actions: tuple[Action, ...]
-    helpless: tuple[Reference, ...]
+    unrepairable: tuple[Reference, ...]
     applied: tuple[int, ...] = ()
 
 
@@ -115,32 +59,32 @@ def reconcile(
     *,
     apply: bool = False,
 ) -> Reconciled:
-    """Find what deletions have left behind in other services; told to, make up for it.
+    """Find the orphans that deletions left in other services; compensate for them if told to.
 
-    Idempotent: what was done before a crash is not found again, and what was not is.
+    Idempotent: after a crash, only the rest is found again.
 
     Args:
         services: services that have been built.
         connections: where the servers are.
         ledger: the monolith's ledger.
-        on_service: called with each service that has been looked at.
-        apply: do it, rather than say what would be done.
+        on_service: called with each service that has been checked.
+        apply: do the actions instead of only listing them.
 
     Returns:
-        The references, the actions, and those that nothing can be done about: the owner's row was
-        deleted before anybody kept it, or too long ago.
+        The references, the actions, and the references beyond repair: no copy of the owner's row
+        was kept, or it has expired.
 
     Raises:
-        NotReady: what was deleted can't return, since another row has taken its place.
+        NotReady: a deleted row can't be restored, since another row has taken its place.
     """
     found = parity(services, connections, on_service)
-    actions, helpless = _plan([one for one in found.broken if one.had_key], connections, ledger)
+    actions, unrepairable = plan([one for one in found.broken if one.had_key], connections, ledger)
     applied = tuple(_apply(one, connections, ledger) for one in actions) if apply else ()
-    return Reconciled(found, tuple(actions), tuple(helpless), applied)
+    return Reconciled(found, tuple(actions), tuple(unrepairable), applied)
 
 
 def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
-    """Take a compensation back, as far as nobody has written the same rows since.
+    """Undo a compensation, except for rows that somebody has written since.
 
     Args:
         number: its number in the ledger.
@@ -148,11 +92,11 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
         ledger: the monolith's ledger.
 
     Returns:
-        The action that was taken back.
+        The action that was undone.
 
     Raises:
-        NotReady: the ledger has no such compensation, or others refer by now to what it brought
-            back.
+        NotReady: the ledger has no such compensation, or other rows refer to a restored row by
+            now.
     """
     row = ledger.connection.execute(
         "select service, intent from split.ledger where id = %s and step = %s", (number, STEP)
@@ -169,185 +113,56 @@ def undo(number: int, connections: Connections, ledger: Ledger) -> Action:
         ledger.step(service, f"{STEP}: undo", undoes=number) as step,
         _refusals_told(database, action, f"runner.py reconcile --undo {number}"),
     ):
-        with database.transaction():
-            if action.kind == "empty":
-                changed = database.execute(
-                    _render(REFILL, action), (list(action.rows), list(action.rows.values()))
-                )
-                step.detail["rows"] = [key for (key,) in changed]
-            else:
-                step.detail["rows"] = _remove(database, action)
-        if action.place != connections.monolith:
-            apply_changes(database)
+        step.detail["rows"] = _change(database, action, connections, REFILL, _remove)
     return action
 
 
-def _plan(
-    broken: Sequence[Reference], connections: Connections, ledger: Ledger
-) -> tuple[list[Action], list[Reference]]:
-    """Plan what makes up for each reference; what is restored for one is not emptied for another.
-
-    A deletion that one key would have refused never would have emptied what another refers by.
-    """
-    orphans = {one: _orphans(one, connections) for one in broken}
-    restored: dict[tuple[str, str], set[str]] = {}
-    actions, helpless = list[Action](), list[Reference]()
-    refusing = [one for one in broken if one.on_delete != "set null"]
-    for place in dict.fromkeys((one.owner, one.owner_table) for one in refusing):
-        group = [one for one in refusing if (one.owner, one.owner_table) == place]
-        keys = {value for one in group for value in orphans[one][1].values()}
-        action = _restoring(group, keys, connections, ledger)
-        back = restored[place] = set(action.rows[action.table]) if action else set()
-        if action:
-            actions.append(action)
-        for one in group:
-            left = sum(value not in back for value in orphans[one][1].values())
-            if left:
-                helpless.append(replace(one, orphans=left))
-    for one in broken:
-        if one.on_delete == "set null":
-            back = restored.get((one.owner, one.owner_table), set())
-            key, rows = orphans[one]
-            rows = {row: value for row, value in rows.items() if value not in back}
-            if rows:
-                actions.append(_emptying(one, key, rows, connections, ledger))
-    return actions, helpless
-
-
-def _orphans(reference: Reference, connections: Connections) -> tuple[str, dict[str, str]]:
-    """Give the referring table's key, and by it what each row refers to that is not there."""
-    schema, audit = reference.stored_in.split(".", 1)
-    with connections.connect(reference.service) as database:
-        key = key_of(database, reference.service, reference.table)
-        query = sql.SQL(ORPHANS).format(
-            key=sql.Identifier(key),
-            column=sql.Identifier(reference.column),
-            orphans=sql.Identifier(schema, audit),
-        )
-        return key, dict(database.execute(query).fetchall())
-
-
-def _emptying(
-    reference: Reference,
-    key: str,
-    rows: dict[str, str],
-    connections: Connections,
-    ledger: Ledger,
-) -> Action:
-    """Plan to empty a column where it is the truth: in the service, or still in the monolith."""
-    named, project = _named(reference), connections.project
-    if ledger.state(project.services[reference.service]).reached(State.SWITCHED):
-        place = reference.service
-        return Action("empty", place, place, reference.table, key, reference.column, rows, named)
-    table, column = _in_monolith(reference, project)
-    return Action("empty", project.name, project.schema, table, "id", column, rows, named)
-
-
-def _restoring(
-    references: Sequence[Reference], keys: set[str], connections: Connections, ledger: Ledger
-) -> Action | None:
-    """Plan to bring back what the owner has deleted; None if nothing of it is kept."""
-    owner, table = connections.project.services[references[0].owner], references[0].owner_table
-    if not ledger.state(owner).reached(State.SWITCHED):
-        return None  # the monolith's own key has seen to it, or it was never there
-    with connections.connect(owner.database) as database:
-        tables = [row[0] for row in database.execute(TABLES, (table,))]
-        rows: dict[str, dict[str, Any]] = {}
-        for key in sorted(keys):
-            found = _kept(database, tables, [key])
-            if key in found.get(table, {}) and _with_parents(database, owner.database, found):
-                for name, ones in found.items():
-                    rows.setdefault(name, {}).update(ones)
-    if not rows:
-        return None
-    # The table itself first: the others refer to it.
-    ordered = dict(sorted(rows.items(), key=lambda item: item[0] != table))
-    named = ", ".join(map(_named, references))
-    return Action("restore", owner.database, owner.database, table, "", "", ordered, named)
-
-
-def _kept(
-    database: Connection, tables: Sequence[str], keys: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Give what is kept of deleted rows, by table and key."""
-    rows: dict[str, dict[str, Any]] = {}
-    for name, key, row in database.execute(KEPT, (list(keys), list(tables))):
-        rows.setdefault(name, {})[key] = row
-    return rows
-
-
-def _with_parents(database: Connection, schema: str, rows: dict[str, dict[str, Any]]) -> bool:
-    """Add what kept rows refer to within the service and is gone, too; False if it is not kept.
-
-    Within the monolith, what would have kept a row from being deleted kept its parents from it.
-    """
-    references = database.execute(PARENTS, {"schema": schema}).fetchall()
-    is_whole = False
-    while not is_whole:
-        is_whole = True
-        for child, column, parent, parent_key, tables in references:
-            wanted = {row[column] for row in rows.get(child, {}).values()} - {None}
-            query = sql.SQL(MISSING).format(
-                table=sql.Identifier(schema, parent), key=sql.Identifier(parent_key)
-            )
-            missing = {
-                key
-                for (key,) in database.execute(query, (sorted(wanted),))
-                if key not in rows.get(parent, {})
-            }
-            if not missing:
-                continue
-            found = _kept(database, tables, sorted(missing))
-            if found.get(parent, {}).keys() != missing:
-                return False
-            for name, ones in found.items():
-                rows.setdefault(name, {}).update(ones)
-            is_whole = False
-    return True
-
-
-def _named(reference: Reference) -> str:
-    return f"{reference.service}.{reference.table}.{reference.column}"
-
-
 def _apply(action: Action, connections: Connections, ledger: Ledger) -> int:
-    """Do it, recorded; give its number in the ledger."""
+    """Do a compensation; the ledger records it before. Give its number in the ledger."""
     service = connections.project.services[action.reference.split(".", 1)[0]]
     with (
         connections.connect(action.place) as database,
         ledger.step(service, STEP, action=asdict(action)) as step,
-        _refusals_told(database, action),
+        _refusals_told(database, action, "runner.py reconcile"),
     ):
-        with database.transaction():
-            if action.kind == "empty":
-                changed = database.execute(
-                    _render(EMPTY, action), (list(action.rows), list(set(action.rows.values())))
-                )
-                step.detail["rows"] = [key for (key,) in changed]
-            else:
-                step.detail["rows"] = _restore(database, action)
-        if action.place != connections.monolith:
-            apply_changes(database)
+        step.detail["rows"] = _change(database, action, connections, EMPTY, _restore)
     return step.id
 
 
+def _change(
+    database: Connection,
+    action: Action,
+    connections: Connections,
+    update: str,
+    move: Callable[[Connection, Action], list[str]],
+) -> list[str]:
+    """Update the action's column or move its rows, in one transaction; name the changed rows."""
+    with database.transaction():
+        if action.kind == "empty":
+            values = (list(action.rows), list(action.rows.values()))
+            changed = [key for (key,) in database.execute(_render(update, action), values)]
+        else:
+            changed = move(database, action)
+    if action.place != connections.monolith:
+        apply_changes(database)
+    return changed
+
+
 @contextmanager
-def _refusals_told(
-    database: Connection, action: Action, again: str = "runner.py reconcile"
-) -> Iterator[None]:
+def _refusals_told(database: Connection, action: Action, again: str) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.IntegrityError as error:
         said = ": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
         raise NotReady(
-            f"What {action.reference} refers to can't be changed so: {said}. Nothing was changed.",
+            f"The rows behind {action.reference} can't be changed: {said}. Nothing was changed.",
             where=describe(database.info.dsn),
-            hint=f"Mend that row by hand, or put back what it refers to, then: {again}",
+            hint=f"Fix that row by hand, or restore what it refers to, then: {again}",
         ) from error
 
 
 def _restore(database: Connection, action: Action) -> list[str]:
-    """Put rows back that are not there; whoever came in their place since stays."""
+    """Restore missing rows; a row that has taken a place since stays."""
     database.execute("set constraints all deferred")
     restored = []
     for table, rows in action.rows.items():
@@ -367,7 +182,7 @@ def _restore(database: Connection, action: Action) -> list[str]:
 
 
 def _remove(database: Connection, action: Action) -> list[str]:
-    """Delete restored rows again that are still as they were restored."""
+    """Delete restored rows again, unless they have changed since."""
     database.execute("set constraints all deferred")
     removed = []
     for table, rows in reversed(list(action.rows.items())):
@@ -391,14 +206,3 @@ def _render(template: Any, action: Action) -> sql.Composed:
         column=sql.Identifier(action.column),
         key=sql.Identifier(action.key),
     )
-
-
-def _in_monolith(reference: Reference, project: Project) -> tuple[str, str]:
-    service_column = (reference.service, reference.table, reference.column)
-    (found,) = (
-        (pair.monolith_table, pair.monolith_column)
-        for pair in pairs(project)
-        if (pair.service, pair.service_table, pair.service_column) == service_column
-        and pair.total == "same"
-    )
-    return found

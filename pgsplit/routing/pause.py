@@ -1,8 +1,8 @@
-"""Holds a service's clients in PgBouncer for a moment, and lets them go whatever happens.
+"""Pauses a service's clients in PgBouncer for a moment, and resumes them whatever happens.
 
-A process of its own, started first, watches the runner and RESUMEs when that is gone, or at a
-deadline: `python -m pgsplit.routing.pause` with a JSON line on standard input, which then stays
-open for as long as the clients wait.
+A watchdog process is started first. It RESUMEs the clients when the runner dies, or at a deadline:
+`python -m pgsplit.routing.pause`, with a JSON line on standard input, which then stays open while
+the clients are paused.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.base.text import few
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -25,7 +26,7 @@ from pgsplit.routing import pgbouncer
 
 LONGEST_SECONDS = 60.0
 PATIENCE_SECONDS = 15.0
-# As long as it is down it holds nobody; after a day somebody has taken it away.
+# While PgBouncer is down it pauses nobody; after a day somebody has removed it.
 GIVE_UP_SECONDS = 86_400
 
 
@@ -36,22 +37,21 @@ def paused(
     budget_seconds: float,
     longest_seconds: float = LONGEST_SECONDS,
 ) -> Iterator[None]:
-    """Make those who write to a service wait for the block; without PgBouncer, do nothing.
+    """Pause a service's writing clients for the block; without PgBouncer, do nothing.
 
-    They wait for an answer and get no error, unless it takes longer than PgBouncer's
-    `query_wait_timeout`. They go on when the block ends, when this process dies, and in any case
-    when the time is up.
+    Clients wait and get no error, unless it takes longer than PgBouncer's `query_wait_timeout`.
+    They resume when the block ends, when this process dies, or when the time is up.
 
     Args:
         service: a provisioned service.
         connections: where PgBouncer is.
-        budget_seconds: how long the statements and transactions under way may take to end.
-        longest_seconds: how long the block may take; then clients go on, though it still runs.
+        budget_seconds: how long running statements and transactions may take to end.
+        longest_seconds: how long the block may take; then clients resume although it still runs.
 
     Raises:
         ConnectionFailed: PgBouncer can't be reached.
-        NotReady: clients kept their connections for longer than the budget, and go on; or
-            PgBouncer refuses to PAUSE, or to RESUME.
+        NotReady: clients kept their connections for longer than the budget, and were resumed; or
+            PgBouncer refuses to PAUSE or RESUME.
     """
     url, name = connections.pgbouncer_url, service.role
     if not url:
@@ -65,17 +65,17 @@ def paused(
                     raise _busy(control, service, budget_seconds)
                 yield
             finally:
-                # If this fails the watchdog does it, when it hears that the block has ended.
+                # If this fails, the watchdog does it when the block has ended.
                 with suppress(SplitError):
                     pgbouncer.release(control, name, retry)
 
 
 def _busy(control: pgbouncer.Console, service: Service, seconds: float) -> NotReady:
     clients = pgbouncer.busy(control, service.role)
-    names = ", ".join(clients[:5]) + (f" and {len(clients) - 5} more" if len(clients) > 5 else "")
+    names = few(clients, 5)
     return NotReady(
         f"The clients of {service.role} did not free their connections within {seconds:g} seconds"
-        f"{f': {names}' if names else ''}. They go on as before.",
+        f"{f': {names}' if names else ''}. They were resumed.",
         where=describe(control.info.dsn),
         hint="Let their transactions end, or allow more time. With pool_mode = session a client"
         "\nkeeps its connection until it disconnects: set pool_mode = transaction.",
@@ -84,7 +84,7 @@ def _busy(control: pgbouncer.Console, service: Service, seconds: float) -> NotRe
 
 @contextmanager
 def _watched(url: str, name: str, retry: str, seconds: float) -> Iterator[None]:
-    """Have a process of its own see to it that clients go on at the latest after the block."""
+    """Run the watchdog for the block; it resumes the clients when the block ends, or before."""
     order = {"url": url, "name": name, "retry": retry, "seconds": seconds}
     process = subprocess.Popen(
         [sys.executable, "-m", "pgsplit.routing.pause"],
@@ -93,22 +93,22 @@ def _watched(url: str, name: str, retry: str, seconds: float) -> Iterator[None]:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=Path(__file__).parents[2],
-        # Whoever kills the runner's process group does not kill this one.
+        # Killing the runner's process group must not kill the watchdog.
         start_new_session=True,
     )
     assert process.stdin and process.stdout
     try:
-        with suppress(BrokenPipeError):  # its own words, below, say why
-            # Not on the command line, which everybody may read: it holds a password.
+        with suppress(BrokenPipeError):  # its output, read below, says why
+            # Not on the command line, which everybody can read: it has a password.
             process.stdin.write(json.dumps(order) + "\n")
             process.stdin.flush()
         said = process.stdout.readline()
         if said != "ready\n":
             said = (said + process.stdout.read()).strip().rpartition("\n")[2]
             raise NotReady(
-                f"The watchdog that lets clients go on did not start: {said or 'no word from it'}",
+                f"The watchdog that resumes the clients did not start: {said or 'no message'}",
                 where=describe(url),
-                hint="Nobody was made to wait. Try it again.",
+                hint="No client was paused. Try again.",
             )
         yield
     finally:
@@ -121,7 +121,7 @@ def _watched(url: str, name: str, retry: str, seconds: float) -> Iterator[None]:
         process.stdout.close()
         if code != 0 and not _goes_on(url, name, retry):
             raise NotReady(
-                f"The clients of {name} may still be waiting in PgBouncer.",
+                f"The clients of {name} may still be paused in PgBouncer.",
                 where=describe(url),
                 hint=f'psql "$PGBOUNCER_ADMIN_URL" -c "RESUME {name}"',
             )
@@ -137,9 +137,9 @@ def _goes_on(url: str, name: str, retry: str) -> bool:
 
 
 def watch() -> int:
-    """Wait for the end of standard input or the deadline, then RESUME until it has worked."""
+    """Wait for the end of standard input or the deadline, then RESUME until it succeeds."""
     for one in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.SIG_IGN)  # it ends by itself as soon as the runner does
+        signal.signal(one, signal.SIG_IGN)  # it ends by itself when the runner does
     order = json.loads(sys.stdin.readline())
     url, name, retry = order["url"], order["name"], order["retry"]
     deadline = time.monotonic() + order["seconds"]

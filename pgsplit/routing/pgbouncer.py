@@ -1,6 +1,6 @@
-"""Speaks to PgBouncer: what it is to connect each service to, and when its clients wait.
+"""Controls PgBouncer: where it routes each service, and when it pauses clients.
 
-Clients connect to the databases `payments`, which is where payments writes, and `payments_read`.
+A service's clients connect to PgBouncer's databases `payments`, to write, and `payments_read`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pgsplit.postgres.connect import CONNECT_TIMEOUT_SECONDS, describe, explaine
 from pgsplit.project.project import Service
 
 HEADER = """\
-; Where PgBouncer finds each service's data. runner.py writes all of this file; include it with
+; Where PgBouncer finds each service's data. runner.py writes this file; include it with
 ; %include {path}
 ; as the last line of [databases].
 """
@@ -42,14 +42,14 @@ def render(path: Path, databases: Mapping[str, str]) -> str:
     """Write PgBouncer's lines for some databases.
 
     Args:
-        path: the file that they are for.
+        path: the file for them.
         databases: the URL behind each name.
 
     Returns:
         The file's text.
 
     Raises:
-        NotReady: a URL is none that PgBouncer can express.
+        NotReady: PgBouncer can't express a URL.
     """
     lines = [
         f"{name} = " + " ".join(f"{key}={_quoted(value)}" for key, value in _parts(url).items())
@@ -72,11 +72,11 @@ def _parts(url: str) -> dict[str, str]:
         raise NotReady(
             "PgBouncer can't find the primary among several hosts.",
             where=describe(url),
-            hint="Give the URL one host: that of the primary, or of what leads to it.",
+            hint="Give the URL a single host: the primary, or a proxy before it.",
         )
     if "\n" in url or any("\n" in part for part in parts.values()):
         raise NotReady(
-            "PgBouncer can't be told a password, or anything, with a line break in it.",
+            "PgBouncer can't use a password or other value with a line break.",
             where=describe(url),
             hint="Give that login another password.",
         )
@@ -84,7 +84,7 @@ def _parts(url: str) -> dict[str, str]:
 
 
 def _quoted(value: str) -> str:
-    # PgBouncer knows the doubled quote and no other escape: a backslash stands for itself.
+    # PgBouncer's only escape is the doubled quote; a backslash stands for itself.
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -97,11 +97,11 @@ def console(url: str) -> Iterator[Console]:
 
     Raises:
         ConnectionFailed: it can't be reached, or refuses the login.
-        NotReady: the login is no administrator's.
+        NotReady: the login is not an administrator's.
     """
     try:
         with explained(url, "pgbouncer_admin"):
-            # It speaks the simple protocol only, and knows neither transactions nor parameters.
+            # The console has only the simple protocol, without transactions or parameters.
             connection = psycopg.connect(
                 url,
                 autocommit=True,
@@ -121,7 +121,7 @@ def console(url: str) -> Iterator[Console]:
 
 
 def ask(connection: Console, statement: str) -> list[dict[str, Any]]:
-    """Give PgBouncer a command, or ask it something.
+    """Send PgBouncer a command or a query.
 
     Args:
         connection: its console.
@@ -152,53 +152,53 @@ def _refused(connection: Console, statement: str, said: str) -> NotReady:
 
 
 def reload(url: str, path: Path, databases: Mapping[str, str], reconnect: Collection[str]) -> None:
-    """Let PgBouncer read its files again, and see that it goes by them.
+    """Let PgBouncer read its files again, and check that it uses them.
 
     Args:
         url: its console's URL.
-        path: the file that it is to include.
+        path: the file that it includes.
         databases: the URL behind each name, as in that file.
-        reconnect: the names whose connections are to be made anew, each as soon as it is free.
+        reconnect: the names whose connections are re-created, each as soon as it is free.
 
     Raises:
         ConnectionFailed: PgBouncer can't be reached.
-        NotReady: it does not go by the file.
+        NotReady: it doesn't use the file.
     """
     with console(url) as connection:
         ask(connection, "RELOAD")
-        # It says RELOAD also when it could not read its files.
+        # It answers RELOAD even if it could not read its files.
         found = {row["name"]: row for row in ask(connection, "SHOW DATABASES")}
         for name, behind in databases.items():
             parts, row = _parts(behind), found.get(name, {})
             wanted = [parts["host"], parts["port"], parts["dbname"], parts["user"]]
             if [str(row.get(at)) for at in ("host", "port", "database", "force_user")] != wanted:
-                has = "has another place for" if row else "has no database"
+                has = "has another server for" if row else "has no database"
                 raise NotReady(
-                    f"PgBouncer did not take over {path}: it {has} {name}.",
+                    f"PgBouncer doesn't use {path}: it {has} {name}.",
                     where=describe(url),
-                    hint=f"Let the account that PgBouncer runs as read that file, and end"
-                    f" [databases] of its configuration with: %include {path}",
+                    hint=f"Let PgBouncer's account read that file, and end [databases] of its"
+                    f" configuration with: %include {path}",
                 )
         for name in reconnect:
             ask(connection, f"RECONNECT {name}")
 
 
 def is_paused(connection: Console, name: str) -> bool:
-    """Tell whether the clients of one of PgBouncer's databases are made to wait."""
+    """Tell whether the clients of one of PgBouncer's databases are paused."""
     rows = ask(connection, "SHOW DATABASES")
     return any(row["name"] == name and int(row["paused"]) for row in rows)
 
 
 def pause(connection: Console, name: str, seconds: float) -> bool:
-    """Make new statements of a database's clients wait, once those under way are done.
+    """Pause a database's clients, as soon as their running statements are done.
 
     Args:
-        connection: PgBouncer's console; of no more use if it did not work.
+        connection: PgBouncer's console; unusable afterwards if this returns False.
         name: the database.
-        seconds: how long those under way may take.
+        seconds: how long running statements may take.
 
     Returns:
-        Whether all of them came to their end in time; the database is PAUSEd in any case.
+        Whether all of them ended in time; the database is PAUSEd in any case.
 
     Raises:
         ConnectionFailed: the connection broke.
@@ -206,7 +206,7 @@ def pause(connection: Console, name: str, seconds: float) -> bool:
     """
     statement, deadline = f"PAUSE {name}", time.monotonic() + seconds
     with explained(connection.info.dsn, "pgbouncer_admin"):
-        # psycopg waits for an answer as long as it takes; this one has a deadline.
+        # psycopg has no deadline for an answer; this has one.
         session, poll = connection.pgconn, select.poll()
         poll.register(session.socket, select.POLLIN)
         session.send_query(statement.encode())
@@ -226,7 +226,7 @@ def pause(connection: Console, name: str, seconds: float) -> bool:
 
 
 def resume(connection: Console, name: str) -> None:
-    """Let a database's clients go on; if they do already, nothing happens.
+    """Resume a database's clients; idempotent.
 
     Args:
         connection: PgBouncer's console.
@@ -244,27 +244,27 @@ def resume(connection: Console, name: str) -> None:
 
 
 def login_retry(connection: Console) -> str:
-    """Tell for how many seconds PgBouncer leaves a server alone that it failed to connect to."""
+    """Give the seconds that PgBouncer waits after a failed connection to a server."""
     rows = ask(connection, "SHOW CONFIG")
     return next((str(row["value"]) for row in rows if row["key"] == "server_login_retry"), "15")
 
 
 def release(connection: Console, name: str, retry: str) -> None:
-    """Let a database's clients go on without delay; if they do already, nothing changes.
+    """Resume a database's clients without delay; idempotent.
 
     Args:
         connection: PgBouncer's console.
         name: the database.
-        retry: PgBouncer's `server_login_retry`, as it is to be afterwards.
+        retry: PgBouncer's `server_login_retry`, which is set again at the end.
 
     Raises:
         ConnectionFailed: the connection broke.
         NotReady: PgBouncer refuses.
     """
     resume(connection, name)
-    # A client that logged in meanwhile has made PgBouncer connect to the server, and break that
-    # off because of the PAUSE. It takes this for a failure, after which it tries again only when
-    # server_login_retry is over: 15 seconds in which everybody would wait.
+    # If a client logged in meanwhile, PgBouncer began to connect to the server and stopped because
+    # of the PAUSE. It counts that as a failure and waits for server_login_retry, 15 seconds by
+    # default; everybody would wait with it.
     ask(connection, "SET server_login_retry = 0")
     try:
         deadline = time.monotonic() + RELEASE_SECONDS
@@ -283,14 +283,14 @@ def _is_stuck(connection: Console, name: str) -> bool:
 
 
 def busy(connection: Console, name: str) -> list[str]:
-    """Name the clients that keep one of a database's connections to the server.
+    """Name the clients that keep a connection to the server.
 
     Args:
         connection: PgBouncer's console.
         name: the database.
 
     Returns:
-        For each client its user, address and application, for people to read.
+        Each client's user, address and application, for people.
     """
     return [
         f"{row['user']} at {row['addr']}:{row['port']}"

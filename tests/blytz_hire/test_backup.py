@@ -22,6 +22,7 @@ from psycopg import sql
 from demo.project import MIRROR_SCHEMA, MONOLITH, PROJECT, ROOT, SERVICES_BY_NAME
 from pgsplit.backup import dump as backing_up
 from pgsplit.backup import restore as restoring
+from pgsplit.backup import scope
 from pgsplit.backup.dump import Backup, backup, backups
 from pgsplit.backup.restore import restore
 from pgsplit.base.errors import ConnectionFailed, NotReady
@@ -215,7 +216,7 @@ def test_backups_are_listed_and_the_missing_are_marked(split: Split, home: Path)
     first = take(split)
     taken = runner(split, home, "backup")
     assert taken.returncode == 0, taken.stderr
-    assert "note: A restore point is of no use unless" in taken.stdout
+    assert "note: The restore point is of no use: archive_mode is off" in taken.stdout
     as_json = runner(split, home, "backups", "--json")
     newest, oldest = json.loads(as_json.stdout)["backups"]
     assert (newest["service"], newest["phase"], newest["is_there"]) == (
@@ -255,7 +256,7 @@ def test_a_killed_pg_dump_leaves_nothing(split: Split, home: Path) -> None:
     dumping(part)[0].kill()
     _, said = started.communicate(timeout=60)
     assert started.returncode == NotReady.exit_code, said
-    assert "pg_dump could not back blytz_hire up. It was ended by signal 9." in said
+    assert "pg_dump can't back up blytz_hire. It was killed by signal 9." in said
     assert list(home.iterdir()) == [] and dumping(part) == []
     assert backups(split.connections) == []
 
@@ -272,7 +273,7 @@ def test_a_killed_runner_leaves_no_final_name_and_the_next_one_clears_up(
     assert part.exists() and backups(split.connections) == []
     half = runner(split, home, "restore", str(part), split.connections.urls[MONOLITH])
     assert half.returncode == NotReady.exit_code
-    assert "Its name says that it was not finished." in half.stderr
+    assert "Its name ends in .part: it was not finished." in half.stderr
     again = runner(split, home, "backup", "--json")
     assert again.returncode == 0, again.stderr
     (made,) = json.loads(again.stdout)["backups"]
@@ -363,7 +364,7 @@ def test_what_the_login_may_not_read_is_named_with_what_mends_it(
     with pytest.raises(NotReady) as refused:
         take(reader)
     assert refused.value.what == (
-        "reader may not read, or not whole, what is to be backed up: blytz_hire.notifications,"
+        "reader may not read all that is to be backed up: blytz_hire.notifications,"
         " public.secret, public.secret_id_seq"
     )
     assert 'GRANT pg_read_all_data TO "reader";' in refused.value.hint
@@ -389,7 +390,7 @@ def test_a_refused_login_is_told_without_its_password(split: Split, home: Path) 
 def test_a_table_that_somebody_alters_is_not_waited_for_long(
     split: Split, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backing_up, "LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr(scope, "LOCK_TIMEOUT", "200ms")
     with psycopg.connect(split.connections.urls[MONOLITH]) as altering:
         altering.execute("lock table blytz_hire.badges")
         with pytest.raises(NotReady) as refused:
@@ -425,7 +426,7 @@ def test_what_pg_dump_wrote_wrongly_is_no_backup(
     with pytest.raises(BackupIncomplete) as found:
         take(split)
     assert found.value.exit_code == NotReady.exit_code
-    assert "What pg_dump wrote is not complete, and was removed." in found.value.what
+    assert "The dump is incomplete and was removed." in found.value.what
     assert ("It lacks blytz_hire." in found.value.what) == (how in ("empty", "gone"))
     assert list(home.iterdir()) == [] and backups(split.connections) == []
 
@@ -441,7 +442,7 @@ def test_a_backup_that_was_damaged_later_is_not_restored(
     with pytest.raises(NotReady) as refused:
         restore(PROJECT, made.path, scratch)
     if how == "flipped":  # it is as long as it was
-        assert f"pg_restore could not restore {made.path.name}." in refused.value.what
+        assert f"pg_restore can't restore {made.path.name}." in refused.value.what
         assert file.name in refused.value.what
         assert "drop it, create it empty" in refused.value.hint
     else:
@@ -516,7 +517,7 @@ def test_a_foreign_key_that_rows_break_is_restored_and_said(
         )
     made = take(split)
     (note,) = restore(PROJECT, made.path, scratch).notes
-    assert 'Rows of blytz_hire.payments break the foreign key "payments_userId_fkey"' in note
+    assert 'Rows of blytz_hire.payments violate the foreign key "payments_userId_fkey"' in note
     assert 'ALTER TABLE blytz_hire.payments VALIDATE CONSTRAINT "payments_userId_fkey";' in note
     keys = "select count(*) from pg_constraint where contype = 'f' and (convalidated or %s)"
     live = split.connections.urls[MONOLITH]
@@ -542,9 +543,9 @@ def test_foreign_keys_that_could_not_be_restored_are_no_success(
     monkeypatch.setattr(restoring, "run", lose_the_second)
     with pytest.raises(NotReady) as caught:
         restore(PROJECT, made.path, scratch)
-    assert "could not restore" in caught.value.what
+    assert "can't restore" in caught.value.what
     assert "connection to server was lost" in caught.value.what
-    assert "drop it, create it empty, begin again" in caught.value.hint
+    assert "drop it, create it empty, and restore again" in caught.value.hint
 
 
 def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) -> None:
@@ -562,7 +563,7 @@ def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) ->
     assert copied["payments"] == live["payments"]
     assert {name for name, found in copied.items() if found[0]} == {"payments"}
     assert one(scratch, """select count(*) from public."a ""b"".c*" """) == 2
-    with pytest.raises(NotReady, match="by the name of blytz_hire.nonsense"):
+    with pytest.raises(NotReady, match="tables do not exist: blytz_hire.nonsense"):
         take(split, tables=[("blytz_hire", "nonsense")])
 
 

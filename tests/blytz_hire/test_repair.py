@@ -12,7 +12,7 @@ import pytest
 
 from demo.project import select
 from pgsplit.cutover import repair as repairing
-from pgsplit.postgres import row_diff as compare
+from pgsplit.postgres import row_hashes as hashing
 from pgsplit.state.ledger import open_ledger
 from tests.support.split import Split
 
@@ -125,7 +125,7 @@ def test_a_repair_that_was_cut_short_counts_for_nothing(
     switched: Split, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     carried_over_without_a_way(switched, f"update payments_db.payments set status = '{how}'")
-    merge = compare._merge
+    merge = hashing._merge
 
     def merge_what_breaks_off(*streams: Any) -> Iterator[Any]:
         """Fail while both sides are being read."""
@@ -136,7 +136,7 @@ def test_a_repair_that_was_cut_short_counts_for_nothing(
         if how == "writing":
             patched.setattr(repairing, "_write", interrupted)
         else:
-            patched.setattr(compare, "_merge", merge_what_breaks_off)
+            patched.setattr(hashing, "_merge", merge_what_breaks_off)
         with pytest.raises((KeyboardInterrupt, psycopg.OperationalError)):
             repairing.repair(PAYMENTS, switched.connections, ledger, lambda step: None)
     ran = switched.runner("status", "payments")

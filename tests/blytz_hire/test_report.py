@@ -12,7 +12,8 @@ import pytest
 
 from demo.project import SERVICES, SERVICES_BY_NAME
 from pgsplit.base.errors import NotReady
-from pgsplit.observe.history import Account, Operation, Report, Step
+from pgsplit.observe.history import Account, Report
+from pgsplit.observe.operations import Entry, Operation
 from pgsplit.observe.pages import account, ticks
 from pgsplit.state.ledger import State
 from tests.support.split import Split
@@ -28,20 +29,20 @@ def text_of(html: str) -> str:
     return " ".join(" ".join(root.itertext()).split())
 
 
-def page_of(*steps: Step) -> str:
+def page_of(*steps: Entry) -> str:
     """Give what is to be read of the page of one service."""
     return text_of(account.page(report_of(*steps), SERVICES))
 
 
-def step(name: str, after: float, seconds: float | None = 1.0, **detail: Any) -> Step:
+def step(name: str, after: float, seconds: float | None = 1.0, **detail: Any) -> Entry:
     """Make an entry of the ledger, some seconds after noon."""
     started = NOON + timedelta(seconds=after)
     ended = None if seconds is None else started + timedelta(seconds=seconds)
     outcome = None if seconds is None else "failed" if "error" in detail else "done"
-    return Step("payments_db", name, started, ended, outcome, {}, detail)
+    return Entry("payments_db", name, started, ended, outcome, {}, detail)
 
 
-def report_of(*steps: Step) -> Report:
+def report_of(*steps: Entry) -> Report:
     return Report("database x", NOON, [Account(PAYMENTS, State.PROVISIONED, steps, [])])
 
 
@@ -50,12 +51,12 @@ def at(after: float) -> str:
     return (NOON + timedelta(seconds=after)).isoformat()
 
 
-def switch_of(*parts: Step, seconds: float | None = 2.0, **detail: Any) -> list[Step]:
+def switch_of(*parts: Entry, seconds: float | None = 2.0, **detail: Any) -> list[Entry]:
     """Make the entries of a switch that began at noon."""
     return [step("switch", 0, seconds, **detail), *parts]
 
 
-def operation_of(*steps: Step) -> Operation:
+def operation_of(*steps: Entry) -> Operation:
     """Give the only operation that some entries tell of."""
     (found,) = Account(PAYMENTS, State.VERIFIED, steps, []).operations
     return found
@@ -112,7 +113,7 @@ def test_the_chart_shows_the_last_stretch_of_work_only() -> None:
 def test_with_nothing_done_there_is_nothing_to_report(living: Split, tmp_path: Path) -> None:
     result = living.runner("report", "users", "--html", str(tmp_path / "report.html"))
     assert result.returncode == NotReady.exit_code
-    assert "Nothing has been done yet" in result.stderr
+    assert "There is nothing to report yet" in result.stderr
     assert "hint:  runner.py run" in result.stderr
     assert not list(tmp_path.glob("*.html"))
 
@@ -123,7 +124,7 @@ def test_a_page_that_can_not_be_written_is_told_at_once(
 ) -> None:
     result = living.runner("report", "--html", str(tmp_path / place))
     assert result.returncode == NotReady.exit_code
-    assert "The page cannot be written" in result.stderr
+    assert "The page can't be written" in result.stderr
 
 
 def test_totals_that_differ_are_shown_until_the_service_has_landed_anew() -> None:
@@ -132,7 +133,7 @@ def test_totals_that_differ_are_shown_until_the_service_has_landed_anew() -> Non
     land, totals = step("land", 0, rows={"payments": 1}, bytes=9), step("totals", 9, **found)
     shown = page_of(land, totals)
     assert "1 total differs" in shown
-    assert "8 agree, 0 were being written, 1 differ" in shown
+    assert "8 agree, 0 in flux, 1 differ" in shown
     assert "a model is wrong, or somebody wrote" in shown
     again = page_of(land, totals, step("land", 99, rows={"payments": 1}, bytes=9))
     assert "total differs" not in again
@@ -250,7 +251,7 @@ def test_a_switch_that_was_cut_short_is_shown_until_it_is_resumed() -> None:
     )
     shown = page_of(*cut)
     assert "The last step, switch, did not end" in shown
-    assert "switch cut short 1 to bring it to its end, or undo it: ./runner.py resume" in shown
+    assert "switch interrupted 1 to finish or undo it: ./runner.py resume" in shown
     assert operation_of(*cut).pause is None
     resumed = [
         step("switch", 9, 2, unfinished=False),
@@ -260,12 +261,12 @@ def test_a_switch_that_was_cut_short_is_shown_until_it_is_resumed() -> None:
     ]
     shown = page_of(*cut, *resumed)
     assert "The last step" not in shown
-    assert "switch done 8.20 s 1 was cut short, and resumed" in shown
+    assert "switch done 8.20 s 1 was interrupted and resumed" in shown
 
 
 def test_a_switch_that_was_cut_short_and_undone_paused_no_longer_than_its_lease() -> None:
     steps = [
-        Step("payments_db", "switch", NOON, None, None, {"max_pause": 0.5}, {}),
+        Entry("payments_db", "switch", NOON, None, None, {"max_pause": 0.5}, {}),
         step("switch: close", 1.0, 0.1, closed_at=at(1.05), tries=1),
         step("switch: drain", 1.1, None),
         step("switch", 99, 1, unfinished=False, error="It was cut short, and is undone."),
@@ -285,7 +286,10 @@ def test_a_completion_tells_what_was_retired_and_handed_over() -> None:
     ]
     shown = page_of(*steps)
     assert "complete done" in shown
-    assert "retired: payments, reviews 1 foreign key dropped handed over to files" in shown
+    assert (
+        "retired: payments, reviews 1 foreign key dropped shared streams re-parented: files"
+        in shown
+    )
 
 
 def test_parts_of_a_switch_are_left_out_of_the_last_stretch_of_work() -> None:

@@ -350,8 +350,8 @@ def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
             database.execute("lock table split.turn in exclusive mode")
             assert "no follower" not in ran(switched, "status", "payments")
     said = ran(switched, "status", "payments", code=NotReady.exit_code)
-    assert re.search(r"1 changes wait to be carried over, and the last sync was 12\d s ago", said)
-    assert "no follower of payments_db is at work. hint: runner.py sync payments --follow" in said
+    assert re.search(r"1 changes wait to be applied, and the last sync was 12\d s ago", said)
+    assert "no follower of payments_db is running. hint: runner.py sync payments --follow" in said
     ran(switched, "sync", "payments")
     assert "no follower" not in ran(switched, "status", "payments")
 
@@ -432,7 +432,7 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
 
     with unchanged(switched):
         said = ran(switched, "abort", "payments", code=NotReady.exit_code)
-    assert f"laid aside by a rollback: audit.{names[0]}, audit.{names[1]}. Nothing was" in said
+    assert f"quarantined them: audit.{names[0]}, audit.{names[1]}. Nothing was" in said
     assert "Keep them elsewhere (pg_dump --schema=audit), drop these tables" in said
     with switched.service("payments_db") as database:
         for name in names:
@@ -638,7 +638,7 @@ def pause_the_follower(split: Split) -> Callable[[], None]:
         ),
         (
             lose_the_file,
-            "Nothing says yet where the applications of payments_db read and write.",
+            "There are no routes yet for the applications of payments_db.",
             "runner.py provision payments",
         ),
         (
@@ -677,7 +677,7 @@ def test_all_that_is_in_the_way_is_said_at_once(verified: Split) -> None:
     said = ran(verified, "switch", "payments", code=NotReady.exit_code)
     undo()
     assert "last verified 30 hours ago" in said
-    assert "Nothing says yet where" in said
+    assert "There are no routes yet" in said
     ran(verified, "verify", "payments")
 
 

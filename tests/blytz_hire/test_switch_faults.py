@@ -494,7 +494,7 @@ def assert_completes(
         said = ran(split, "repair", "payments", code=NotReady.exit_code)
         assert "The last complete of payments_db was interrupted." in said
         said = ran(split, "status", "payments", code=NotReady.exit_code)
-        assert "The last complete of payments_db was cut short, or is under way." in said
+        assert "The last complete of payments_db was interrupted, or is under way." in said
         assert "kept out" not in said
         if at_last:
             kill_at(split, *at_last, "resume")

@@ -26,8 +26,9 @@ from demo.project import MONOLITH, PROJECT, ROOT, select
 from pgsplit.base.errors import ConnectionFailed, NotReady, SplitError
 from pgsplit.load.provision import Provisioned, provision
 from pgsplit.postgres.connect import with_database
-from pgsplit.postgres.embedded import ACCOUNT
+from pgsplit.postgres.embedded_access import ACCOUNT
 from pgsplit.project.endpoints import Connections, resolve
+from pgsplit.routing import announce as announcing
 from pgsplit.routing import env_file as env_file
 from pgsplit.routing import pgbouncer
 from pgsplit.routing.env_file import Routes, Side
@@ -189,7 +190,7 @@ def test_a_file_from_before_there_were_targets_is_completed(split: Split) -> Non
     assert env_file.own_url(PAYMENTS, split.connections) == whole.own
     with pytest.raises(NotReady) as caught:
         env_file.read(PAYMENTS, split.connections)
-    assert "Nothing says yet where the applications of payments_db" in caught.value.what
+    assert "There are no routes yet for the applications of payments_db" in caught.value.what
     assert caught.value.hint == "runner.py provision payments"
     provision_payments(split.connections)
     assert env_file.read(PAYMENTS, split.connections) == whole
@@ -215,6 +216,29 @@ def test_a_file_that_cannot_be_understood_is_left_alone(split: Split) -> None:
     assert login_of(env_file.own_url(PAYMENTS, split.connections)) is not None
 
 
+@pytest.mark.parametrize("line", ["export {0}='{1}'", '{0}="{1}"', "  {0} = {1}  # by hand"])
+def test_a_file_is_read_as_a_shell_or_docker_compose_reads_it(split: Split, line: str) -> None:
+    provision_payments(split.connections)
+    path, before = (
+        env_file.file(PAYMENTS, split.connections),
+        env_file.read(PAYMENTS, split.connections),
+    )
+    name = "PAYMENTS_WRITE_URL"
+    own = next(one for one in path.read_text().splitlines() if one.startswith(name))
+    path.write_text(path.read_text().replace(own, line.format(name, before.write)))
+    assert env_file.read(PAYMENTS, split.connections) == before
+
+
+@pytest.mark.parametrize("odd", ["'", "\n", "\\\\"])
+def test_a_url_that_readers_could_misread_is_refused(split: Split, odd: str) -> None:
+    application = f"postgresql://ann:hunter2{odd}@localhost/blytz_hire"
+    with pytest.raises(NotReady) as caught:
+        provision_payments(replace(split.connections, application_url=application))
+    assert "has a quote, a line break or two backslashes in a row" in caught.value.what
+    assert "hunter2" not in str(caught.value)
+    assert not env_file.file(PAYMENTS, split.connections).exists()
+
+
 def test_what_is_not_provisioned_cannot_be_pointed_anywhere(split: Split) -> None:
     with pytest.raises(NotReady) as caught:
         env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE)
@@ -225,7 +249,7 @@ def test_what_is_not_provisioned_cannot_be_pointed_anywhere(split: Split) -> Non
         env_file.route_to(
             PAYMENTS, replace(split.connections, urls=elsewhere), reads_at=Side.SERVICE
         )
-    assert "is for another server than payments_db is on now" in caught.value.what
+    assert "is for another server; payments_db is elsewhere now" in caught.value.what
 
 
 # The command after a change
@@ -236,11 +260,11 @@ def runs(pid: int) -> bool:
 
 
 def announce(split: Split, command: str, seconds: float = 20) -> str:
-    return env_file.announce(PAYMENTS, replace(split.connections, after_change=command), seconds)
+    return announcing.announce(PAYMENTS, replace(split.connections, after_change=command), seconds)
 
 
 def test_the_command_knows_the_service_and_its_file(split: Split, tmp_path: Path) -> None:
-    assert env_file.announce(PAYMENTS, split.connections, 5) == ""
+    assert announcing.announce(PAYMENTS, split.connections, 5) == ""
     said = tmp_path / "said"
     assert announce(split, f'echo "$SERVICE $CONNECTIONS_FILE" > {said}') == ""
     path = env_file.file(PAYMENTS, split.connections)
@@ -707,7 +731,7 @@ def test_a_transaction_that_does_not_end_is_named_and_nobody_waits(bouncer: Boun
             "The clients of payments did not free their connections within 0.5" in caught.value.what
         )
         assert "web at 127.0.0.1:" in caught.value.what
-        assert "They go on as before" in caught.value.what
+        assert "They were resumed" in caught.value.what
         assert "pool_mode = transaction" in caught.value.hint
         assert PASSWORD not in str(caught.value)
         assert bouncer.where() == MONOLITH
@@ -737,7 +761,7 @@ def test_a_file_that_pgbouncer_may_not_read_is_named(bouncer: Bouncer) -> None:
         pytest.skip("only root can write where PgBouncer, which runs as the same user, can't read")
     with pytest.raises(NotReady) as caught:
         bouncer.point(Side.SERVICE)
-    assert "it has another place for payments" in caught.value.what
+    assert "it has another server for payments" in caught.value.what
     assert "Let the account that PgBouncer runs as read that file" in caught.value.hint
     assert env_file.read(PAYMENTS, bouncer.connections).writes_at is Side.MONOLITH
     assert bouncer.where() == MONOLITH

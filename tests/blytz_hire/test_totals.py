@@ -55,7 +55,7 @@ def look(split: Split) -> Totals:
 def differing(found: Totals) -> dict[str, str]:
     """Give the columns that differ, and who is blamed."""
     return {
-        f"{one.table}.{one.column}": one.blames
+        f"{one.table}.{one.column}": one.caused_by
         for one in found.compared
         if one.verdict is Verdict.DIFFERS
     }
@@ -392,7 +392,7 @@ def test_a_pause_and_a_service_of_its_own_are_refused(living: Split) -> None:
             look(living)
         database.execute("alter subscription split_payments_db enable")
         database.execute("update split.service set switched_at = now()")
-        with pytest.raises(NotReady, match="is written by the service since"):
+        with pytest.raises(NotReady, match="has been switched since"):
             look(living)
         database.execute("update split.service set switched_at = null")
     put_back(living)

@@ -37,7 +37,7 @@ from tests.support.waiting import until
 
 (PAYMENTS,) = select(("payments",))
 STATUS_OF = "select status from payments_db.payments where id = %s"
-WAITS = "changes wait to be carried over"
+WAITS = "changes wait to be applied"
 
 
 @pytest.fixture

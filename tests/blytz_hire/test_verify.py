@@ -381,7 +381,7 @@ def test_rows_that_are_there_twice_are_found(living: Split) -> None:
         (
             "alter table payments_db.refunds drop constraint refunds_pkey",
             "alter table payments_db.refunds add primary key (payment_id)",
-            "The table payments_db.refunds has no primary key of one column any more",
+            "The table payments_db.refunds no longer has a primary key of one column",
         ),
         (
             "alter table payments_db.disputes rename reason to reasons",

@@ -19,7 +19,7 @@ from pgsplit.cli.options import (
     services_argument,
 )
 from pgsplit.observe import history
-from pgsplit.observe.history import Step
+from pgsplit.observe.operations import Entry
 
 MARKS = {"done": "[green]done[/]", "failed": "[red]failed[/]", None: "[red]interrupted[/]"}
 
@@ -45,12 +45,12 @@ def command(names: tuple[str, ...], last: int, as_json: bool) -> None:
     console.present(steps, as_json, history_as_data, show_history)
 
 
-def history_as_data(steps: Sequence[Step]) -> dict[str, Any]:
+def history_as_data(steps: Sequence[Entry]) -> dict[str, Any]:
     """Give steps as plain data for `--json`."""
     return {"steps": [{**asdict(step), "seconds": step.seconds} for step in steps]}
 
 
-def show_history(steps: Sequence[Step]) -> None:
+def show_history(steps: Sequence[Entry]) -> None:
     """Print a line for each step, then the errors of those that failed."""
     if not steps:
         raise NotReady("Nothing has been done yet.", hint="runner.py run")

@@ -46,7 +46,7 @@ def command(names: tuple[str, ...], apply: bool, undo: int | None, as_json: bool
     console.present(done, as_json, reconciled_as_data, show_reconciled)
     if done.actions and not done.applied:
         console.say(f"Repair it: ./runner.py reconcile {' '.join((*names, '--apply'))}")
-    if done.helpless or (done.actions and not apply):
+    if done.unrepairable or (done.actions and not apply):
         sys.exit(DataDiffers.exit_code)
 
 
@@ -54,7 +54,7 @@ def reconciled_as_data(done: Reconciled) -> dict[str, Any]:
     """Give what was found and done as plain data for `--json`."""
     return {
         "actions": [vars(one) for one in done.actions],
-        "helpless": [vars(one) for one in done.helpless],
+        "helpless": [vars(one) for one in done.unrepairable],
         "applied": done.applied,
     }
 
@@ -69,13 +69,13 @@ def show_reconciled(done: Reconciled) -> None:
     for number, action in enumerate(done.actions):
         did = f"{done.applied[number]}: " if done.applied else ""
         console.say(f"{did}{action.reference}: {described(action)}")
-    for reference in done.helpless:
+    for reference in done.unrepairable:
         console.say(
             f"{reference.service}.{reference.table}.{reference.column}: {reference.orphans:,}"
             f" row(s) refer to rows that {reference.owner}.{reference.owner_table} does not have."
             " No copy of those is left: repair them by hand"
         )
-    if not done.actions and not done.helpless:
+    if not done.actions and not done.unrepairable:
         console.say("Nothing was left behind.")
     elif done.applied:
         console.say("Each change can be undone: ./runner.py reconcile --undo NUMBER")

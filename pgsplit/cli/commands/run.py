@@ -15,7 +15,7 @@ from pgsplit.cli.commands.up import note_opened
 from pgsplit.cli.commands.verify import show_verified, verified_as_data
 from pgsplit.cli.options import connect_project, json_option, services_argument
 from pgsplit.load import run
-from pgsplit.load.run import Report, RunReport
+from pgsplit.load.run import RunReport, ServiceRun
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.rehearse import Rehearsal
@@ -129,7 +129,7 @@ def run_as_data(report: RunReport) -> dict[str, Any]:
     }
 
 
-def _report_as_data(one: Report) -> dict[str, Any]:
+def _report_as_data(one: ServiceRun) -> dict[str, Any]:
     return {
         "service": one.service.database,
         "created": one.provisioned.created,

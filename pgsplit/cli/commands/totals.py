@@ -81,7 +81,7 @@ def _as_data(one: Totals) -> dict[str, Any]:
     return {
         **one.summary(),
         "columns": [
-            {**asdict(column), "verdict": column.verdict.value, "blames": column.blames}
+            {**asdict(column), "verdict": column.verdict.value, "blames": column.caused_by}
             for column in one.compared
         ],
         "pairs_not_compared": [asdict(pair) for pair in one.not_compared],
@@ -133,7 +133,7 @@ def _show_differences(found: Totals) -> None:
     """Print which total of which column differs, and between which two sides."""
     service = found.service
     for cause, (left, right, means) in CAUSES.items():
-        columns = [column for column in found.compared if column.blames == cause]
+        columns = [column for column in found.compared if column.caused_by == cause]
         for column in columns:
             targets = ", ".join(f"{service.database}.{name}" for name in column.service_columns)
             name = escape(f"{column.table}.{column.column} → {targets}")

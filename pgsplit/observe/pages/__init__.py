@@ -1,9 +1,10 @@
-"""Pages for people: HTML that is one file, needs no network and no script, and can be printed."""
+"""HTML pages for people: one file, without network or scripts, ready to print."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import ago, printable, seconds, size
 
-# Steps that a clock's scale may have, in seconds.
+# The steps of a time scale, in seconds.
 STEPS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),
     *(60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200),
@@ -20,36 +21,39 @@ STEPS = (
 DAY = 86400.0
 
 
-def render(template: str, **data: Any) -> str:
+def render(template: str, short: Callable[[str], str] = str, **data: Any) -> str:
     """Fill in a template of this folder.
 
     Args:
         template: its file name.
-        data: what it names. A name that is missing is an error; text is escaped.
+        short: gives the short name of a database, for the filter of that name.
+        data: the template's variables. A missing one is an error; text is escaped.
 
     Returns:
         The page's HTML.
     """
-    return _environment().get_template(template).render(**data)
+    environment = _environment()
+    environment.filters["short"] = short
+    return environment.get_template(template).render(**data)
 
 
 def write(path: Path, html: str) -> None:
-    """Put a page where it is wanted, whole or not at all.
+    """Write a page; atomic.
 
     Args:
-        path: the file; its folder has to exist. A page that is there is replaced.
-        html: what `render` gave.
+        path: the file; its folder has to exist. An existing page is replaced.
+        html: the page, as `render` gives it.
 
     Raises:
-        NotReady: the file cannot be written.
+        NotReady: the file can't be written.
     """
-    path = path.resolve()  # what a link leads to is replaced, not the link
+    path = path.resolve()  # replace a link's target, not the link
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(html)
-        # mkstemp lets in its owner only; a page is for whoever may read the folder.
+        # mkstemp's file is for its owner alone; a page is for everybody who may read the folder.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -61,13 +65,13 @@ def write(path: Path, html: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Find out that a page cannot be written before the work for it is done.
+    """Check that a page can be written, before the work for it is done.
 
     Args:
-        path: the file that is to be written later.
+        path: the page's file.
 
     Raises:
-        NotReady: it is a folder, or its folder is missing or may not be written to.
+        NotReady: it is a folder, or its folder is missing or read-only.
     """
     path = path.resolve()
     if path.is_dir():
@@ -84,12 +88,12 @@ def ticks(start: float, end: float, wanted: int = 8) -> list[tuple[float, str]]:
     """Divide a span of time into round parts, for a chart's scale.
 
     Args:
-        start: where the span begins, in seconds since anything.
-        end: where it ends.
-        wanted: how many parts there may be at the most.
+        start: the span's beginning, in seconds since any moment.
+        end: its end.
+        wanted: the maximal number of parts.
 
     Returns:
-        For each mark its place, and how long after `start` it is, in words.
+        Each mark's position, and its time after `start` in words.
     """
     span = max(end - start, 0.001)
     whole_days = DAY * max(1, -(-span // (wanted * DAY)))
@@ -112,14 +116,14 @@ def _duration(count: float, step: float) -> str:
 
 def _unwritable(path: Path, why: str) -> NotReady:
     return NotReady(
-        f"The page cannot be written: {why}.",
+        f"The page can't be written: {why}.",
         where=str(path),
         hint="Name a file in a folder that exists and that you may write to.",
     )
 
 
 def _shown(value: Any) -> Any:
-    # A control character would end the page for a strict reader, and may reorder a line.
+    # Control characters are invalid for strict readers, and may reorder a line.
     return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
 
 
@@ -146,10 +150,10 @@ def _environment() -> Environment:
 
 
 def _brief(count: float) -> str:
-    """Give a time that may be a very short one."""
+    """Give a duration that may be very short."""
     return f"{count * 1000:,.0f} ms" if count < 1 else seconds(count)
 
 
 def _clipped(text: str, length: int) -> str:
-    """Cut a label to what fits; the whole of it belongs in a title."""
+    """Shorten a label; the full text belongs in a title."""
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -9,7 +9,7 @@ from pgsplit.observe.pages import render
 from pgsplit.observe.pages.dependencies import tone
 from pgsplit.state.ledger import State
 
-# What an engineer asks of a step; provision and release only make room.
+# The steps whose durations matter; provision is quick.
 PHASES = ("land", "build", "verify")
 
 
@@ -17,15 +17,16 @@ def page(report: Report, services: Sequence[str]) -> str:
     """Give a report as a page.
 
     Args:
-        report: what the ledger tells.
-        services: all of them, in phase order, which gives each its colour.
+        report: the history of the services.
+        services: all services in phase order; the position gives each its colour.
 
     Returns:
-        HTML that is complete in itself.
+        A complete HTML page.
     """
     proofs = [proof for account in report.accounts for proof in account.proofs]
     return render(
         "account.html.j2",
+        report.accounts[0].service.project.short,
         report=report,
         tones={name: tone(name, services) for name in services},
         phases=PHASES,
@@ -36,7 +37,7 @@ def page(report: Report, services: Sequence[str]) -> str:
             for node in account.nodes("test", "unit_test", "parity")
         ],
         proofs=proofs,
-        # Of a switched service the monolith's tables are proven too: each row counts once.
+        # A switched service's proofs include the monolith's tables; each row counts once.
         identical=sum(proof.found.identical for proof in proofs if not proof.is_of_monolith),
         switched=[one for one in report.accounts if one.state.reached(State.SWITCHED)],
         pauses=[

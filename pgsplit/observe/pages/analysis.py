@@ -12,11 +12,11 @@ def page(analysis: Analysis, services: Sequence[str]) -> str:
     """Give an analysis as a page.
 
     Args:
-        analysis: what was found.
-        services: all of them, in phase order, which gives each its colour.
+        analysis: the findings.
+        services: all services in phase order; the position gives each its colour.
 
     Returns:
-        HTML that is complete in itself.
+        A complete HTML page.
     """
     there = [one for one in analysis.tables if one.is_there]
     return render(

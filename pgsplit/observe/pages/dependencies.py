@@ -1,8 +1,8 @@
-"""Where everything stands in the picture of what refers to what.
+"""The layout of the picture of references between tables.
 
-Tables are stacked, in one box a service; below a table's name stands a line for each column that
-refers to another table. From there a curve leads to the name of that table: on the right if it
-crosses to another service, on the left if it stays inside.
+Each service is a box of tables; below a table's name is a line for each referring column. From
+there a curve leads to the referenced table's name: on the right if it crosses to another service,
+on the left if it stays inside.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ RIGHT = BOX_LEFT + BOX_WIDTH
 REACH_INSIDE, REACH_ACROSS = 90, 400
 WIDTH = RIGHT + REACH_ACROSS + 10
 HEADING, NAME, COLUMN, GAP, PADDING = 30, 25, 18, 22, 8
-# Orders of so many boxes can all be tried; more keep the order they have.
+# Up to this number of boxes, all orders are tried; more boxes keep their order.
 TRIED_AT_MOST = 7
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text in a box: a table's name, or one of its columns that refers to something."""
+    """A line of text in a box: a table's name, or one of its referring columns."""
 
     y: float
     text: str
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Box:
-    """A service's tables; `tone` is the number of its colour."""
+    """A service's tables; `tone` is its colour's number."""
 
     title: str
     tone: int
@@ -46,7 +46,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Curve:
-    """A reference, drawn; its colour is that of the service that is referred to."""
+    """A drawn reference, in the colour of the referenced table's service."""
 
     path: str
     start: tuple[float, float]
@@ -59,7 +59,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The picture, in units of one pixel."""
+    """The picture; lengths are in pixels."""
 
     width: int
     height: float
@@ -68,7 +68,7 @@ class Drawing:
 
 
 def tone(owner: str | None, owners: Sequence[str]) -> int:
-    """Give the number of a service's colour; 0 is nobody's."""
+    """Give the number of a service's colour; 0 means no service."""
     return list(owners).index(owner) + 1 if owner and owner in owners else 0
 
 
@@ -78,12 +78,12 @@ def draw(
     """Lay out tables and the references between them.
 
     Args:
-        tables: the tables; those that nobody owns are drawn only if something connects them.
-        references: what refers to what.
-        owners: the services, which fixes their colours.
+        tables: the tables; a table without an owner is drawn only if a reference connects it.
+        references: the references between them.
+        owners: the services; the position gives each its colour.
 
     Returns:
-        The same picture for the same tables and references, whichever order they come in.
+        The picture; it doesn't depend on the order of tables and references.
     """
     groups: dict[str, set[str]] = {}
     for table in tables:
@@ -117,7 +117,7 @@ def draw(
         boxes.append(Box(group, tone(group, owners), top, y - top, tuple(lines)))
         y += GAP
     height = y - GAP + 4
-    # Short curves on top: they are the ones that a long one could hide.
+    # Short curves on top, since a long one could hide them.
     drawn = sorted(starts, key=lambda one: -abs(starts[one] - names[one.target_table]))
     curves = [
         _curve(one, starts[one], names[one.target_table], tone(one.target_owner, owners), height)
@@ -138,7 +138,7 @@ def _height(names: set[str], references: Sequence[Reference]) -> float:
 def _order(
     known: list[str], heights: dict[str, float], references: Sequence[Reference]
 ) -> tuple[str, ...]:
-    """Find the order of boxes in which the curves across are the shortest."""
+    """Find the order of boxes that makes crossing curves shortest."""
     pairs: dict[tuple[str, str], int] = {}
     for one in references:
         pair = (one.owner or NOBODY, one.target_owner or NOBODY)

@@ -1,0 +1,119 @@
+"""Drops a service's database and roles; never rows that a rollback has quarantined there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from pgsplit.base.errors import NotReady
+from pgsplit.load.provision import maintenance_url, mark_of_role
+from pgsplit.postgres.connect import connect, describe
+from pgsplit.project.endpoints import Connections
+from pgsplit.project.project import Service
+from pgsplit.state.ledger import Ledger
+
+# Tables that a rollback has quarantined; it marks them with this comment.
+QUARANTINED = """
+    select format('%I.%I', 'audit', relname) from pg_class
+    where relnamespace = to_regnamespace('audit') and relkind = 'r'
+        and obj_description(oid, 'pg_class') like 'Rows as the service had them%'
+    order by 1
+"""
+
+
+def remove(service: Service, connections: Connections, ledger: Ledger) -> list[str]:
+    """Drop a service's database and its two roles; idempotent.
+
+    If the database existed before provisioning, only this project's schemas are dropped.
+
+    Args:
+        service: a service that is not switched.
+        connections: where its server is.
+        ledger: the monolith's ledger, which knows what was created.
+
+    Returns:
+        What was dropped.
+
+    Raises:
+        NotReady: somebody is connected to the database, or it holds quarantined rows.
+    """
+    url = connections.urls[service.database]
+    name, removed = str(conninfo_to_dict(url)["dbname"]), list[str]()
+    with connect(maintenance_url(url), service.database) as server:
+        if _exists(server, name) and _drop_schemas(service, url):
+            if ledger.has_made(service, "provision", "created"):
+                _drop_database(server, name, url)
+                removed.append(f"database {name}")
+            else:
+                own = sql.SQL("alter database {} owner to {}")
+                server.execute(own.format(sql.Identifier(name), sql.Identifier(server.info.user)))
+                removed.append(f"schemas of {name}")
+        for role in (service.login, service.owner):
+            if mark_of_role(server, role) != (service.mark,):
+                continue
+            identifier = sql.Identifier(role)
+            if _exists(server, name):
+                revoke = sql.SQL("revoke all on database {} from {}")
+                server.execute(revoke.format(sql.Identifier(name), identifier))
+            server.execute(sql.SQL("drop role {}").format(identifier))
+            removed.append(f"role {role}")
+    return removed
+
+
+def require_nothing_kept(inside: psycopg.Connection[Any], service: Service) -> None:
+    """Refuse to remove a database with rows that a rollback has quarantined.
+
+    Args:
+        inside: a connection to the service's database.
+        service: the service.
+
+    Raises:
+        NotReady: there are such tables; they are named.
+    """
+    kept = [row[0] for row in inside.execute(QUARANTINED)]
+    if kept:
+        raise NotReady(
+            f"{service.database} holds rows that only the service had; a rollback has quarantined"
+            f" them: {', '.join(kept)}. Nothing was changed.",
+            where=describe(inside.info.dsn),
+            hint="Keep them elsewhere (pg_dump --schema=audit), drop these tables, then:"
+            f" runner.py abort {service.role}",
+        )
+
+
+def _exists(server: psycopg.Connection[Any], name: str) -> bool:
+    found = server.execute("select true from pg_database where datname = %s", (name,))
+    return found.fetchone() is not None
+
+
+def _drop_schemas(service: Service, url: str) -> bool:
+    """Drop the project's schemas in one transaction; return False if they are somebody else's."""
+    with connect(url, service.database) as inside, inside.transaction():
+        mark = inside.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
+        if mark.fetchone() != (service.mark,):
+            return False
+        require_nothing_kept(inside, service)
+        drop = sql.SQL("drop schema if exists {} cascade")
+        for schema in (service.database, service.mirror, "split", "audit", "owner"):
+            inside.execute(drop.format(sql.Identifier(schema)))
+        inside.execute(
+            sql.SQL("alter role {} in database {} reset all").format(
+                sql.Identifier(service.login), sql.Identifier(inside.info.dbname)
+            )
+        )
+    return True
+
+
+def _drop_database(server: psycopg.Connection[Any], name: str, url: str) -> None:
+    try:
+        server.execute(sql.SQL("drop database {}").format(sql.Identifier(name)))
+    except psycopg.errors.ObjectInUse as error:
+        raise NotReady(
+            f"Somebody is connected to {name}: {error.diag.message_detail}",
+            where=describe(url),
+            hint="Disconnect them: select pg_terminate_backend(pid) from pg_stat_activity"
+            f" where datname = '{name}'; then: runner.py resume",
+        ) from error
