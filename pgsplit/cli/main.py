@@ -140,3 +140,7 @@ def main() -> None:
     # SIGTERM lets the process clean up, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:], "pgsplit"))
+
+
+if __name__ == "__main__":
+    main()

@@ -176,7 +176,7 @@ def test_ending_a_dry_run_politely_throws_the_copy_away(split: Split, scratch: P
     started.send_signal(signal.SIGTERM)
     _, said = started.communicate(timeout=60)
     assert started.returncode == 130, said
-    assert "the dry run's copy is thrown away" in said
+    assert "the dry run's copy is deleted" in said
     assert_nothing_is_left(scratch)
 
 

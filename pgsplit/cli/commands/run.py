@@ -50,7 +50,7 @@ def _dry_run(services: list[Service], connections: Connections, as_json: bool) -
                 services, connections, watcher, rehearse.folder(connections.project)
             )
     except KeyboardInterrupt:
-        console.err.print("stopped; the copy is deleted, and the monolith was only read")
+        console.err.print("stopped; the dry run's copy is deleted, and the monolith was only read")
         sys.exit(130)
     console.present(done, as_json, dry_run_as_data, show_dry_run)
     if not all(one.proven for one in done.verified):
