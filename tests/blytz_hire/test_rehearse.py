@@ -139,9 +139,8 @@ def test_a_table_that_may_not_be_read_is_named_before_anything_is_copied(
     url = with_database(split.server.socket, MONOLITH, user="reader")
     ran = dry_run(split, scratch, "files", BLYTZ_HIRE_URL=url)
     assert ran.returncode == NotReady.exit_code
-    assert (
-        "reader may not read all that the dry run copies: blytz_hire.notifications"
-        in (ran.stderr)
+    assert "reader may not read all that the dry run copies: blytz_hire.notifications" in (
+        ran.stderr
     )
     assert "GRANT SELECT ON ALL TABLES IN SCHEMA blytz_hire" in ran.stderr
     assert_nothing_is_left(scratch)

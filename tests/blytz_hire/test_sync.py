@@ -436,9 +436,7 @@ def lose_by_invalidation(split: Split) -> str:
                 monolith.execute(noise)
             status = split.runner("status", "payments")
             assert status.returncode == NotReady.exit_code
-            assert "of WAL on the monolith and is lost at 24 MB" in " ".join(
-                status.stdout.split()
-            )
+            assert "of WAL on the monolith and is lost at 24 MB" in " ".join(status.stdout.split())
             while not monolith.execute(lost).fetchone():
                 monolith.execute(noise)
                 monolith.execute("checkpoint")
