@@ -1,4 +1,4 @@
-"""Measurements; `make bench` and its kin."""
+"""Measurements: `make bench` and similar targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgsplit.postgres import embedded
 
 @contextmanager
 def server() -> Iterator[dict[str, str]]:
-    """Run a server for the block; give the environment in which all seven databases are on it."""
+    """Run a server for the block; give the environment in which all databases are on it."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         embedded.start(root)

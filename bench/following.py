@@ -1,8 +1,8 @@
 """Measures how the service's tables follow the monolith: `python -m bench.following`.
 
-Splits off the payments of two monoliths, one ten times the other, each on a server of its own.
-Prints how long a sync takes by rows changed, what comparing whole tables would take instead, how
-far a follower lags behind steady single-row transactions, and when one update can be seen.
+Splits off the payments of two monoliths, one ten times as large as the other, each on its own
+server. Prints how long a sync takes by changed rows, how long comparing whole tables would take,
+how far a follower lags behind steady single-row transactions, and how soon an update is visible.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ WRITER = """
 
 @dataclass(frozen=True)
 class Split:
-    """A monolith whose payments have been split off; `last` is the number of the last of ours."""
+    """A monolith with payments split off; `last` is the number of our last payment."""
 
     service: Service
     connections: Connections
@@ -185,7 +185,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Load:
-    """What a follower under load did: `check` is empty if all tables are right at the end."""
+    """What a follower did under load; `check` is empty if all tables are right at the end."""
 
     committed: int
     seconds: float
@@ -197,13 +197,13 @@ class Load:
 
 
 def say(what: str) -> None:
-    """Tell on standard error what is under way."""
+    """Print what is under way on standard error."""
     console.err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {what}")
 
 
 @contextmanager
 def split(rows: int) -> Iterator[Split]:
-    """Start a server, make a monolith of so many payments, and split them off."""
+    """Start a server, make a monolith with so many payments, and split them off."""
     (service,) = select(("payments",))
     with server() as environ:
         connections = resolve(PROJECT, environ)
@@ -217,7 +217,7 @@ def split(rows: int) -> Iterator[Split]:
 
 
 def fill(connections: Connections, rows: int) -> int:
-    """Insert payments until there are so many; give how many of them are ours."""
+    """Insert payments until there are so many; give the number of ours."""
     with connections.connect(MONOLITH) as monolith:
         row = monolith.execute("select count(*) from blytz_hire.payments").fetchone()
         assert row is not None
@@ -250,7 +250,7 @@ def carry(place: Split, stream: Stream, rows: int, runs: int) -> list[float]:
 
 
 def compare(stream: Stream, percent: int, runs: int) -> list[float]:
-    """Time syncs that look at so many payments, or at all tables whole, and find all as it was."""
+    """Time syncs that compare so many payments, or all tables, and find no change."""
     seconds = []
     for _ in range(runs):
         stream.database.execute(
@@ -266,7 +266,7 @@ def compare(stream: Stream, percent: int, runs: int) -> list[float]:
 
 
 def new_session(place: Split, rows: int, runs: int) -> list[float]:
-    """Time the first sync of a connection, as whoever calls it now and then has it."""
+    """Time the first sync of a connection, as in occasional calls."""
     seconds = []
     for _ in range(runs):
         with open_upstreams(place.service, place.connections) as stream:
@@ -283,7 +283,7 @@ def after_backlog(place: Split, backlog: int, rows: int, runs: int) -> list[floa
 
 @contextmanager
 def following(place: Split, interval: float) -> Iterator[list[tuple[float, Tick]]]:
-    """Run a follower in a process of its own; give its looks, with their moments, as they come."""
+    """Run a follower in a separate process; give its reports, with their times, as they come."""
     context = multiprocessing.get_context("spawn")
     stop, queue = context.Event(), context.SimpleQueue()
     process = context.Process(target=follower, args=(place, interval, stop, queue), daemon=True)
@@ -342,7 +342,7 @@ def latency(place: Split, interval: float, runs: int) -> list[float]:
 
 
 def write(place: Split, writer: int, rate: float, seconds: float) -> int:
-    """Commit single-row transactions on the monolith for a while; give how many."""
+    """Commit single-row transactions on the monolith for a while; give their number."""
     with place.connections.connect(MONOLITH) as monolith:
         row = monolith.execute(
             "call bench.write(%s, %s, %s, %s, null)", (writer, place.last, rate, seconds)
@@ -352,7 +352,7 @@ def write(place: Split, writer: int, rate: float, seconds: float) -> int:
 
 
 def load(place: Split, interval: float, rate: float, seconds: float) -> Load:
-    """Let a follower run while writers write, and see how far it falls behind."""
+    """Run a follower while writers write, and measure how far it falls behind."""
     with following(place, interval) as ticks, ThreadPoolExecutor(WRITERS) as writers:
         rows_before, begun = ticks[-1][1].rows, time.monotonic()
         futures = [
@@ -404,7 +404,7 @@ def check(place: Split) -> str:
 def digest(
     database: psycopg.Connection[Any], columns: sql.Composable, query: sql.Composable
 ) -> tuple[Any, ...] | None:
-    """Give a query's number of rows and their checksum, in whatever order they come."""
+    """Give the number of a query's rows and their checksum, whatever their order."""
     return database.execute(
         sql.SQL(
             "select count(*), sum(hashtextextended(row({})::text, 0)::numeric) from ({}) as found"
@@ -420,7 +420,7 @@ def milliseconds(seconds: list[float]) -> str:
 
 
 def measure_syncs(places: Sequence[Split], table: Table) -> None:
-    """Measure small syncs at each size, in turns, so that what else the machine does hits all."""
+    """Measure small syncs at each size, in turns, so that other load affects all alike."""
     say("syncs")
     with ExitStack() as links:
         pairs = [(p, links.enter_context(open_upstreams(p.service, p.connections))) for p in places]
@@ -438,7 +438,7 @@ def measure_syncs(places: Sequence[Split], table: Table) -> None:
 
 
 def measure_backlogs(place: Split, table: Table) -> None:
-    """Measure syncs of much, after much, and of a new connection."""
+    """Measure large syncs, small ones after a large one, and those of a new connection."""
     say("backlogs")
     backlog = place.rows // 20
     first = milliseconds(new_session(place, 1000, 3))

@@ -87,7 +87,7 @@ def native_seconds(connections: Connections, name: str) -> float:
 
 
 def main() -> None:
-    """Make a server and a sample, run, measure, print, and take the server away."""
+    """Make a server and a sample, run, measure, print, and remove the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=500_000)
     rows = parser.parse_args().rows

@@ -55,21 +55,21 @@ def proof(place: Split) -> Verified:
 
 
 def sum_up(place: Split) -> None:
-    """Compare the totals of all that the payments service holds."""
+    """Compare the totals of the payments service."""
     with open_ledger(place.connections) as ledger:
         found = totals(place.service, place.connections, ledger)
     assert found.count(Verdict.AGREES) == len(found.compared)
 
 
 def corrupt(place: Split, change: str) -> None:
-    """Change the service's table behind its back."""
+    """Corrupt the service's table."""
     with place.connections.connect("payments_db") as database:
         database.execute(change.encode())
         database.execute("vacuum analyze payments_db.payments")
 
 
 def peak() -> float:
-    """Give the most memory that this process has had so far, in bytes."""
+    """Give this process's peak memory in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 

@@ -1,10 +1,10 @@
 """Measures how users are shared among all six services: `python -m bench.shared`.
 
-Splits a monolith into all six on one server, with a follower for each. Then times single updates
-from their commit until all five copies show them, with their events, and as many updates as fast as
-they come until the last of them has come; once in the monolith, and once more with users_db
-completed, which feeds the others then. Last, what asking the cache costs inside the server, as
-against reading the copy by its key, and what a miss does.
+Splits a monolith into all six on one server, with a follower for each. Then it times single updates
+from their commit until all five copies and their events show them, and many fast updates until the
+last one shows. It does so with writes to the monolith, and again with users_db completed, from
+where the others then get their shared streams. Last, it times calls of the cache inside the server,
+reads of the copy by its key, and misses.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NEW_USERS = """
     select 'bench ' || i, 'bench ' || i || '@example.com', 'va', now(), now()
     from generate_series(1, %s) as i
 """
-# A writer inside the server, so that what is measured is not the client; each a transaction.
+# The writer runs inside the server, so that no client is measured; a transaction for each update.
 WRITER = """
     create procedure {schema}.bench_update(tag text, last integer) language plpgsql as $bench$
     begin
@@ -53,7 +53,7 @@ WRITER = """
     end
     $bench$
 """
-# Each in a loop of its own, with one plan, as an application's prepared statement has it.
+# Each in its own loop with one plan, like an application's prepared statement.
 CALL = """
     do $bench$
     declare
@@ -72,14 +72,14 @@ BY_KEY = "select * into found from {database}.shared_users where id = users[1 + 
 
 @dataclass(frozen=True)
 class Side:
-    """A monolith that is split, and where its users are written now."""
+    """A split monolith, and the database where its users are written."""
 
     connections: Connections
     environ: dict[str, str]
     users: int
 
     def runner(self, *arguments: str) -> None:
-        """Run runner.py, which has to succeed."""
+        """Run runner.py; it has to succeed."""
         command = [sys.executable, str(ROOT / "runner.py"), *arguments]
         ran = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
@@ -92,7 +92,7 @@ def consumers() -> list[Service]:
 
 @contextlib.contextmanager
 def following(place: Side) -> Iterator[None]:
-    """Run followers of all services for the block, in one process, as an operator would."""
+    """Run followers of all services for the block, in one process, as an operator does."""
     command = [sys.executable, str(ROOT / "runner.py"), "sync", "--follow"]
     with subprocess.Popen(
         command, env=place.environ, cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -115,7 +115,7 @@ def watching(place: Side) -> Iterator[list[tuple[Service, Connection]]]:
 
 
 def wait_for(copies: Sequence[tuple[Service, Connection]], user: int, email: str) -> float:
-    """Wait until all copies and their events have it; give the moment of the last."""
+    """Wait until all copies and their events have the update; give the last one's time."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     for service, database in copies:
         query = f"select email = %s from {service.database}.shared_users where id = %s".encode()
@@ -126,7 +126,7 @@ def wait_for(copies: Sequence[tuple[Service, Connection]], user: int, email: str
 
 
 def single_updates(place: Side, source: str, runs: int) -> list[float]:
-    """Time updates from their commit until they are in all copies."""
+    """Time updates from their commit until all copies have them."""
     seconds = []
     with watching(place) as copies, place.connections.connect(source) as owner:
         for run in range(runs):
@@ -145,12 +145,12 @@ def many_updates(place: Side, source: str, runs: int) -> tuple[list[float], list
     """Time from the first of many updates until the last is in all copies, each once.
 
     Returns:
-        Those seconds, and how many of them the writer took.
+        These seconds, and the writer's share of them.
     """
     seconds, writing = list[float](), list[float]()
     with watching(place) as copies, place.connections.connect(source) as owner:
         owner.execute(WRITER.format(schema=source).encode())
-        # Propagation is measured, and not how long this machine's disk takes for each commit.
+        # Without the disk's time for each commit: only propagation is measured.
         owner.execute("set synchronous_commit = off")
         for run in range(runs):
             before = [events(*copy) for copy in copies]
@@ -177,7 +177,7 @@ def per_call(database: Connection, service: Service, what: str, runs: int) -> li
     statement = CALL.format(
         database=service.database, calls=CALLS, what=what.format(database=service.database)
     ).encode()
-    database.execute(statement)  # the first of a session has its plans to make
+    database.execute(statement)  # a session's first call makes the plans
     seconds = []
     for _ in range(runs):
         started = time.monotonic()
@@ -187,7 +187,7 @@ def per_call(database: Connection, service: Service, what: str, runs: int) -> li
 
 
 def misses(database: Connection, service: Service) -> list[float]:
-    """Time asking the owner for users whom nobody knows, in one session."""
+    """Time asking the owner for unknown users, in one session."""
     seconds = []
     for number in range(MISSES):
         started = time.monotonic()

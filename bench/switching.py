@@ -1,10 +1,10 @@
-"""Measures how long writers stand still while the truth moves: `python -m bench.switching`.
+"""Measures the pause of writers in a switch or rollback: `python -m bench.switching`.
 
-Splits off the payments of two monoliths, one ten times the other, each on a server of its own.
-Then, in turn, switches and rolls back the one and the other, while clients write a steady 200 times
-a second and a follower runs. The gap is what the clients saw: from the last write that the old side
-accepted to the first that the new one did, by the server's clock. Last, what a sync of what the
-service has written costs.
+Splits off the payments of two monoliths, one ten times as large as the other, each on its own
+server. Then it switches and rolls back both in turn, while clients write a steady 200 times a
+second and a follower runs. The gap is what clients see: from the last write that the old side
+accepts to the first that the new side accepts, by the server's clock. Last, it times syncs of the
+service's own writes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CHANGE = """
 
 @dataclass(frozen=True)
 class Move:
-    """One switch or rollback: seconds by the clients, by the command, and of its steps."""
+    """One switch or rollback: seconds measured by the clients, by the command, and of its steps."""
 
     gap: float
     said_gap: float | None
@@ -62,7 +62,7 @@ class Move:
 
 @dataclass
 class Side:
-    """A size: its servers, all clients that have written there, and what was measured."""
+    """A size: its servers, all clients that wrote there, and the measurements."""
 
     split: Split
     known: Known
@@ -76,7 +76,7 @@ class Side:
         return self.split.service.database
 
     def runner(self, *arguments: str) -> dict[str, object]:
-        """Run runner.py, as a person would; give its report."""
+        """Run runner.py, as a person does; give its report."""
         command = [sys.executable, str(ROOT / "runner.py"), *arguments, "--json"]
         ran = subprocess.run(
             command, env=self.split.environ, cwd=ROOT, capture_output=True, text=True
@@ -85,7 +85,7 @@ class Side:
         return json.loads(ran.stdout)  # type: ignore[no-any-return]
 
     def new_clients(self) -> list[Client]:
-        """Make clients that have yet to be started."""
+        """Make clients, not started yet."""
         service, folder = self.split.service, self.split.connections.folder
         first = len(self.clients) + 1
         made = [
@@ -117,7 +117,7 @@ def require_follower(ticks: Sequence[tuple[float, Tick]]) -> None:
 
 
 def wait_for_writes(clients: Sequence[Client], database: str) -> None:
-    """Wait until so many more have been accepted there."""
+    """Wait until so many more writes are accepted there."""
     enough = acknowledged(clients, lambda one: one.database == database) + WRITES
     deadline = time.monotonic() + PATIENCE_SECONDS
     while acknowledged(clients, lambda one: one.database == database) < enough:
@@ -127,7 +127,7 @@ def wait_for_writes(clients: Sequence[Client], database: str) -> None:
 
 
 def move(place: Side, operation: str, clients: Sequence[Client], old: str, new: str) -> Move:
-    """Let the truth move once."""
+    """Move the source of truth once."""
     before = [len(client.accepted) for client in clients]
     role = place.split.service.role
     said = place.runner(operation, role, "--no-backup", "--max-pause", "20s")[place.database]
@@ -149,7 +149,7 @@ def move(place: Side, operation: str, clients: Sequence[Client], old: str, new: 
 
 
 def last_steps(place: Side, operation: str) -> dict[str, float]:
-    """Give how long the steps of the last such operation took."""
+    """Give the durations of the last such operation's steps."""
     return {
         step.step.removeprefix(f"{operation}: "): step.seconds
         for step in history([place.split.service], place.split.connections)
@@ -158,7 +158,7 @@ def last_steps(place: Side, operation: str) -> dict[str, float]:
 
 
 def measure_syncs_back(places: Sequence[Side], runs: int) -> None:
-    """Switch for good, then time syncs of what was changed in the service's tables, in turns."""
+    """Switch, then time syncs of changes in the service's tables, in turns."""
     with ExitStack() as stack:
         pairs = []
         for place in places:
@@ -166,14 +166,14 @@ def measure_syncs_back(places: Sequence[Side], runs: int) -> None:
             place.runner("switch", place.split.service.role, "--no-backup")
             both = stack.enter_context(open_session(place.split.service, place.split.connections))
             pairs.append((place, both))
-            sync_back(place, both)  # the first of a connection has its plans to make
+            sync_back(place, both)  # a connection's first sync makes the plans
         for _ in range(runs):
             for place, session in pairs:
                 place.syncs.append(sync_back(place, session))
 
 
 def sync_back(place: Side, session: Session) -> float:
-    """Change some payments and carry them over into the mirror; give the seconds of that."""
+    """Change some payments and apply the changes to the mirror; give the seconds."""
     picked = random.sample(range(1, place.split.last + 1), CHANGED)
     ids = [f"c{hashlib.md5(f'following{i}'.encode()).hexdigest()[:24]}" for i in picked]
     changed = session.database.execute(CHANGE, (ids,)).rowcount
@@ -185,7 +185,7 @@ def sync_back(place: Side, session: Session) -> float:
 
 
 def wrong_rows(place: Side) -> list[str]:
-    """Hold the clients' books against the service's tables and the monolith's."""
+    """Compare the clients' records with the service's tables and the monolith's."""
     kinds, connections = KINDS[place.database], place.split.connections
     with connections.connect(place.database) as database, connections.connect(MONOLITH) as monolith:
         return [
@@ -222,7 +222,7 @@ def show(places: Sequence[Side], table: Table) -> None:
 
 
 def figures(moves: Iterable[Move], of: Callable[[Move], float | None]) -> str:
-    """Give a median and its range of what is known."""
+    """Give the median and range of the known values."""
     known = [seconds for seconds in map(of, moves) if seconds is not None]
     return milliseconds(known) if known else ""
 

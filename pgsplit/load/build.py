@@ -1,4 +1,4 @@
-"""Runs dbt and reads what came of it."""
+"""Builds and tests a service's tables with dbt."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tests:
 
 @dataclass
 class Built:
-    """What a build made: rows by table in the mirror and in the service, tests, warnings."""
+    """A build's result: rows by table in the service and in the mirror, tests, warnings."""
 
     tables: dict[str, int]
     mirror: dict[str, int]
@@ -65,7 +65,7 @@ def build(
     ledger: Ledger,
     on_node: Callable[[str], None] = lambda name: None,
 ) -> Built:
-    """Build and test a service's tables from its mirror, and let the mirror follow from then on.
+    """Build and test a service's tables from its mirror; from then on the mirror follows.
 
     Args:
         service: a service that has landed.
@@ -78,7 +78,7 @@ def build(
 
     Raises:
         NotReady: the service has not landed.
-        BuildFailed: a model could not be built or a test failed; the message says which and why.
+        BuildFailed: a model can't be built or a test failed; the message says which and why.
     """
     if not ledger.state(service).reached(State.LANDED):
         raise NotReady(
@@ -93,7 +93,7 @@ def build(
     with ledger.step(service, "build", enters=State.BUILT, target=service.database) as step:
         outcome = _dbt_build(service.database, connections, on_node)
         mirror, tables = _count(service, connections, outcome.tables)
-        if ledger.state(service) == State.LANDED:  # later on it is an operator's to pause
+        if ledger.state(service) == State.LANDED:  # later, an operator may have paused it
             _follow_from_now(service, connections)
         if said := read_through.try_to_connect(service, connections, ledger):
             outcome.warnings.append(said)
@@ -121,7 +121,7 @@ def _follow_from_now(service: Service, connections: Connections) -> None:
 def check_monolith(
     connections: Connections, on_node: Callable[[str], None] = lambda name: None
 ) -> Tests:
-    """Run the tests that ask the monolith itself, such as who owns each of its columns.
+    """Run the tests on the monolith itself, such as that every column has an owner.
 
     Args:
         connections: where the monolith is.
@@ -146,14 +146,14 @@ def _dbt_build(target: str, connections: Connections, on_node: Callable[[str], N
         raise BuildFailed(
             "The build failed:\n" + "\n".join(f"  - {line}" for line in [*shown, *more]),
             where=describe(connections.urls[target]),
-            hint="Mend what is named and do the same again."
-            f" To see it in full: dbt build --target {target}",
+            hint="Fix what is named, and call the same command again."
+            f" To see everything: dbt build --target {target}",
         )
     return outcome
 
 
 def _read(results: Path, manifest: Path, target: str, connections: Connections) -> _Outcome:
-    """Sum up dbt's artifacts: what it ran, and how each model and test ended."""
+    """Read from dbt's artifacts what it ran, and how each model and test ended."""
     known = json.loads(manifest.read_text(encoding="utf-8"))
     nodes = {**known["nodes"], **known["unit_tests"]}
     outcome = _Outcome()
@@ -190,7 +190,7 @@ def _read(results: Path, manifest: Path, target: str, connections: Connections) 
 
 
 def _first_rows(connections: Connections, target: str, schema: str, table: str) -> str:
-    """Show the first rows that a failing test has stored, and where the others are."""
+    """Show the first rows that a failing test has stored, and where the rest is."""
     relation = sql.Identifier(schema, table)
     with connections.connect(target) as database:
         cursor = database.execute(sql.SQL("select * from {} limit 3").format(relation))

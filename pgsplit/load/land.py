@@ -1,9 +1,9 @@
-"""Copies what a service owns or may see into its mirror, at one instant of the living monolith.
+"""Copies a service's tables into its mirror, from one snapshot of the living monolith.
 
-A logical slot is created with an exported snapshot; the tables are copied from that snapshot;
-primary keys are built after the rows; the subscription starts from the slot. No gap and no overlap:
-the slot begins where the snapshot stands. Creating the slot apart from the subscription also avoids
-the endless wait of a subscription to a database of the same cluster.
+A logical slot is created with an exported snapshot; the tables are copied from it; primary keys are
+built after the rows; the subscription starts from the slot. There is no gap and no overlap, since
+the slot begins at the snapshot. The slot is not created by the subscription, because a subscription
+to a database of the same cluster would wait for ever.
 """
 
 from __future__ import annotations
@@ -55,43 +55,31 @@ def land(
     *,
     again: bool = False,
 ) -> Landed:
-    """Fill a service's mirror from the monolith and leave a subscription ready to follow it.
+    """Fill a service's mirror from the monolith, and create a subscription that follows it.
 
     The subscription stays disabled: the first build must find parents and children in one state.
-    A landing that failed or was killed is cleared away, by itself or by the next one; one that is
-    done is left alone.
+    Idempotent: a failed or killed landing is removed, by itself or by the next one, and nothing is
+    done if the service has landed.
 
     Args:
         service: a provisioned service.
         connections: where the servers are.
         ledger: the monolith's ledger.
         on_progress: called often, from several threads in turn.
-        again: copy anew what has landed before, such as when its slot was lost.
+        again: copy again what has landed, for example because its slot was lost.
 
     Returns:
-        Rows by table, bytes in COPY's binary form, seconds.
+        Rows by table, bytes in COPY's binary format, seconds.
 
     Raises:
-        NotReady: not provisioned; `wal_level`, slots, senders, workers or privileges lacking; an
-            old transaction holds the slot back.
+        NotReady: the service is not provisioned; `wal_level`, slots, senders, workers or privileges
+            are missing; an old transaction holds the slot back.
         SourceMismatch: the monolith lacks a table, column, type or key.
         TargetOccupied: the mirror's schema holds tables that this project did not land.
     """
     started = time.monotonic()
     stands = ledger.state(service)
-    if again and stands.reached(State.SWITCHED):
-        raise NotReady(
-            f"{service.database} is {stands.value}: it holds what nobody else does, and its mirror"
-            " can't be copied anew. Nothing was changed.",
-            where=describe(connections.urls[service.database]),
-            hint=f"runner.py repair {service.role}",
-        )
-    if not stands.reached(State.PROVISIONED):
-        raise NotReady(
-            f"{service.database} has not been provisioned.",
-            where=describe(connections.urls[service.database]),
-            hint=f"runner.py provision {service.role}",
-        )
+    _require_ready(service, connections, stands, again)
     tables = service.landed_tables
     with (
         connections.connect(connections.monolith) as monolith,
@@ -122,8 +110,8 @@ def land(
                     copied = _copy(stream, connections, tables, on_progress)
                     subscribe(service, connections, target)
                 except BaseException:
-                    # What this can't clear away, because a server is gone or somebody's view
-                    # needs a table, the next landing will, or will say why it can't.
+                    # If this fails, because a server is gone or somebody's view needs a table,
+                    # the next landing clears, or says why it can't.
                     with suppress(psycopg.Error):
                         _clear(stream)
                     raise
@@ -132,11 +120,27 @@ def land(
     return Landed(copied.rows, copied.bytes, seconds, already=False)
 
 
+def _require_ready(service: Service, connections: Connections, stands: State, again: bool) -> None:
+    if again and stands.reached(State.SWITCHED):
+        raise NotReady(
+            f"{service.database} is {stands.value}: it holds the only copy of its rows, so its"
+            " mirror can't be copied again. Nothing was changed.",
+            where=describe(connections.urls[service.database]),
+            hint=f"runner.py repair {service.role}",
+        )
+    if not stands.reached(State.PROVISIONED):
+        raise NotReady(
+            f"{service.database} has not been provisioned.",
+            where=describe(connections.urls[service.database]),
+            hint=f"runner.py provision {service.role}",
+        )
+
+
 def _require_still_there(stream: Stream) -> None:
     if stream.subscription() is None:
         raise NotReady(
-            f"{stream.service.database} has landed before, but not in this database, or its"
-            " subscription has been dropped since.",
+            f"{stream.service.database} has landed in another database, or its subscription has"
+            " been dropped since.",
             where=describe(stream.database.info.dsn),
             hint=f"Check {stream.service.database.upper()}_URL, or"
             f" runner.py land {stream.service.role} --again",
@@ -144,11 +148,10 @@ def _require_still_there(stream: Stream) -> None:
 
 
 def _release(stream: Stream, ledger: Ledger) -> None:
-    """Take a service back to before its landing; its own tables stay as they are.
+    """Return a service to the state before its landing; its own tables stay unchanged.
 
-    The state is changed before anything is removed: whatever happens on the way, the next landing
-    knows that there is none. What the service's tables hold is compared, whole, once the mirror is
-    there again.
+    The state changes before anything is removed, so that the next landing knows about it whatever
+    happens. When the mirror is complete again, the service's tables are compared with all of it.
     """
     require_finished(stream.service, ledger)
     known = stream.database.execute("select to_regclass('split.service_tables') is not null")
@@ -157,8 +160,8 @@ def _release(stream: Stream, ledger: Ledger) -> None:
         row = stream.database.execute("select switched_at from split.service").fetchone()
         if row and row[0]:
             raise NotReady(
-                f"{stream.service.database} is written by the service since {row[0]}: its mirror"
-                " can't be copied anew. Nothing was changed.",
+                f"{stream.service.database} has been switched since {row[0]}: its mirror can't be"
+                " copied again. Nothing was changed.",
                 where=describe(stream.database.info.dsn),
                 hint=f"runner.py repair {stream.service.role}",
             )
@@ -173,17 +176,17 @@ def _release(stream: Stream, ledger: Ledger) -> None:
 def _definitions_held(
     service: Service, connections: Connections, tables: Mapping[str, tuple[str, ...]]
 ) -> Iterator[None]:
-    """Keep the monolith's tables from being altered for the block, as pg_dump does.
+    """Lock the monolith's tables against DDL for the block, as pg_dump does.
 
-    A table that is rewritten after the snapshot was taken reads as empty in it. The lock is ACCESS
-    SHARE, which every SELECT takes; it stops nobody but DDL.
+    A table that is rewritten after the snapshot was taken is empty in it. The lock is ACCESS SHARE,
+    as of every SELECT; it blocks only DDL.
     """
-    with connections.connect(connections.monolith) as guard, guard.transaction():
-        guard.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+    with connections.connect(connections.monolith) as locking, locking.transaction():
+        locking.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
         for table in tables:
             try:
-                with guard.transaction():
-                    guard.execute(
+                with locking.transaction():
+                    locking.execute(
                         sql.SQL("lock table {} in access share mode").format(
                             sql.Identifier(service.mirror, table)
                         )
@@ -196,16 +199,16 @@ def _definitions_held(
                     f" 'AccessExclusiveLock' and relation = '{service.mirror}.{table}'::regclass;",
                 ) from error
             except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
-                continue  # the checks that follow say what is missing, all of it at once
+                continue  # the following checks list everything that is missing
         yield
 
 
 def _clear(stream: Stream) -> None:
-    """Remove what a landing of this service has left; idempotent.
+    """Remove the remains of an unfinished landing of this service; idempotent.
 
-    Only while none is recorded as done, so no row that a service has written can be among it;
-    only if the ledger says that this project set out to make it, which it does when nothing of
-    that name is there; and of the mirror only tables that bear its mark.
+    Nothing is removed if a landing is recorded as done, so no row that a service has written can be
+    lost, or if the ledger has no landing of this project. Of the mirror, only marked tables are
+    removed.
     """
     begun = stream.monolith.execute(
         "select true from split.ledger"
@@ -232,7 +235,7 @@ def _create_mirror(stream: Stream, tables: Mapping[str, tuple[str, ...]]) -> dic
     prepare_service(database, service)
     with database.transaction():
         database.execute("delete from split.heartbeats")
-        # The same row on either side, older than the snapshot: the later ones update it.
+        # The same row on both sides, older than the snapshot; later heartbeats update it.
         database.execute(
             "insert into split.heartbeats values (%s, %s)", (service.database, stream.beat())
         )

@@ -1,4 +1,4 @@
-"""Creates a project's sample monolith, of any size, to try the split on."""
+"""Creates a project's sample monolith, of any size, to try the split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from psycopg import conninfo, errors, sql
 from pgsplit.base.errors import ConnectionFailed, NotReady, TargetOccupied
 from pgsplit.project.project import Project
 
-# Raise it whenever the same number of rows no longer gives the same data.
+# Raise it whenever the same number of rows gives other data than before.
 GENERATOR = 1
 SAMPLE_FOLDER = "demo"
 
@@ -22,25 +22,23 @@ def create(
     *,
     on_step: Callable[[str], None] | None = None,
 ) -> dict[str, int]:
-    """Create the sample monolith in the database that the URL names.
+    """Create the sample monolith in a database; atomic and idempotent.
 
-    The database is created if it is absent. Schema, rows and keys are one transaction, so a
-    failure leaves the database as it was. The same number of rows always gives the same data;
-    a sample of that size that is there already is left as it is.
+    The database is created if it doesn't exist. Schema, rows and keys are one transaction. The same
+    number of rows always gives the same data; an existing sample of that size is left unchanged.
 
     Args:
-        project: the project, whose folder `demo` has the SQL.
-        url: address of the monolith's database, as a libpq URL or keyword string.
-        rows: rows wanted over all tables together; the sample may need a few more to hold every
+        project: the project; its folder `demo` has the SQL.
+        url: the monolith's database, as a libpq URL or keyword string.
+        rows: the wanted number of rows in all tables; the sample may need a few more to have every
             odd value.
         on_step: called with the name of each SQL file before it runs.
 
     Returns:
-        Rows per table, by table name.
+        The number of rows by table.
 
     Raises:
-        ConnectionFailed: the URL is malformed, or the server cannot be reached or refuses the
-            login.
+        ConnectionFailed: the URL is invalid, or the server can't be reached or refuses the login.
         NotReady: the URL names no database, the database is not UTF-8, or the login may not
             create in it.
         TargetOccupied: the schema holds something other than a sample of that size.
@@ -49,15 +47,15 @@ def create(
     try:
         name = conninfo.conninfo_to_dict(url).get("dbname")
     except psycopg.ProgrammingError:
-        # Neither its text nor its cause goes on: it may quote the password.
+        # The original message may quote the password, so it is not repeated.
         raise ConnectionFailed(
-            "The URL of the monolith is no PostgreSQL address.",
-            hint=f"set {variable} to postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+            "The monolith's URL is no PostgreSQL URL.",
+            hint=f"Set {variable} to postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
         ) from None
     if not name:
         raise NotReady(
-            "The URL of the monolith names no database.",
-            hint=f"end {variable} in a database name, such as /{project.name}",
+            "The monolith's URL names no database.",
+            hint=f"End {variable} with a database name, such as /{project.name}",
         )
     name = str(name)
     stamp = f"Sample monolith: {rows} rows, generator {GENERATOR}"
@@ -77,19 +75,19 @@ def create(
         raise NotReady(
             f"The login may not create the sample monolith: {error}",
             where=f"database {name}",
-            hint="use the login of a superuser or, for a database that exists, of its owner",
+            hint="Use the login of a superuser or, for an existing database, of its owner.",
         ) from error
 
 
 def _connect(url: str, name: str) -> psycopg.Connection:
     try:
-        # The SQL files are UTF-8, whatever the terminal is.
+        # The SQL files are UTF-8, whatever the terminal uses.
         return psycopg.connect(url, dbname=name, client_encoding="utf8")
     except psycopg.OperationalError as error:
         raise ConnectionFailed(
             str(error).strip(),
             where=f"database {name}",
-            hint="check that the server runs, and host, port, user and password of the URL",
+            hint="Check that the server runs, and the URL's host, port, user and password.",
         ) from error
 
 
@@ -107,13 +105,13 @@ def _create_database(url: str, name: str) -> None:
 
 
 def _is_made(connection: psycopg.Connection, name: str, stamp: str, project: Project) -> bool:
-    """Tell whether the wanted sample is there already."""
+    """Tell whether the wanted sample exists; refuse anything else."""
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise NotReady(
-            f"The database has the encoding {encoding}, and the sample needs UTF8.",
+            f"The database has the encoding {encoding}; the sample needs UTF8.",
             where=f"database {name}",
-            hint="choose another database; an absent one is created",
+            hint="Choose another database; a missing one is created.",
         )
     tables = _tables(connection, project.schema)
     if not tables:
@@ -125,12 +123,13 @@ def _is_made(connection: psycopg.Connection, name: str, stamp: str, project: Pro
     if found == stamp:
         return True
     raise TargetOccupied(
-        f"The schema {project.schema} holds {len(tables)} tables already"
-        + (f" ({found})." if found else ", and no sample made them."),
+        f"The schema {project.schema} already holds {len(tables)} tables"
+        + (f" ({found})." if found else ", which are not from a sample."),
         where=f"database {name}",
         hint=(
-            f"Keep it, and runner.py run; or name another database in {project.variable('URL')}.\n"
-            "Only if this is the embedded server may you start over: runner.py down --wipe"
+            f"Keep it, and call runner.py run; or name another database in"
+            f" {project.variable('URL')}.\n"
+            "On the embedded server you can start over: runner.py down --wipe"
         ),
     )
 
@@ -148,8 +147,8 @@ def _fill(
     for path in [folder / "schema.sql", *row_files, folder / "keys.sql"]:
         on_step(path.relative_to(project.root).as_posix())
         connection.execute(path.read_bytes())
-    # A service's login must reach its own database and no other, and PostgreSQL lets everybody
-    # into a new database.
+    # A service's login must reach only its own database, but PostgreSQL lets everybody into a new
+    # database.
     connection.execute(
         sql.SQL("revoke connect on database {} from public").format(sql.Identifier(name))
     )

@@ -1,1 +1,1 @@
-"""A project: its services, who owns which column, where the databases are, and dbt."""
+"""A project: its services, its columns' owners, its databases, and dbt."""

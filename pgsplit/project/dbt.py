@@ -1,4 +1,4 @@
-"""Runs dbt in a process of its own."""
+"""Runs dbt in a separate process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgsplit.base.errors import BuildFailed
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 
-# What starts dbt.
+# The command that starts dbt.
 DBT = (sys.executable, "-m", "dbt.cli.main")
 # The engine's dbt package, which a project finds by this variable, or by a path of its own.
 PACKAGE = Path(__file__).parents[1] / "dbt"
@@ -31,22 +31,21 @@ def run(
 ) -> Path:
     """Run a dbt command on a target and wait for it.
 
-    A process of its own, because dbt keeps global state and two cores can build two services. A
-    target path of its own, because each target is parsed differently, and keeps its parse for the
-    next time.
+    dbt gets a separate process because it has global state, so that two builds can run at once. It
+    gets a target path for each target because it parses each differently; the parse is kept there.
 
     Args:
         arguments: the command and its options, such as `build`.
-        target: the database, which names dbt's target too.
+        target: the database; dbt's target has the same name.
         connections: where the databases are.
-        makes: the file of dbt's target path that the command has to leave behind.
+        makes: a file in dbt's target path that the command has to write.
         on_node: called with the name of each model and test that dbt has finished.
 
     Returns:
-        dbt's target path, which holds its artifacts.
+        dbt's target path, with its artifacts.
 
     Raises:
-        BuildFailed: dbt stopped before it came to an end; a failed test is not that.
+        BuildFailed: dbt stopped before its end; a failed test doesn't count.
     """
     root = connections.project.root
     _require_package(root)
@@ -63,7 +62,7 @@ def run(
     said: list[str] = []
     with subprocess.Popen(
         command,
-        # Without DBT_… of the caller's: DBT_EMPTY or DBT_EXCLUDE would make it another build.
+        # Without the caller's DBT_… variables: DBT_EMPTY or DBT_EXCLUDE would change the build.
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("DBT_")},
             **connections.environ(),
@@ -111,7 +110,7 @@ def _require_package(root: Path) -> None:
 
 
 def _event(line: str) -> dict[str, Any]:
-    """Read one line of dbt's log; what is no event, such as a crash's traceback, is an error."""
+    """Read a line of dbt's log; anything but an event, such as a traceback, is an error."""
     try:
         event = json.loads(line)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Holds the live monolith, and a mirror of it, against what the project expects."""
+"""Compares the live monolith, and a mirror of it, with what the project expects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgsplit.project.project import Project, Service, Table
 
 
 def _missing(schema: str, table: LiveTable, wanted: Table, column: str) -> tuple[str, str]:
-    """Say that a column is missing, or what its name may be now, and what mends it."""
+    """Give the error and the fix for a missing column, which may have been renamed."""
     qualified, kind = f"{schema}.{wanted.name}", wanted.columns[column]
     renamed = [n for n, has in table.columns.items() if n not in wanted.columns and has == kind]
     if renamed:
@@ -30,16 +30,16 @@ def _missing(schema: str, table: LiveTable, wanted: Table, column: str) -> tuple
 def check(
     project: Project, monolith: psycopg.Connection[Any], names: Mapping[str, tuple[str, ...]]
 ) -> None:
-    """Compare the live monolith with what the models were written for.
+    """Compare the live monolith with the project's sources.
 
     Args:
         project: the project.
         monolith: a connection to its monolith.
-        names: the tables and columns that are needed.
+        names: the needed tables and their columns.
 
     Raises:
         SourceMismatch: a table or column is missing or of another type, a table has no primary
-            key, or its replica identity is not its primary key. All findings in one message.
+            key, or its replica identity is not its primary key. One message has all findings.
     """
     found = live_tables(monolith, project.schema)
     wrong: list[tuple[str, str]] = []
@@ -62,7 +62,7 @@ def check(
         if not table.primary_key:
             wrong.append(
                 (
-                    f"table {qualified} has no primary key, or a deferrable one, to follow it by",
+                    f"table {qualified} has no primary key, or a deferrable one",
                     f"ALTER TABLE {qualified} ADD PRIMARY KEY (id);",
                 )
             )
@@ -76,7 +76,7 @@ def check(
         elif missing := set(table.primary_key) - set(columns):
             wrong.append(
                 (
-                    f"the primary key of {qualified} has columns that are not landed: {missing}",
+                    f"the primary key of {qualified} has columns that do not land: {missing}",
                     f"List them for {name} in models/_sources.yml",
                 )
             )
@@ -87,7 +87,7 @@ def check(
             + "\n".join(f"  - {what}" for what, _ in wrong),
             where=f"database {database}, schema {project.schema}",
             hint="\n".join(hint for _, hint in wrong)
-            + "\nor bring models/_sources.yml, models and seeds/column_ownership.csv up to date.",
+            + "\nor update models/_sources.yml, the models and seeds/column_ownership.csv.",
         )
 
 
@@ -97,20 +97,20 @@ def drift(
     service: Service,
     completed: frozenset[str],
 ) -> list[str]:
-    """Find what has changed in the monolith's definitions since a service has landed.
+    """Find changes in the monolith's definitions since a service has landed.
 
     Args:
-        monolith: a connection to it.
-        database: a connection to the service's database, which holds a mirror.
+        monolith: a connection to the monolith.
+        database: a connection to the service's database, which has a mirror.
         service: the service.
         completed: the services whose tables are retired in the monolith.
 
     Returns:
-        Notes on what does not stop the follower: columns that it does not carry.
+        Notes on changes that don't stop replication: columns that it doesn't copy.
 
     Raises:
-        SourceMismatch: what does stop it, now or with the next row: see `check`; or the mirror
-            has another column, type, key or NOT NULL than the monolith.
+        SourceMismatch: a change stops replication, now or with the next row: see `check`; or the
+            mirror's columns, types, keys or NOT NULLs differ from the monolith's.
     """
     names = {
         name: columns
@@ -127,12 +127,12 @@ def drift(
         added = [c for c in there.columns if c not in service.project.tables[name].columns]
         notes += [
             f'{qualified}."{column}" is new in the monolith and goes nowhere: say in'
-            " seeds/column_ownership.csv where it is to go"
+            " seeds/column_ownership.csv where it shall go"
             for column in added
             if service.project.tables[name].owner == service.database
         ]
         if here is None or dict(here.columns) != {c: there.columns[c] for c in columns}:
-            wrong.append(f"the mirror {qualified} does not have the columns that were landed")
+            wrong.append(f"the mirror {qualified} does not have the columns that have landed")
             hint.append(f"runner.py land {service.role} --again")
             continue
         for column in sorted(here.not_null - there.not_null):
@@ -143,7 +143,7 @@ def drift(
             )
     if wrong:
         raise SourceMismatch(
-            f"The mirror in {service.database} is not what the monolith is now:\n"
+            f"The mirror in {service.database} differs from the monolith:\n"
             + "\n".join(f"  - {what}" for what in wrong),
             where=f"database {database.info.dbname}, schema {service.mirror}",
             hint="\n".join(dict.fromkeys(hint)),

@@ -1,8 +1,8 @@
-"""Where the monolith and the services are: URLs from the environment, and connections to them.
+"""The databases' URLs, from the environment, and connections to them.
 
-`NAME_URL` names the target `name`: the monolith or a service's database. A service without a URL is
-a database on the monolith's server. With nothing set at all, everything is on the embedded server.
-The project's `profiles.yml` says the same to dbt.
+`NAME_URL` is the URL of the target `name`: the monolith or a service's database. A service without
+a URL is a database on the monolith's server. Without any URL, everything is on the embedded server.
+The project's `profiles.yml` has the same rules for dbt.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ RESERVED = ("postgres", "template0", "template1")
 
 @dataclass(frozen=True)
 class Connections:
-    """The URLs of a project by target name, and whether the embedded server is behind them.
+    """The URLs of a project's targets, and whether they are on the embedded server.
 
-    `folder` is where each service's URLs are written for its applications, `dbt_folder` where
-    dbt's files are kept if they are not to be among the project's. `application_url` is the
-    monolith as applications log in to it, the monolith's own URL if none is given.
-    `pgbouncer_url` is empty if there is no PgBouncer, and `after_change` if nothing is to be run
-    when applications are pointed elsewhere.
+    `folder` has the files with each service's routes. `dbt_folder` is for dbt's files, if they
+    shall not be in the project. `application_url` is the URL by which applications log in to the
+    monolith, by default the monolith's own. `pgbouncer_url` is empty without a PgBouncer, and
+    `after_change` is empty if no command shall run after routes have changed.
     """
 
     project: Project
@@ -47,7 +46,7 @@ class Connections:
     replication_urls: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Let applications log in to the monolith as the runner does, if nothing else is said."""
+        """By default, let applications log in to the monolith as the runner does."""
         if not self.application_url:
             object.__setattr__(self, "application_url", self.monolith_url)
 
@@ -66,7 +65,7 @@ class Connections:
         return {f"{target.upper()}_URL": url for target, url in self.urls.items()}
 
     def for_servers(self, target: str) -> str:
-        """Give a target's URL as the other servers reach it, for replication."""
+        """Give the URL by which the other servers reach a target, for replication."""
         if target == self.monolith:
             return self.replication_url
         return self.replication_urls.get(target) or self.urls[target]
@@ -83,19 +82,19 @@ def resolve(
 
     Args:
         project: the project.
-        environ: where the variables are looked up. `NAME_URL` is where the target `name` is, and
-            an optional `NAME_REPLICATION_URL` how the other *servers* reach it, for when their
+        environ: the variables. `NAME_URL` is the URL of the target `name`. The optional
+            `NAME_REPLICATION_URL` is the URL by which the other *servers* reach it, if their
             network names differ from the runner's. With the monolith's name, `…_CONNECTIONS` is
-            the folder for the services' own URLs, `…_APPLICATION_URL` the monolith as applications
-            log in to it, and `…_AFTER_CHANGE` a command to run when they are pointed elsewhere.
-            `PGBOUNCER_ADMIN_URL` is the console of their PgBouncer.
-        home: the folder of the embedded server; the project's own if not given.
+            the folder of the services' routes, `…_APPLICATION_URL` the URL by which applications
+            log in to the monolith, and `…_AFTER_CHANGE` a command to run after routes have changed.
+            `PGBOUNCER_ADMIN_URL` is the console of PgBouncer.
+        home: the folder of the embedded server; by default the project's.
 
     Returns:
-        A URL for every target, each with host, port, user and database filled in.
+        A URL for every target, with host, port, user and database filled in.
 
     Raises:
-        ConnectionFailed: a value is no PostgreSQL URL, a service has a URL and the monolith has
+        ConnectionFailed: a value is no PostgreSQL URL, a service has a URL but the monolith has
             none, or two targets are the same database.
     """
     name, services, variable = project.name, project.services, project.variable
@@ -150,7 +149,7 @@ def resolve(
 
 
 def _given(environ: Mapping[str, str], variable: str, database: str) -> str:
-    """Give an optional URL with every part filled in, or nothing."""
+    """Give an optional URL with all parts filled in, or nothing."""
     url = environ.get(variable, "")
     return url_of({"dbname": database, **_parse(variable, url)}) if url else ""
 
@@ -162,11 +161,11 @@ def _parse(variable: str, url: str) -> dict[str, str]:
         found = {}
     unquoted = "@" in found.get("dbname", "") + found.get("host", "")
     if not found or unquoted or not {**DEFAULTS, **found}["port"].isdigit():
-        # libpq's own words may quote the password, so neither they nor the value are repeated.
+        # libpq's message may quote the password, so neither it nor the value is repeated.
         raise ConnectionFailed(
             f"{variable} is no PostgreSQL URL.",
             where="the environment",
             hint=f"export {variable}=postgresql://USER:PASSWORD@HOST:5432/DATABASE\n"
-            "with @ and / of a password written as %40 and %2F, and without Prisma's ?schema=…",
+            "with a password's @ and / written as %40 and %2F, and without Prisma's ?schema=…",
         )
     return {**DEFAULTS, **found}

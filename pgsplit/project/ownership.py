@@ -1,4 +1,4 @@
-"""Where the monolith's columns go (seeds/column_ownership.csv), and how their totals compare."""
+"""The services' columns that hold the monolith's (seeds/column_ownership.csv), and their totals."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pgsplit.project.project import OWNERSHIP_FILE, Project, Service
 
 @dataclass(frozen=True)
 class Kind:
-    """How a service column's total is held against its monolith column's.
+    """How a service column's total compares with its monolith column's.
 
-    `monolith` and `service` are what is made of either value before it is counted and summed;
-    `adds_up` if all columns of a service that are marked so hold the values together; `is_part` if
-    the service has only some of the rows, and is held against those.
+    `monolith` and `service` are expressions for the values to count and sum up. With `adds_up`, all
+    such columns of a service hold the values together. With `is_part`, the service has only some
+    of the rows, and only those are compared.
     """
 
     monolith: str = "{column}"
@@ -48,7 +48,7 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A line of the seed: a monolith column, a service column that it feeds, and how."""
+    """A line of the seed: a monolith column, a service column made from it, and how."""
 
     monolith_table: str
     monolith_column: str
@@ -79,11 +79,11 @@ class Comparison:
         return tuple(pair.service_table for pair in self.pairs)
 
     def expected(self) -> sql.Composed:
-        """Give the expression over the monolith's table, or over its mirror."""
+        """Give the expression for the monolith's table or its mirror."""
         return sql.SQL(self.kind.monolith).format(column=sql.Identifier(self.column))
 
     def held(self, pair: Pair) -> sql.Composed:
-        """Give the expression over one of the service's tables."""
+        """Give the expression for one of the service's tables."""
         return sql.SQL(self.kind.service).format(
             column=sql.Identifier(pair.service_column),
             table=sql.Literal(self.table),
@@ -98,7 +98,7 @@ def pairs(project: Project) -> tuple[Pair, ...]:
 
 
 def comparisons(service: Service) -> dict[str, list[Comparison]]:
-    """Give what can be compared of a service.
+    """Give a service's columns whose totals can be compared.
 
     Args:
         service: the service.
@@ -129,15 +129,15 @@ def not_compared(service: Service) -> list[Pair]:
 
 
 def key_column(project: Project, pair: Pair) -> str:
-    """Name the column of a service's table that holds the id of the monolith's row.
+    """Name the column of a service's table that holds the monolith row's id.
 
     Args:
         project: the project.
         pair: a pair that has a total.
 
     Returns:
-        The column that the monolith's `id` feeds whole or in part, or the one that goes with
-        `source_table` and `source_field`.
+        The column that is made from the monolith's `id`, or the one that belongs to `source_table`
+        and `source_field`.
     """
     if pair.total == "named":
         return "source_id"
@@ -152,7 +152,7 @@ def key_column(project: Project, pair: Pair) -> str:
 
 
 def by_tables(project: Project, found: Sequence[Comparison]) -> dict[tuple[str, ...], list[int]]:
-    """Group comparisons, by number, that the same tables of a service hold."""
+    """Group comparisons of the same tables of a service; give their numbers."""
     grouped: dict[tuple[str, ...], list[int]] = {}
     for number, one in enumerate(found):
         grouped.setdefault((*one.service_tables, key_column(project, one.pairs[0])), []).append(

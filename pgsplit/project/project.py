@@ -1,8 +1,8 @@
-"""A project: one monolith, and the services that it is split into.
+"""A project: a monolith and its services.
 
-A project is a dbt project with a few conventions. `dbt_project.yml` gives its name, which is the
-monolith's target, the prefix of the environment's variables and the monolith's schema, unless the
-source in `models/_sources.yml` names another one. `seeds/services.csv` lists the services.
+A project is a dbt project with a few conventions. `dbt_project.yml` gives its name. This is also
+the monolith's target, the prefix of the environment's variables, and the monolith's schema, unless
+the source in `models/_sources.yml` names another one. `seeds/services.csv` lists the services.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OWNERSHIP_FILE = Path("seeds") / "column_ownership.csv"
 
 @dataclass(frozen=True)
 class Service:
-    """One service database: its name, its place in the order, and its two roles."""
+    """A service: its database, its phase in the order of splitting, and its role."""
 
     database: str
     phase: int
@@ -38,35 +38,35 @@ class Service:
 
     @property
     def mirror(self) -> str:
-        """The schema of its database that mirrors the monolith's tables."""
+        """The schema in its database that mirrors the monolith's tables."""
         return self.project.schema
 
     @property
     def landed_tables(self) -> dict[str, tuple[str, ...]]:
-        """The tables that its mirror holds, with their columns; owned ones first, by name."""
+        """The mirror's tables with their columns, by name; owned ones first."""
         held = {one.name: one.columns_for(self.database) for one in self.project.tables.values()}
         names = sorted(held, key=lambda name: (name not in self.owned_tables, name))
         return {name: held[name] for name in names if held[name]}
 
     @property
     def owned_tables(self) -> dict[str, tuple[str, ...]]:
-        """The tables of the monolith that it owns, with all their columns, by name."""
+        """The monolith's tables that it owns, with all their columns, by name."""
         tables = sorted(self.project.tables.items())
         return {name: tuple(one.columns) for name, one in tables if one.owner == self.database}
 
     @property
     def owner(self) -> str:
-        """The role that owns the database and all that is in it; nobody logs in as it."""
+        """The role that owns the database and everything in it; nobody can log in as it."""
         return f"{self.role}_owner"
 
     @property
     def login(self) -> str:
-        """The role that the service itself connects as."""
+        """The role as which the service itself connects."""
         return f"{self.role}_service"
 
     @property
     def mark(self) -> str:
-        """The comment on the schema `split` of the database that was provisioned for it."""
+        """The comment on its roles, and on the schema `split` in its database."""
         return f"made by the {self.project.name} split for {self.database}"
 
     @property
@@ -81,13 +81,13 @@ class Service:
 
     @property
     def reverse_replication(self) -> str:
-        """The name of those three for reverse replication, to the monolith."""
+        """The name of these three for reverse replication, to the monolith."""
         return f"{self.replication}_back"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the monolith: who will own it, its columns' types, and who may see which."""
+    """A table of the monolith: its future owner, its columns' types, and who may see which."""
 
     name: str
     owner: str
@@ -96,16 +96,16 @@ class Table:
     unique: tuple[str, ...] = ()
 
     def columns_for(self, database: str) -> tuple[str, ...]:
-        """Name the columns that a service's mirror holds; none if it holds no such table."""
+        """Name the columns in a service's mirror; none if it does not have the table."""
         return tuple(self.columns) if self.owner == database else self.shared.get(database, ())
 
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A table that services have of others' rows, and the features that it was given.
+    """A table with rows of other services, and its features.
 
-    `entity` is what a row is, such as `user`; `follows` are the monolith's tables that it reads.
-    With `has_events` an inbox tells what happens to its rows, with `has_read_through` a function
+    `entity` names a row, such as `customer`; `follows` are the monolith's tables that it reads.
+    With `has_events` an inbox records the changes of its rows. With `has_read_through` a function
     asks the owner for a row that is not here yet.
     """
 
@@ -117,19 +117,19 @@ class SharedModel:
 
     @property
     def inbox(self) -> str:
-        """The table of the service's schema that holds its events."""
+        """The table in the service's schema with its events."""
         return f"{self.entity}_events"
 
 
 class UnknownService(SplitError):
-    """A name was given that is no service."""
+    """A name is not a service's."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Project:
-    """A project in a folder; its files are read when they are first asked for.
+    """A project in a folder; its files are read when they are first needed.
 
     Args:
         root: the folder with `dbt_project.yml`.
@@ -139,7 +139,7 @@ class Project:
 
     @cached_property
     def name(self) -> str:
-        """The name of the monolith: its dbt target, and in capitals its variables' prefix."""
+        """The monolith's name: its dbt target, and in capitals the prefix of its variables."""
         return str(self._yaml(Path(PROJECT_FILE))["name"])
 
     @cached_property
@@ -149,12 +149,12 @@ class Project:
 
     @property
     def retired_schema(self) -> str:
-        """The schema of the monolith that a completion moves tables to."""
+        """The monolith's schema to which a completion moves tables."""
         return f"{self.schema}_retired"
 
     @cached_property
     def services(self) -> Mapping[str, Service]:
-        """The services by database, in the order in which they are split off."""
+        """The services by database, in phase order."""
         rows = sorted(self.rows(SERVICES_FILE), key=lambda row: int(row["phase"]))
         return {
             row["database"]: Service(
@@ -165,7 +165,7 @@ class Project:
 
     @cached_property
     def tables(self) -> Mapping[str, Table]:
-        """The monolith's tables by name, as `models/_sources.yml` lists them."""
+        """The monolith's tables by name, from `models/_sources.yml`."""
         tables = {}
         for table in self._source["tables"]:
             meta = table["config"]["meta"]
@@ -198,7 +198,7 @@ class Project:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The monolith and the databases of all services, as dbt's targets are called."""
+        """The names of dbt's targets: the monolith and all services' databases."""
         return (self.name, *self.services)
 
     def variable(self, what: str, target: str = "") -> str:
@@ -206,25 +206,25 @@ class Project:
 
         Args:
             what: such as `URL` or `BACKUPS`.
-            target: a target; the monolith's if none is given.
+            target: a target, by default the monolith.
         """
         return f"{(target or self.name).upper()}_{what}"
 
     def short(self, database: str) -> str:
-        """Give the name by which people call a target."""
+        """Give a target's short name, for people."""
         return self.services[database].role if database in self.services else database
 
     def select(self, names: tuple[str, ...]) -> list[Service]:
-        """Find services by the names that people use, in phase order.
+        """Find services by their names, in phase order.
 
         Args:
             names: databases or short names; none means all services.
 
         Returns:
-            The services, each once, in the order of their phases.
+            The services, each once, in phase order.
 
         Raises:
-            UnknownService: a name is no service; the message lists those that exist.
+            UnknownService: a name is not a service's; the message lists all services.
         """
         services = self.services.values()
         by_any_name = {**self.services, **{one.role: one for one in services}}
@@ -239,7 +239,7 @@ class Project:
         return [one for one in services if one.database in wanted]
 
     def rows(self, path: Path) -> Iterator[dict[str, str]]:
-        """Read the rows of one of the project's seeds."""
+        """Read the rows of a seed."""
         with (self.root / path).open(newline="", encoding="utf-8") as file:
             yield from csv.DictReader(file)
 
@@ -252,14 +252,14 @@ class Project:
 
 
 def find(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Project:
-    """Find the project that a command is about.
+    """Find the project of a command.
 
     Args:
-        folder: the project's folder, if it was named.
-        environ: where `DBT_PROJECT_DIR` is looked up otherwise.
+        folder: the project's folder, if given.
+        environ: has `DBT_PROJECT_DIR` otherwise.
 
     Returns:
-        The project; the working directory's if nothing is named.
+        The project; by default the working directory's.
 
     Raises:
         NotReady: there is no dbt project in that folder, or it lists no services.
@@ -270,6 +270,6 @@ def find(folder: Path | None = None, environ: Mapping[str, str] = os.environ) ->
             raise NotReady(
                 f"There is no project here: {file} is missing.",
                 where=str(root),
-                hint="Name its folder: --project-dir DIR",
+                hint="Name the project's folder: --project-dir DIR",
             )
     return Project(root)

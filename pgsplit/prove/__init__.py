@@ -1,1 +1,1 @@
-"""Whether what a service holds is what the monolith yields."""
+"""Proofs that a service holds what the monolith yields."""

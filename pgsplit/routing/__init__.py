@@ -1,1 +1,1 @@
-"""Where applications read and write, and pausing them."""
+"""The routes of applications, and pausing their clients."""

@@ -127,5 +127,5 @@ def test_the_number_of_rows_is_the_one_asked_for(server: Server) -> None:
 def test_a_sample_of_another_size_is_left_alone(split: Split) -> None:
     with pytest.raises(TargetOccupied) as caught:
         demo.create(PROJECT, split.connections.urls["blytz_hire"], 5000)
-    assert "The schema blytz_hire holds 18 tables already" in caught.value.what
+    assert "The schema blytz_hire already holds 18 tables" in caught.value.what
     assert "runner.py down --wipe" in caught.value.hint

@@ -421,7 +421,7 @@ def test_a_service_database_that_was_made_anew_is_not_taken_for_landed(split: Sp
     split.server.execute("drop database payments_db")
     with pytest.raises(NotReady) as caught:
         land_service(split, "payments")
-    assert "has landed before, but not in this database" in caught.value.what
+    assert "has landed in another database, or its subscription" in caught.value.what
     assert "or runner.py land payments --again" in caught.value.hint
     again = split.runner("land", "payments", "--again")
     assert again.returncode == 0, again.stderr

@@ -378,7 +378,7 @@ def test_a_mirror_with_other_columns_is_named(living: Split) -> None:
     living.replicate("payments_db", "alter table blytz_hire.reviews add column odd text")
     with pytest.raises(SourceMismatch) as caught:
         sync(PAYMENTS, living.connections)
-    assert "the mirror blytz_hire.reviews does not have the columns that were landed" in (
+    assert "the mirror blytz_hire.reviews does not have the columns that have landed" in (
         caught.value.what
     )
     assert caught.value.hint == "runner.py land payments --again"
@@ -505,7 +505,7 @@ def test_another_definition_is_compared_whole_until_the_service_writes(living: S
         assert "git log -p -- models/payments_db/payments.sql" in said
         again = living.runner("land", "payments", "--again")
         assert again.returncode == NotReady.exit_code
-        assert "its mirror can't be copied anew. Nothing was changed." in again.stderr
+        assert "its mirror can't be copied again. Nothing was changed." in again.stderr
         row = database.execute(
             "select status from payments_db.payments where id = %s", (payment,)
         ).fetchone()

@@ -762,7 +762,7 @@ def test_a_file_that_pgbouncer_may_not_read_is_named(bouncer: Bouncer) -> None:
     with pytest.raises(NotReady) as caught:
         bouncer.point(Side.SERVICE)
     assert "it has another server for payments" in caught.value.what
-    assert "Let the account that PgBouncer runs as read that file" in caught.value.hint
+    assert "Let PgBouncer's account read that file" in caught.value.hint
     assert env_file.read(PAYMENTS, bouncer.connections).writes_at is Side.MONOLITH
     assert bouncer.where() == MONOLITH
 
