@@ -1,0 +1,27 @@
+{#
+    _sync_write_difference(relation, sync): the part of a sync function that writes the rows that differ.
+
+    A row of a table with a tombstone is not deleted: that column gets the time, and the row stays as it
+    last was until it comes back.
+#}
+{% macro _sync_write_difference(relation, sync) %}
+    -- An array, because the planner takes it for short and looks its keys up.
+    delete from {{ relation }}
+    where {{ sync.key }} = any(array(select _key from {{ sync.difference }} where _is_in_the_way));
+
+    {% if sync.tombstone %}
+        update {{ relation }}
+        set {{ adapter.quote(sync.tombstone) }} = clock_timestamp() at time zone 'utc'
+        where {{ sync.key }} = any(array(select _key from {{ sync.difference }} where _vanished));
+    {% endif %}
+
+    insert into {{ relation }} ({{ pgsplit.quoted(sync.columns) }})
+    select {{ pgsplit.quoted(sync.columns) }}
+    from {{ sync.difference }}
+    where not _vanished
+    on conflict ({{ sync.key }}) do update
+    set
+        {% for name in sync.columns if adapter.quote(name) != sync.key %}
+            {{ adapter.quote(name) }} = excluded.{{ adapter.quote(name) }}{{ ',' if not loop.last }}
+        {% endfor %};
+{% endmacro %}
