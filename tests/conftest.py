@@ -1,4 +1,4 @@
-"""What each test is given: its worker's server, in the state that the test begins from."""
+"""Fixtures: the worker's server, in the state that a test starts from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALL_SERVICES = {"six", "users_completed"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep all that a run makes in one folder, which goes when the run ends, whatever ends it."""
+    """Keep all that a run makes in one folder, which is removed however the run ends."""
     os.chdir(ROOT)
     # A shell's background jobs ignore Ctrl-C, and so would all that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,14 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what six services have to be built for."""
+    """Mark tests as slow that need all six services built."""
     if ALL_SERVICES & set(getattr(item, "fixturenames", ())):
         item.add_marker("slow")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that no worker is left alone with it; else in random order."""
+    """Run slow tests first, so that no worker is left alone with one; otherwise in random order."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
@@ -69,7 +69,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def begins_from(state: str) -> Any:
-    """Make a fixture that gives a copy of a state; `STATES` says what leads to it."""
+    """Make a fixture that gives a copy of a state; `STATES` lists the commands that lead to it."""
 
     def enter(stage: Stage) -> Split:
         return stage.enter(state)

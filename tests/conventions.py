@@ -1,4 +1,4 @@
-"""What every model has to be, as rules for dbt-score: described, under contract, keyed, tested."""
+"""Rules for dbt-score: every model must be described, under contract, keyed and tested."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ OWNERSHIP = Path("seeds/column_ownership.csv")
 
 @rule_filter
 def is_service_table(model: Model) -> bool:
-    """A table that a service gets; helpers in between are ephemeral."""
+    """Tell whether a model becomes a service's table; helper models are ephemeral."""
     return bool(model.config.get("materialized") == "service_table")
 
 
@@ -30,7 +30,7 @@ def _expected_columns() -> dict[str, set[str]]:
 
 @cache
 def _renamed_columns() -> dict[str, set[str]]:
-    """Give, by model, the columns that tests/runner/test_renames.py holds against the monolith."""
+    """Give, by model, the columns that tests/blytz_hire/test_renames.py compares."""
     found: dict[str, set[str]] = {}
     with OWNERSHIP.open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
@@ -77,7 +77,7 @@ def primary_key_is_tested(model: Model) -> RuleViolation | None:
 
 @rule(rule_filters={is_service_table()})
 def columns_are_tested(model: Model) -> RuleViolation | None:
-    """Each column has a data test, stands in what a unit test expects, or is only renamed."""
+    """Each column has a data test, is in the expectation of a unit test, or is only renamed."""
     tested = _expected_columns().get(model.name, set()) | _renamed_columns().get(model.name, set())
     return _missing(
         "Untested", (c.name for c in model.columns if not c.tests and c.name not in tested)
@@ -86,7 +86,7 @@ def columns_are_tested(model: Model) -> RuleViolation | None:
 
 @rule(rule_filters={is_service_table()})
 def columns_are_owned(model: Model) -> RuleViolation | None:
-    """The table's columns are held against the column-ownership seed."""
+    """The table's columns are compared with the column-ownership seed."""
     if any(test.type == "columns_are_owned" for test in model.tests):
         return None
     return RuleViolation(message="The model lacks the data test columns_are_owned.")

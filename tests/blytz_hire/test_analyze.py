@@ -1,4 +1,4 @@
-"""What `runner.py analyze` finds in a monolith, and that it finds it without leave to write."""
+"""What `runner.py analyze` finds in a monolith, and that it never needs to write."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def analyzed(split: Split, *arguments: str, **environ: str) -> dict[str, Any]:
 def ruined(
     stage: Stage, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], str, str]:
-    """Analyze a monolith with every hazard: as JSON, as a page, and as it is shown."""
+    """Analyze a monolith with every hazard: as JSON, as a page, and in the terminal."""
 
     def ruin() -> dict[str, Any]:
         page = tmp_path_factory.mktemp("ruined") / "page.html"
@@ -63,7 +63,7 @@ def ruined(
         f"{hazard}: {where[:30].isascii()}-{i}" for i, (hazard, _, where, _) in enumerate(INJECTED)
     ],
 )
-def test_a_hazard_is_found_with_what_to_do(
+def test_hazard_is_found_with_a_hint(
     ruined: tuple[dict[str, Any], str, str], hazard: str, where: str, mend: str
 ) -> None:
     found = [one for one in ruined[0]["findings"] if one["hazard"] == hazard]
@@ -72,14 +72,16 @@ def test_a_hazard_is_found_with_what_to_do(
     assert one["means"].endswith(".") and one["found"]
 
 
-def test_everything_could_be_asked(ruined: tuple[dict[str, Any], str, str]) -> None:
+def test_every_analysis_can_run(ruined: tuple[dict[str, Any], str, str]) -> None:
     assert not {f["hazard"] for f in ruined[0]["findings"]} & {
         "could not be asked",
         "not visible to this login",
     }
 
 
-def test_the_page_is_whole_and_takes_odd_names(ruined: tuple[dict[str, Any], str, str]) -> None:
+def test_page_is_self_contained_and_escapes_unusual_names(
+    ruined: tuple[dict[str, Any], str, str],
+) -> None:
     page = ruined[1]
     assert_self_contained(page)
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
@@ -87,7 +89,7 @@ def test_the_page_is_whole_and_takes_odd_names(ruined: tuple[dict[str, Any], str
     assert "\x1b" not in page
 
 
-def test_the_terminal_takes_odd_names_in_eighty_columns(
+def test_terminal_shows_unusual_names_in_80_columns(
     ruined: tuple[dict[str, Any], str, str],
 ) -> None:
     shown = ruined[2]
@@ -106,7 +108,7 @@ def assert_self_contained(page: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_sound_monolith_has_none_of_this(split: Split, tmp_path: Path) -> None:
+def test_healthy_monolith_has_none_of_the_hazards(split: Split, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     found = analyzed(split, "--html", str(page))
     kinds = {one["hazard"] for one in found["findings"]}
@@ -135,7 +137,7 @@ def reader(split: Split) -> str:
 
 
 @pytest.mark.slow
-def test_a_login_that_may_only_read_is_enough(split: Split, reader: str, tmp_path: Path) -> None:
+def test_read_only_login_is_enough(split: Split, reader: str, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     found = analyzed(split, "--html", str(page), BLYTZ_HIRE_URL=reader)
     mine = analyzed(split)
@@ -145,7 +147,7 @@ def test_a_login_that_may_only_read_is_enough(split: Split, reader: str, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_a_login_may_not_see_is_said(split: Split, reader: str) -> None:
+def test_objects_hidden_from_the_login_are_reported(split: Split, reader: str) -> None:
     with split.monolith() as monolith:
         monolith.execute("revoke select on blytz_hire.users from reader")
         monolith.execute("alter table blytz_hire.jobs enable row level security")
@@ -160,7 +162,7 @@ def test_what_a_login_may_not_see_is_said(split: Split, reader: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_locked_table_keeps_nobody_waiting(split: Split) -> None:
+def test_analyze_does_not_wait_for_a_locked_table(split: Split) -> None:
     with split.monolith() as monolith, monolith.transaction():
         monolith.execute("lock table blytz_hire.users")
         found = analyzed(split)
@@ -172,7 +174,7 @@ def test_a_locked_table_keeps_nobody_waiting(split: Split) -> None:
 
 
 @pytest.mark.slow
-def test_dbt_shows_an_analysis_by_itself(split: Split) -> None:
+def test_dbt_can_show_a_single_analysis(split: Split) -> None:
     ran = split.dbt("show", "--target", MONOLITH, "--select", "tables", "--limit", "-1")
     assert ran.returncode == 0, ran.stdout
     assert "portfolio_items" in ran.stdout
@@ -181,7 +183,7 @@ def test_dbt_shows_an_analysis_by_itself(split: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_not_ready_is_told(tmp_path: Path) -> None:
+def test_server_settings_that_block_the_split_are_found(tmp_path: Path) -> None:
     settings = {"wal_level": "replica", "max_replication_slots": "2", "max_wal_senders": "3"}
     embedded.start(tmp_path, {"fsync": "off", "max_prepared_transactions": "2", **settings})
     try:
@@ -202,7 +204,7 @@ def test_a_server_that_is_not_ready_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_old_transaction_is_found(split: Split) -> None:
+def test_old_transaction_is_found(split: Split) -> None:
     with split.monolith() as monolith, monolith.transaction():
         monolith.execute("select 1")
         show = ("show", "--target", MONOLITH, "--select", "server_hazards", "--limit", "-1")
@@ -212,7 +214,7 @@ def test_an_old_transaction_is_found(split: Split) -> None:
     assert "pg_terminate_backend" not in young.stdout
 
 
-def test_what_cannot_be_analyzed_is_said_with_what_mends_it(split: Split, tmp_path: Path) -> None:
+def test_analyze_reports_why_it_cannot_run_with_a_hint(split: Split, tmp_path: Path) -> None:
     missing = split.runner("analyze", "--html", str(tmp_path / "no" / "page.html"))
     assert missing.returncode == NotReady.exit_code
     assert "there is no folder" in missing.stderr and "Name a file" in missing.stderr
@@ -228,7 +230,7 @@ def test_what_cannot_be_analyzed_is_said_with_what_mends_it(split: Split, tmp_pa
     assert "Check BLYTZ_HIRE_URL" in empty.stderr
 
 
-def test_the_monolith_refuses_what_an_analysis_would_write(
+def test_analysis_cannot_write_to_the_monolith(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing = "delete from blytz_hire.users returning 'note' as severity"
@@ -240,7 +242,7 @@ def test_the_monolith_refuses_what_an_analysis_would_write(
     }
 
 
-def test_the_picture_is_the_same_whichever_order_things_come_in() -> None:
+def test_dependency_picture_does_not_depend_on_input_order() -> None:
     tables = [Table(name, owner, True, 1, 1) for name, owner in PLACES.items()]
     references = [_reference("payments", "users"), _reference("payments", "jobs", None)]
     one = dependencies.draw(tables, references, SERVICES)
@@ -262,12 +264,12 @@ def _reference(table: str, target: str, key: str | None = "key") -> Reference:
     )  # fmt: skip
 
 
-def test_an_empty_monolith_has_a_page_too() -> None:
+def test_empty_monolith_has_a_page_too() -> None:
     nothing = Analysis("database", "18", analyze.datetime.now(), [], [], [])
     assert "Nothing was found." in analysis_page.page(nothing, SERVICES)
 
 
-def test_findings_that_mean_the_same_are_told_together() -> None:
+def test_findings_with_the_same_meaning_are_grouped() -> None:
     first, second = (Finding("note", "a", name, "", "same", "") for name in "xy")
     other = Finding("note", "a", "z", "", "other", "")
     assert [len(one.findings) for one in analyze.grouped([first, other, second])] == [2, 1]
@@ -277,7 +279,7 @@ def test_findings_that_mean_the_same_are_told_together() -> None:
     ("span", "first", "second"),
     [(0.5, "0.0 s", "0.1 s"), (40, "0 s", "5 s"), (200, "0 s", "30 s"), (7000, "0 min", "15 min")],
 )
-def test_a_scale_has_round_marks(span: float, first: str, second: str) -> None:
+def test_scale_has_round_marks(span: float, first: str, second: str) -> None:
     marks = ticks(100.0, 100.0 + span)
     assert [said for _, said in marks[:2]] == [first, second]
     assert all(100.0 <= at <= 100.0 + span + 1e-9 for at, _ in marks)
@@ -285,7 +287,7 @@ def test_a_scale_has_round_marks(span: float, first: str, second: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_percent_sign_is_only_a_name(split: Split) -> None:
+def test_percent_sign_in_a_table_name_is_harmless(split: Split) -> None:
     with split.monolith() as monolith:
         monolith.execute(b'create table blytz_hire."100%s" (id text)')
     found = analyzed(split)

@@ -1,4 +1,4 @@
-"""A backup is one snapshot that can be restored, is complete or not there, and touches nothing."""
+"""A backup is one restorable snapshot, is complete or absent, and changes nothing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def server_15() -> Iterator[Server]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Name the folder of this test's backups; it is not there yet."""
+    """Give the path of this test's backup folder, which doesn't exist yet."""
     home = tmp_path / "backups"
     monkeypatch.setenv("BLYTZ_HIRE_BACKUPS", str(home))
     return home
@@ -79,7 +79,7 @@ def runner(split: Split, home: Path, *arguments: str) -> subprocess.CompletedPro
 
 
 def begin(split: Split, home: Path) -> tuple[subprocess.Popen[str], Path]:
-    """Begin a backup of a monolith that takes a while; come back when rows are being written."""
+    """Start a slow backup of the monolith; return while it writes rows."""
     with split.monolith() as monolith:
         monolith.execute(
             "create table blytz_hire.slow as select n, md5(n::text) || md5((-n)::text) as noise"
@@ -99,7 +99,7 @@ def begin(split: Split, home: Path) -> tuple[subprocess.Popen[str], Path]:
 
 
 def dumping(part: Path) -> list[psutil.Process]:
-    """Find pg_dump, its head first, and its workers."""
+    """Find the processes of pg_dump: the leader first, then its workers."""
     found = [
         process
         for process in psutil.process_iter(["cmdline"])
@@ -126,7 +126,7 @@ def one(url: str, question: str) -> Any:
     return row[0]
 
 
-def test_a_backup_of_a_monolith_that_is_written_is_one_snapshot_and_restorable(
+def test_backup_taken_during_writes_is_one_restorable_snapshot(
     split: Split, home: Path, scratch: str
 ) -> None:
     with split.monolith() as monolith:
@@ -206,7 +206,7 @@ def stat_mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_backups_are_listed_and_the_missing_are_marked(split: Split, home: Path) -> None:
+def test_backups_are_listed_and_missing_ones_are_marked(split: Split, home: Path) -> None:
     none = runner(split, home, "backups")
     assert (none.returncode, none.stdout.strip()) == (
         0,
@@ -243,7 +243,7 @@ def test_backups_are_listed_and_the_missing_are_marked(split: Split, home: Path)
     assert "The database blytz_hire is not empty" in there.stderr
 
 
-def test_two_backups_in_one_second_do_not_take_each_others_place(split: Split, home: Path) -> None:
+def test_backups_made_in_the_same_second_get_different_names(split: Split, home: Path) -> None:
     made = [take(split, tables=[("blytz_hire", "badges")]) for _ in range(3)]
     assert len({one.path for one in made}) == 3
     assert all(one.is_there for one in backups(split.connections))
@@ -251,7 +251,7 @@ def test_two_backups_in_one_second_do_not_take_each_others_place(split: Split, h
 
 
 @pytest.mark.slow
-def test_a_killed_pg_dump_leaves_nothing(split: Split, home: Path) -> None:
+def test_killed_pg_dump_leaves_nothing(split: Split, home: Path) -> None:
     started, part = begin(split, home)
     dumping(part)[0].kill()
     _, said = started.communicate(timeout=60)
@@ -262,7 +262,7 @@ def test_a_killed_pg_dump_leaves_nothing(split: Split, home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_runner_leaves_no_final_name_and_the_next_one_clears_up(
+def test_killed_runner_leaves_no_finished_backup_and_the_next_one_cleans_up(
     split: Split, home: Path
 ) -> None:
     started, part = begin(split, home)
@@ -283,7 +283,7 @@ def test_a_killed_runner_leaves_no_final_name_and_the_next_one_clears_up(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_who_stops_a_backup_politely_finds_nothing_of_it(
+def test_backup_stopped_by_sigint_or_sigterm_leaves_nothing(
     split: Split, home: Path, how: signal.Signals
 ) -> None:
     started, part = begin(split, home)
@@ -301,7 +301,7 @@ def test_who_stops_a_backup_politely_finds_nothing_of_it(
     assert busy == (0,) and outcomes == [("failed",)]
 
 
-def test_too_little_room_is_told_before_anything_is_made(
+def test_too_little_disk_space_is_reported_before_anything_is_made(
     split: Split, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(home.parent)
@@ -314,7 +314,7 @@ def test_too_little_room_is_told_before_anything_is_made(
     assert list(home.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_used_is_named(split: Split, tmp_path: Path) -> None:
+def test_unusable_backup_folder_is_reported(split: Split, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for home in (tmp_path / "file", tmp_path / "file" / "backups"):
         ran = runner(split, home, "backup")
@@ -326,7 +326,7 @@ def test_a_folder_that_cannot_be_used_is_named(split: Split, tmp_path: Path) -> 
 
 @pytest.fixture
 def reader(split: Split) -> Split:
-    """Give the split as a login sees it that may keep the ledger and read the monolith's tables."""
+    """Give the split for a login that may keep the ledger and read the monolith's tables."""
     with split.monolith() as monolith:
         monolith.execute(sql.SQL("create role reader login password {}").format(PASSWORD))
         monolith.execute("grant connect, create on database blytz_hire to reader")
@@ -337,7 +337,7 @@ def reader(split: Split) -> Split:
     return replace(split, connections=resolve(PROJECT, environ), environ=environ)
 
 
-def test_without_the_right_to_make_a_restore_point_there_is_a_note(
+def test_missing_right_to_make_a_restore_point_is_noted(
     split: Split, reader: Split, home: Path
 ) -> None:
     made = take(reader)
@@ -355,7 +355,7 @@ def test_without_the_right_to_make_a_restore_point_there_is_a_note(
     assert listed.count("none") == 1
 
 
-def test_what_the_login_may_not_read_is_named_with_what_mends_it(
+def test_objects_the_login_cannot_read_are_reported_with_a_hint(
     split: Split, reader: Split, home: Path
 ) -> None:
     with split.monolith() as monolith:
@@ -376,7 +376,7 @@ def test_what_the_login_may_not_read_is_named_with_what_mends_it(
         monolith.execute("revoke pg_read_all_data from reader")
 
 
-def test_a_refused_login_is_told_without_its_password(split: Split, home: Path) -> None:
+def test_refused_login_is_reported_without_its_password(split: Split, home: Path) -> None:
     url = with_database(split.server.tcp, "payments_db", password="wr0ng")
     ran = split.runner("backup", "payments", BLYTZ_HIRE_BACKUPS=str(home), PAYMENTS_DB_URL=url)
     assert ran.returncode == ConnectionFailed.exit_code
@@ -387,7 +387,7 @@ def test_a_refused_login_is_told_without_its_password(split: Split, home: Path) 
     assert "runner.py provision" in absent.stderr
 
 
-def test_a_table_that_somebody_alters_is_not_waited_for_long(
+def test_backup_does_not_wait_long_for_a_locked_table(
     split: Split, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scope, "LOCK_TIMEOUT", "200ms")
@@ -413,7 +413,7 @@ def damage(file: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "gone", "flipped"])
-def test_what_pg_dump_wrote_wrongly_is_no_backup(
+def test_damaged_pg_dump_output_does_not_become_a_backup(
     split: Split, home: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     dump = backing_up._dump
@@ -432,7 +432,7 @@ def test_what_pg_dump_wrote_wrongly_is_no_backup(
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "gone", "flipped"])
-def test_a_backup_that_was_damaged_later_is_not_restored(
+def test_backup_damaged_later_is_not_restored(
     split: Split, home: Path, scratch: str, how: str
 ) -> None:
     made = take(split)
@@ -452,7 +452,7 @@ def test_a_backup_that_was_damaged_later_is_not_restored(
         assert one(scratch, "select count(*) from pg_class where relname = 'users'") == 0
 
 
-def test_a_database_that_holds_anything_is_refused_and_left_alone(
+def test_restore_into_a_non_empty_database_is_refused(
     split: Split, home: Path, scratch: str
 ) -> None:
     made = take(split)
@@ -472,7 +472,7 @@ def test_a_database_that_holds_anything_is_refused_and_left_alone(
     assert "docs/backup.md" in done.stdout
 
 
-def test_what_is_no_backup_and_what_is_no_url_is_told(split: Split, home: Path) -> None:
+def test_restore_refuses_an_unknown_backup_and_an_invalid_url(split: Split, home: Path) -> None:
     absent = runner(split, home, "restore", "payments-switch-20200101T000000Z", "postgresql://x/y")
     assert absent.returncode == NotReady.exit_code
     assert "There is no backup by that name." in absent.stderr
@@ -486,7 +486,7 @@ def test_what_is_no_backup_and_what_is_no_url_is_told(split: Split, home: Path) 
     assert "secret" not in mistyped.stdout + mistyped.stderr
 
 
-def test_a_services_database_is_backed_up_and_production_goes_on(
+def test_restoring_a_service_backup_does_not_disturb_production(
     split: Split, home: Path, scratch: str
 ) -> None:
     for phase in ("provision", "land"):
@@ -506,7 +506,7 @@ def test_a_services_database_is_backed_up_and_production_goes_on(
     assert split.server.execute(slots) == before
 
 
-def test_a_foreign_key_that_rows_break_is_restored_and_said(
+def test_violated_foreign_key_is_restored_unvalidated_and_reported(
     split: Split, home: Path, scratch: str
 ) -> None:
     with split.monolith() as monolith:
@@ -529,7 +529,7 @@ def test_a_foreign_key_that_rows_break_is_restored_and_said(
     assert checksums(scratch) == checksums(split.connections.urls[MONOLITH])
 
 
-def test_foreign_keys_that_could_not_be_restored_are_no_success(
+def test_restore_fails_if_foreign_keys_cannot_be_restored(
     split: Split, home: Path, scratch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, lost = restoring.run, "pg_restore: error: connection to server was lost"
@@ -548,7 +548,9 @@ def test_foreign_keys_that_could_not_be_restored_are_no_success(
     assert "drop it, create it empty, and restore again" in caught.value.hint
 
 
-def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) -> None:
+def test_backup_can_be_limited_to_the_rows_of_some_tables(
+    split: Split, home: Path, scratch: str
+) -> None:
     with split.monolith() as monolith:
         monolith.execute(
             """create table public."a ""b"".c*" (id int) partition by list (id);
@@ -568,7 +570,7 @@ def test_the_rows_of_some_tables_only(split: Split, home: Path, scratch: str) ->
 
 
 @pytest.mark.slow
-def test_the_oldest_postgres_is_backed_up_and_restored(
+def test_oldest_supported_postgres_is_backed_up_and_restored(
     server_15: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connections = resolve(PROJECT, {"BLYTZ_HIRE_URL": with_database(server_15.socket, "sample")})
@@ -586,9 +588,7 @@ def test_the_oldest_postgres_is_backed_up_and_restored(
 
 
 @pytest.mark.slow
-def test_a_restore_point_is_what_the_wal_archive_can_be_recovered_to(
-    tmp_path: Path, home: Path
-) -> None:
+def test_wal_archive_can_be_recovered_to_the_restore_point(tmp_path: Path, home: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     archive = short_folder("archive-")
     for path in (first, second):

@@ -1,4 +1,4 @@
-"""Building: the models as they are, on the sample monolith, and what a build refuses."""
+"""Building: the real models on the sample monolith, and what a build refuses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def versions(split: Split, service: Service) -> dict[str, list[tuple[object, ...
 
 
 @pytest.mark.slow
-def test_a_second_build_changes_no_row_and_dbt_does_the_same(living: Split) -> None:
+def test_second_build_changes_no_row_whether_by_dbt_or_the_runner(living: Split) -> None:
     before = versions(living, PAYMENTS)
     ran = living.dbt("build", "--target", "payments_db", "--full-refresh")
     assert ran.returncode == 0, ran.stdout
@@ -66,7 +66,7 @@ def test_a_second_build_changes_no_row_and_dbt_does_the_same(living: Split) -> N
 
 
 @pytest.mark.slow
-def test_what_changes_in_the_mirror_is_followed_by_the_next_build(living: Split) -> None:
+def test_next_build_applies_what_changed_in_the_mirror(living: Split) -> None:
     first = versions(living, PAYMENTS)
     living.replicate(
         "payments_db",
@@ -88,7 +88,7 @@ def test_what_changes_in_the_mirror_is_followed_by_the_next_build(living: Split)
     assert row is not None and str(row[0]) == "12.34"
 
 
-def test_two_rows_may_swap_what_is_unique(six: Split) -> None:
+def test_two_rows_can_swap_unique_values(six: Split) -> None:
     (users,) = select(("users",))
     emails = "select id, email from users_db.users order by id limit 2"
     with six.service("users_db") as database:
@@ -105,7 +105,7 @@ def test_two_rows_may_swap_what_is_unique(six: Split) -> None:
 
 
 @pytest.mark.slow
-def test_rows_that_break_a_constraint_are_named_and_nothing_is_left(split: Split) -> None:
+def test_rows_that_violate_a_constraint_are_reported_and_nothing_is_left(split: Split) -> None:
     service = prepare(split, "contracts")
     with split.service("contracts_db") as database:
         database.execute(
@@ -131,7 +131,7 @@ def test_rows_that_break_a_constraint_are_named_and_nothing_is_left(split: Split
 
 
 @pytest.mark.slow
-def test_a_null_where_none_may_be_is_named(landed: Split) -> None:
+def test_null_in_a_not_null_column_is_reported(landed: Split) -> None:
     with landed.service("payments_db") as database:
         database.execute("alter table blytz_hire.reviews alter column rating drop not null")
         database.execute("update blytz_hire.reviews set rating = null")
@@ -144,7 +144,7 @@ def test_a_null_where_none_may_be_is_named(landed: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_null_and_a_duplicate_that_no_constraint_has_stopped_are_found(living: Split) -> None:
+def test_nulls_and_duplicates_are_found_without_constraints(living: Split) -> None:
     test = ("test", "--target", "payments_db", "--select", "payments,test_name:present_and_unique")
     sound = living.dbt(*test)
     assert "PASS pgsplit_present_and_unique_payments_" in sound.stdout, sound.stdout
@@ -165,7 +165,7 @@ def test_a_null_and_a_duplicate_that_no_constraint_has_stopped_are_found(living:
 
 
 @pytest.mark.slow
-def test_a_table_that_this_project_did_not_make_is_left_alone(landed: Split) -> None:
+def test_table_that_this_project_did_not_make_is_left_alone(landed: Split) -> None:
     with landed.service("payments_db") as database:
         database.execute("create table payments_db.payments as select 'precious' as id")
     with pytest.raises(BuildFailed) as caught:
@@ -177,7 +177,7 @@ def test_a_table_that_this_project_did_not_make_is_left_alone(landed: Split) -> 
 
 
 @pytest.mark.slow
-def test_a_definition_that_has_changed_since_is_refused(living: Split) -> None:
+def test_table_with_an_outdated_structure_is_refused(living: Split) -> None:
     before = versions(living, PAYMENTS)
     with living.service("payments_db") as database:
         database.execute(
@@ -193,7 +193,7 @@ def test_a_definition_that_has_changed_since_is_refused(living: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_reference_that_had_a_key_and_dangles_fails_with_its_rows(landed: Split) -> None:
+def test_dangling_reference_that_had_a_key_fails_with_its_rows(landed: Split) -> None:
     with landed.service("payments_db") as database:
         database.execute(
             "update blytz_hire.payments set \"userId\" = 'ghost'"
@@ -211,7 +211,7 @@ def test_a_reference_that_had_a_key_and_dangles_fails_with_its_rows(landed: Spli
 
 
 @pytest.mark.slow
-def test_a_column_that_somebody_adds_fails_by_name(split: Split) -> None:
+def test_added_column_or_table_without_an_owner_fails_by_name(split: Split) -> None:
     assert check_monolith(split.connections).failed == 0
     with split.monolith() as monolith:
         monolith.execute('alter table blytz_hire.payments add column "addedToday" text')
@@ -225,7 +225,7 @@ def test_a_column_that_somebody_adds_fails_by_name(split: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_column_that_goes_missing_fails_by_name(split: Split) -> None:
+def test_missing_column_fails_by_name(split: Split) -> None:
     with split.monolith() as monolith:
         monolith.execute("alter table blytz_hire.users drop column preferences")
     with pytest.raises(BuildFailed) as caught:
@@ -236,7 +236,7 @@ def test_a_column_that_goes_missing_fails_by_name(split: Split) -> None:
     )
 
 
-def test_a_service_that_has_not_landed_is_refused(split: Split) -> None:
+def test_service_that_has_not_landed_is_refused(split: Split) -> None:
     (service,) = select(("files",))
     with pytest.raises(NotReady) as caught:
         build_service(split, service)
@@ -244,7 +244,7 @@ def test_a_service_that_has_not_landed_is_refused(split: Split) -> None:
     assert caught.value.hint == "runner.py land files"
 
 
-def test_what_dbt_makes_belongs_to_the_owner_role(living: Split) -> None:
+def test_tables_made_by_dbt_belong_to_the_owner_role(living: Split) -> None:
     with living.service("payments_db") as database:
         owners = database.execute(
             "select distinct relowner::regrole::text from pg_class"
@@ -258,7 +258,7 @@ def test_what_dbt_makes_belongs_to_the_owner_role(living: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_table_that_took_the_place_of_ours_is_left_alone(living: Split) -> None:
+def test_table_that_took_the_name_of_ours_is_left_alone(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter table payments_db.disputes rename to disputes_of_old")
         database.execute("create table payments_db.disputes as select 'precious' as payment_id")
@@ -272,7 +272,7 @@ def test_a_table_that_took_the_place_of_ours_is_left_alone(living: Split) -> Non
 
 
 @pytest.mark.slow
-def test_a_build_without_rows_is_refused(living: Split) -> None:
+def test_dbt_run_with_empty_flag_is_refused(living: Split) -> None:
     before = versions(living, PAYMENTS)
     ran = living.dbt("run", "--empty", "--target", "payments_db")
     assert ran.returncode != 0
@@ -282,9 +282,7 @@ def test_a_build_without_rows_is_refused(living: Split) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", ["blytz_hire", "unprovisioned"])
-def test_dbt_makes_nothing_in_a_database_that_was_not_provisioned(
-    split: Split, elsewhere: str
-) -> None:
+def test_dbt_makes_nothing_in_an_unprovisioned_database(split: Split, elsewhere: str) -> None:
     split.server.execute("create database unprovisioned")
     url = with_database(split.server.socket, elsewhere)
     schemas = "select nspname from pg_namespace order by 1"
@@ -300,7 +298,7 @@ def test_dbt_makes_nothing_in_a_database_that_was_not_provisioned(
 
 
 @pytest.mark.slow
-def test_a_dbt_that_was_stopped_is_no_build(landed: Split) -> None:
+def test_interrupted_dbt_does_not_count_as_a_build(landed: Split) -> None:
     script = (
         "import os, signal, subprocess, sys, threading, time\n"
         "import runner\n"

@@ -1,4 +1,4 @@
-"""Complete: there is no way back from it, so it has a monolith of its own."""
+"""Complete: it can't be undone, so it has its own monolith."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.switching import (
 )
 
 
-def test_a_completed_service_stands_on_its_own(switched: Split) -> None:
+def test_completed_service_is_independent_of_the_monolith(switched: Split) -> None:
     with as_service(switched) as service:
         service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "last"})
         ran(switched, "sync", "payments")

@@ -74,7 +74,7 @@ def profiles_for(environs: list[dict[str, str]]) -> list[Any]:
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
-def test_every_database_has_an_output_under_its_own_name() -> None:
+def test_every_database_has_a_profile_output_of_its_name() -> None:
     profile = yaml.safe_load((ROOT / "profiles" / "profiles.yml").read_text())["blytz_hire"]
     assert {target: output["name"] for target, output in profile["outputs"].items()} == {
         target: f"{{% do context.update(name='{target}') %}}" for target in (MONOLITH, *SERVICES)
@@ -82,7 +82,7 @@ def test_every_database_has_an_output_under_its_own_name() -> None:
 
 
 @pytest.mark.slow
-def test_profile_and_runner_read_every_url_alike() -> None:
+def test_profile_and_runner_read_every_url_the_same_way() -> None:
     environs = [{"BLYTZ_HIRE_URL": url} for url in URLS]
     environs += [{"BLYTZ_HIRE_URL": "postgresql://x@y/z", "PAYMENTS_DB_URL": url} for url in URLS]
     for environ, seen in zip(environs, profiles_for([*environs]), strict=True):
@@ -106,7 +106,7 @@ def test_profile_and_runner_find_the_same_embedded_server() -> None:
 
 
 @pytest.mark.slow
-def test_the_profile_refuses_what_is_no_url_without_repeating_it() -> None:
+def test_profile_refuses_an_invalid_url_without_showing_its_password() -> None:
     urls = ["mysql://ann:hunter2@db/mono", "host=db user=ann password=hunter2"]
     urls += ["postgresql://ann:hunter2%@db/mono", "postgresql://ann:hunter2@db:port/mono"]
     environs = [{"BLYTZ_HIRE_URL": url} for url in urls]
@@ -115,14 +115,14 @@ def test_the_profile_refuses_what_is_no_url_without_repeating_it() -> None:
         assert "hunter2" not in seen, url
 
 
-def test_with_only_the_monolith_given_the_services_live_beside_it() -> None:
+def test_services_default_to_the_server_of_the_monolith() -> None:
     connections = resolve(PROJECT, {"BLYTZ_HIRE_URL": "postgresql://ann:pw@db:5433/mono"})
     assert connections.urls["payments_db"] == "postgresql://ann:pw@db:5433/payments_db"
     assert connections.urls[MONOLITH] == "postgresql://ann:pw@db:5433/mono"
     assert not connections.embedded
 
 
-def test_with_nothing_given_all_seven_are_on_the_embedded_server(tmp_path: Path) -> None:
+def test_all_seven_databases_default_to_the_embedded_server(tmp_path: Path) -> None:
     connections = resolve(PROJECT, {}, tmp_path)
     assert connections.embedded
     hosts = {conninfo_to_dict(url)["host"] for url in connections.urls.values()}
@@ -133,14 +133,14 @@ def test_with_nothing_given_all_seven_are_on_the_embedded_server(tmp_path: Path)
     }
 
 
-def test_a_service_without_a_monolith_is_refused() -> None:
+def test_service_url_without_a_monolith_url_is_refused() -> None:
     with pytest.raises(ConnectionFailed) as caught:
         resolve(PROJECT, {"PAYMENTS_DB_URL": "postgresql://ann@db/payments"})
     assert "PAYMENTS_DB_URL is set but BLYTZ_HIRE_URL is not" in caught.value.what
     assert "export BLYTZ_HIRE_URL=" in caught.value.hint
 
 
-def test_two_targets_in_one_database_are_refused() -> None:
+def test_monolith_and_service_in_one_database_are_refused() -> None:
     url = "postgresql://ann@db/mono"
     with pytest.raises(ConnectionFailed) as caught:
         resolve(PROJECT, {"BLYTZ_HIRE_URL": url, "FILES_DB_URL": url})
@@ -149,7 +149,7 @@ def test_two_targets_in_one_database_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["postgres", "template1", "o'hara"])
-def test_a_database_that_is_nobodys_own_is_refused(name: str) -> None:
+def test_reserved_or_quoted_database_name_is_refused(name: str) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         resolve(
             PROJECT,
@@ -169,14 +169,14 @@ def test_a_database_that_is_nobodys_own_is_refused(name: str) -> None:
         "ann hunter2",
     ],
 )
-def test_what_is_no_url_is_refused_without_repeating_it(url: str) -> None:
+def test_invalid_url_is_refused_without_showing_its_password(url: str) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         resolve(PROJECT, {"BLYTZ_HIRE_URL": url})
     assert "BLYTZ_HIRE_URL is no PostgreSQL URL" in caught.value.what
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_unreachable_server_is_named(split: Split) -> None:
+def test_unreachable_server_is_reported(split: Split) -> None:
     url = "postgresql://ann:hunter2@127.0.0.1:1/mono"
     result = split.runner("land", "payments", BLYTZ_HIRE_URL=url)
     assert result.returncode == ConnectionFailed.exit_code
@@ -186,7 +186,7 @@ def test_an_unreachable_server_is_named(split: Split) -> None:
     assert "hunter2" not in result.stderr
 
 
-def test_a_wrong_password_is_named(server: Server) -> None:
+def test_wrong_password_is_reported(server: Server) -> None:
     with connect(with_database(server.tcp, "postgres"), MONOLITH) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
     with pytest.raises(ConnectionFailed) as caught:
@@ -197,14 +197,14 @@ def test_a_wrong_password_is_named(server: Server) -> None:
     assert PASSWORD not in str(caught.value)
 
 
-def test_a_missing_database_is_named(server: Server) -> None:
+def test_missing_database_is_reported(server: Server) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         connect(with_database(server.socket, "nowhere"), "payments_db")
     assert "The database does not exist" in caught.value.what
     assert "runner.py provision" in caught.value.hint
 
 
-def test_an_embedded_server_that_is_down_is_named(tmp_path: Path) -> None:
+def test_stopped_embedded_server_is_reported(tmp_path: Path) -> None:
     connections = resolve(PROJECT, {}, tmp_path)
     with pytest.raises(ConnectionFailed) as caught:
         connections.connect(MONOLITH)
@@ -212,7 +212,7 @@ def test_an_embedded_server_that_is_down_is_named(tmp_path: Path) -> None:
     assert caught.value.hint == "runner.py up"
 
 
-def test_a_connection_reads_what_the_url_says(server: Server) -> None:
+def test_connection_uses_the_password_in_the_url(server: Server) -> None:
     """The password in the test has every character that a URL has to quote."""
     with psycopg.connect(server.tcp) as connection:
         assert connection.info.password == PASSWORD

@@ -1,10 +1,10 @@
-"""One customer in six databases: the strategy's list, with writers running all the while.
+"""One customer in six databases: the strategy's checklist, while clients keep writing.
 
 Event propagation, races, failures and integrity in one run: users, profiles and companies are
 written in the monolith, through the switch and the completion of users_db, and in users_db;
 followers and a database go down in between; marketplace_db is switched and deletes what others
-refer to. At the end each update has been told once to each service, and every reference leads
-somewhere.
+refer to. At the end each service has received each update once, and no reference is an
+orphan.
 """
 
 from __future__ import annotations
@@ -74,19 +74,19 @@ CHANGE = {
 
 @dataclass(frozen=True)
 class Six:
-    """A monolith and its six services, and whom its clients know."""
+    """A monolith, its six services, and the people that its clients know."""
 
     split: Split
     known: Known
 
     def succeeds(self, *arguments: str) -> str:
-        """Run runner.py, which has to succeed; give what it printed, without its line breaks."""
+        """Run runner.py, which must succeed; give its output without line breaks."""
         ran = self.split.runner(*arguments)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return " ".join(ran.stdout.split())
 
     def clients(self, first: int) -> list[Client]:
-        """Make clients of users_db, which have yet to be started; each number is given once."""
+        """Make clients of users_db without starting them; each gets its own number."""
         folder = self.split.connections.folder
         return [
             Client(USERS, folder, self.known, number, PER_SECOND / CLIENTS)
@@ -94,8 +94,8 @@ class Six:
         ]
 
 
-def acquainted(split: Split) -> Six:
-    """Let clients know a monolith, and its services what they have brought along."""
+def with_known_clients(split: Split) -> Six:
+    """Prepare the monolith for clients, and sync the rows that they add for it."""
     with split.monolith() as monolith:
         six = Six(split, acquaint(monolith))
     six.succeeds("sync")
@@ -118,7 +118,7 @@ def columns(split: Split, database: str, schema: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("service", SIX, ids=lambda one: one.role)
-def test_nothing_is_shared_that_is_not_listed(six: Split, service: Service) -> None:
+def test_services_hold_only_the_listed_columns(six: Split, service: Service) -> None:
     mirrored = columns(six, service.database, MIRROR_SCHEMA)
     landed = service.landed_tables
     assert mirrored.keys() == landed.keys()
@@ -138,7 +138,7 @@ def test_nothing_is_shared_that_is_not_listed(six: Split, service: Service) -> N
 
 
 class Once:
-    """Who updates each of some users just once, wherever users are written, one after the other."""
+    """Updates each of some users exactly once, one by one, wherever users are written."""
 
     def __init__(self, split: Split, users: Sequence[str]) -> None:
         self.split, self.users = split, users
@@ -157,7 +157,7 @@ class Once:
         assert self.failed is None, self.failed
 
     def has_done(self, how_many: int) -> bool:
-        """Tell whether so many have been updated, or it has failed."""
+        """Tell whether this many users have been updated, or it has failed."""
         return self.failed is not None or len(self.done) >= how_many
 
     def _run(self) -> None:
@@ -191,10 +191,10 @@ def write(clients: Sequence[Client], database: str) -> None:
     until(lambda: there() >= enough or not all(client.works for client in clients))
 
 
-def assert_each_update_was_told_once(
+def assert_each_update_was_received_once(
     events: Sequence[Numbered], once: Once, clients: Sequence[Client]
 ) -> None:
-    """Hold what a service heard against what was acknowledged to those who wrote."""
+    """Compare a service's events with the writes that were acknowledged to clients."""
     by_user: dict[str, list[dict[str, Any]]] = {}
     for _, event in events:
         by_user.setdefault(event["userId"], []).append(event)
@@ -220,8 +220,8 @@ def assert_each_update_was_told_once(
                 assert heard[-1]["type"] == "USER_DELETED"
 
 
-def assert_last_event_is_what_is_held(split: Split, service: Service, since: int) -> None:
-    """For each user the last event says what the copy says."""
+def assert_last_event_matches_the_copy(split: Split, service: Service, since: int) -> None:
+    """Each user's last event matches the copy."""
     with split.service(service.database) as database:
         rows = database.execute(
             f"""
@@ -239,7 +239,7 @@ def assert_last_event_is_what_is_held(split: Split, service: Service, since: int
     assert rows == []
 
 
-def assert_copies_are_what_the_owner_yields(split: Split) -> None:
+def assert_copies_match_the_owner(split: Split) -> None:
     with split.service("users_db") as there:
         for service in CONSUMERS:
             with split.service(service.database) as here:
@@ -255,8 +255,8 @@ def assert_copies_are_what_the_owner_yields(split: Split) -> None:
                     assert here.execute(held).fetchall() == there.execute(due).fetchall(), table
 
 
-def test_one_customer_in_six_databases(six: Split, tmp_path: Path) -> None:
-    split, six = six, acquainted(six)
+def test_customer_stays_consistent_across_six_databases(six: Split, tmp_path: Path) -> None:
+    split, six = six, with_known_clients(six)
     since = {service: last_sequence(split, service) for service in CONSUMERS}
     once = Once(split, [f"once-{number:03}" for number in range(ONCE)])
     first, others = six.clients(1), six.clients(1 + CLIENTS)
@@ -297,9 +297,9 @@ def test_one_customer_in_six_databases(six: Split, tmp_path: Path) -> None:
             assert service.database == "files_db"
             assert one.got == events[: len(one.got)]
         assert [sequence for sequence, _ in events] == sorted({n for n, _ in events})
-        assert_each_update_was_told_once(events, once, first)
-        assert_last_event_is_what_is_held(split, service, since[service])
-    assert_copies_are_what_the_owner_yields(split)
+        assert_each_update_was_received_once(events, once, first)
+        assert_last_event_matches_the_copy(split, service, since[service])
+    assert_copies_match_the_owner(split)
 
     six.succeeds("switch", "marketplace", *PATIENT)
     with following(split, tmp_path / "third"), writing(others):
@@ -332,12 +332,12 @@ def test_one_customer_in_six_databases(six: Split, tmp_path: Path) -> None:
     six.succeeds("sync")
     for service in CONSUMERS:
         events = inbox(split, service, since[service])
-        assert_each_update_was_told_once(events, once, [*first, *others])
-        assert_last_event_is_what_is_held(split, service, since[service])
-    assert_copies_are_what_the_owner_yields(split)
+        assert_each_update_was_received_once(events, once, [*first, *others])
+        assert_last_event_matches_the_copy(split, service, since[service])
+    assert_copies_match_the_owner(split)
 
 
-def test_the_caches_ask_users_db_once_it_is_the_owner(users_completed: Split) -> None:
+def test_caches_query_users_db_once_it_is_completed(users_completed: Split) -> None:
     split = users_completed
     with split.service("users_db") as owner:
         owner.execute(

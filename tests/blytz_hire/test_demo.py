@@ -1,4 +1,4 @@
-"""The sample monolith: the tables that are expected, the oddities that are promised."""
+"""The sample monolith: it has the expected tables and the promised oddities."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def found(stage: Stage) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("oddity", ODDITIES)
-def test_the_sample_contains(found: dict[str, bool], oddity: str) -> None:
+def test_sample_contains_the_oddity(found: dict[str, bool], oddity: str) -> None:
     assert found[oddity]
 
 
-def test_the_sample_is_the_monolith_that_the_models_expect(split: Split) -> None:
+def test_sample_has_the_tables_that_the_models_expect(split: Split) -> None:
     with split.monolith() as monolith:
         live = live_tables(monolith, MIRROR_SCHEMA)
         keys = monolith.execute(
@@ -98,7 +98,7 @@ def test_every_nullable_column_has_nulls_and_values(split: Split) -> None:
             assert row == (True,), f"{table}.{column}"
 
 
-def test_the_same_number_of_rows_gives_the_same_bytes(server: Server, split: Split) -> None:
+def test_samples_of_the_same_size_are_identical(server: Server, split: Split) -> None:
     def fingerprint(url: str) -> list[tuple[object, ...]]:
         with connect(url, "blytz_hire") as monolith:
             return [
@@ -118,13 +118,13 @@ def test_the_same_number_of_rows_gives_the_same_bytes(server: Server, split: Spl
         server.execute("drop database sample_again with (force)")
 
 
-def test_the_number_of_rows_is_the_one_asked_for(server: Server) -> None:
+def test_sample_has_the_requested_number_of_rows(server: Server) -> None:
     counts = demo.create(PROJECT, with_database(server.socket, "sample"), SAMPLE_ROWS)
     assert sum(counts.values()) == SAMPLE_ROWS
     assert len(counts) == 18
 
 
-def test_a_sample_of_another_size_is_left_alone(split: Split) -> None:
+def test_existing_sample_of_another_size_is_left_alone(split: Split) -> None:
     with pytest.raises(TargetOccupied) as caught:
         demo.create(PROJECT, split.connections.urls["blytz_hire"], 5000)
     assert "The schema blytz_hire already holds 18 tables" in caught.value.what

@@ -1,4 +1,4 @@
-"""The embedded server, on real servers: each test has a project folder of its own."""
+"""The embedded server, with real servers; each test has its own project folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def template() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _initdb_once(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy what initdb made the first time; processes that the tests start run it for real."""
+    """Run initdb once and copy its result; processes that tests start still run it for real."""
     run = embedded._run
 
     def quick(*command: str, **options: Any) -> str:
@@ -59,7 +59,7 @@ def _initdb_once(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def new_root() -> Iterator[Callable[[str], Path]]:
-    """Make project folders, and clear away their servers in the end."""
+    """Make project folders, and remove their servers at the end."""
     top, roots = _new_folder(), []
 
     def make(name: str) -> Path:
@@ -88,8 +88,8 @@ def query(root: Path, statement: str, database: str = "postgres") -> list[Any]:
         return [row[0] for row in cursor.fetchall()] if cursor.description else []
 
 
-def head(root: Path) -> int:
-    """Read the number of the server's first process."""
+def postmaster_pid(root: Path) -> int:
+    """Read the PID of the server's first process."""
     return int((root / ".postgres/data/postmaster.pid").read_text().split()[0])
 
 
@@ -107,7 +107,7 @@ def python(script: str, root: Path, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd="/", stdout=pipe, stderr=pipe, text=True, **options)
 
 
-def test_the_server_is_set_up_for_the_split(root: Path) -> None:
+def test_server_is_set_up_for_the_split(root: Path) -> None:
     server = embedded.start(root)
     assert embedded.url(root, "a db/ü") == (
         f"postgresql://postgres@/a%20db%2F%C3%BC?host={embedded.socket_directory(root)}"
@@ -141,14 +141,14 @@ def test_the_server_is_set_up_for_the_split(root: Path) -> None:
 
 def test_starting_twice_leaves_the_server_alone(root: Path) -> None:
     embedded.start(root)
-    first = head(root)
+    first = postmaster_pid(root)
     embedded.start(root, {"wal_level": "replica"})
-    assert head(root) == first
+    assert postmaster_pid(root) == first
     assert embedded.is_running(root)
     assert query(root, "show wal_level") == ["logical"]
 
 
-def test_processes_that_start_it_at_once_get_one_server(root: Path) -> None:
+def test_processes_that_start_at_once_get_one_server(root: Path) -> None:
     starters = [python("embedded.start(root)", root) for _ in range(3)]
     for starter in starters:
         assert (*starter.communicate(), starter.returncode) == ("", "", 0)
@@ -156,7 +156,7 @@ def test_processes_that_start_it_at_once_get_one_server(root: Path) -> None:
     assert (root / ".postgres/log").read_text().count("starting PostgreSQL") == 1
 
 
-def test_it_outlives_its_terminal(root: Path) -> None:
+def test_server_outlives_its_terminal(root: Path) -> None:
     script = "embedded.start(root); print('up', flush=True); import time; time.sleep(60)"
     starter = python(script, root, start_new_session=True)
     assert starter.stdout and starter.stdout.readline() == "up\n"
@@ -164,11 +164,11 @@ def test_it_outlives_its_terminal(root: Path) -> None:
         os.killpg(starter.pid, order)
     starter.communicate()
     assert query(root, "select 1") == [1]
-    assert os.getsid(head(root)) != starter.pid
-    assert psutil.Process(head(root)).terminal() is None
+    assert os.getsid(postmaster_pid(root)) != starter.pid
+    assert psutil.Process(postmaster_pid(root)).terminal() is None
 
 
-def test_data_survive_a_stop(root: Path) -> None:
+def test_data_survives_a_stop(root: Path) -> None:
     assert embedded.stop(root) is False
     assert list(root.iterdir()) == []
     embedded.start(root)
@@ -186,10 +186,10 @@ def test_data_survive_a_stop(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_starts_after_kill_9_of_a_busy_server(root: Path) -> None:
+def test_server_starts_after_kill_9_while_busy(root: Path) -> None:
     embedded.start(root)
     query(root, "create table kept as select 42 as x")
-    killed = head(root)
+    killed = postmaster_pid(root)
     loop = "do 'begin loop end loop; end'"
     command = [embedded.binary("psql"), embedded.url(root, "postgres"), "-c", loop]
     busy = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -208,7 +208,7 @@ def test_it_starts_after_kill_9_of_a_busy_server(root: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["global", "base/5"])
-def test_it_starts_after_a_killed_initdb(root: Path, part: str) -> None:
+def test_server_starts_after_a_killed_initdb(root: Path, part: str) -> None:
     starter = python("embedded.start(root)", root)
     while not any(root.glob(f".postgres/data.new-*/{part}")):  # it is there for an instant only
         assert starter.poll() is None
@@ -218,11 +218,11 @@ def test_it_starts_after_a_killed_initdb(root: Path, part: str) -> None:
     assert query(root, "select 1") == [1]
 
 
-def test_a_reused_process_number_is_not_taken_for_the_server(root: Path) -> None:
+def test_reused_pid_is_not_mistaken_for_the_server(root: Path) -> None:
     server = embedded.start(root)
     pid_file, lock = server.data_directory / "postmaster.pid", ".s.PGSQL.5432.lock"
     text, lock_text = pid_file.read_text(), (server.socket_directory / lock).read_text()
-    number = str(head(root))
+    number = str(postmaster_pid(root))
     embedded.stop(root)
     other = subprocess.Popen(["sleep", "60"], user=server.data_directory.stat().st_uid)
     try:
@@ -237,9 +237,9 @@ def test_a_reused_process_number_is_not_taken_for_the_server(root: Path) -> None
         other.wait()
 
 
-def test_it_starts_anew_when_its_socket_directory_was_removed(root: Path) -> None:
+def test_server_restarts_when_its_socket_directory_was_removed(root: Path) -> None:
     embedded.start(root)
-    first = head(root)
+    first = postmaster_pid(root)
     shutil.rmtree(embedded.socket_directory(root))
     assert not embedded.is_running(root)
     embedded.start(root)
@@ -259,9 +259,9 @@ def test_two_folders_do_not_disturb_each_other(new_root: Callable[[str], Path]) 
     assert query(two, found) == ["only_two"]
 
 
-def test_a_new_clone_replaces_the_server_of_a_deleted_one(root: Path) -> None:
+def test_new_clone_replaces_the_server_of_a_deleted_one(root: Path) -> None:
     embedded.start(root)
-    stale = head(root)
+    stale = postmaster_pid(root)
     query(root, "create table old ()")
     shutil.rmtree(root)
     root.mkdir()
@@ -272,10 +272,10 @@ def test_a_new_clone_replaces_the_server_of_a_deleted_one(root: Path) -> None:
     assert query(root, "select to_regclass('old')") == [None]
 
 
-def test_a_moved_folder_takes_its_server_along(new_root: Callable[[str], Path]) -> None:
+def test_moved_folder_takes_its_server_along(new_root: Callable[[str], Path]) -> None:
     before = new_root("before")
     embedded.start(before)
-    first = head(before)
+    first = postmaster_pid(before)
     query(before, "create table kept as select 42 as x")
     after = before.rename(before.with_name("after"))
     try:
@@ -288,20 +288,20 @@ def test_a_moved_folder_takes_its_server_along(new_root: Callable[[str], Path]) 
         embedded.socket_directory(before).rmdir()
 
 
-def test_a_copied_folder_leaves_the_other_server_alone(new_root: Callable[[str], Path]) -> None:
+def test_copied_folder_leaves_the_original_server_alone(new_root: Callable[[str], Path]) -> None:
     original, copy = new_root("original"), new_root("copy")
     embedded.start(original)
-    first = head(original)
+    first = postmaster_pid(original)
     query(original, "checkpoint")
     subprocess.run(["cp", "-a", original / ".postgres", copy], check=True)
     assert not embedded.is_running(copy)
     assert embedded.stop(copy) is False
     embedded.start(copy)
     assert query(copy, "select 1") == [1]
-    assert (embedded.is_running(original), head(original)) == (True, first)
+    assert (embedded.is_running(original), postmaster_pid(original)) == (True, first)
 
 
-def test_it_works_in_deep_and_odd_paths(new_root: Callable[[str], Path]) -> None:
+def test_server_works_in_deep_and_unusual_paths(new_root: Callable[[str], Path]) -> None:
     root = new_root("deep" * 40 + "/" + "er" * 80 + '/it\'s "quoted", $HOME; `id` \\ ünïcödé 100%')
     embedded.start(root)
     assert embedded.url(root, "postgres").endswith(str(embedded.socket_directory(root)))
@@ -309,13 +309,13 @@ def test_it_works_in_deep_and_odd_paths(new_root: Callable[[str], Path]) -> None
     assert embedded.stop(root)
 
 
-def test_a_link_to_the_folder_is_the_same_server(root: Path) -> None:
+def test_symlink_to_the_folder_means_the_same_server(root: Path) -> None:
     stream = root.with_name("link")
     stream.symlink_to(root)
     assert embedded.socket_directory(stream) == embedded.socket_directory(root)
 
 
-def test_tcp_demands_a_password(root: Path) -> None:
+def test_tcp_requires_a_password(root: Path) -> None:
     port = _free_port()
     embedded.start(root, {"listen_addresses": "127.0.0.1", "port": str(port)})
     assert embedded.url(root, "postgres").endswith(f"&port={port}")
@@ -328,7 +328,7 @@ def test_tcp_demands_a_password(root: Path) -> None:
         assert connection.execute("select 1").fetchone() == (1,)
 
 
-def test_an_environment_meant_for_other_servers_is_ignored(
+def test_environment_variables_for_other_servers_are_ignored(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"PGPORT": "6543", "PGDATA": "/nowhere", "LC_ALL": "xx_XX.nonsense"}.items():
@@ -338,7 +338,7 @@ def test_an_environment_meant_for_other_servers_is_ignored(
     assert query(root, "show port") == ["5432"]
 
 
-def test_data_of_another_major_version_are_refused(root: Path) -> None:
+def test_data_of_another_major_version_is_refused(root: Path) -> None:
     data = embedded.start(root).data_directory
     embedded.stop(root)
     (data / "PG_VERSION").write_text("17\n")
@@ -353,7 +353,7 @@ def test_data_of_another_major_version_are_refused(root: Path) -> None:
     embedded.start(root)
 
 
-def test_a_failed_start_shows_the_log(root: Path) -> None:
+def test_failed_start_shows_the_log(root: Path) -> None:
     wrong = {"shared_buffers": "plenty"}
     with pytest.raises(EmbeddedFailed, match=r'invalid value for parameter "shared_buffers"'):
         embedded.start(root, wrong)
@@ -390,7 +390,7 @@ def _strange_directory(path: Path, target: Path) -> None:
         pytest.param(_strange_directory, "it is drwx------ of nobody", marks=as_root),
     ],
 )
-def test_a_strange_socket_directory_is_refused(
+def test_socket_directory_with_wrong_mode_type_or_owner_is_refused(
     root: Path, make: Callable[[Path, Path], None], said: str
 ) -> None:
     path, target = embedded.socket_directory(root), root / "target"
@@ -412,7 +412,7 @@ def test_a_strange_socket_directory_is_refused(
 
 
 @as_root
-def test_another_user_cannot_reach_it(root: Path) -> None:
+def test_other_users_cannot_reach_the_server(root: Path) -> None:
     server = embedded.start(root)
     command = [embedded.binary("psql"), embedded.url(root, "postgres"), "-c", "select 1"]
     for program, refusal in (
@@ -430,7 +430,7 @@ def test_another_user_cannot_reach_it(root: Path) -> None:
 
 
 @as_root
-def test_for_root_it_opens_the_folders_above_for_passing_only(root: Path) -> None:
+def test_start_as_root_makes_parent_folders_passable_but_not_readable(root: Path) -> None:
     closed, half = root.parent, root / "half"
     closed.chmod(0o700)
     half.mkdir()
@@ -448,7 +448,7 @@ def test_for_root_it_opens_the_folders_above_for_passing_only(root: Path) -> Non
 
 @pytest.mark.slow
 @as_root
-def test_an_ordinary_user_runs_it_as_himself(root: Path) -> None:
+def test_ordinary_user_runs_the_server_under_their_own_account(root: Path) -> None:
     root.parent.chmod(0o711)
     os.chown(root, NOBODY.pw_uid, NOBODY.pw_gid)
     root.chmod(0o700)
@@ -488,7 +488,7 @@ def test_an_ordinary_user_runs_it_as_himself(root: Path) -> None:
 
 def test_wiping_leaves_nothing(root: Path) -> None:
     server = embedded.start(root)
-    first = head(root)
+    first = postmaster_pid(root)
     embedded.wipe(root)
     assert gone(first)
     assert list(root.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What happens to users, as a service hears of it: in order, exactly once, whatever breaks."""
+"""User events reach each service in order and exactly once, whatever breaks."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ VALIDATOR = jsonschema.Draft202012Validator(
 )
 
 
-def happened(split: Split, since: int, *users: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Bring payments_db up to date; give type, user and data of what it heard, all of it valid."""
+def sync_and_read_events(
+    split: Split, since: int, *users: str
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """Sync payments_db; validate its new events and give type, user and data of each."""
     sync(PAYMENTS, split.connections)
     found = inbox(split, PAYMENTS, since)
     sequences = [sequence for sequence, _ in found]
@@ -70,7 +72,7 @@ def shared(split: Split, user: str) -> tuple[Any, ...] | None:
         ).fetchone()
 
 
-def test_the_first_copy_makes_no_events(living: Split) -> None:
+def test_first_copy_makes_no_events(living: Split) -> None:
     with living.service("payments_db") as database:
         row = database.execute("select count(*) from payments_db.shared_users").fetchone()
     assert row is not None
@@ -78,7 +80,7 @@ def test_the_first_copy_makes_no_events(living: Split) -> None:
     assert inbox(living, PAYMENTS) == []
 
 
-def test_the_schema_is_the_strategys_user_event() -> None:
+def test_event_schema_matches_the_strategys_user_event() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     event = {
         "type": "USER_UPDATED",
@@ -100,27 +102,27 @@ def test_the_schema_is_the_strategys_user_event() -> None:
         assert not VALIDATOR.is_valid(wrong), wrong
 
 
-def test_a_users_life_is_told_in_order(living: Split) -> None:
+def test_creating_updating_and_deleting_a_user_become_events_in_order(living: Split) -> None:
     since = last_sequence(living, PAYMENTS)
     add_users(living, "life")
-    assert happened(living, since) == [
+    assert sync_and_read_events(living, since) == [
         ("CREATED", "life", {"id": "life", "email": "life@example.com", "role": "va"})
     ]
     since = last_sequence(living, PAYMENTS)
     change(living, "update blytz_hire.users set email = 'new@example.com' where id = 'life'")
-    assert happened(living, since) == [
+    assert sync_and_read_events(living, since) == [
         ("UPDATED", "life", {"id": "life", "email": "new@example.com", "role": "va"})
     ]
     since = last_sequence(living, PAYMENTS)
     change(living, "delete from blytz_hire.users where id = 'life'")
-    assert happened(living, since) == [
+    assert sync_and_read_events(living, since) == [
         ("DELETED", "life", {"id": "life", "email": "new@example.com", "role": "va"})
     ]
     assert shared(living, "life") == ("new@example.com", "va", None, None, True)
-    assert happened(living, last_sequence(living, PAYMENTS)) == []
+    assert sync_and_read_events(living, last_sequence(living, PAYMENTS)) == []
     since = last_sequence(living, PAYMENTS)
     add_users(living, "life")
-    assert [type for type, *_ in happened(living, since)] == ["CREATED"]
+    assert [type for type, *_ in sync_and_read_events(living, since)] == ["CREATED"]
     assert shared(living, "life") == ("life@example.com", "va", None, None, False)
     assert_in_step_but_for_the_deleted(living)
 
@@ -137,9 +139,9 @@ def assert_in_step_but_for_the_deleted(split: Split) -> None:
         assert database.execute(here).fetchall() == monolith.execute(there).fetchall()
 
 
-def test_a_name_that_changes_in_a_profile_is_a_user_that_changes(living: Split) -> None:
+def test_changed_profile_name_becomes_a_user_updated_event(living: Split) -> None:
     add_users(living, "named", with_profiles=True)
-    assert happened(living, 0, "named")[-1][2]["name"] == "Ann"
+    assert sync_and_read_events(living, 0, "named")[-1][2]["name"] == "Ann"
     since = last_sequence(living, PAYMENTS)
     change(
         living,
@@ -147,7 +149,7 @@ def test_a_name_that_changes_in_a_profile_is_a_user_that_changes(living: Split) 
         " where \"userId\" = 'named'",
     )
     data = {"id": "named", "email": "named@example.com", "role": "va"}
-    assert happened(living, since) == [
+    assert sync_and_read_events(living, since) == [
         ("UPDATED", "named", {**data, "name": "Zoë 🚀", "avatar": "zoe.png"})
     ]
     since = last_sequence(living, PAYMENTS)
@@ -157,7 +159,7 @@ def test_a_name_that_changes_in_a_profile_is_a_user_that_changes(living: Split) 
         'insert into blytz_hire.companies (id, "userId", name, country, "updatedAt")'
         " values ('its company', 'named', 'Søren & Søn', 'DK', now())",
     )
-    assert happened(living, since) == [
+    assert sync_and_read_events(living, since) == [
         ("UPDATED", "named", {**data, "role": "company", "name": "Søren & Søn"})
     ]
     since = last_sequence(living, PAYMENTS)
@@ -168,12 +170,12 @@ def test_a_name_that_changes_in_a_profile_is_a_user_that_changes(living: Split) 
         "delete from blytz_hire.users where id = 'named'",
     )
     # The last that was known of them, whatever went first.
-    assert happened(living, since) == [
+    assert sync_and_read_events(living, since) == [
         ("DELETED", "named", {**data, "role": "company", "name": "Søren & Søn"})
     ]
 
 
-def test_what_nobody_shares_or_was_rolled_back_is_no_event(living: Split) -> None:
+def test_unshared_columns_and_rolled_back_changes_make_no_event(living: Split) -> None:
     add_users(living, "quiet", with_profiles=True)
     sync(PAYMENTS, living.connections)
     since = last_sequence(living, PAYMENTS)
@@ -185,19 +187,19 @@ def test_what_nobody_shares_or_was_rolled_back_is_no_event(living: Split) -> Non
     )
     with living.monolith() as monolith, monolith.transaction(force_rollback=True):
         monolith.execute("update blytz_hire.users set role = 'admin'")
-    assert happened(living, since) == []
+    assert sync_and_read_events(living, since) == []
 
 
-def test_an_id_that_changes_is_another_user(living: Split) -> None:
+def test_changed_id_becomes_a_deleted_and_a_created_event(living: Split) -> None:
     add_users(living, "old id")
     sync(PAYMENTS, living.connections)
     since = last_sequence(living, PAYMENTS)
     change(living, "update blytz_hire.users set id = 'new id' where id = 'old id'")
-    found = sorted((type, user) for type, user, _ in happened(living, since))
+    found = sorted((type, user) for type, user, _ in sync_and_read_events(living, since))
     assert found == [("CREATED", "new id"), ("DELETED", "old id")]
 
 
-def test_addresses_that_two_users_swap_are_two_updates(living: Split) -> None:
+def test_two_users_swapping_emails_become_two_updated_events(living: Split) -> None:
     add_users(living, "swap 1", "swap 2")
     sync(PAYMENTS, living.connections)
     since = last_sequence(living, PAYMENTS)
@@ -207,14 +209,16 @@ def test_addresses_that_two_users_swap_are_two_updates(living: Split) -> None:
         "update blytz_hire.users set email = 'swap 1@example.com' where id = 'swap 2'",
         "update blytz_hire.users set email = 'swap 2@example.com' where id = 'swap 1'",
     )
-    assert [(type, user, data["email"]) for type, user, data in happened(living, since)] == [
+    assert [
+        (type, user, data["email"]) for type, user, data in sync_and_read_events(living, since)
+    ] == [
         ("UPDATED", "swap 1", "swap 2@example.com"),
         ("UPDATED", "swap 2", "swap 1@example.com"),
     ]
 
 
-def test_an_event_is_committed_with_what_it_tells(living: Split) -> None:
-    """Whoever looks sees both or neither."""
+def test_event_is_committed_together_with_its_change(living: Split) -> None:
+    """A reader sees both or neither."""
     add_users(living, "both")
     sync(PAYMENTS, living.connections)
     seen, stop = set[Any](), threading.Event()
@@ -243,7 +247,7 @@ def test_an_event_is_committed_with_what_it_tells(living: Split) -> None:
     assert seen == {(True,)}
 
 
-def test_a_sync_that_is_killed_tells_nothing_and_the_next_one_all_once(living: Split) -> None:
+def test_killed_sync_sends_no_event_and_the_next_one_sends_each_once(living: Split) -> None:
     users = [f"killed-{number}" for number in range(10)]
     add_users(living, *users)
     since, raised = last_sequence(living, PAYMENTS), list[BaseException]()
@@ -276,12 +280,12 @@ def test_a_sync_that_is_killed_tells_nothing_and_the_next_one_all_once(living: S
         assert isinstance(raised[0], psycopg.OperationalError)
         assert inbox(living, PAYMENTS, since) == []
         assert list(holder.notifies(timeout=0)) == []
-    assert [user for _, user, _ in happened(living, since)] == users
-    assert happened(living, last_sequence(living, PAYMENTS)) == []
+    assert [user for _, user, _ in sync_and_read_events(living, since)] == users
+    assert sync_and_read_events(living, last_sequence(living, PAYMENTS)) == []
 
 
 @pytest.mark.slow
-def test_a_mirror_that_is_copied_anew_repeats_nothing(living: Split) -> None:
+def test_recopied_mirror_repeats_no_event(living: Split) -> None:
     add_users(living, "kept", "changed", "gone")
     sync(PAYMENTS, living.connections)
     since = last_sequence(living, PAYMENTS)
@@ -297,7 +301,7 @@ def test_a_mirror_that_is_copied_anew_repeats_nothing(living: Split) -> None:
     for command in (("land", "payments", "--again"), ("build", "payments")):
         ran = living.runner(*command)
         assert ran.returncode == 0, ran.stderr
-    told = [(type, user, data["email"]) for type, user, data in happened(living, since)]
+    told = [(type, user, data["email"]) for type, user, data in sync_and_read_events(living, since)]
     assert sorted(told) == [
         ("CREATED", "added", "added@example.com"),
         ("DELETED", "gone", "gone@example.com"),
@@ -305,10 +309,10 @@ def test_a_mirror_that_is_copied_anew_repeats_nothing(living: Split) -> None:
     ]
     ran = living.dbt("run", "--target", "payments_db", "--full-refresh")
     assert ran.returncode == 0, ran.stdout
-    assert happened(living, last_sequence(living, PAYMENTS)) == []
+    assert sync_and_read_events(living, last_sequence(living, PAYMENTS)) == []
 
 
-def test_a_notification_bears_the_last_sequence(living: Split) -> None:
+def test_notification_carries_the_last_sequence(living: Split) -> None:
     with login(living, PAYMENTS) as listener:
         listener.execute("listen user_events")
         add_users(living, "heard 1", "heard 2", "heard 3")
@@ -320,7 +324,7 @@ def test_a_notification_bears_the_last_sequence(living: Split) -> None:
     assert rest == []
 
 
-def test_a_service_reads_its_inbox_and_does_not_write_it(living: Split) -> None:
+def test_service_can_read_but_not_write_its_inbox(living: Split) -> None:
     add_users(living, "read")
     sync(PAYMENTS, living.connections)
     with login(living, PAYMENTS) as service:
@@ -342,7 +346,7 @@ def test_a_service_reads_its_inbox_and_does_not_write_it(living: Split) -> None:
                 service.execute(statement)
 
 
-def test_the_command_shows_and_follows_them(living: Split) -> None:
+def test_events_command_shows_and_follows_events(living: Split) -> None:
     add_users(living, *(f"shown-{number:02}" for number in range(30)), with_profiles=True)
     sync(PAYMENTS, living.connections)
     last = last_sequence(living, PAYMENTS)
@@ -377,7 +381,7 @@ def test_the_command_shows_and_follows_them(living: Split) -> None:
         assert following.wait(30) == 0
 
 
-def test_those_that_are_gone_are_told_of_and_nothing_is_missed_after(living: Split) -> None:
+def test_reading_expired_events_is_refused_and_later_events_are_kept(living: Split) -> None:
     for user in ("older", "newer"):
         add_users(living, user)
         sync(PAYMENTS, living.connections)
@@ -414,8 +418,8 @@ def test_those_that_are_gone_are_told_of_and_nothing_is_missed_after(living: Spl
     assert row == (last_sequence(living, PAYMENTS),)
 
 
-def test_a_sequence_that_never_was_is_told_of(living: Split) -> None:
-    """A consumer's note outlives an inbox that was made anew, or restored from before it."""
+def test_sequence_beyond_the_last_event_is_refused(living: Split) -> None:
+    """A consumer may remember a sequence from before its inbox was re-created or restored."""
     last = last_sequence(living, PAYMENTS)
     assert inbox(living, PAYMENTS, last) == []
     with pytest.raises(Gone) as caught:
@@ -426,13 +430,13 @@ def test_a_sequence_that_never_was_is_told_of(living: Split) -> None:
 
 
 @pytest.mark.parametrize("given", ["0d", "soon", "5", "-1h"])
-def test_an_age_that_is_none_is_refused(living: Split, given: str) -> None:
+def test_invalid_keep_age_is_refused(living: Split, given: str) -> None:
     ran = living.runner("events", "payments", f"--keep={given}")
     assert ran.returncode == 2
     assert "is not an age such as 12h, 30d or 8w" in ran.stderr
 
 
-def test_who_owns_the_users_has_no_inbox(living: Split) -> None:
+def test_reading_events_is_refused_without_an_inbox(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter table payments_db.user_events rename to user_events_of_old")
         with pytest.raises(NotReady) as caught:
@@ -447,8 +451,8 @@ def test_who_owns_the_users_has_no_inbox(living: Split) -> None:
     living.server.execute("drop database users_db")
 
 
-def test_a_service_that_was_down_hears_all_of_it_once(living: Split) -> None:
-    """Its follower stopped, its database not to be connected to, its consumer cut off."""
+def test_service_that_was_down_receives_missed_changes_once(living: Split) -> None:
+    """Its follower is stopped, its database refuses connections, its consumer is cut off."""
     add_users(living, "awaited", "lost")
     sync(PAYMENTS, living.connections)
     since = last_sequence(living, PAYMENTS)
@@ -487,7 +491,7 @@ def test_a_service_that_was_down_hears_all_of_it_once(living: Split) -> None:
     assert told[2:] == [("awaited", "USER_UPDATED", "after")]
 
 
-def test_no_consumer_misses_or_repeats_one_while_they_come(living: Split) -> None:
+def test_consumers_miss_and_repeat_no_event_during_writes(living: Split) -> None:
     users = [f"stream-{number}" for number in range(20)]
     add_users(living, *users)
     sync(PAYMENTS, living.connections)
@@ -514,13 +518,13 @@ def test_no_consumer_misses_or_repeats_one_while_they_come(living: Split) -> Non
         assert emails[-1] == 380 + index
 
 
-def test_who_was_told_to_stop_stops(living: Split) -> None:
+def test_follow_ends_at_once_when_already_told_to_stop(living: Split) -> None:
     stop = threading.Event()
     stop.set()
     assert list(follow(PAYMENTS, living.connections, inbox_of(PAYMENTS), 0, stop)) == []
 
 
-def test_rows_that_break_a_rule_hold_the_events_back_too(living: Split) -> None:
+def test_constraint_violation_holds_back_events_too(living: Split) -> None:
     add_users(living, "held")
     sync(PAYMENTS, living.connections)
     since = last_sequence(living, PAYMENTS)
@@ -534,13 +538,13 @@ def test_rows_that_break_a_rule_hold_the_events_back_too(living: Split) -> None:
         assert "not_barred" in ran.stderr
         assert inbox(living, PAYMENTS, since) == []
         database.execute("alter table payments_db.shared_users drop constraint not_barred")
-    assert [data["role"] for _, _, data in happened(living, since)] == ["barred"]
+    assert [data["role"] for _, _, data in sync_and_read_events(living, since)] == ["barred"]
     assert_in_step_but_for_the_deleted(living)
 
 
 @pytest.mark.slow
-def test_a_build_waits_for_a_sync_before_it_holds_what_that_one_wants(living: Split) -> None:
-    """Else each would wait for the other, and one of them fail."""
+def test_build_waits_for_a_running_sync_before_it_locks_tables(living: Split) -> None:
+    """Otherwise the two would deadlock, and one of them would fail."""
     waits = "select true from pg_locks where relation = 'split.turn'::regclass and not granted"
     with living.service("payments_db") as syncing:
         syncing.execute("begin")

@@ -1,4 +1,4 @@
-"""The main job, end to end, on the newest PostgreSQL and on the oldest that is supported."""
+"""The main job, end to end, on the newest and the oldest supported PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.stage import SAMPLE_ROWS, Stage, environment
 
 
 def assert_six_databases(split: Split, said: str) -> None:
-    """Look at what came of a run of all services, and at what it said as JSON."""
+    """Check the databases after a run of all services, and its JSON report."""
     report = json.loads(said)
     assert [one["service"] for one in report["services"]] == list(SERVICES)
     assert sum(len(one["rows_out"]) for one in report["services"]) == 33
@@ -70,7 +70,7 @@ def fingerprints(split: Split) -> dict[str, str]:
 
 
 def assert_totals_agree(split: Split) -> None:
-    """Compare what each of the monolith's columns comes to with where it went."""
+    """Compare the total of each monolith column with its total in the services."""
     result = split.runner("totals", "--json")
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads(result.stdout)
@@ -82,7 +82,7 @@ def assert_totals_agree(split: Split) -> None:
 
 
 def assert_they_follow(split: Split) -> None:
-    """Change the monolith in every way, and look whether the six have changed with it."""
+    """Change the monolith in every way, and check that all six services follow."""
     with split.monolith() as monolith:
         for statement in (
             "update blytz_hire.payments set amount = 77, status = 'changed'",
@@ -96,7 +96,7 @@ def assert_they_follow(split: Split) -> None:
 
 
 @pytest.mark.slow
-def test_six_databases_out_of_one_monolith(stage: Stage) -> None:
+def test_monolith_is_split_into_six_databases(stage: Stage) -> None:
     split = stage.enter("six built")
     (said,) = stage.said("six built")
     assert_six_databases(split, said)
@@ -105,7 +105,9 @@ def test_six_databases_out_of_one_monolith(stage: Stage) -> None:
 
 
 @pytest.mark.slow
-def test_six_databases_on_the_oldest_postgres(stage: Stage, tmp_path: Path) -> None:
+def test_monolith_is_split_into_six_databases_on_the_oldest_postgres(
+    stage: Stage, tmp_path: Path
+) -> None:
     with oldest() as cluster:
         environ = environment(cluster.url(MONOLITH), tmp_path, stage.dbt)
         split = Split(cluster.server, resolve(PROJECT, environ), environ)

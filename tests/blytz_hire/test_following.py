@@ -1,7 +1,7 @@
-"""Following: whatever happens in the living monolith, the services' tables are what the models say.
+"""Following: whatever happens in the live monolith, the services' tables match the models.
 
-The order in which the writers' transactions meet is not the seed's to choose, so a failure need
-not come back with its seed; FOLLOWING_SEED runs another, or the same again.
+The seed doesn't decide how the writers' transactions interleave, so a failure may not come back
+with its seed. FOLLOWING_SEED sets the seed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PARENTS = ("users", "va_profiles", "companies")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_services_follow_whatever_happens_in_the_monolith(six: Split, seed: str) -> None:
+def test_services_follow_every_change_in_the_monolith(six: Split, seed: str) -> None:
     split = six
     with ExitStack() as stack:
         monolith = stack.enter_context(split.monolith())
@@ -53,7 +53,7 @@ def test_services_follow_whatever_happens_in_the_monolith(six: Split, seed: str)
         for number in range(ROUNDS):
             work(writers, tables_to_empty(Random(f"{seed}-{number}"), number))
             wrong = sync_and_compare(split, monolith)
-            assert not wrong, told(f"{seed}, round {number}", wrong)
+            assert not wrong, with_seed(f"{seed}, round {number}", wrong)
         # In two steps: an empty parent has its children compared, whether or not they are emptied.
         for tables in (set(schema.tables) - set(PARENTS), PARENTS):
             names = ", ".join(f"blytz_hire.{table}" for table in sorted(tables))
@@ -64,11 +64,11 @@ def test_services_follow_whatever_happens_in_the_monolith(six: Split, seed: str)
     done = sum((writer.done for writer in writers), Counter())
     refused = sum((writer.refused for writer in writers), Counter())
     wrong += missed(done, tuple(schema.tables))
-    assert not wrong, told(seed, [*wrong, f"The monolith refused: {dict(refused)}"])
+    assert not wrong, with_seed(seed, [*wrong, f"The monolith refused: {dict(refused)}"])
 
 
-def told(seed: str, wrong: Sequence[str]) -> str:
-    """Say what is wrong, and with which seed."""
+def with_seed(seed: str, wrong: Sequence[str]) -> str:
+    """Add the seed to what is wrong."""
     return "\n".join([f"FOLLOWING_SEED={seed}", *wrong])
 
 
@@ -76,7 +76,7 @@ def told(seed: str, wrong: Sequence[str]) -> str:
 
 
 def work(writers: Sequence[Writer], emptied: Sequence[str]) -> None:
-    """Let all writers work at once, until all are done; the first empties tables on the way."""
+    """Let all writers work at once until all are done; the first also truncates tables."""
 
     def one(writer: Writer) -> None:
         writer.work(TRANSACTIONS // 2)
@@ -90,13 +90,13 @@ def work(writers: Sequence[Writer], emptied: Sequence[str]) -> None:
 
 
 def tables_to_empty(random: Random, number: int) -> list[str]:
-    """Choose the tables that a round empties."""
+    """Choose the tables that a round truncates."""
     leaves = random.sample(LEAVES, 2)
     return [*leaves, TRUNCATED_WITH_DEPENDANTS] if number == 1 else leaves
 
 
 def missed(done: Done, tables: Sequence[str]) -> list[str]:
-    """Name what has not happened once: a kind of operation, or one of the usual on some table."""
+    """Name what never happened: a kind of operation, or a basic operation on some table."""
     kinds = {kind for kind, _ in done}
     wrong = [f"no {kind} was committed" for kind in (*KINDS, *SCOPES) if kind not in kinds]
     for table in tables:
@@ -114,7 +114,7 @@ def missed(done: Done, tables: Sequence[str]) -> list[str]:
 
 @dataclass
 class Follower:
-    """A service that is being followed: rows written, every trouble it met, and its failure."""
+    """The follower of a service: rows written, every problem it reported, and its failure."""
 
     service: Service
     rows: int = 0
@@ -122,7 +122,7 @@ class Follower:
     failed: Exception | None = None
 
     def tick(self, tick: Tick) -> None:
-        """Take in how it stands."""
+        """Record a tick."""
         self.rows = tick.rows
         self.met |= {tick.trouble} - {""}
 

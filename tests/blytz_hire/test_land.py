@@ -1,4 +1,4 @@
-"""Landing: one instant of a living monolith, nothing more shared than listed, nothing half-done."""
+"""Landing: one snapshot of a live monolith, only the listed columns, all or nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def rows(
 
 
 @pytest.mark.parametrize("database", SERVICES)
-def test_the_mirror_is_the_monolith_row_for_row(split: Split, database: str) -> None:
+def test_mirror_equals_the_monolith_row_by_row(split: Split, database: str) -> None:
     landed = land_service(split, database)
     with split.monolith() as monolith, split.service(database) as mirror:
         for table, columns in select((database,))[0].landed_tables.items():
@@ -66,7 +66,7 @@ def test_the_mirror_is_the_monolith_row_for_row(split: Split, database: str) -> 
 
 
 @pytest.mark.parametrize("database", SERVICES)
-def test_a_mirror_holds_the_listed_columns_and_no_others(split: Split, database: str) -> None:
+def test_mirror_holds_only_the_listed_columns(split: Split, database: str) -> None:
     land_service(split, database)
     with split.service(database) as mirror:
         held = {
@@ -86,8 +86,8 @@ def test_big_tables_are_copied_in_ranges(split: Split, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_writes_during_a_landing_arrive_once_each(split: Split) -> None:
-    """Writers go on throughout; once the subscription is enabled the mirror catches up exactly."""
+def test_writes_during_landing_arrive_exactly_once(split: Split) -> None:
+    """Clients keep writing; once the subscription is enabled, the mirror catches up exactly."""
     stop, written = threading.Event(), list[int]()
 
     def write() -> None:
@@ -130,7 +130,7 @@ def test_writes_during_a_landing_arrive_once_each(split: Split) -> None:
         mirror.execute("alter subscription split_payments_db disable")
 
 
-def test_landing_twice_copies_nothing_again(split: Split) -> None:
+def test_second_landing_copies_nothing(split: Split) -> None:
     first = land_service(split, "files")
     second = land_service(split, "files")
     assert not first.already
@@ -138,9 +138,9 @@ def test_landing_twice_copies_nothing_again(split: Split) -> None:
     assert second.rows == first.rows
 
 
-def test_a_landing_that_was_killed_is_done_anew(split: Split) -> None:
-    """`kill -9` with slot, publication and a mirror made: the same command goes on."""
-    killed_landing(split)
+def test_killed_landing_is_redone_by_the_same_command(split: Split) -> None:
+    """`kill -9` after slot, publication and mirror were made; the same command redoes it."""
+    kill_landing(split)
     with split.monolith() as monolith:
         assert monolith.execute("select slot_name from pg_replication_slots").fetchall() != []
     again = land_service(split, "payments")
@@ -154,7 +154,7 @@ def test_a_landing_that_was_killed_is_done_anew(split: Split) -> None:
     assert again.rows["payments"] > 0
 
 
-def test_a_landing_that_fails_leaves_nothing(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_landing_leaves_nothing(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise psycopg.errors.DiskFull("no space left on device")
 
@@ -212,7 +212,7 @@ def refusal(split: Split) -> SplitError:
         ),
     ],
 )
-def test_another_monolith_than_expected_is_named(
+def test_unexpected_monolith_schema_is_reported_with_a_hint(
     split: Split, damage: str, what: str, hint: str
 ) -> None:
     with split.monolith() as monolith:
@@ -223,13 +223,13 @@ def test_another_monolith_than_expected_is_named(
     assert hint in error.hint
 
 
-def test_a_column_that_nobody_knows_does_not_stop_a_landing(split: Split) -> None:
+def test_unknown_column_does_not_stop_landing(split: Split) -> None:
     with split.monolith() as monolith:
         monolith.execute('alter table blytz_hire.payments add column "addedToday" text')
     assert land_service(split, "payments").rows["payments"] > 0
 
 
-def test_foreign_tables_in_the_mirror_are_left_alone(split: Split) -> None:
+def test_tables_of_others_in_the_mirror_schema_are_left_alone(split: Split) -> None:
     with open_ledger(split.connections) as ledger:
         provision(select(("payments",))[0], split.connections, ledger)
     with split.service("payments_db") as database:
@@ -243,7 +243,7 @@ def test_foreign_tables_in_the_mirror_are_left_alone(split: Split) -> None:
     assert kept == [("precious",)]
 
 
-def test_a_login_without_privileges_is_told_which(split: Split) -> None:
+def test_missing_privileges_are_reported_with_the_grants(split: Split) -> None:
     split.server.execute("create role humble login createdb createrole")
     database = "blytz_hire"
     split.server.execute(f"grant connect, create on database {database} to humble")
@@ -264,7 +264,7 @@ def test_a_login_without_privileges_is_told_which(split: Split) -> None:
 
 
 @pytest.mark.slow
-def test_an_old_transaction_that_holds_the_slot_back_is_named(
+def test_old_transaction_that_delays_the_slot_is_reported(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgsplit.replication.slot.EXPORT_SECONDS", 1)
@@ -277,7 +277,7 @@ def test_an_old_transaction_that_holds_the_slot_back_is_named(
     assert_nothing_left(split)
 
 
-def test_a_service_that_was_not_provisioned_is_refused(split: Split) -> None:
+def test_service_that_is_not_provisioned_is_refused(split: Split) -> None:
     with open_ledger(split.connections) as ledger, pytest.raises(NotReady) as caught:
         land(select(("users",))[0], split.connections, ledger)
     assert "users_db has not been provisioned" in caught.value.what
@@ -286,13 +286,13 @@ def test_a_service_that_was_not_provisioned_is_refused(split: Split) -> None:
         assert monolith.execute("select state from split.states").fetchall() == []
 
 
-def test_two_runners_take_turns(split: Split) -> None:
+def test_second_runner_is_refused_while_the_first_works(split: Split) -> None:
     with open_ledger(split.connections), pytest.raises(NotReady) as caught:
         land_service(split, "payments")
     assert "Another runner is at work on this monolith (process " in caught.value.what
 
 
-def test_a_runner_waits_for_one_that_has_just_ended(split: Split) -> None:
+def test_runner_waits_for_one_that_has_just_ended(split: Split) -> None:
     """The server notices a moment later that a session has ended; until then it holds the lock."""
     with split.monolith() as holder, ThreadPoolExecutor() as threads:
         holder.execute("select pg_advisory_lock(hashtext('blytz_hire.runner'), 1)")
@@ -306,8 +306,8 @@ def test_a_runner_waits_for_one_that_has_just_ended(split: Split) -> None:
         assert not landed.result().already
 
 
-def test_an_interrupted_landing_leaves_nothing(split: Split) -> None:
-    """Ctrl-C in the middle: the runner clears up, says so and exits with 130."""
+def test_interrupted_landing_leaves_nothing(split: Split) -> None:
+    """Ctrl-C midway: the runner cleans up, says so and exits with 130."""
     with open_ledger(split.connections) as ledger:
         provision(select(("payments",))[0], split.connections, ledger)
     script = (
@@ -330,7 +330,7 @@ def test_an_interrupted_landing_leaves_nothing(split: Split) -> None:
     assert_nothing_left(split)
 
 
-def killed_landing(split: Split) -> None:
+def kill_landing(split: Split) -> None:
     """Land payments up to the subscription and die there."""
     with open_ledger(split.connections) as ledger:
         provision(select(("payments",))[0], split.connections, ledger)
@@ -346,10 +346,10 @@ def killed_landing(split: Split) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", ["blytz_hire", "communication_db"])
-def test_a_url_that_leads_elsewhere_drops_nothing_there(split: Split, elsewhere: str) -> None:
-    """After a killed landing the URL is mistyped: the monolith itself, or another service."""
+def test_landing_with_a_wrong_url_drops_nothing_there(split: Split, elsewhere: str) -> None:
+    """After a killed landing, a mistyped URL names the monolith itself or another service."""
     land_service(split, "communication")
-    killed_landing(split)
+    kill_landing(split)
     count = "select count(*) from pg_class where relnamespace = 'blytz_hire'::regnamespace"
     with split.service(elsewhere) as database:
         before = database.execute(count).fetchone()
@@ -363,7 +363,7 @@ def test_a_url_that_leads_elsewhere_drops_nothing_there(split: Split, elsewhere:
     assert land_service(split, "payments").rows["payments"] > 0
 
 
-def test_a_publication_and_a_slot_of_somebody_else_are_left_alone(split: Split) -> None:
+def test_publication_and_slot_of_others_are_left_alone(split: Split) -> None:
     with split.monolith() as monolith:
         monolith.execute("create publication split_payments_db for table blytz_hire.users")
         with pytest.raises(TargetOccupied) as caught:
@@ -384,7 +384,7 @@ def test_a_publication_and_a_slot_of_somebody_else_are_left_alone(split: Split) 
         assert monolith.execute("select count(*) from pg_replication_slots").fetchone() == (1,)
 
 
-def test_a_table_can_not_be_altered_while_it_is_copied(
+def test_table_cannot_be_altered_while_it_is_copied(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rewrite after the snapshot would make the table read as empty."""
@@ -404,7 +404,7 @@ def test_a_table_can_not_be_altered_while_it_is_copied(
 
 
 @pytest.mark.slow
-def test_a_table_that_is_being_altered_is_named(split: Split) -> None:
+def test_table_that_is_being_altered_is_reported(split: Split) -> None:
     with split.monolith() as other, other.transaction():
         other.execute("lock table blytz_hire.payments in access exclusive mode")
         with pytest.raises(NotReady) as caught:
@@ -413,7 +413,7 @@ def test_a_table_that_is_being_altered_is_named(split: Split) -> None:
     assert_nothing_left(split)
 
 
-def test_a_service_database_that_was_made_anew_is_not_taken_for_landed(split: Split) -> None:
+def test_recreated_service_database_does_not_count_as_landed(split: Split) -> None:
     land_service(split, "payments")
     with split.service("payments_db") as database:
         database.execute("alter subscription split_payments_db set (slot_name = none)")
@@ -428,7 +428,7 @@ def test_a_service_database_that_was_made_anew_is_not_taken_for_landed(split: Sp
     assert land_service(split, "payments").already
 
 
-def test_timeouts_set_for_applications_do_not_cut_a_landing_short(split: Split) -> None:
+def test_timeouts_set_for_applications_do_not_interrupt_landing(split: Split) -> None:
     with split.monolith() as monolith:
         monolith.execute("alter database blytz_hire set statement_timeout = '100ms'")
         monolith.execute(
@@ -437,7 +437,7 @@ def test_timeouts_set_for_applications_do_not_cut_a_landing_short(split: Split) 
     assert land_service(split, "payments").rows["payments"] > 0
 
 
-def test_landing_again_that_is_killed_is_done_by_the_next(split: Split) -> None:
+def test_killed_recopy_is_redone_by_the_next_landing(split: Split) -> None:
     land_service(split, "payments")
     script = (
         "import os, signal, sys, runner\n"

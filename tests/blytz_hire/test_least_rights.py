@@ -1,4 +1,4 @@
-"""A migration by a login that has what docs/connections.md lists, and is no superuser."""
+"""A migration by a login with only the rights that docs/connections.md lists."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOVER = "some mover"
 
 @pytest.fixture
 def humble(split: Split) -> Split:
-    """Give a monolith whose tables belong to a role of their own, and one who may move them."""
+    """Give a monolith whose tables belong to their own role, and a login that may migrate them."""
     mover, password = sql.Identifier(MOVER), sql.Literal(PASSWORD)
     with split.monolith() as monolith:
         for statement in (
@@ -54,7 +54,7 @@ def humble(split: Split) -> Split:
 
 
 @pytest.mark.slow
-def test_the_rights_that_are_documented_are_enough_for_all_of_it(humble: Split) -> None:
+def test_documented_rights_are_enough_for_a_whole_migration(humble: Split) -> None:
     services = ("contracts", "payments")
     ran(humble, "run", *services)
     ran(humble, "verify", *services)

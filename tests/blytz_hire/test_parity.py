@@ -1,4 +1,4 @@
-"""References between services: where they lead, and what is done about those that lead nowhere."""
+"""References between services: where they lead, and how orphans are reconciled."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ KEY = re.compile(
 
 
 def crossing_keys() -> dict[tuple[str, str, str], tuple[str, str]]:
-    """Give the monolith's foreign keys between tables of two services, with what they do.
+    """Read the monolith's foreign keys between tables of two services from demo/keys.sql.
 
-    From demo/keys.sql: by table, column and parent, the actions on delete and on update.
+    Gives the actions on delete and on update by table, column and parent.
     """
     text = (ROOT / "demo" / "keys.sql").read_text("utf-8")
     tables, found = PROJECT.tables, {}
@@ -70,7 +70,7 @@ def crossing_keys() -> dict[tuple[str, str, str], tuple[str, str]]:
 
 
 def parity_tests() -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """Give the parity tests of the models' yml by table, column and owner of what it names."""
+    """Give the parity tests in the models' yml by table, column and owner table."""
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for path in sorted((ROOT / "models").glob("*_db/*.yml")):
         for model in yaml.safe_load(path.read_text("utf-8"))["models"]:
@@ -83,8 +83,8 @@ def parity_tests() -> dict[tuple[str, str, str], list[dict[str, Any]]]:
     return found
 
 
-def came_from() -> dict[tuple[str, str], set[tuple[str, str]]]:
-    """Give by service table and column the monolith's columns that it came from."""
+def source_columns() -> dict[tuple[str, str], set[tuple[str, str]]]:
+    """Give the monolith's columns that each service table's column came from."""
     found: dict[tuple[str, str], set[tuple[str, str]]] = {}
     lines = (ROOT / "seeds" / "column_ownership.csv").read_text("utf-8").splitlines()
     names = lines[0].split(",")
@@ -95,8 +95,8 @@ def came_from() -> dict[tuple[str, str], set[tuple[str, str]]]:
     return found
 
 
-def test_every_key_between_services_has_a_test_that_knows_what_it_did() -> None:
-    keys, origins, left = crossing_keys(), came_from(), set(crossing_keys())
+def test_every_cross_service_key_has_a_parity_test_with_its_action() -> None:
+    keys, origins, left = crossing_keys(), source_columns(), set(crossing_keys())
     assert len(keys) == 22
     assert {on_update for _, on_update in keys.values()} == {"cascade"}
     for (table, column, owner), tests in parity_tests().items():
@@ -114,7 +114,7 @@ def test_every_key_between_services_has_a_test_that_knows_what_it_did() -> None:
     assert left == set()
 
 
-def test_the_documented_table_has_every_key_and_what_it_did() -> None:
+def test_docs_list_every_cross_service_key_with_its_action() -> None:
     text = (ROOT / "docs" / "consistency.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)\.(\w+)` \| `(\w+)` \| ([a-z ]+?) \|", text, re.MULTILINE)
     documented = {(table, column, parent): action for table, column, parent, action in rows}
@@ -133,7 +133,7 @@ def column(split: Split, database: str, query: str, *parameters: object) -> list
         return [row[0] for row in connection.execute(query, parameters)]
 
 
-def test_what_never_had_a_key_is_shown_and_is_no_error(six: Split) -> None:
+def test_orphan_of_a_column_that_never_had_a_key_is_shown_but_is_no_error(six: Split) -> None:
     ran = six.runner("parity", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
     found = {
@@ -153,8 +153,8 @@ def test_what_never_had_a_key_is_shown_and_is_no_error(six: Split) -> None:
 
 
 @pytest.mark.slow
-def test_dbt_and_the_command_find_the_same_rows(living: Split) -> None:
-    """Both keep what they find in one table; what an older version has built is no obstacle."""
+def test_dbt_and_the_parity_command_find_the_same_rows(living: Split) -> None:
+    """Both store what they find in the same table, even in a database built by an older version."""
     questions = "select stored_schema || '.' || stored_table from split.parity_tests order by 1"
     with living.service("payments_db") as database:
         database.execute(  # what none of the monolith's keys would let happen
@@ -190,7 +190,7 @@ def test_dbt_and_the_command_find_the_same_rows(living: Split) -> None:
         assert "dbt test --target payments_db --select pgsplit_parity_payments_contract_id" in said
 
 
-def test_several_may_look_at_once(living: Split) -> None:
+def test_parity_can_run_several_times_at_once(living: Split) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: parity([PAYMENTS], living.connections), range(8)))
     orphans = [sorted((one.stored_in, one.orphans) for one in each.references) for each in found]
@@ -198,7 +198,7 @@ def test_several_may_look_at_once(living: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_parity_test_that_the_project_has_no_more_is_forgotten(living: Split) -> None:
+def test_parity_test_removed_from_the_project_is_forgotten(living: Split) -> None:
     with living.service("payments_db") as database:
         before = database.execute("table split.parity_tests").fetchall()
         database.execute(
@@ -212,8 +212,8 @@ def test_a_parity_test_that_the_project_has_no_more_is_forgotten(living: Split) 
         assert sorted(database.execute("table split.parity_tests").fetchall()) == sorted(before)
 
 
-def test_before_a_switch_the_monoliths_keys_see_to_it(six: Split) -> None:
-    """Owner in the monolith: what it refuses is refused, what it empties and renames follows."""
+def test_monolith_keys_keep_references_valid_before_a_switch(six: Split) -> None:
+    """The monolith's keys still refuse, set to null and rename; the services follow."""
     with six.monolith() as monolith:
         (user,) = monolith.execute('select min("userId") from blytz_hire.payments').fetchall()[0]
         with pytest.raises(psycopg.errors.IntegrityError):
@@ -238,8 +238,8 @@ def test_before_a_switch_the_monoliths_keys_see_to_it(six: Split) -> None:
     assert following.difference(found) is None
 
 
-def test_a_switched_dependant_refuses_what_the_monolith_would_do_to_it(six: Split) -> None:
-    """Its rows in the monolith are not written there any more, not even by a cascade."""
+def test_monolith_key_cannot_cascade_into_a_switched_service(six: Split) -> None:
+    """Nothing in the monolith writes the service's rows any more, not even a cascade."""
     switched(six, "payments")
     with six.monolith() as monolith:
         ((match, posting, profile),) = monolith.execute(
@@ -278,7 +278,7 @@ def referring(split: Split, gone: dict[str, str]) -> dict[str, list[Any]]:
     }
 
 
-def test_what_would_have_been_emptied_is_found_emptied_and_filled_again(six: Split) -> None:
+def test_reconcile_sets_orphans_to_null_and_can_undo_it(six: Split) -> None:
     switched(six, "payments")
     switched(six, "marketplace")
     gone = delete_from_marketplace(six)
@@ -334,7 +334,7 @@ def test_what_would_have_been_emptied_is_found_emptied_and_filled_again(six: Spl
     assert "reconcile: undo" in history
 
 
-def as_owned(split: Split) -> dict[str, list[Any]]:
+def rows_in_users_db(split: Split) -> dict[str, list[Any]]:
     """Give all that users_db holds of users and companies."""
     return {
         table: column(split, "users_db", f"select to_jsonb(t)::text from users_db.{table} as t")
@@ -342,12 +342,12 @@ def as_owned(split: Split) -> dict[str, list[Any]]:
     }
 
 
-def test_what_would_have_been_refused_is_brought_back_whole(six: Split) -> None:
+def test_reconcile_restores_deleted_rows_that_others_refer_to(six: Split) -> None:
     for role in ("users", "marketplace"):
         switched(six, role)
-    before = as_owned(six)
+    before = rows_in_users_db(six)
     company = delete_company(six)
-    assert [len(rows) for rows in as_owned(six).values()] == [
+    assert [len(rows) for rows in rows_in_users_db(six).values()] == [
         len(rows) - 1 for rows in before.values()
     ]
     with open_ledger(six.connections) as ledger:
@@ -363,18 +363,18 @@ def test_what_would_have_been_refused_is_brought_back_whole(six: Split) -> None:
         }
         done = reconcile([MARKETPLACE], six.connections, ledger, apply=True)
         assert done.unrepairable == ()
-    assert {table: sorted(rows) for table, rows in as_owned(six).items()} == {
+    assert {table: sorted(rows) for table, rows in rows_in_users_db(six).items()} == {
         table: sorted(rows) for table, rows in before.items()
     }
 
     undone = six.runner("reconcile", "--undo", str(done.applied[0]))
     assert undone.returncode == 0, undone.stderr
     assert "Undone: restore 1 row(s) of users_db.companies" in undone.stdout
-    assert len(as_owned(six)["users"]) == len(before["users"]) - 1
+    assert len(rows_in_users_db(six)["users"]) == len(before["users"]) - 1
     ran = six.runner("reconcile", "marketplace", "--apply")
     assert ran.returncode == 0, ran.stderr
     assert "Each change can be undone: ./runner.py reconcile --undo NUMBER" in ran.stdout
-    assert len(as_owned(six)["users"]) == len(before["users"])
+    assert len(rows_in_users_db(six)["users"]) == len(before["users"])
     with six.monolith() as monolith:
         row = monolith.execute(
             "select count(*) from blytz_hire.companies where id = %s", (company,)
@@ -383,10 +383,10 @@ def test_what_would_have_been_refused_is_brought_back_whole(six: Split) -> None:
     assert errors(parity([MARKETPLACE], six.connections)) == {}
 
 
-def test_whose_place_is_taken_or_who_was_not_kept_is_a_persons_to_mend(six: Split) -> None:
+def test_reconcile_leaves_conflicting_and_unrepairable_rows_to_a_person(six: Split) -> None:
     for role in ("users", "marketplace"):
         switched(six, role)
-    before = as_owned(six)
+    before = rows_in_users_db(six)
     delete_company(six)
     with six.service("users_db") as database:
         ((user, kept),) = database.execute(
@@ -419,10 +419,10 @@ def test_whose_place_is_taken_or_who_was_not_kept_is_a_persons_to_mend(six: Spli
         )
     with open_ledger(six.connections) as ledger:
         reconcile([MARKETPLACE], six.connections, ledger, apply=True)
-    assert len(as_owned(six)["users"]) == len(before["users"])
+    assert len(rows_in_users_db(six)["users"]) == len(before["users"])
 
 
-def test_a_deleted_user_has_a_tombstone_that_references_lead_to(six: Split) -> None:
+def test_references_to_a_deleted_user_lead_to_a_tombstone(six: Split) -> None:
     switched(six, "users")
     switched(six, "payments")
     add_to_owner = (
@@ -452,8 +452,8 @@ def test_a_deleted_user_has_a_tombstone_that_references_lead_to(six: Split) -> N
             )
 
 
-def test_an_id_that_others_refer_to_stays_as_it_is(six: Split) -> None:
-    """The monolith carried a change of it on to whoever referred; nobody does across databases."""
+def test_ids_that_other_services_may_refer_to_cannot_change(six: Split) -> None:
+    """The monolith's keys cascaded such a change; across databases nothing does."""
     for role in ("users", "marketplace"):
         switched(six, role)
     for database, tables in (
@@ -470,8 +470,8 @@ def test_an_id_that_others_refer_to_stays_as_it_is(six: Split) -> None:
                 connection.execute(f"update {database}.{table} set id = id")
 
 
-def test_rows_that_are_on_their_way_are_no_orphans(six: Split) -> None:
-    """Owner and dependant are written by their services, and nobody follows but parity itself."""
+def test_rows_still_being_replicated_are_no_orphans(six: Split) -> None:
+    """Services write owner and dependant, and only parity itself syncs them."""
     for role in ("users", "marketplace"):
         switched(six, role)
     stop, written = threading.Event(), list[int]()
@@ -519,7 +519,7 @@ def test_rows_that_are_on_their_way_are_no_orphans(six: Split) -> None:
         sync(service, six.connections)
 
 
-def test_what_a_killed_reconcile_has_not_done_is_done_by_the_next(six: Split) -> None:
+def test_next_reconcile_finishes_what_a_killed_one_left(six: Split) -> None:
     for role in ("marketplace", "payments"):
         switched(six, role)
     gone = delete_from_marketplace(six)
@@ -540,14 +540,14 @@ def test_what_a_killed_reconcile_has_not_done_is_done_by_the_next(six: Split) ->
     assert referring(six, gone) == {"job": [], "match": []}
 
 
-def test_a_number_that_is_no_compensation_is_refused(six: Split) -> None:
+def test_undo_of_an_unknown_compensation_is_refused(six: Split) -> None:
     for number in ("1", "999999"):
         ran = six.runner("reconcile", "--undo", number)
         assert ran.returncode == NotReady.exit_code
         assert f"The ledger has no compensation {number}." in ran.stderr
 
 
-def test_nothing_left_behind_is_said(six: Split) -> None:
+def test_reconcile_says_when_nothing_was_left_behind(six: Split) -> None:
     with Followers(six, [PAYMENTS, MARKETPLACE, USERS]):
         ran = six.runner("reconcile", "payments")
     assert ran.returncode == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""Servers that lack what following a monolith needs say so before anything is made."""
+"""Servers that can't follow a monolith are reported before anything is made."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def refusal(connections: Connections) -> NotReady:
     return caught.value
 
 
-def test_wal_level_other_than_logical_is_named(tmp_path: Path) -> None:
+def test_wal_level_other_than_logical_is_reported(tmp_path: Path) -> None:
     with provisioned(tmp_path, wal_level="replica") as connections:
         error = refusal(connections)
     assert "wal_level is replica; following the monolith needs logical" in error.what
     assert "ALTER SYSTEM SET wal_level = 'logical'" in error.hint
 
 
-def test_a_monolith_without_free_slots_is_named(tmp_path: Path) -> None:
+def test_monolith_without_free_slots_is_reported(tmp_path: Path) -> None:
     with provisioned(tmp_path, max_replication_slots="1") as connections:
         with connections.connect(MONOLITH) as monolith:
             monolith.execute("select pg_create_physical_replication_slot('of_somebody_else')")
@@ -65,21 +65,21 @@ def test_a_monolith_without_free_slots_is_named(tmp_path: Path) -> None:
     assert slots == [("of_somebody_else",)]
 
 
-def test_a_monolith_without_free_senders_is_named(tmp_path: Path) -> None:
+def test_monolith_without_free_wal_senders_is_reported(tmp_path: Path) -> None:
     with provisioned(tmp_path, max_wal_senders="0") as connections:
         error = refusal(connections)
     assert "No WAL sender is free: 0 of 0 are in use" in error.what
     assert "ALTER SYSTEM SET max_wal_senders = 20" in error.hint
 
 
-def test_a_service_server_without_free_workers_is_named(tmp_path: Path) -> None:
+def test_service_server_without_free_workers_is_reported(tmp_path: Path) -> None:
     with provisioned(tmp_path, max_logical_replication_workers="0") as connections:
         error = refusal(connections)
     assert "No logical replication worker is free: 0 subscriptions share 0" in error.what
     assert "ALTER SYSTEM SET max_logical_replication_workers = 10" in error.hint
 
 
-def test_a_login_that_may_not_subscribe_is_named(tmp_path: Path) -> None:
+def test_login_that_cannot_subscribe_is_reported(tmp_path: Path) -> None:
     with provisioned(tmp_path) as connections:
         with connections.connect(MONOLITH) as monolith:
             monolith.execute("create role humble login")
@@ -93,7 +93,7 @@ def test_a_login_that_may_not_subscribe_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_monolith_that_the_service_server_cannot_reach_is_named(tmp_path: Path) -> None:
+def test_monolith_unreachable_from_the_service_server_is_reported(tmp_path: Path) -> None:
     with provisioned(tmp_path) as connections:
         unreachable = Connections(
             PROJECT,
@@ -110,10 +110,10 @@ def test_a_monolith_that_the_service_server_cannot_reach_is_named(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_monolith_that_dies_during_a_landing_is_named(
+def test_monolith_that_stops_during_landing_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is gone in the middle: a message, no traceback; the next landing clears up."""
+    """The server stops midway: a message, no traceback; the next landing cleans up."""
     with provisioned(tmp_path) as connections:
 
         def die(*_: object) -> None:
@@ -132,7 +132,7 @@ def test_a_monolith_that_dies_during_a_landing_is_named(
         assert landed.rows["payments"] > 0
 
 
-def test_databases_with_different_encodings_can_not_be_compared(split: Split) -> None:
+def test_databases_with_different_encodings_are_refused(split: Split) -> None:
     name = "latin"
     split.server.execute(
         f"create database {name} template template0 encoding 'LATIN1'"

@@ -1,4 +1,4 @@
-"""Six databases and twelve roles, with no right more than needed."""
+"""Six databases and twelve roles, with only the rights that they need."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_provisioning_twice_changes_nothing(split: Split) -> None:
     assert [service_url(split, service.role) for service in select(())] == urls
 
 
-def test_a_new_password_replaces_the_old_one(split: Split) -> None:
+def test_new_password_replaces_the_old_one(split: Split) -> None:
     provision_all(split, "files")
     before = service_url(split, "files")
     with open_ledger(split.connections) as ledger:
@@ -47,14 +47,14 @@ def test_a_new_password_replaces_the_old_one(split: Split) -> None:
     assert service_url(split, "files") != before
 
 
-def test_the_connection_file_is_for_its_owner_alone(split: Split) -> None:
+def test_env_file_is_accessible_only_to_its_owner(split: Split) -> None:
     provision_all(split, "payments")
     file = split.connections.folder / "payments.env"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
-def test_a_service_reaches_its_own_database_only(split: Split) -> None:
+def test_service_login_reaches_only_its_own_database(split: Split) -> None:
     provision_all(split)
     demo.create(PROJECT, with_database(split.server.socket, "sample"), SAMPLE_ROWS)
     own = service_url(split, "payments")
@@ -72,7 +72,7 @@ def test_a_service_reaches_its_own_database_only(split: Split) -> None:
 
 
 @pytest.mark.parametrize("schema", ["blytz_hire", "split", "audit", "public"])
-def test_a_service_sees_no_schema_but_its_own(split: Split, schema: str) -> None:
+def test_service_login_can_use_only_its_own_schema(split: Split, schema: str) -> None:
     provision_all(split, "payments")
     with psycopg.connect(service_url(split, "payments")) as connection:
         row = connection.execute("select has_schema_privilege(%s, 'usage')", (schema,)).fetchone()
@@ -81,7 +81,7 @@ def test_a_service_sees_no_schema_but_its_own(split: Split, schema: str) -> None
         assert row == (False,)
 
 
-def test_a_service_reads_but_does_not_write_before_its_switch(split: Split) -> None:
+def test_service_can_read_but_not_write_before_its_switch(split: Split) -> None:
     provision_all(split, "payments")
     with split.service("payments_db") as admin:
         admin.execute("set role payments_owner")
@@ -92,7 +92,7 @@ def test_a_service_reads_but_does_not_write_before_its_switch(split: Split) -> N
             connection.execute("insert into later values ('x')")
 
 
-def test_a_database_with_foreign_tables_is_left_alone(split: Split) -> None:
+def test_database_with_tables_of_others_is_left_alone(split: Split) -> None:
     split.server.execute("create database payments_db")
     with split.service("payments_db") as database:
         database.execute("create table public.ledger_of_somebody_else (id text)")
@@ -107,7 +107,7 @@ def test_a_database_with_foreign_tables_is_left_alone(split: Split) -> None:
 
 
 @pytest.mark.parametrize("role", ["payments_service", "payments_owner"])
-def test_a_role_that_somebody_else_made_is_refused(split: Split, role: str) -> None:
+def test_role_made_by_others_is_refused(split: Split, role: str) -> None:
     split.server.execute(f"create role {role} login createdb")
     with pytest.raises(TargetOccupied) as caught:
         provision_all(split, "payments")
@@ -116,7 +116,7 @@ def test_a_role_that_somebody_else_made_is_refused(split: Split, role: str) -> N
     assert split.server.execute("select 1 from pg_database where datname = 'payments_db'") == []
 
 
-def test_a_database_that_cannot_hold_every_text_is_refused(split: Split) -> None:
+def test_database_that_is_not_utf8_is_refused(split: Split) -> None:
     split.server.execute(
         "create database payments_db template template0 encoding 'LATIN1' locale 'C'"
     )
@@ -125,9 +125,7 @@ def test_a_database_that_cannot_hold_every_text_is_refused(split: Split) -> None
     assert "has the encoding LATIN1" in caught.value.what
 
 
-def test_a_folder_that_cannot_be_written_is_named_before_a_password_is_made(
-    split: Split, tmp_path: Path
-) -> None:
+def test_unwritable_folder_is_reported_before_a_role_is_made(split: Split, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = split.runner(
         "provision", "payments", BLYTZ_HIRE_CONNECTIONS=str(tmp_path / "file" / "connections")
@@ -137,7 +135,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_a_password_is_made(
     assert split.server.execute("select 1 from pg_roles where rolname = 'payments_service'") == []
 
 
-def test_a_login_that_may_not_create_databases_is_told_so(split: Split) -> None:
+def test_login_that_cannot_create_databases_is_refused_with_a_hint(split: Split) -> None:
     split.server.execute("create role humble login")
     url = with_database(split.connections.urls["payments_db"], "unused", user="humble")
     with split.monolith() as monolith:

@@ -1,4 +1,4 @@
-"""A shared user, wherever it is known: from the copy, or asked of whoever owns the users."""
+"""Looking up a shared user: from the copy, or from the service that owns the users."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOBODY = (None, None, None, False)
 
 
 def get(split: Split, user: str | None) -> tuple[Any, ...] | None:
-    """Ask as the service does."""
+    """Look up a user as the service does."""
     with login(split, PAYMENTS) as service:
         return service.execute(GET, (user,)).fetchone()
 
@@ -40,7 +40,7 @@ def counts(split: Split) -> tuple[int, int]:
 
 @contextmanager
 def counted(split: Split, hits: int, misses: int) -> Iterator[None]:
-    """The block asks so often for somebody who is known, and so often for somebody who is not."""
+    """Check that the block counts this many hits and this many misses."""
     before = counts(split)
     yield
     after = counts(split)
@@ -49,7 +49,7 @@ def counted(split: Split, hits: int, misses: int) -> Iterator[None]:
 
 @contextmanager
 def down(split: Split) -> Iterator[None]:
-    """The owner can't be reached: its database takes no connections."""
+    """Make the owner unreachable: its database refuses connections."""
     split.server.execute("alter database blytz_hire allow_connections false")
     try:
         yield
@@ -57,7 +57,7 @@ def down(split: Split) -> Iterator[None]:
         split.server.execute("alter database blytz_hire allow_connections true")
 
 
-def test_who_is_in_the_copy_is_a_hit(living: Split) -> None:
+def test_user_in_the_copy_is_a_cache_hit(living: Split) -> None:
     add_users(living, "copied", with_profiles=True)
     sync(PAYMENTS, living.connections)
     with counted(living, 3, 0):
@@ -73,7 +73,7 @@ def test_who_is_in_the_copy_is_a_hit(living: Split) -> None:
     )
 
 
-def test_who_has_not_arrived_is_asked_for_once_and_then_kept(living: Split) -> None:
+def test_user_not_in_the_copy_yet_is_fetched_once_and_cached(living: Split) -> None:
     add_users(living, "early", with_profiles=True)
     with counted(living, 2, 1):
         for _ in range(3):
@@ -89,7 +89,7 @@ def test_who_has_not_arrived_is_asked_for_once_and_then_kept(living: Split) -> N
     assert row == (0,)
 
 
-def test_what_was_fetched_long_ago_is_fetched_anew(living: Split) -> None:
+def test_user_fetched_too_long_ago_is_fetched_again(living: Split) -> None:
     add_users(living, "aged")
     get(living, "aged")
     with living.service("payments_db") as database, living.monolith() as monolith:
@@ -102,13 +102,15 @@ def test_what_was_fetched_long_ago_is_fetched_anew(living: Split) -> None:
 
 
 @pytest.mark.parametrize("user", ["nobody", "", "'; drop table users", None])
-def test_nobody_knows_who_that_is(living: Split, user: str | None) -> None:
+def test_unknown_user_is_always_a_cache_miss_with_an_empty_result(
+    living: Split, user: str | None
+) -> None:
     with counted(living, 0, 2):
         assert get(living, user) == NOBODY
         assert get(living, user) == NOBODY
 
 
-def test_a_deleted_user_is_known_as_they_were_last(living: Split) -> None:
+def test_deleted_user_is_returned_with_the_last_known_values(living: Split) -> None:
     add_users(living, "deleted")
     sync(PAYMENTS, living.connections)
     with living.monolith() as monolith:
@@ -119,7 +121,7 @@ def test_a_deleted_user_is_known_as_they_were_last(living: Split) -> None:
         assert get(living, "deleted") == ("deleted", "deleted@example.com", None, True)
 
 
-def test_the_owner_may_be_down_for_who_is_in_the_copy(living: Split) -> None:
+def test_users_in_the_copy_are_found_while_the_owner_is_down(living: Split) -> None:
     add_users(living, "steady")
     sync(PAYMENTS, living.connections)
     add_users(living, "fetched", "missed")
@@ -149,7 +151,7 @@ def test_the_owner_may_be_down_for_who_is_in_the_copy(living: Split) -> None:
 
 
 @pytest.mark.slow
-def test_an_owner_that_does_not_answer_keeps_nobody_waiting(living: Split) -> None:
+def test_lookup_times_out_when_the_owner_does_not_answer(living: Split) -> None:
     with living.monolith() as holder, holder.transaction():
         holder.execute("lock table blytz_hire.users in access exclusive mode")
         with pytest.raises(psycopg.errors.ConnectionException) as caught:
@@ -158,7 +160,7 @@ def test_an_owner_that_does_not_answer_keeps_nobody_waiting(living: Split) -> No
         assert "its owner can't be asked: canceling statement due to statement timeout" in said
 
 
-def test_a_transaction_that_only_reads_may_ask(living: Split) -> None:
+def test_read_only_transaction_can_look_up_users(living: Split) -> None:
     add_users(living, "read only")
     with counted(living, 0, 0), login(living, PAYMENTS) as service:
         service.execute("set default_transaction_read_only = on")
@@ -172,7 +174,7 @@ def test_a_transaction_that_only_reads_may_ask(living: Split) -> None:
         assert row[0] == "read only"
 
 
-def test_what_is_rolled_back_is_counted_and_not_kept(living: Split) -> None:
+def test_rolled_back_lookup_is_counted_but_not_cached(living: Split) -> None:
     add_users(living, "undone")
     with counted(living, 0, 2), login(living, PAYMENTS) as service:
         for _ in range(2):
@@ -183,8 +185,8 @@ def test_what_is_rolled_back_is_counted_and_not_kept(living: Split) -> None:
     sync(PAYMENTS, living.connections)
 
 
-def test_the_owner_is_asked_for_one_user_only(living: Split) -> None:
-    """All three tables are joined there, and the id is sent along."""
+def test_owner_is_queried_for_one_user_only(living: Split) -> None:
+    """The owner joins all three tables, and the query carries the id."""
     with living.service("payments_db") as database:
         definition = database.execute(
             "select definition from split.service_tables where table_name = 'shared_users'"
@@ -204,7 +206,7 @@ def test_the_owner_is_asked_for_one_user_only(living: Split) -> None:
 
 
 def reader(split: Split, database: str) -> psycopg.Connection[Any]:
-    """Log in as the role that asks, with the password that only the service's owner may see."""
+    """Log in as the reader role, with the password that only the service's owner role may see."""
     with split.service("payments_db") as owner:
         row = owner.execute(
             "select substr(one, 10) from pg_user_mappings, unnest(umoptions) as one"
@@ -231,7 +233,7 @@ def readable(split: Split) -> dict[str, set[str]]:
     return found
 
 
-def test_the_role_that_asks_may_read_those_columns_and_nothing_else(living: Split) -> None:
+def test_reader_role_can_read_only_the_shared_columns(living: Split) -> None:
     landed = PAYMENTS.landed_tables
     assert readable(living) == {
         table: set(landed[table]) for table in ("users", "va_profiles", "companies")
@@ -259,8 +261,8 @@ def test_the_role_that_asks_may_read_those_columns_and_nothing_else(living: Spli
         reader(living, "payments_db")
 
 
-def test_a_service_can_not_ask_on_its_own(living: Split) -> None:
-    """The way to the owner, and its password, are the function's only."""
+def test_service_cannot_query_the_owner_directly(living: Split) -> None:
+    """Only the function can use the connection to the owner and its password."""
     with login(living, PAYMENTS) as service:
         for statement in (
             "select * from owner.users",
@@ -277,7 +279,7 @@ def test_a_service_can_not_ask_on_its_own(living: Split) -> None:
     assert PASSWORD not in str(row)
 
 
-def test_a_connection_that_was_broken_is_made_anew_by_the_next_build(living: Split) -> None:
+def test_broken_connection_to_the_owner_is_repaired_by_reconnecting(living: Split) -> None:
     with living.monolith() as monolith:
         monolith.execute("alter role payments_reader password 'another'")
     add_users(living, "locked out")
@@ -303,7 +305,7 @@ def test_a_connection_that_was_broken_is_made_anew_by_the_next_build(living: Spl
 
 
 @pytest.mark.slow
-def test_a_role_of_somebody_elses_is_left_alone(living: Split) -> None:
+def test_reader_role_of_others_is_left_alone(living: Split) -> None:
     with living.monolith() as monolith:
         monolith.execute("comment on role payments_reader is 'Reads for the payroll.'")
         ran = living.runner("build", "payments")
@@ -315,8 +317,8 @@ def test_a_role_of_somebody_elses_is_left_alone(living: Split) -> None:
     assert living.runner("build", "payments").returncode == 0
 
 
-def test_an_abort_takes_the_role_away(living: Split) -> None:
-    """The last of this file, since what it takes away stays away."""
+def test_abort_drops_the_reader_role(living: Split) -> None:
+    """It comes last in this file, since the role stays dropped."""
     ran = living.runner("abort", "payments")
     assert ran.returncode == 0, ran.stderr
     assert "role payments_reader" in ran.stdout

@@ -1,4 +1,4 @@
-"""A dry run does everything to a copy, tells what it found, and leaves production as it was."""
+"""A dry run does everything on a copy, reports the result, and leaves production unchanged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dry_run(split: Split, scratch: Path, *arguments: str, **environ: str) -> Any
 
 
 def begin(split: Split, scratch: Path) -> subprocess.Popen[str]:
-    """Begin a dry run, and come back when its server is up."""
+    """Start a dry run; return when its server is up."""
     started = subprocess.Popen(
         [sys.executable, str(ROOT / "runner.py"), "run", "files", "--dry-run"],
         env={**split.environ, "BLYTZ_HIRE_SCRATCH": str(scratch.parent)},
@@ -53,7 +53,7 @@ def begin(split: Split, scratch: Path) -> subprocess.Popen[str]:
 
 
 def production(split: Split) -> dict[str, list[tuple[Any, ...]]]:
-    """Give what a server holds beside the rows, and a checksum of every row of the monolith."""
+    """List a server's objects, with a checksum of the rows of each monolith table."""
     questions = {
         "databases": "select datname from pg_database order by 1",
         "roles": "select rolname from pg_roles order by 1",
@@ -84,7 +84,7 @@ def assert_nothing_is_left(scratch: Path) -> None:
 
 
 @pytest.mark.slow
-def test_everything_is_done_to_a_copy_and_production_stays_as_it_was(
+def test_dry_run_works_on_a_copy_and_leaves_production_unchanged(
     split: Split, scratch: Path
 ) -> None:
     before = production(split)
@@ -101,7 +101,7 @@ def test_everything_is_done_to_a_copy_and_production_stays_as_it_was(
 
 
 @pytest.mark.slow
-def test_a_login_that_only_reads_is_enough_and_learns_what_the_real_run_lacks(
+def test_read_only_login_is_enough_and_is_told_what_the_real_run_needs(
     split: Split, scratch: Path
 ) -> None:
     with split.monolith() as monolith:
@@ -128,7 +128,7 @@ def test_a_login_that_only_reads_is_enough_and_learns_what_the_real_run_lacks(
     assert_nothing_is_left(scratch)
 
 
-def test_a_table_that_may_not_be_read_is_named_before_anything_is_copied(
+def test_unreadable_table_is_reported_before_anything_is_copied(
     split: Split, scratch: Path
 ) -> None:
     with split.monolith() as monolith:
@@ -147,7 +147,7 @@ def test_a_table_that_may_not_be_read_is_named_before_anything_is_copied(
 
 
 @pytest.mark.slow
-def test_one_dry_run_at_a_time_and_the_next_one_clears_up_what_a_killed_one_left(
+def test_dry_runs_exclude_each_other_and_clean_up_after_a_killed_one(
     split: Split, scratch: Path
 ) -> None:
     first = begin(split, scratch)
@@ -171,7 +171,7 @@ def test_one_dry_run_at_a_time_and_the_next_one_clears_up_what_a_killed_one_left
 
 
 @pytest.mark.slow
-def test_ending_a_dry_run_politely_throws_the_copy_away(split: Split, scratch: Path) -> None:
+def test_sigterm_ends_the_dry_run_and_removes_the_copy(split: Split, scratch: Path) -> None:
     started = begin(split, scratch)
     started.send_signal(signal.SIGTERM)
     _, said = started.communicate(timeout=60)
@@ -181,7 +181,9 @@ def test_ending_a_dry_run_politely_throws_the_copy_away(split: Split, scratch: P
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_with_the_copy_is_said_of_the_copy(split: Split, scratch: Path) -> None:
+def test_failed_build_of_the_copy_is_reported_as_a_dry_run_failure(
+    split: Split, scratch: Path
+) -> None:
     with split.monolith() as monolith:
         monolith.execute("alter table blytz_hire.payments add column novel text")
         # What the split does not look at may be beyond the scratch server.
@@ -197,7 +199,7 @@ def test_what_goes_wrong_with_the_copy_is_said_of_the_copy(split: Split, scratch
     assert_nothing_is_left(scratch)
 
 
-def test_a_type_that_the_scratch_server_lacks_is_named(split: Split, scratch: Path) -> None:
+def test_type_missing_on_the_scratch_server_is_reported(split: Split, scratch: Path) -> None:
     with split.monolith() as monolith:
         monolith.execute("create type public.mood as enum ('good')")
         monolith.execute("alter table blytz_hire.users add column mood public.mood")
@@ -210,7 +212,7 @@ def test_a_type_that_the_scratch_server_lacks_is_named(split: Split, scratch: Pa
 
 
 @pytest.mark.slow
-def test_a_table_that_is_locked_is_not_waited_for_for_ever(split: Split, scratch: Path) -> None:
+def test_dry_run_gives_up_waiting_for_a_locked_table(split: Split, scratch: Path) -> None:
     with split.monolith() as monolith, monolith.transaction():
         monolith.execute("lock table blytz_hire.reviews")
         ran = dry_run(split, scratch, "files")
@@ -220,7 +222,7 @@ def test_a_table_that_is_locked_is_not_waited_for_for_ever(split: Split, scratch
     assert_nothing_is_left(scratch)
 
 
-def test_a_disk_that_is_too_small_is_named_with_figures(
+def test_too_little_disk_space_is_reported_with_figures(
     split: Split, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(scratch.parent)
@@ -235,7 +237,7 @@ def run_here(connections: Connections, scratch: Path) -> None:
         rehearse(select(("files",)), connections, watcher, scratch)
 
 
-def test_a_folder_that_is_not_ours_to_use_is_refused(tmp_path: Path) -> None:
+def test_scratch_folder_that_is_a_symlink_is_refused(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "kept").touch()
     (tmp_path / ".rehearsal").symlink_to(tmp_path / "target")

@@ -1,8 +1,8 @@
-"""Every column that is only renamed, in all models at once: there, and back again.
+"""All columns that are only renamed, in all models at once: to the services and back.
 
-The monolith gets rows at random. The models' SQL makes the services' tables of them, the reverse
-models' SQL makes the monolith's tables of those. What the ownership seed calls `same`, `share`
-or `part` has to hold the monolith's value, and what comes back has to be the very rows.
+The monolith gets random rows. The models' SQL makes the services' tables from them; the reverse
+models' SQL makes the monolith's tables from those. What the ownership seed calls `same`, `share`
+or `part` must hold the monolith's value, and the rows that come back must be identical.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ STRAY = sql.SQL("""
 
 
 def words() -> str:
-    """Give text that is never the same twice, but for what a rule looks out for."""
+    """Give text that never repeats, some of it with unusual characters."""
     odd = random.choice(
         ["", " ", "ünï 🚀", "line\nbreak", '"quoted" \\ {}', "NULL", "日本語", "o'clock"]
     )
@@ -64,14 +64,14 @@ def words() -> str:
 
 
 def moment() -> str:
-    """Give a time of the monolith: to the millisecond, in any year, or never."""
+    """Give a timestamp as the monolith has them: with milliseconds, of any year, or infinite."""
     if random.random() < 0.05:
         return random.choice(["infinity", "-infinity", "0044-03-15 12:00:00 BC"])
     return str(datetime(1, 1, 2) + timedelta(milliseconds=random.randrange(300_000_000_000_000)))
 
 
 def document() -> Any:
-    """Give what clients send: mostly objects, with what the models look for in some."""
+    """Give JSON as clients send it: mostly objects, some with the keys that the models read."""
     known = {
         "senderId": ["ann", "bob", "ünï 🚀", "", None, 7],
         "senderName": ["Ann", "", None, 7],
@@ -110,7 +110,7 @@ SPECIAL = {
 
 
 def fill(database: psycopg.Connection[Any], table: str) -> None:
-    """Put rows at random in a table of the monolith, whose keys are not looked at."""
+    """Fill a table of the monolith with random rows; foreign keys are not checked."""
     columns = database.execute(COLUMNS, [table]).fetchall()
     rows = []
     for _ in range(ROWS):
@@ -148,7 +148,7 @@ def compiled(split: Split) -> dict[str, Any]:
 
 @pytest.fixture
 def moved(stage: Stage, split: Split) -> Iterator[tuple[psycopg.Connection[Any], dict[str, Any]]]:
-    """Give a monolith with rows at random beside all services' tables, and the models."""
+    """Give a monolith with random rows, all services' tables beside it, and the models."""
     models = stage.once("compiled", lambda: compiled(split))
     with split.monolith() as database:
         database.execute("set session_replication_role = replica")
@@ -165,7 +165,7 @@ def moved(stage: Stage, split: Split) -> Iterator[tuple[psycopg.Connection[Any],
 
 
 def renamed() -> Iterator[dict[str, str]]:
-    """Read what the seed says is only renamed, with the service column that holds the row's id."""
+    """Read the seed's renamed columns, each with the service column that holds the row's id."""
     with (ROOT / "seeds" / "column_ownership.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     keys = {
@@ -179,7 +179,7 @@ def renamed() -> Iterator[dict[str, str]]:
             yield {**line, "key": keys[place]}
 
 
-def test_what_is_only_renamed_holds_the_monoliths_values(moved: Any) -> None:
+def test_renamed_columns_hold_the_monoliths_values(moved: Any) -> None:
     database, models = moved
     wrong = []
     columns = list(renamed())
@@ -204,7 +204,7 @@ def test_what_is_only_renamed_holds_the_monoliths_values(moved: Any) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_reverse_models_give_back_the_very_rows(moved: Any) -> None:
+def test_reverse_models_give_back_identical_rows(moved: Any) -> None:
     database, models = moved
     wrong = []
     for name, model in models.items():

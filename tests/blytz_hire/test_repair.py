@@ -1,4 +1,4 @@
-"""Ways that have lost a part after a switch: made anew, with what differs carried over."""
+"""Streams that broke after a switch: re-created, with differing rows applied."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OWNED = ("payments", "reviews")
 
 
 def drop_slot(split: Split, name: str) -> None:
-    """Lose a slot as an operator does who needs its disk."""
+    """Drop a slot, as an operator who needs its disk space would."""
     slot = f"from pg_replication_slots where slot_name = '{name}'"
     for _ in range(100):
         # Its subscriber comes back at once.
@@ -40,8 +40,8 @@ def assert_alike(split: Split) -> None:
             assert monolith.execute(query).fetchall() == database.execute(query).fetchall(), table
 
 
-def carried_over_without_a_way(split: Split, *statements: str) -> None:
-    """Lose the way back, then let the service write, and its mirror have it."""
+def write_after_losing_reverse_stream(split: Split, *statements: str) -> None:
+    """Drop the reverse stream's slot, then let the service write and sync its mirror."""
     drop_slot(split, "split_payments_db_back")
     with split.service("payments_db") as database, database.transaction():
         database.execute("set transaction isolation level repeatable read")
@@ -51,7 +51,7 @@ def carried_over_without_a_way(split: Split, *statements: str) -> None:
         database.execute("select * from split.sync()")
 
 
-def test_a_way_back_that_lost_its_slot_is_named_and_made_anew(switched: Split) -> None:
+def test_reverse_stream_that_lost_its_slot_is_reported_and_recreated(switched: Split) -> None:
     drop_slot(switched, "split_payments_db_back")
     with switched.service("payments_db") as database:
         # What nothing carries any more: an update, a delete, an insert.
@@ -80,8 +80,8 @@ def test_a_way_back_that_lost_its_slot_is_named_and_made_anew(switched: Split) -
     assert_alike(switched)
 
 
-def test_what_differs_when_a_way_is_made_anew_is_carried_over(switched: Split) -> None:
-    carried_over_without_a_way(
+def test_repair_applies_rows_that_differ_when_recreating_a_stream(switched: Split) -> None:
+    write_after_losing_reverse_stream(
         switched,
         "update payments_db.payments set status = 'synced' where id in"
         " (select id from payments_db.payments order by id limit 3)",
@@ -94,7 +94,7 @@ def test_what_differs_when_a_way_is_made_anew_is_carried_over(switched: Split) -
     assert_alike(switched)
 
 
-def test_rows_that_swapped_what_is_unique_are_carried_over(switched: Split) -> None:
+def test_repair_applies_rows_that_swapped_unique_values(switched: Split) -> None:
     swap = (
         "update payments_db.payments set stripe_payment_intent_id = 'third' where id = '{0}'",
         "update payments_db.payments set stripe_payment_intent_id = (select"
@@ -108,7 +108,7 @@ def test_rows_that_swapped_what_is_unique_are_carried_over(switched: Split) -> N
             " order by id limit 2"
         ).fetchall()
     names = [id for (id,) in ids]
-    carried_over_without_a_way(switched, *(one.format(*names) for one in swap))
+    write_after_losing_reverse_stream(switched, *(one.format(*names) for one in swap))
     ran = switched.runner("repair", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
     rows = json.loads(ran.stdout)["payments_db"]
@@ -116,27 +116,27 @@ def test_rows_that_swapped_what_is_unique_are_carried_over(switched: Split) -> N
     assert_alike(switched)
 
 
-def interrupted(source: object, target: object, *rest: object, makes_way: bool) -> None:
+def interrupt(source: object, target: object, *rest: object, makes_way: bool) -> None:
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("how", ["writing", "reading"])
-def test_a_repair_that_was_cut_short_counts_for_nothing(
+def test_interrupted_repair_must_be_repeated(
     switched: Split, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    carried_over_without_a_way(switched, f"update payments_db.payments set status = '{how}'")
+    write_after_losing_reverse_stream(switched, f"update payments_db.payments set status = '{how}'")
     merge = hashing._merge
 
-    def merge_what_breaks_off(*streams: Any) -> Iterator[Any]:
+    def merge_then_fail(*streams: Any) -> Iterator[Any]:
         """Fail while both sides are being read."""
         yield next(merge(*streams))
         raise psycopg.OperationalError("gone")
 
     with monkeypatch.context() as patched, open_ledger(switched.connections) as ledger:
         if how == "writing":
-            patched.setattr(repairing, "_write", interrupted)
+            patched.setattr(repairing, "_write", interrupt)
         else:
-            patched.setattr(hashing, "_merge", merge_what_breaks_off)
+            patched.setattr(hashing, "_merge", merge_then_fail)
         with pytest.raises((KeyboardInterrupt, psycopg.OperationalError)):
             repairing.repair(PAYMENTS, switched.connections, ledger, lambda step: None)
     ran = switched.runner("status", "payments")
@@ -154,7 +154,7 @@ def test_a_repair_that_was_cut_short_counts_for_nothing(
     assert_alike(switched)
 
 
-def test_a_switched_service_whose_slot_in_the_monolith_is_lost_follows_again(
+def test_switched_service_that_lost_its_monolith_slot_follows_after_repair(
     switched: Split,
 ) -> None:
     drop_slot(switched, "split_payments_db")
@@ -193,7 +193,9 @@ def test_a_switched_service_whose_slot_in_the_monolith_is_lost_follows_again(
 
 
 @pytest.mark.slow
-def test_what_is_whole_is_left_alone_and_what_is_not_switched_is_refused(switched: Split) -> None:
+def test_repair_leaves_healthy_streams_alone_and_refuses_unswitched_services(
+    switched: Split,
+) -> None:
     ran = switched.runner("rollback", "payments", "--no-backup")
     assert ran.returncode == 0, ran.stderr
     refused = switched.runner("repair", "payments")

@@ -1,4 +1,4 @@
-"""The report: what it says of services in every state, and that the page is complete in itself."""
+"""The report: what it says about services in every state, on a self-contained page."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
 
 def text_of(html: str) -> str:
-    """Parse a page as strictly as XML is; give what is to be read of it."""
+    """Parse a page as XML; give its visible text."""
     root = ElementTree.fromstring(html.partition("\n")[2])
     return " ".join(" ".join(root.itertext()).split())
 
 
 def page_of(*steps: Entry) -> str:
-    """Give what is to be read of the page of one service."""
+    """Give the visible text of the page of one service."""
     return text_of(account.page(report_of(*steps), SERVICES))
 
 
 def step(name: str, after: float, seconds: float | None = 1.0, **detail: Any) -> Entry:
-    """Make an entry of the ledger, some seconds after noon."""
+    """Make a ledger entry that starts some seconds after noon."""
     started = NOON + timedelta(seconds=after)
     ended = None if seconds is None else started + timedelta(seconds=seconds)
     outcome = None if seconds is None else "failed" if "error" in detail else "done"
@@ -47,7 +47,7 @@ def report_of(*steps: Entry) -> Report:
 
 
 def at(after: float) -> str:
-    """Write a moment, some seconds after noon, as the ledger's details have it."""
+    """Format a time some seconds after noon as the ledger's details do."""
     return (NOON + timedelta(seconds=after)).isoformat()
 
 
@@ -57,12 +57,12 @@ def switch_of(*parts: Entry, seconds: float | None = 2.0, **detail: Any) -> list
 
 
 def operation_of(*steps: Entry) -> Operation:
-    """Give the only operation that some entries tell of."""
+    """Give the one operation that these ledger entries describe."""
     (found,) = Account(PAYMENTS, State.VERIFIED, steps, []).operations
     return found
 
 
-def test_a_report_holds_what_moved_the_tests_and_the_proof(living: Split, tmp_path: Path) -> None:
+def test_report_shows_row_counts_tests_and_the_proof(living: Split, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     assert living.runner("verify", "payments").returncode == 0
     result = living.runner("report", "--html", str(file))
@@ -87,7 +87,7 @@ def test_a_report_holds_what_moved_the_tests_and_the_proof(living: Split, tmp_pa
         assert said in shown, said
 
 
-def test_the_same_is_there_as_data(living: Split) -> None:
+def test_report_is_available_as_json(living: Split) -> None:
     result = living.runner("report", "payments", "--json")
     assert result.returncode == 0, result.stderr
     (account,) = json.loads(result.stdout)["accounts"]
@@ -98,19 +98,19 @@ def test_the_same_is_there_as_data(living: Split) -> None:
     assert {"model", "test", "unit_test", "parity"} <= kinds
 
 
-def test_a_failure_and_a_step_that_did_not_end_are_shown_with_what_was_said() -> None:
+def test_failed_and_unfinished_steps_are_shown_with_their_error() -> None:
     failed = page_of(step("land", 0, error="disk <full> & more"))
     assert "The last step, land, failed" in failed
     assert "disk <full> & more" in failed
     assert "The last step, build, did not end" in page_of(step("build", 0, None))
 
 
-def test_the_chart_shows_the_last_stretch_of_work_only() -> None:
+def test_chart_shows_only_the_latest_period_of_work() -> None:
     steps = step("provision", 0), step("land", 4000), step("build", 4010, 300), step("verify", 4320)
     assert [one.step for one in report_of(*steps).latest()] == ["land", "build", "verify"]
 
 
-def test_with_nothing_done_there_is_nothing_to_report(living: Split, tmp_path: Path) -> None:
+def test_report_is_refused_before_anything_was_done(living: Split, tmp_path: Path) -> None:
     result = living.runner("report", "users", "--html", str(tmp_path / "report.html"))
     assert result.returncode == NotReady.exit_code
     assert "There is nothing to report yet" in result.stderr
@@ -119,15 +119,13 @@ def test_with_nothing_done_there_is_nothing_to_report(living: Split, tmp_path: P
 
 
 @pytest.mark.parametrize("place", ["missing/report.html", "."])
-def test_a_page_that_can_not_be_written_is_told_at_once(
-    living: Split, tmp_path: Path, place: str
-) -> None:
+def test_report_to_an_unwritable_path_is_refused(living: Split, tmp_path: Path, place: str) -> None:
     result = living.runner("report", "--html", str(tmp_path / place))
     assert result.returncode == NotReady.exit_code
     assert "The page can't be written" in result.stderr
 
 
-def test_totals_that_differ_are_shown_until_the_service_has_landed_anew() -> None:
+def test_differing_totals_are_shown_until_the_service_lands_again() -> None:
     difference = {"column": "payments.amount", "in": ["payments.amount"], "blames": "model"}
     found = {"compared": 9, "agrees": 8, "differs": 1, "moving": 0, "differences": [difference]}
     land, totals = step("land", 0, rows={"payments": 1}, bytes=9), step("totals", 9, **found)
@@ -141,7 +139,7 @@ def test_totals_that_differ_are_shown_until_the_service_has_landed_anew() -> Non
 
 
 @pytest.mark.slow
-def test_switch_and_rollback_are_shown_with_pause_backup_and_what_was_kept(
+def test_switch_and_rollback_are_shown_with_pause_backup_and_quarantine(
     living: Split, tmp_path: Path
 ) -> None:
     ran(living, "verify", "payments")
@@ -193,7 +191,7 @@ def test_switch_and_rollback_are_shown_with_pause_backup_and_what_was_kept(
     assert {"switch", "rollback", "backup"} <= {one["step"] for one in account["steps"]}
 
 
-def test_a_pause_lasts_from_the_last_writer_there_to_the_first_who_may_here() -> None:
+def test_pause_lasts_from_closing_one_side_to_opening_the_other() -> None:
     found = operation_of(
         *switch_of(
             step("switch: close", 1.0, 0.5, closed_at=at(1.45), tries=3),
@@ -211,7 +209,7 @@ def test_a_pause_lasts_from_the_last_writer_there_to_the_first_who_may_here() ->
 
 
 @pytest.mark.parametrize(("ahead", "shown"), [(-60, 0.1), (0, 0.2), (60, 0.7)])
-def test_a_pause_is_within_the_ledgers_own_times_whatever_the_other_clock_says(
+def test_pause_stays_within_ledger_times_despite_clock_differences(
     ahead: float, shown: float
 ) -> None:
     found = operation_of(
@@ -224,7 +222,7 @@ def test_a_pause_is_within_the_ledgers_own_times_whatever_the_other_clock_says(
     assert found.pause.seconds == pytest.approx(shown)
 
 
-def test_a_switch_that_was_undone_is_shown_as_such() -> None:
+def test_undone_switch_is_shown_as_undone() -> None:
     said = "The pause was longer than the 1 s that it may be.\nThe switch was undone"
     steps = switch_of(
         step("switch: close", 1.0, 0.1, closed_at=at(1.05), tries=1),
@@ -242,7 +240,7 @@ def test_a_switch_that_was_undone_is_shown_as_such() -> None:
     assert "\ufffd" not in shown
 
 
-def test_a_switch_that_was_cut_short_is_shown_until_it_is_resumed() -> None:
+def test_interrupted_switch_is_shown_until_it_is_resumed() -> None:
     cut = switch_of(
         step("switch: close", 1.0, 0.1, closed_at=at(1.05), tries=1),
         step("switch: decide", 1.1, 0.1),
@@ -264,7 +262,7 @@ def test_a_switch_that_was_cut_short_is_shown_until_it_is_resumed() -> None:
     assert "switch done 8.20 s 1 was interrupted and resumed" in shown
 
 
-def test_a_switch_that_was_cut_short_and_undone_paused_no_longer_than_its_lease() -> None:
+def test_interrupted_and_undone_switch_paused_no_longer_than_its_lease() -> None:
     steps = [
         Entry("payments_db", "switch", NOON, None, None, {"max_pause": 0.5}, {}),
         step("switch: close", 1.0, 0.1, closed_at=at(1.05), tries=1),
@@ -278,7 +276,7 @@ def test_a_switch_that_was_cut_short_and_undone_paused_no_longer_than_its_lease(
     assert found.pause.seconds == pytest.approx(0.5)
 
 
-def test_a_completion_tells_what_was_retired_and_handed_over() -> None:
+def test_completion_shows_retired_tables_and_reparented_consumers() -> None:
     steps = [
         step("complete", 0, 4),
         step("complete: hand over", 1, 1, consumers=["files_db"]),
@@ -292,14 +290,14 @@ def test_a_completion_tells_what_was_retired_and_handed_over() -> None:
     )
 
 
-def test_parts_of_a_switch_are_left_out_of_the_last_stretch_of_work() -> None:
+def test_latest_period_of_work_leaves_out_the_parts_of_a_switch() -> None:
     steps = switch_of(step("switch: close", 1), step("switch: open", 2))
     assert [one.step for one in report_of(*steps).latest()] == ["switch"]
     latest = report_of(*steps).accounts[0].latest
     assert latest is not None and latest.step == "switch"
 
 
-def test_a_pause_of_milliseconds_has_a_scale_of_milliseconds() -> None:
+def test_pause_of_milliseconds_has_a_scale_in_milliseconds() -> None:
     assert [said for _, said in ticks(100.0, 100.048)] == [
         "0 ms",
         "10 ms",

@@ -1,4 +1,4 @@
-"""What the tests leave behind: nothing, whatever ends them."""
+"""Tests leave nothing behind, however they end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 
 def semaphores() -> set[Path]:
-    """Find what dbt's processes have between them; where the system keeps it in files."""
+    """Find the semaphores that dbt's processes share, where the system keeps them as files."""
     return set(Path("/dev/shm").glob("sem.*"))
 
 

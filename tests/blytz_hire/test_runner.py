@@ -1,4 +1,4 @@
-"""The command line as a stranger meets it: help, names, exit codes, JSON."""
+"""The command line as a newcomer sees it: help, names, exit codes, JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.split import Split, command_line, surrounded
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_in_eighty_columns(command: str) -> None:
+def test_every_command_has_help_in_80_columns(command: str) -> None:
     result = command_line(command, "--help")
     assert result.returncode == 0
     assert f"Usage: runner.py {command}" in result.stdout
@@ -123,15 +123,15 @@ def test_options_work_under_their_old_names_too(
     assert (option in help_text) is (option in ("--recopy", "--full"))
 
 
-def test_the_first_help_names_every_command_variable_and_exit_code() -> None:
+def test_main_help_names_commands_variables_and_exit_codes() -> None:
     result = command_line("--help")
     text = " ".join(result.stdout.split())
     for word in [*COMMANDS, "BLYTZ_HIRE_URL", "PAYMENTS_DB_URL", "communication", "7 build"]:
         assert word in text
 
 
-def test_exit_codes_are_those_that_the_help_names() -> None:
-    """Scripts go by them, so they never change."""
+def test_exit_codes_never_change() -> None:
+    """Scripts depend on them."""
     assert {
         UnknownService: 2,
         ConnectionFailed: 3,
@@ -145,7 +145,7 @@ def test_exit_codes_are_those_that_the_help_names() -> None:
     } == {error: error.exit_code for error in SplitError.__subclasses__()}
 
 
-def test_services_are_known_by_both_names_and_run_in_phase_order() -> None:
+def test_services_have_two_names_and_run_in_phase_order() -> None:
     assert [s.database for s in select(("users", "payments_db", "payments"))] == [
         "payments_db",
         "users_db",
@@ -160,14 +160,14 @@ def test_services_are_known_by_both_names_and_run_in_phase_order() -> None:
         *("backup", "switch", "rollback", "complete", "abort", "history"),
     ],
 )
-def test_an_unknown_service_is_refused_with_the_names_that_exist(command: str) -> None:
+def test_unknown_service_is_refused_with_the_known_names(command: str) -> None:
     result = command_line(command, "payment")
     assert result.returncode == UnknownService.exit_code == 2
     assert "There is no service called 'payment'" in result.stderr
     assert "communication, payments, marketplace, contracts, files, users" in result.stderr
 
 
-def test_an_unknown_command_exits_with_two() -> None:
+def test_unknown_command_exits_with_2() -> None:
     result = command_line("migrate")
     assert result.returncode == 2
     assert "No such command 'migrate'" in result.stderr
@@ -177,7 +177,7 @@ def test_an_unknown_command_exits_with_two() -> None:
     assert "hint:  runner.py status --help" in result.stderr
 
 
-def test_an_error_is_json_too_where_json_was_asked_for(split: Split) -> None:
+def test_error_is_json_when_json_was_requested(split: Split) -> None:
     result = split.runner("land", "payments", "--json")
     assert result.returncode == NotReady.exit_code
     error = json.loads(result.stdout)
@@ -186,7 +186,7 @@ def test_an_error_is_json_too_where_json_was_asked_for(split: Split) -> None:
     assert error["error"]["mend"] == "runner.py provision payments"
 
 
-def test_urls_are_printed_for_people_and_for_the_service(split: Split) -> None:
+def test_url_command_prints_the_admin_and_the_service_url(split: Split) -> None:
     assert split.runner("url", "monolith").stdout.strip() == split.connections.urls["blytz_hire"]
     assert split.runner("url", "files").stdout.strip() == split.connections.urls["files_db"]
     missing = split.runner("url", "files", "--service")
@@ -196,13 +196,13 @@ def test_urls_are_printed_for_people_and_for_the_service(split: Split) -> None:
     assert "files_service:" in split.runner("url", "files", "--service").stdout
 
 
-def test_psql_opens_where_it_is_told(split: Split) -> None:
+def test_psql_connects_to_the_given_database(split: Split) -> None:
     result = split.process("psql", "monolith", "-Atc", "select count(*) > 0 from blytz_hire.users")
     assert result.stdout.strip() == "t", result.stderr
 
 
 @pytest.mark.slow
-def test_a_service_goes_all_the_way_in_one_command_and_again(split: Split) -> None:
+def test_run_builds_a_service_in_one_command_and_is_repeatable(split: Split) -> None:
     first = split.runner("run", "files", "--json")
     assert first.returncode == 0, first.stderr
     report = json.loads(first.stdout)
@@ -220,7 +220,7 @@ def test_a_service_goes_all_the_way_in_one_command_and_again(split: Split) -> No
 
 
 @pytest.mark.slow
-def test_a_failed_build_exits_with_seven_and_says_why(living: Split) -> None:
+def test_failed_build_exits_with_7_and_says_why(living: Split) -> None:
     living.replicate("payments_db", "update blytz_hire.payments set \"userId\" = 'ghost'")
     result = living.runner("build", "payments")
     assert result.returncode == BuildFailed.exit_code
@@ -228,7 +228,7 @@ def test_a_failed_build_exits_with_seven_and_says_why(living: Split) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_service_that_has_not_been_built_is_refused(landed: Split) -> None:
+def test_service_that_is_not_built_is_refused(landed: Split) -> None:
     for arguments in (
         ("sync", "payments"),
         ("sync", "payments", "--follow"),

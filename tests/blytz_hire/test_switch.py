@@ -1,4 +1,4 @@
-"""Switch, rollback, complete and abort: what they do, what they refuse, and what they say."""
+"""Switch, rollback, complete and abort: what they do, refuse and report."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refused(connection: psycopg.Connection[Any], statement: str) -> psycopg.Erro
 
 @contextmanager
 def running(split: Split, *arguments: str) -> Iterator[Callable[[], tuple[int, str]]]:
-    """Run runner.py beside the test; gives what waits for its exit code and what it said."""
+    """Run runner.py beside the test; give a function that waits for its exit code and output."""
     found: list[tuple[int, str]] = []
 
     def run() -> None:
@@ -76,7 +76,7 @@ def running(split: Split, *arguments: str) -> Iterator[Callable[[], tuple[int, s
 # Switch
 
 
-def test_a_dry_run_says_that_it_is_ready_and_changes_nothing(verified: Split) -> None:
+def test_switch_dry_run_reports_readiness_and_changes_nothing(verified: Split) -> None:
     with unchanged(verified):
         said = ran(verified, "switch", "payments", "--dry-run")
         found = json.loads(verified.runner("switch", "payments", "--dry-run", "--json").stdout)
@@ -87,7 +87,7 @@ def test_a_dry_run_says_that_it_is_ready_and_changes_nothing(verified: Split) ->
 
 
 @pytest.mark.slow
-def test_a_switch_makes_the_service_the_truth(verified: Split) -> None:
+def test_switch_makes_the_service_the_source_of_truth(verified: Split) -> None:
     done = verified.runner("switch", "payments", "--json")
     assert done.returncode == 0, done.stderr
     moved = json.loads(done.stdout)["payments_db"]
@@ -131,7 +131,7 @@ def test_a_switch_makes_the_service_the_truth(verified: Split) -> None:
         "update blytz_hire.contracts set id = id || '!'",
     ],
 )
-def test_the_monolith_refuses_what_has_moved(switched: Split, statement: str) -> None:
+def test_monolith_refuses_writes_to_switched_tables(switched: Split, statement: str) -> None:
     before = checksums(switched)
     with switched.monolith() as monolith:
         error = refused(monolith, statement)
@@ -141,7 +141,7 @@ def test_the_monolith_refuses_what_has_moved(switched: Split, statement: str) ->
     assert checksums(switched) == before
 
 
-def test_the_monolith_refuses_copies_and_what_triggers_do(switched: Split) -> None:
+def test_monolith_refuses_copy_and_trigger_writes_to_switched_tables(switched: Split) -> None:
     with switched.monolith() as monolith:
         with (
             pytest.raises(psycopg.errors.ReadOnlySqlTransaction, match="now, and can't be written"),
@@ -163,8 +163,8 @@ def test_the_monolith_refuses_copies_and_what_triggers_do(switched: Split) -> No
         assert one(monolith, "select count(*) from blytz_hire.reviews") > 0
 
 
-def test_a_transaction_that_began_before_a_switch_writes_nothing_after_it(verified: Split) -> None:
-    """Its snapshot shows an open gate, or none at all."""
+def test_transaction_begun_before_a_switch_cannot_write_after_it(verified: Split) -> None:
+    """Its snapshot shows an open fence, or no fence at all."""
     with verified.monolith() as first, verified.monolith() as second:
         for writer in (first, second):
             writer.execute("begin isolation level repeatable read")
@@ -184,7 +184,7 @@ def test_a_transaction_that_began_before_a_switch_writes_nothing_after_it(verifi
     move(verified, "rollback")
 
 
-def test_other_tables_of_the_monolith_are_written_unless_that_touches_what_has_moved(
+def test_other_monolith_tables_stay_writable_unless_keys_reach_switched_rows(
     verified: Split,
 ) -> None:
     with verified.monolith() as monolith:
@@ -217,7 +217,7 @@ def test_other_tables_of_the_monolith_are_written_unless_that_touches_what_has_m
     assert_alike(verified)
 
 
-def test_the_service_writes_its_own_tables_and_no_others(switched: Split) -> None:
+def test_switched_service_can_write_only_its_own_tables(switched: Split) -> None:
     with as_service(switched) as service:
         service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "own"})
         for statement in (
@@ -269,7 +269,7 @@ WRITES = {
 
 
 @pytest.mark.slow
-def test_whatever_the_service_writes_arrives_in_the_monolith(switched: Split) -> None:
+def test_every_write_of_a_switched_service_reaches_the_monolith(switched: Split) -> None:
     with switched.monolith() as monolith, as_service(switched) as service:
         for what, statement in WRITES.items():
             done = service.execute(statement)
@@ -315,7 +315,7 @@ def test_whatever_the_service_writes_arrives_in_the_monolith(switched: Split) ->
         ),
     ],
 )
-def test_what_the_monolith_could_not_hold_is_refused_by_name(
+def test_named_check_constraint_refuses_values_the_monolith_cannot_hold(
     switched: Split, statement: str, check: str
 ) -> None:
     with as_service(switched) as service:
@@ -327,7 +327,7 @@ def test_what_the_monolith_could_not_hold_is_refused_by_name(
 # Rollback
 
 
-def test_a_dry_run_of_a_rollback_says_that_it_is_ready_and_changes_nothing(
+def test_rollback_dry_run_reports_readiness_and_changes_nothing(
     switched: Split,
 ) -> None:
     with unchanged(switched):
@@ -339,7 +339,7 @@ def test_a_dry_run_of_a_rollback_says_that_it_is_ready_and_changes_nothing(
     )
 
 
-def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
+def test_status_warns_when_no_follower_is_running(switched: Split) -> None:
     ran(switched, "sync", "payments")
     with switched.service("payments_db") as database:
         database.execute(NEW_PAYMENT[Side.SERVICE], {"id": "waits"})
@@ -357,7 +357,7 @@ def test_a_follower_that_is_missed_is_told_of(switched: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_rollback_makes_the_monolith_the_truth_with_all_that_was_written(
+def test_rollback_makes_the_monolith_the_source_of_truth_with_all_service_writes(
     switched: Split,
 ) -> None:
     landings = "select count(*) from split.ledger where step in ('land', 'release')"
@@ -391,7 +391,7 @@ def test_a_rollback_makes_the_monolith_the_truth_with_all_that_was_written(
     assert_alike(switched)
 
 
-def write_what_the_monolith_cannot_hold(split: Split) -> None:
+def write_rows_the_monolith_cannot_hold(split: Split) -> None:
     with as_service(split) as service:
         service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "no object"})
         service.execute("""update payments_db.payments set metadata = '[1]'
@@ -403,8 +403,8 @@ def write_what_the_monolith_cannot_hold(split: Split) -> None:
         service.execute("insert into payments_db.disputes values ('no object', 'nor this')")
 
 
-def test_what_the_service_writes_is_never_taken_from_the_mirror(switched: Split) -> None:
-    write_what_the_monolith_cannot_hold(switched)
+def test_sync_never_overwrites_service_writes_from_the_mirror(switched: Split) -> None:
+    write_rows_the_monolith_cannot_hold(switched)
     with switched.service("payments_db") as database:
         database.execute("update split.service_tables set is_stale = true")  # compare all rows
         ran(switched, "sync", "payments")
@@ -412,8 +412,8 @@ def test_what_the_service_writes_is_never_taken_from_the_mirror(switched: Split)
         assert database.execute(kept).fetchall() == [("nowhere to put it",)]
 
 
-def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -> None:
-    write_what_the_monolith_cannot_hold(switched)
+def test_rollback_quarantines_and_reports_rows_the_monolith_cannot_hold(switched: Split) -> None:
+    write_rows_the_monolith_cannot_hold(switched)
     said = move(switched, "rollback")
     names = set_aside(switched)
     assert [name.split("_")[0] for name in names] == ["disputes", "refunds"]
@@ -439,7 +439,7 @@ def test_what_the_monolith_cannot_hold_is_laid_aside_and_said(switched: Split) -
             database.execute(f"drop table audit.{name}")
 
 
-def test_a_key_that_replication_did_not_ask_is_said_after_a_rollback(switched: Split) -> None:
+def test_rollback_warns_of_rows_that_violate_a_monolith_foreign_key(switched: Split) -> None:
     with as_service(switched) as service:
         service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "of nobody"})
         service.execute(
@@ -455,7 +455,7 @@ def test_a_key_that_replication_did_not_ask_is_said_after_a_rollback(switched: S
     assert_alike(switched)
 
 
-def test_what_the_monolith_changes_at_once_is_not_laid_aside(switched: Split) -> None:
+def test_rows_the_monolith_changes_during_a_rollback_are_not_quarantined(switched: Split) -> None:
     before = set_aside(switched)
     arrived = (
         "select (select sum(helpful) from blytz_hire.reviews)"
@@ -480,7 +480,7 @@ def test_what_the_monolith_changes_at_once_is_not_laid_aside(switched: Split) ->
 # Reads
 
 
-def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> None:
+def test_reads_alone_can_be_switched_and_rolled_back(verified: Split) -> None:
     said = ran(verified, "switch", "payments", "--reads")
     assert "payments now reads from payments_db; it writes to the monolith as before." in said
     assert env_file.sides(PAYMENTS, verified.connections) == (Side.SERVICE, Side.MONOLITH)
@@ -535,7 +535,7 @@ def test_only_those_who_read_can_be_moved_and_moved_back(verified: Split) -> Non
         ),
     ],
 )
-def test_what_is_asked_in_the_wrong_order_is_refused(
+def test_command_that_does_not_fit_the_state_is_refused(
     verified: Split, state: str, command: str, what: str, hint: str
 ) -> None:
     if state == "switched":
@@ -547,7 +547,9 @@ def test_what_is_asked_in_the_wrong_order_is_refused(
 
 
 @pytest.mark.parametrize("operation", ["complete", "rollback"])
-def test_nothing_is_left_behind_that_the_monolith_lacks(switched: Split, operation: str) -> None:
+def test_complete_and_rollback_are_refused_while_reverse_replication_is_paused(
+    switched: Split, operation: str
+) -> None:
     stream = PAYMENTS.reverse_replication
     with switched.monolith() as monolith, as_service(switched) as service:
         monolith.execute(f"alter subscription {stream} disable")
@@ -601,7 +603,7 @@ def lose_the_file(split: Split) -> Callable[[], None]:
     return lambda: [aside.rename(path), None][1]
 
 
-def spoil_the_way_back(split: Split) -> Callable[[], None]:
+def make_reverse_model_differ_from_mirror(split: Split) -> Callable[[], None]:
     split.replicate(
         "payments_db",
         "update payments_db.reviews set helpful = helpful - 1"
@@ -614,7 +616,7 @@ def spoil_the_way_back(split: Split) -> Callable[[], None]:
     )
 
 
-def pause_the_follower(split: Split) -> Callable[[], None]:
+def pause_replication(split: Split) -> Callable[[], None]:
     with split.service("payments_db") as database:
         database.execute("alter subscription split_payments_db disable")
 
@@ -642,19 +644,19 @@ def pause_the_follower(split: Split) -> Callable[[], None]:
             "runner.py provision payments",
         ),
         (
-            spoil_the_way_back,
+            make_reverse_model_differ_from_mirror,
             "reverse replication would change 1 row(s) of reviews: ",
             "Fix models/payments_db/reverse/monolith_reviews.sql; to see all: runner.py psql"
             " payments -c \"select * from split.way_back_differs('reviews')\"",
         ),
         (
-            pause_the_follower,
+            pause_replication,
             "Somebody has paused replication into the mirror of payments_db.",
             "runner.py psql payments -c 'alter subscription split_payments_db enable'",
         ),
     ],
 )
-def test_a_switch_that_is_not_ready_is_refused_with_what_mends_it(
+def test_switch_that_is_not_ready_is_refused_with_a_hint(
     verified: Split, spoil: Callable[[Split], Callable[[], None]], what: str, hint: str
 ) -> None:
     undo = spoil(verified)
@@ -671,7 +673,7 @@ def test_a_switch_that_is_not_ready_is_refused_with_what_mends_it(
     ran(verified, "switch", "payments", "--dry-run")
 
 
-def test_all_that_is_in_the_way_is_said_at_once(verified: Split) -> None:
+def test_switch_reports_all_problems_at_once(verified: Split) -> None:
     age_the_proof(verified)
     undo = lose_the_file(verified)
     said = ran(verified, "switch", "payments", code=NotReady.exit_code)
@@ -681,7 +683,7 @@ def test_all_that_is_in_the_way_is_said_at_once(verified: Split) -> None:
     ran(verified, "verify", "payments")
 
 
-def test_what_was_cut_short_comes_first(verified: Split) -> None:
+def test_interrupted_operation_must_be_resumed_first(verified: Split) -> None:
     with verified.monolith() as monolith:
         monolith.execute(
             "insert into split.ledger (service, step, intent)"
@@ -706,13 +708,13 @@ def test_what_was_cut_short_comes_first(verified: Split) -> None:
 
 
 @pytest.mark.parametrize("length", ["0", "soon", "-1s", "1h", "10ms", "11min"])
-def test_a_pause_that_is_none_is_refused(living: Split, length: str) -> None:
+def test_max_pause_outside_50_ms_to_10_min_is_refused(living: Split, length: str) -> None:
     said = ran(living, "switch", "payments", "--max-pause", length, code=2)
     assert "is not a time between 50ms and 10min, such as 500ms or 5s" in said
 
 
 @pytest.mark.parametrize("length", ["soon", "-1s", "11min"])
-def test_a_wait_that_is_none_is_refused(living: Split, length: str) -> None:
+def test_wait_for_write_outside_0_ms_to_10_min_is_refused(living: Split, length: str) -> None:
     said = ran(living, "switch", "payments", "--wait-for-write", length, code=2)
     assert f"{length!r} is not a time between 0ms and 10min" in said
     assert stands(living) == "built"
@@ -722,7 +724,7 @@ def test_a_wait_that_is_none_is_refused(living: Split, length: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_long_transaction_that_writes_is_named_before_anything_is_touched(
+def test_switch_names_a_long_write_transaction_before_changing_anything(
     verified: Split,
 ) -> None:
     with verified.monolith() as holder, holder.transaction():
@@ -735,7 +737,7 @@ def test_a_long_transaction_that_writes_is_named_before_anything_is_touched(
     assert f"select pg_terminate_backend({pid});" in said
 
 
-def test_a_step_that_fails_halfway_is_undone_with_all_before_it(
+def test_step_that_fails_halfway_is_undone_with_all_earlier_steps(
     verified: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare = reverse.prepare
@@ -754,7 +756,7 @@ def test_a_step_that_fails_halfway_is_undone_with_all_before_it(
     assert "Nothing was interrupted." in ran(verified, "resume")
 
 
-def test_a_gate_whose_lease_is_over_is_not_closed_for_good(verified: Split) -> None:
+def test_fence_with_an_expired_lease_opens_and_cannot_be_committed(verified: Split) -> None:
     with both_ends(verified) as session:
         fence = session.monolith_fence
         fence.prepare()
@@ -766,7 +768,7 @@ def test_a_gate_whose_lease_is_over_is_not_closed_for_good(verified: Split) -> N
 
 
 @pytest.mark.slow
-def test_a_lock_that_comes_after_the_checks_ends_a_switch_and_no_writer(verified: Split) -> None:
+def test_lock_taken_after_the_checks_undoes_the_switch_and_fails_no_writer(verified: Split) -> None:
     with verified.monolith() as holder, Writer(verified, "patient", 0.005) as writer:
         pid = holder.info.backend_pid
         with (
@@ -795,7 +797,7 @@ def test_a_lock_that_comes_after_the_checks_ends_a_switch_and_no_writer(verified
 
 
 @pytest.mark.slow
-def test_a_lock_that_comes_after_the_checks_ends_a_rollback(switched: Split) -> None:
+def test_lock_taken_after_the_checks_undoes_the_rollback(switched: Split) -> None:
     with (
         switched.service("payments_db") as holder,
         halted(switched, "rollback: catch up") as halt,
@@ -813,7 +815,7 @@ def test_a_lock_that_comes_after_the_checks_ends_a_rollback(switched: Split) -> 
     assert assert_agreed(switched) == "switched"
 
 
-def test_those_who_read_are_in_nobodys_way(verified: Split) -> None:
+def test_open_read_transactions_do_not_block_switch_or_rollback(verified: Split) -> None:
     with verified.monolith() as reader, verified.service("payments_db") as other:
         for connection, table in (
             (reader, "blytz_hire.payments"),
@@ -827,8 +829,8 @@ def test_those_who_read_are_in_nobodys_way(verified: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_pause_that_is_over_is_undone(verified: Split) -> None:
-    """The mirror gets nothing more, so nothing drains."""
+def test_switch_is_undone_when_it_exceeds_max_pause(verified: Split) -> None:
+    """A lock keeps changes out of the mirror, so the drain never ends."""
     with (
         verified.service("payments_db") as database,
         halted(verified, "switch: catch up", "recorded") as halt,
@@ -851,7 +853,7 @@ def test_a_pause_that_is_over_is_undone(verified: Split) -> None:
 
 
 @pytest.mark.slow
-def test_an_abort_removes_all_that_was_made_and_nothing_else(verified: Split) -> None:
+def test_abort_removes_everything_the_split_made_and_nothing_else(verified: Split) -> None:
     move(verified, "switch")
     move(verified, "rollback")
     before = checksums(verified)
@@ -909,7 +911,7 @@ def test_an_abort_removes_all_that_was_made_and_nothing_else(verified: Split) ->
         ),
     ],
 )
-def test_what_the_way_back_would_break_on_is_refused(
+def test_switch_is_refused_if_reverse_replication_would_break(
     verified: Split, made: str, unmade: str, what: str
 ) -> None:
     with verified.monolith() as monolith:

@@ -1,7 +1,7 @@
-"""Whatever is killed, and whenever: one side is the truth, and no acknowledged write is lost.
+"""Whatever is killed, one side is the source of truth and no acknowledged write is lost.
 
-The matrix kills the runner at every entry that an operation makes in the ledger; the test that
-learns those entries from a whole run fails if the matrix lacks one. All of it: make test-faults.
+The matrix kills the runner at every ledger entry of an operation. A test reads those entries from
+a complete run and fails if the matrix lacks one. To run all of it: make test-faults.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ STATES = {"switch": ("verified", "switched"), "rollback": ("switched", "verified
 
 
 def points(operation: str) -> list[tuple[str, str]]:
-    """Name all moments of an operation, in order: entries of the ledger, and `halted`'s moments."""
+    """List all moments of an operation in order: its ledger entries, with `halted`'s moments."""
     inner = [(f"{operation}: {step}", moment) for step in STEPS[operation] for moment in MOMENTS]
     return [(operation, "begun"), *inner, (operation, "done"), (operation, "recorded")]
 
 
 def matrix(operation: str) -> list[object]:
-    """Give the points as parameters; those that are not for every day are marked."""
+    """Give the points as parameters; mark those that only `make test-faults` runs."""
     return [
         pytest.param(
             number, *point, id=" ".join(point), marks=[] if point in ALWAYS else pytest.mark.faults
@@ -96,10 +96,10 @@ def kill_at(split: Split, entry: str, moment: str, *arguments: str) -> None:
         runner.wait()
         halt.release()
         alive = "select count(*) from pg_stat_activity where pid = %s"
-        until(lambda: split_says(split, alive, serving) == 0)
+        until(lambda: ask_monolith(split, alive, serving) == 0)
 
 
-def split_says(split: Split, question: str, *parameters: object) -> object:
+def ask_monolith(split: Split, question: str, *parameters: object) -> object:
     """Ask the monolith for one value."""
     with split.monolith() as monolith:
         row = monolith.execute(question, parameters).fetchone()
@@ -107,14 +107,14 @@ def split_says(split: Split, question: str, *parameters: object) -> object:
     return row[0]
 
 
-def assert_never_both(split: Split) -> None:
-    """No moment has two sides that take writes."""
+def assert_not_both_sides_take_writes(split: Split) -> None:
+    """The two sides never take writes at the same time."""
     with both_ends(split) as session:
         assert not (session.monolith_fence.is_open() and takes_writes(session))
 
 
 def resumed(split: Split, operation: str, *, try_again_first: bool = False) -> str:
-    """Bring what was killed to an end as the messages say; give the state that it came to."""
+    """Resume a killed operation as the messages say; give the final state."""
     if try_again_first:
         said = ran(split, operation, "payments", "--no-backup", code=NotReady.exit_code)
         assert f"The last {operation} of payments_db was interrupted." in said
@@ -128,7 +128,7 @@ def resumed(split: Split, operation: str, *, try_again_first: bool = False) -> s
 # The runner
 
 
-def test_the_matrix_has_every_entry_of_the_ledger(switched: Split) -> None:
+def test_matrix_covers_every_ledger_entry(switched: Split) -> None:
     move(switched, "rollback")
     with switched.monolith() as monolith:
         for operation in STATES:
@@ -144,7 +144,7 @@ def test_the_matrix_has_every_entry_of_the_ledger(switched: Split) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "entry", "moment"), matrix("switch"))
-def test_a_switch_that_is_killed_ends_on_one_side(
+def test_killed_switch_ends_on_one_side(
     verified: Split, number: int, entry: str, moment: str
 ) -> None:
     assert_ends_well(verified, "switch", number, entry, moment)
@@ -152,7 +152,7 @@ def test_a_switch_that_is_killed_ends_on_one_side(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "entry", "moment"), matrix("rollback"))
-def test_a_rollback_that_is_killed_ends_on_one_side(
+def test_killed_rollback_ends_on_one_side(
     switched: Split, number: int, entry: str, moment: str
 ) -> None:
     assert_ends_well(switched, "rollback", number, entry, moment)
@@ -164,7 +164,7 @@ def assert_ends_well(split: Split, operation: str, number: int, entry: str, mome
     place = Side.SERVICE if expected == "switched" else Side.MONOLITH
     with Writer(split, f"{operation}{number}") as writer:
         kill_at(split, entry, moment, operation, "payments", "--no-backup")
-        assert_never_both(split)
+        assert_not_both_sides_take_writes(split)
         if (entry, moment) == (operation, "recorded"):
             assert "Nothing was interrupted." in ran(split, "resume")
         else:
@@ -177,7 +177,7 @@ def assert_ends_well(split: Split, operation: str, number: int, entry: str, mome
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [pytest.param("done", marks=pytest.mark.faults), "recorded"])
-def test_a_runner_that_is_killed_stops_the_monolith_no_longer_than_its_pause(
+def test_killed_runner_blocks_the_monolith_no_longer_than_max_pause(
     verified: Split, moment: str
 ) -> None:
     with Writer(verified, f"lease {moment}") as writer:
@@ -196,9 +196,7 @@ def test_a_runner_that_is_killed_stops_the_monolith_no_longer_than_its_pause(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", ["switch", "rollback"])
-def test_a_runner_that_sleeps_past_its_pause_decides_nothing(
-    verified: Split, operation: str
-) -> None:
+def test_runner_that_sleeps_past_max_pause_commits_nothing(verified: Split, operation: str) -> None:
     if operation == "rollback":
         move(verified, "switch")
     state = STATES[operation][False]
@@ -222,7 +220,7 @@ def test_a_runner_that_sleeps_past_its_pause_decides_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_before_the_decision_undoes_all(
+def test_interrupt_before_the_point_of_no_return_undoes_everything(
     verified: Split, order: signal.Signals
 ) -> None:
     with (
@@ -242,7 +240,7 @@ def test_an_interrupt_before_the_decision_undoes_all(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["decide", "open", "point"])
-def test_an_interrupt_behind_the_decision_waits_until_writers_are_let_in(
+def test_interrupt_after_the_point_of_no_return_waits_until_writes_are_open(
     verified: Split, step: str
 ) -> None:
     with Writer(verified, f"interrupted at {step}") as writer:
@@ -266,10 +264,8 @@ def test_an_interrupt_behind_the_decision_waits_until_writers_are_let_in(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["decide", "point"])
-def test_a_decided_switch_is_brought_to_its_end_before_anything_else(
-    verified: Split, step: str
-) -> None:
-    """The ledger has it as verified still, and its database may have what nobody else has."""
+def test_committed_switch_must_be_finished_before_anything_else(verified: Split, step: str) -> None:
+    """The ledger still says verified, but the service may hold rows that exist nowhere else."""
     with Writer(verified, f"{step} decided") as writer:
         kill_at(verified, f"switch: {step}", "recorded", "switch", "payments", "--no-backup")
         assert stands(verified) == "verified"
@@ -290,7 +286,7 @@ def test_a_decided_switch_is_brought_to_its_end_before_anything_else(
 
 
 @pytest.mark.faults
-def test_an_abort_that_is_killed_over_and_over_comes_to_its_end(verified: Split) -> None:
+def test_abort_killed_at_every_step_can_be_finished(verified: Split) -> None:
     with verified.service("payments_db") as database:
         for name in set_aside(verified):  # by rollbacks that other tests have killed
             database.execute(f"drop table audit.{name}")
@@ -305,8 +301,8 @@ def test_an_abort_that_is_killed_over_and_over_comes_to_its_end(verified: Split)
     assert "Nothing was interrupted." in ran(verified, "resume")
     assert stands(verified) == "absent"
     assert checksums(verified) == before
-    assert split_says(verified, "select count(*) from pg_replication_slots") == 0
-    assert split_says(verified, "select count(*) from pg_roles where rolname ~ '^payments'") == 0
+    assert ask_monolith(verified, "select count(*) from pg_replication_slots") == 0
+    assert ask_monolith(verified, "select count(*) from pg_roles where rolname ~ '^payments'") == 0
 
 
 # Workers and servers
@@ -328,7 +324,7 @@ WORKERS = {
         pytest.param("rollback", "sender", marks=pytest.mark.faults),
     ],
 )
-def test_a_worker_that_is_ended_in_the_pause_starts_again(
+def test_replication_worker_terminated_during_the_pause_restarts(
     verified: Split, operation: str, worker: str
 ) -> None:
     if operation == "rollback":
@@ -355,13 +351,13 @@ def test_a_worker_that_is_ended_in_the_pause_starts_again(
 
 
 @pytest.mark.slow
-def test_a_completion_that_is_killed_as_it_retires_is_completed(switched: Split) -> None:
+def test_complete_killed_while_retiring_can_be_finished(switched: Split) -> None:
     assert_completes(switched, [("complete: retire", moment) for moment in MOMENTS])
 
 
 @dataclass(frozen=True)
 class Apart:
-    """A monolith and a service that it has been verified for, each on a server of its own."""
+    """A monolith and a verified service, each on its own server."""
 
     split: Split
     clusters: dict[str, Cluster]
@@ -387,7 +383,7 @@ def apart(
 
 
 @pytest.mark.faults
-def test_two_servers_of_different_age_switch_and_roll_back(apart: Apart) -> None:
+def test_servers_of_different_versions_switch_and_roll_back(apart: Apart) -> None:
     bring_to_verified(apart.split)
     with Writer(apart.split, "apart") as writer:
         move(apart.split, "switch")
@@ -417,7 +413,7 @@ CRASHES = [
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("side", "entry", "moment"), CRASHES)
-def test_a_server_that_crashes_in_the_middle_loses_nothing(
+def test_server_crash_during_an_operation_loses_nothing(
     apart: Apart, side: str, entry: str, moment: str
 ) -> None:
     split, operation = apart.split, entry.partition(":")[0]
@@ -435,7 +431,7 @@ def test_a_server_that_crashes_in_the_middle_loses_nothing(
             said = words(runner.communicate()[0])
         assert runner.returncode != 0, said
         assert "Traceback" not in said
-        assert_never_both(split)
+        assert_not_both_sides_take_writes(split)
         assert "Nothing was interrupted." in (ran(split, "resume") and ran(split, "resume"))
         state = assert_agreed(split)
         assert state in STATES[operation]
@@ -446,10 +442,10 @@ def test_a_server_that_crashes_in_the_middle_loses_nothing(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("operation", ["switch", "rollback"])
-def test_a_sender_that_is_killed_takes_its_server_down_and_loses_nothing(
+def test_killed_wal_sender_restarts_its_server_and_loses_nothing(
     apart: Apart, operation: str
 ) -> None:
-    """The server ends all its processes when one of them dies, and recovers."""
+    """When one of its processes is killed, the server ends all of them and recovers."""
     split = apart.split
     bring_to_verified(split)
     if operation == "rollback":
@@ -480,9 +476,9 @@ def test_a_sender_that_is_killed_takes_its_server_down_and_loses_nothing(
 def assert_completes(
     split: Split, killed_at: Sequence[tuple[str, str]], at_last: tuple[str, str] | None = None
 ) -> None:
-    """Kill a completion again and again, one point further each time; its service is written on.
+    """Kill a completion again and again, one point further each time, while clients write.
 
-    `at_last` is a point behind which there is nothing left to do.
+    After the point `at_last` nothing is left to do.
     """
     command = ["complete", "payments", "--no-backup"]
     with Writer(split, "completing") as writer:
@@ -509,11 +505,11 @@ def assert_completes(
         ).fetchall()
     assert {row[0] for row in rows} >= set(writer.added)
     retired = "select count(*) from blytz_hire_retired.payments where id = 'completing-0'"
-    assert split_says(split, retired) == 1
+    assert ask_monolith(split, retired) == 1
 
 
 @pytest.mark.faults
-def test_a_completion_that_is_killed_at_every_step_is_completed(apart: Apart) -> None:
+def test_complete_killed_at_every_step_can_be_finished(apart: Apart) -> None:
     bring_to_verified(apart.split)
     move(apart.split, "switch")
     *before, last = points("complete")

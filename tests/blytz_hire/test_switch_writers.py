@@ -1,4 +1,4 @@
-"""Clients that write all the while the truth moves: to the service, back, there again for good."""
+"""Clients keep writing while the source of truth moves: to the service, back, then for good."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Living:
-    """A monolith that all six services follow, and whom its clients know."""
+    """A monolith that all six services follow, and the people that its clients know."""
 
     split: Split
     known: Known
@@ -53,13 +53,13 @@ class Living:
     said: Path
 
     def succeeds(self, *arguments: str) -> str:
-        """Run runner.py, which has to succeed; give what it printed."""
+        """Run runner.py, which must succeed; give its output."""
         ran = self.split.runner(*arguments)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
     def clients(self, service: Service, first: int) -> list[Client]:
-        """Make clients, which have yet to be started; each number is given once."""
+        """Make clients without starting them; each gets its own number."""
         folder = self.split.connections.folder
         return [
             Client(service, folder, self.known, number, PER_SECOND / CLIENTS)
@@ -67,7 +67,7 @@ class Living:
         ]
 
     def is_followed(self) -> bool:
-        """Tell whether the follower is well: of each service it said last how far it is behind."""
+        """Tell whether the follower is healthy: it last printed each service's lag."""
         said = re.findall(
             r"^[-0-9]+ [:0-9]+ (\w+): (.*)$", self.said.read_text("utf-8"), re.MULTILINE
         )
@@ -76,7 +76,7 @@ class Living:
         )
 
     def assert_followed(self) -> None:
-        """Wait until the follower is well: what moved its ways may have troubled it."""
+        """Wait until the follower is healthy again: moving its streams may have disturbed it."""
         until(lambda: self.is_followed() or self.follower.poll() is not None)
         assert self.is_followed(), self.said.read_text("utf-8")
 
@@ -98,7 +98,7 @@ def living(six: Split, tmp_path: Path) -> Iterator[Living]:
 
 @pytest.fixture
 def completed(users_completed: Split, tmp_path: Path) -> Iterator[Living]:
-    """Give six services, of which users_db stands on its own."""
+    """Give six services, of which users_db is completed."""
     with users_completed.service("users_db") as database:
         people = database.execute("select id from users_db.users order by id limit 50").fetchall()
     with followed(users_completed, Known([id for (id,) in people], ""), tmp_path) as living:
@@ -106,7 +106,7 @@ def completed(users_completed: Split, tmp_path: Path) -> Iterator[Living]:
 
 
 def write(clients: Sequence[Client], database: str) -> None:
-    """Wait until clients have written there a while, some through a connection that is cut."""
+    """Wait until clients have written there for a while; cut one client's connection midway."""
 
     def there(one: Accepted) -> bool:
         return one.database == database
@@ -143,7 +143,7 @@ def digests(
 
 
 def assert_kept(living: Living, service: Service, clients: Sequence[Client]) -> None:
-    """Hold the clients' books against each place that has the rows of a service."""
+    """Compare what clients recorded with every place that holds the service's rows."""
     living.succeeds("sync", service.role)
     kinds = KINDS[service.database]
     with living.split.monolith() as monolith, living.split.service(service.database) as database:
@@ -164,8 +164,8 @@ def assert_kept(living: Living, service: Service, clients: Sequence[Client]) -> 
         assert not found, "\n".join([f"{len(found)} in {place}:", *found[:SHOWN]])
 
 
-def never_done(clients: Sequence[Client], service: Service) -> set[tuple[str, str]]:
-    """Name the writes that were acknowledged in one of the databases never, or by no client."""
+def missing_kinds_of_write(clients: Sequence[Client], service: Service) -> set[tuple[str, str]]:
+    """Name the kinds of write that one of the databases never acknowledged."""
     expected = {
         (f"{how} {kind.name}", database)
         for how in ("insert", "update", "delete")
@@ -177,7 +177,7 @@ def never_done(clients: Sequence[Client], service: Service) -> set[tuple[str, st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["payments", "users"])
-def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> None:
+def test_every_acknowledged_write_exists_exactly_once(living: Living, name: str) -> None:
     (service,) = select((name,))
     first, others = living.clients(service, 1), living.clients(service, 1 + CLIENTS)
     with living.split.monolith() as monolith:
@@ -197,7 +197,7 @@ def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> No
             assert "Writes were paused for" in said
             write(first, database)
     assert_kept(living, service, first)
-    assert not never_done(first, service)
+    assert not missing_kinds_of_write(first, service)
     assert any(client.refusals for client in first)
     with living.split.monolith() as monolith:
         assert digests(monolith, service, MIRROR_SCHEMA, of_clients=False) == before
@@ -221,9 +221,9 @@ def test_every_acknowledged_write_is_there_once(living: Living, name: str) -> No
 
 
 def shared_rows(living: Living, consumer: Service) -> dict[str, tuple[list[Any], list[Any]]]:
-    """Give what a service holds of others' tables, and what users_db's mirror yields for it.
+    """Give a service's rows of other services' tables, and what users_db's mirror yields for them.
 
-    A user who is gone may be kept, with the time of it.
+    A deleted user may be kept, with the time of deletion.
     """
     found = {}
     with living.split.service(consumer.database) as here, living.split.service("users_db") as there:
@@ -241,7 +241,7 @@ def shared_rows(living: Living, consumer: Service) -> dict[str, tuple[list[Any],
 
 
 @pytest.mark.slow
-def test_who_shares_users_gets_them_from_users_db_then(completed: Living) -> None:
+def test_consumers_get_users_from_users_db_once_it_is_completed(completed: Living) -> None:
     with completed.split.service("users_db") as database:
         database.execute(
             "update users_db.users set email = id || '@moved.example.com' where id = any(%s)",
@@ -276,8 +276,10 @@ def test_who_shares_users_gets_them_from_users_db_then(completed: Living) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["contracts", "files"])
-def test_who_shares_users_is_proven_and_switched_all_the_same(completed: Living, role: str) -> None:
-    """Its rows come from the monolith and from users_db then."""
+def test_consumers_can_be_verified_and_switched_after_users_db_is_completed(
+    completed: Living, role: str
+) -> None:
+    """Their rows then come from both the monolith and users_db."""
     proven = json.loads(completed.succeeds("verify", role, "--json"))[f"{role}_db"]
     assert proven["proven"]
     assert "va_profiles in the mirror" in proven["tables"]

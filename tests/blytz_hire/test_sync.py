@@ -1,4 +1,4 @@
-"""Keeping in step: what a sync and a follower do, and what they say when they can't."""
+"""Sync and follow: what they do, and what they report when they can't."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.stage import Stage
 from tests.support.waiting import until
 
 
-def test_a_sync_shows_what_was_committed_before_it_began(living: Split) -> None:
+def test_sync_applies_everything_committed_before_it_began(living: Split) -> None:
     add_payments(living, 5, "counted-")
     with living.monolith() as monolith:
         monolith.execute("delete from blytz_hire.payments where id = 'counted-5'")
@@ -47,7 +47,7 @@ def test_a_sync_shows_what_was_committed_before_it_began(living: Split) -> None:
     assert again.rows == 0
 
 
-def test_what_was_rolled_back_or_empty_is_not_followed(living: Split) -> None:
+def test_rolled_back_and_empty_transactions_are_not_applied(living: Split) -> None:
     sync(PAYMENTS, living.connections)
     with living.monolith() as monolith:
         with monolith.transaction():
@@ -65,7 +65,7 @@ def test_what_was_rolled_back_or_empty_is_not_followed(living: Split) -> None:
     assert_in_step(living)
 
 
-def test_a_reader_never_sees_half_a_transaction_of_the_monolith(living: Split) -> None:
+def test_reader_never_sees_half_a_transaction_of_the_monolith(living: Split) -> None:
     sync(PAYMENTS, living.connections)
     payment, seen, stop = first_payment(living), set[Any](), threading.Event()
 
@@ -117,7 +117,7 @@ def test_two_followers_take_turns(living: Split) -> None:
     assert_in_step(living)
 
 
-def test_a_sync_that_is_killed_loses_nothing(living: Split) -> None:
+def test_killed_sync_loses_nothing(living: Split) -> None:
     add_payments(living, 10, "killed-")
     with (
         living.service("payments_db") as holder,
@@ -150,7 +150,7 @@ def test_a_sync_that_is_killed_loses_nothing(living: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_big_transaction_is_carried_over_whole(living: Split) -> None:
+def test_big_transaction_is_applied_completely(living: Split) -> None:
     add_payments(living, 100_000, "big-")
     assert sync(PAYMENTS, living.connections).upserted["payments"] == 100_000
     with living.monolith() as monolith:
@@ -168,7 +168,7 @@ def test_a_big_transaction_is_carried_over_whole(living: Split) -> None:
         "truncate blytz_hire.payments",
     ],
 )
-def test_a_mirror_can_not_be_edited_by_hand(living: Split, statement: str) -> None:
+def test_mirror_cannot_be_edited_by_hand(living: Split, statement: str) -> None:
     with living.service("payments_db") as database, pytest.raises(psycopg.Error) as caught:
         database.execute(statement)
     assert "is a mirror of the monolith's table: replication writes it" in str(caught.value)
@@ -176,7 +176,7 @@ def test_a_mirror_can_not_be_edited_by_hand(living: Split, statement: str) -> No
 
 
 @pytest.mark.slow
-def test_a_conflict_that_stops_the_worker_is_named_and_can_be_mended(living: Split) -> None:
+def test_conflict_that_stops_replication_is_reported_and_can_be_fixed(living: Split) -> None:
     add_payments(living, 1, "conflict-")
     sync(PAYMENTS, living.connections)
     with living.monolith() as monolith:
@@ -206,7 +206,7 @@ def test_a_conflict_that_stops_the_worker_is_named_and_can_be_mended(living: Spl
 
 
 @pytest.mark.slow
-def test_a_lock_on_the_mirror_is_named(living: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_on_the_mirror_is_reported(living: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgsplit.replication.stream.PATIENCE_SECONDS", 0.5)
     with living.service("payments_db") as holder, holder.transaction():
         holder.execute("lock table blytz_hire.payments in exclusive mode")
@@ -222,7 +222,7 @@ def test_a_lock_on_the_mirror_is_named(living: Split, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_rows_that_break_a_rule_stop_nothing_for_good(living: Split) -> None:
+def test_constraint_violation_stops_sync_only_until_the_row_is_fixed(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute(
             "alter table payments_db.payments add constraint no_barter check (method <> 'barter')"
@@ -245,7 +245,7 @@ def test_rows_that_break_a_rule_stop_nothing_for_good(living: Split) -> None:
     assert_in_step(living)
 
 
-def test_sync_wants_one_snapshot(living: Split) -> None:
+def test_sql_function_sync_requires_repeatable_read(living: Split) -> None:
     with living.service("payments_db") as database, pytest.raises(psycopg.Error) as caught:
         database.execute("select * from split.sync()")
     assert "needs one snapshot for all tables, and this transaction is read committed" in str(
@@ -254,8 +254,8 @@ def test_sync_wants_one_snapshot(living: Split) -> None:
     assert "begin isolation level repeatable read" in str(caught.value)
 
 
-def test_a_snapshot_older_than_a_truncate_is_not_believed(living: Split) -> None:
-    """TRUNCATE empties a table for the snapshots of before, too."""
+def test_sync_refuses_a_snapshot_older_than_a_truncate(living: Split) -> None:
+    """TRUNCATE empties a table for older snapshots, too."""
     sync(PAYMENTS, living.connections)
     with living.service("payments_db") as late, living.service("payments_db") as other:
         late.execute("begin isolation level repeatable read")
@@ -281,7 +281,7 @@ def test_a_snapshot_older_than_a_truncate_is_not_believed(living: Split) -> None
 
 
 @pytest.mark.slow
-def test_a_mirror_that_is_being_truncated_is_come_back_to(
+def test_follower_retries_while_the_mirror_is_being_truncated(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(syncing, "RETRIES", 3)
@@ -296,7 +296,7 @@ def test_a_mirror_that_is_being_truncated_is_come_back_to(
 
 
 @pytest.mark.slow
-def test_a_pause_is_its_operators_to_end(living: Split) -> None:
+def test_sync_is_refused_until_the_operator_ends_their_pause(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter subscription split_payments_db disable")
     add_payments(living, 1, "paused-")
@@ -317,7 +317,7 @@ def test_a_pause_is_its_operators_to_end(living: Split) -> None:
     assert_in_step(living)
 
 
-def test_a_server_that_is_away_is_a_warning_to_status(living: Split) -> None:
+def test_status_warns_and_sync_fails_when_a_server_is_unreachable(living: Split) -> None:
     away = {"PAYMENTS_DB_URL": "postgresql://nobody@127.0.0.1:1/payments_db"}
     status = living.runner("status", "payments", **away)
     assert status.returncode == NotReady.exit_code
@@ -328,7 +328,7 @@ def test_a_server_that_is_away_is_a_warning_to_status(living: Split) -> None:
     assert "database payments_db on 127.0.0.1:1 as nobody" in ran.stderr
 
 
-def test_a_column_that_is_added_stops_nothing_and_is_noted(living: Split) -> None:
+def test_added_column_stops_nothing_and_is_noted_in_status(living: Split) -> None:
     with living.monolith() as monolith:
         monolith.execute('alter table blytz_hire.payments add column "couponCode" text')
     add_payments(living, 1, "coupon-")
@@ -343,7 +343,7 @@ def test_a_column_that_is_added_stops_nothing_and_is_noted(living: Split) -> Non
     assert_in_step(living)
 
 
-def test_a_column_that_is_renamed_is_named_with_both_names(living: Split) -> None:
+def test_renamed_column_is_reported_with_both_names(living: Split) -> None:
     with living.monolith() as monolith:
         monolith.execute("alter table blytz_hire.payments rename column method to how")
     ran = living.runner("sync", "payments")
@@ -357,7 +357,7 @@ def test_a_column_that_is_renamed_is_named_with_both_names(living: Split) -> Non
     assert_in_step(living)
 
 
-def test_a_column_that_may_be_null_now_is_named(living: Split) -> None:
+def test_column_that_became_nullable_is_reported(living: Split) -> None:
     alter = "alter table blytz_hire.reviews alter column rating"
     with living.monolith() as monolith:
         monolith.execute(f"{alter} drop not null")
@@ -374,7 +374,7 @@ def test_a_column_that_may_be_null_now_is_named(living: Split) -> None:
         monolith.execute(f"{alter} set not null")
 
 
-def test_a_mirror_with_other_columns_is_named(living: Split) -> None:
+def test_mirror_with_unexpected_columns_is_reported(living: Split) -> None:
     living.replicate("payments_db", "alter table blytz_hire.reviews add column odd text")
     with pytest.raises(SourceMismatch) as caught:
         sync(PAYMENTS, living.connections)
@@ -417,7 +417,7 @@ def lose_by_unsubscribing(split: Split) -> str:
 
 
 def lose_by_invalidation(split: Split) -> str:
-    """Let the slot fall behind what the server is willing to keep, with a warning on the way."""
+    """Let the slot fall so far behind that the server gives it up; status warns before that."""
     with split.service("payments_db") as database, split.monolith() as monolith:
         database.execute("alter subscription split_payments_db disable")
         monolith.execute("alter system set max_slot_wal_keep_size = '24MB'")
@@ -452,7 +452,7 @@ def lose_by_invalidation(split: Split) -> str:
     "lose",
     [lose_by_dropping, lose_by_invalidation, lose_by_unpublishing, lose_by_unsubscribing],
 )
-def test_a_part_of_the_way_that_is_lost_is_named_and_the_mirror_copied_anew(
+def test_lost_part_of_the_stream_is_reported_and_the_mirror_is_recopied(
     living: Split, lose: Callable[[Split], str]
 ) -> None:
     what = lose(living)
@@ -478,7 +478,7 @@ def test_a_part_of_the_way_that_is_lost_is_named_and_the_mirror_copied_anew(
 
 
 @pytest.mark.slow
-def test_another_definition_is_compared_whole_until_the_service_writes(living: Split) -> None:
+def test_changed_definition_is_compared_in_full_until_the_service_writes(living: Split) -> None:
     payment = first_payment(living)
     with living.service("payments_db") as database:
         spoil = "update payments_db.payments set status = 'spoilt' where id = %s"
@@ -515,7 +515,7 @@ def test_another_definition_is_compared_whole_until_the_service_writes(living: S
     assert_in_step(living)
 
 
-def test_a_table_that_was_renamed_away_is_not_replaced_by_another(living: Split) -> None:
+def test_sync_refuses_a_table_that_took_the_name_of_a_renamed_one(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter table payments_db.refunds rename to refunds_of_old")
         database.execute("create table payments_db.refunds as table payments_db.refunds_of_old")
@@ -530,8 +530,8 @@ def test_a_table_that_was_renamed_away_is_not_replaced_by_another(living: Split)
 
 
 @pytest.mark.slow
-def test_tests_do_not_flicker_while_the_mirror_runs_ahead(living: Split) -> None:
-    """The mirror has what the tables have yet to show, and dbt tests the two against each other."""
+def test_dbt_tests_pass_while_the_mirror_is_ahead_of_the_tables(living: Split) -> None:
+    """The mirror has changes that the tables still lack, and dbt tests compare the two."""
     add_payments(living, 30, "ahead-")
     with living.monolith() as monolith:
         monolith.execute(
@@ -559,7 +559,7 @@ def test_tests_do_not_flicker_while_the_mirror_runs_ahead(living: Split) -> None
 
 
 @pytest.mark.slow
-def test_a_new_table_joins_a_service_that_follows(living: Split) -> None:
+def test_new_table_joins_a_service_that_already_follows(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("drop table payments_db.refunds")
     add_payments(living, 3, "joins-")
@@ -573,7 +573,7 @@ def test_a_new_table_joins_a_service_that_follows(living: Split) -> None:
 
 
 @pytest.mark.slow
-def test_a_follower_outlives_a_restart_of_the_server_and_stops_on_ctrl_c(
+def test_follower_survives_a_server_restart_and_stops_on_ctrl_c(
     stage: Stage, living: Split
 ) -> None:
     with living.start("sync", "payments", "--follow") as follower:

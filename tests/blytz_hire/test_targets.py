@@ -1,4 +1,4 @@
-"""Pointing applications elsewhere: a service's file, and a real PgBouncer before the servers."""
+"""Routing applications: a service's env file, and a real PgBouncer in front of the servers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sourced(path: Path) -> dict[str, str]:
 # The file
 
 
-def test_after_provisioning_applications_use_the_monolith(split: Split) -> None:
+def test_applications_use_the_monolith_after_provisioning(split: Split) -> None:
     provision_payments(split.connections)
     target = env_file.read(PAYMENTS, split.connections)
     assert target.read == target.write == split.connections.urls[MONOLITH]
@@ -74,7 +74,7 @@ def test_after_provisioning_applications_use_the_monolith(split: Split) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_applications_may_have_a_login_of_their_own_at_the_monolith(split: Split) -> None:
+def test_applications_keep_their_own_login_to_the_monolith(split: Split) -> None:
     application = with_database(split.server.tcp, MONOLITH)
     result = split.runner("provision", "payments", BLYTZ_HIRE_APPLICATION_URL=application)
     assert result.returncode == 0, result.stderr
@@ -88,7 +88,7 @@ def test_applications_may_have_a_login_of_their_own_at_the_monolith(split: Split
 
 
 @pytest.mark.parametrize("variable", ["BLYTZ_HIRE_APPLICATION_URL", "PGBOUNCER_ADMIN_URL"])
-def test_what_is_no_url_is_refused_without_repeating_it(variable: str) -> None:
+def test_invalid_url_is_refused_without_showing_its_password(variable: str) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         resolve(
             PROJECT, {"BLYTZ_HIRE_URL": "postgresql://a@b/m", variable: "mysql://ann:hunter2@db"}
@@ -97,7 +97,7 @@ def test_what_is_no_url_is_refused_without_repeating_it(variable: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_shell_reads_odd_passwords_as_they_are(split: Split) -> None:
+def test_shell_reads_special_characters_in_passwords_unchanged(split: Split) -> None:
     application = with_database(split.server.tcp, MONOLITH, user="o'hara $HOME", password=ODD)
     provision_payments(replace(split.connections, application_url=application))
     found = sourced(env_file.file(PAYMENTS, split.connections))
@@ -110,7 +110,7 @@ def test_a_shell_reads_odd_passwords_as_they_are(split: Split) -> None:
         assert connection.info.password == PASSWORD
 
 
-def test_pointing_says_what_was_before_and_is_repeatable(split: Split) -> None:
+def test_routing_returns_the_previous_routes_and_is_repeatable(split: Split) -> None:
     provision_payments(split.connections)
     first = env_file.read(PAYMENTS, split.connections)
     assert env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE) == first
@@ -127,7 +127,7 @@ def test_pointing_says_what_was_before_and_is_repeatable(split: Split) -> None:
     assert env_file.read(PAYMENTS, split.connections) == first
 
 
-def test_a_reader_finds_the_file_whole_at_any_moment(split: Split) -> None:
+def test_env_file_is_never_seen_half_written(split: Split) -> None:
     provision_payments(split.connections)
     path, texts, over = env_file.file(PAYMENTS, split.connections), set[str](), threading.Event()
 
@@ -146,7 +146,7 @@ def test_a_reader_finds_the_file_whole_at_any_moment(split: Split) -> None:
     assert [one.name for one in path.parent.iterdir()] == ["payments.env"]
 
 
-def test_a_file_given_to_a_group_stays_with_it(split: Split) -> None:
+def test_env_file_keeps_its_group_permission_when_rewritten(split: Split) -> None:
     provision_payments(split.connections)
     path = env_file.file(PAYMENTS, split.connections)
     path.chmod(0o640)
@@ -154,7 +154,7 @@ def test_a_file_given_to_a_group_stays_with_it(split: Split) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_a_new_password_leaves_applications_where_they_are(split: Split) -> None:
+def test_new_password_does_not_change_the_routes(split: Split) -> None:
     provision_payments(split.connections)
     env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE)
     before = env_file.read(PAYMENTS, split.connections)
@@ -168,9 +168,7 @@ def test_a_new_password_leaves_applications_where_they_are(split: Split) -> None
 @pytest.mark.parametrize(
     ("state", "place"), [("verified", Side.MONOLITH), ("switched", Side.SERVICE)]
 )
-def test_a_file_that_was_lost_is_written_as_the_ledger_has_it(
-    split: Split, state: str, place: Side
-) -> None:
+def test_lost_env_file_is_rebuilt_from_the_ledger(split: Split, state: str, place: Side) -> None:
     provision_payments(split.connections)
     with split.monolith() as monolith:
         monolith.execute("update split.states set state = %s", (state,))
@@ -180,7 +178,7 @@ def test_a_file_that_was_lost_is_written_as_the_ledger_has_it(
     assert (target.reads_at, target.writes_at) == (place, place)
 
 
-def test_a_file_from_before_there_were_targets_is_completed(split: Split) -> None:
+def test_provision_adds_routes_to_an_env_file_without_them(split: Split) -> None:
     provision_payments(split.connections)
     path, whole = (
         env_file.file(PAYMENTS, split.connections),
@@ -196,7 +194,7 @@ def test_a_file_from_before_there_were_targets_is_completed(split: Split) -> Non
     assert env_file.read(PAYMENTS, split.connections) == whole
 
 
-def test_a_file_that_cannot_be_understood_is_left_alone(split: Split) -> None:
+def test_garbled_env_file_is_reported_and_left_alone(split: Split) -> None:
     provision_payments(split.connections)
     path = env_file.file(PAYMENTS, split.connections)
     garbled = path.read_text().replace("WRITE_URL='postgresql", "WRITE_URL='hunter2")
@@ -239,7 +237,7 @@ def test_a_url_that_readers_could_misread_is_refused(split: Split, odd: str) -> 
     assert not env_file.file(PAYMENTS, split.connections).exists()
 
 
-def test_what_is_not_provisioned_cannot_be_pointed_anywhere(split: Split) -> None:
+def test_routing_is_refused_unless_provisioned_for_this_server(split: Split) -> None:
     with pytest.raises(NotReady) as caught:
         env_file.route_to(PAYMENTS, split.connections, reads_at=Side.SERVICE)
     assert caught.value.hint == "runner.py provision payments"
@@ -263,7 +261,9 @@ def announce(split: Split, command: str, seconds: float = 20) -> str:
     return announcing.announce(PAYMENTS, replace(split.connections, after_change=command), seconds)
 
 
-def test_the_command_knows_the_service_and_its_file(split: Split, tmp_path: Path) -> None:
+def test_after_change_command_receives_the_service_and_its_env_file(
+    split: Split, tmp_path: Path
+) -> None:
     assert announcing.announce(PAYMENTS, split.connections, 5) == ""
     said = tmp_path / "said"
     assert announce(split, f'echo "$SERVICE $CONNECTIONS_FILE" > {said}') == ""
@@ -271,7 +271,7 @@ def test_the_command_knows_the_service_and_its_file(split: Split, tmp_path: Path
     assert said.read_text() == f"payments {path}\n"
 
 
-def test_a_command_that_fails_is_a_warning_with_its_last_words(split: Split) -> None:
+def test_failed_after_change_command_gives_a_warning_with_its_output(split: Split) -> None:
     provision_payments(split.connections)
     warning = announce(split, '. "$CONNECTIONS_FILE"; echo no $PAYMENTS_SERVICE_URL >&2; exit 7')
     assert "the command in BLYTZ_HIRE_AFTER_CHANGE ended with exit code 7: no postgresql" in warning
@@ -282,7 +282,9 @@ def test_a_command_that_fails_is_a_warning_with_its_last_words(split: Split) -> 
 
 
 @pytest.mark.slow
-def test_a_command_that_hangs_is_ended_with_all_its_children(split: Split, tmp_path: Path) -> None:
+def test_hanging_after_change_command_is_killed_with_its_children(
+    split: Split, tmp_path: Path
+) -> None:
     pids = tmp_path / "pids"
     warning = announce(
         split, f"sleep 600 & echo $! > {pids}; echo waiting; echo $$ >> {pids}; sleep 600", 0.5
@@ -292,7 +294,9 @@ def test_a_command_that_hangs_is_ended_with_all_its_children(split: Split, tmp_p
         until(lambda pid=int(pid): not runs(pid))  # type: ignore[misc]
 
 
-def test_what_the_command_leaves_running_is_not_waited_for(split: Split, tmp_path: Path) -> None:
+def test_background_process_of_after_change_command_is_not_awaited(
+    split: Split, tmp_path: Path
+) -> None:
     assert announce(split, f"sleep 600 & echo $! > {tmp_path}/pid; echo started") == ""
     left = psutil.Process(int((tmp_path / "pid").read_text()))
     assert is_at_work(left)
@@ -304,7 +308,7 @@ def test_what_the_command_leaves_running_is_not_waited_for(split: Split, tmp_pat
 
 @dataclass(frozen=True)
 class Bouncer:
-    """A PgBouncer before a test's databases, in which a table `jot.ting` is in both places."""
+    """A PgBouncer in front of a test's databases; both have a table `jot.ting`."""
 
     home: Path
     port: int
@@ -434,7 +438,7 @@ def bouncer(split: Split) -> Iterator[Bouncer]:
 
 @dataclass
 class Writers:
-    """Clients that write one row after the other, each with a connection of its own."""
+    """Clients that write row after row, each on its own connection."""
 
     bouncer: Bouncer
     written: list[tuple[int, int]] = field(default_factory=list)
@@ -468,7 +472,7 @@ def writing(bouncer: Bouncer) -> Iterator[Writers]:
 
 
 @pytest.mark.slow
-def test_clients_wait_and_then_write_to_the_other_database(bouncer: Bouncer) -> None:
+def test_paused_clients_wait_and_then_write_to_the_other_database(bouncer: Bouncer) -> None:
     with writing(bouncer) as writers:
         with paused(PAYMENTS, bouncer.connections, 5):
             before = bouncer.jotted(MONOLITH)
@@ -489,8 +493,8 @@ def test_clients_wait_and_then_write_to_the_other_database(bouncer: Bouncer) -> 
 
 
 @pytest.mark.slow
-def test_clients_that_log_in_meanwhile_wait_no_longer_than_the_others(bouncer: Bouncer) -> None:
-    """PgBouncer takes their connections, which PAUSE broke off, for a server that is down."""
+def test_clients_that_log_in_during_a_pause_wait_no_longer_than_others(bouncer: Bouncer) -> None:
+    """PAUSE breaks off their server connections; PgBouncer takes that for a server that is down."""
     places, threads = list[object](), list[threading.Thread]()
 
     def log_in() -> None:
@@ -524,7 +528,7 @@ INSERTS = {
 
 @dataclass
 class Reviewers(Writers):
-    """Clients that write reviews wherever PgBouncer leads, in the shape that they have there."""
+    """Clients that write reviews to the database that PgBouncer routes to, in its shape."""
 
     def write(self, writer: int, over: threading.Event) -> None:
         try:
@@ -546,7 +550,7 @@ class Reviewers(Writers):
 
 
 @pytest.mark.slow
-def test_a_switch_and_a_rollback_behind_pgbouncer_give_clients_no_error(bouncer: Bouncer) -> None:
+def test_switch_and_rollback_behind_pgbouncer_cause_no_client_errors(bouncer: Bouncer) -> None:
     environ = {
         "BLYTZ_HIRE_CONNECTIONS": str(bouncer.connections.folder),
         "BLYTZ_HIRE_APPLICATION_URL": bouncer.connections.application_url,
@@ -585,14 +589,14 @@ def test_a_switch_and_a_rollback_behind_pgbouncer_give_clients_no_error(bouncer:
     assert [one for (one,) in found] == sorted(f"held-{w}-{n}" for w, n in reviewers.written)
 
 
-def test_without_pgbouncer_nothing_is_held(split: Split) -> None:
+def test_pause_does_nothing_without_pgbouncer(split: Split) -> None:
     provision_payments(split.connections)
     with paused(PAYMENTS, split.connections, 5):
         env_file.route_to(PAYMENTS, split.connections, writes_at=Side.SERVICE)
     assert not (split.connections.folder / "pgbouncer.ini").exists()
 
 
-def test_reads_move_without_disturbing_those_under_way(bouncer: Bouncer) -> None:
+def test_rerouting_reads_does_not_disturb_a_running_transaction(bouncer: Bouncer) -> None:
     with bouncer.connect("payments_read") as reader:
         with reader.transaction():
             assert reader.execute("select current_database()").fetchone() == (MONOLITH,)
@@ -602,7 +606,7 @@ def test_reads_move_without_disturbing_those_under_way(bouncer: Bouncer) -> None
     assert bouncer.where("payments") == MONOLITH
 
 
-def test_pgbouncer_takes_odd_passwords(bouncer: Bouncer) -> None:
+def test_pgbouncer_accepts_passwords_with_special_characters(bouncer: Bouncer) -> None:
     assert bouncer.where() == MONOLITH  # whose password every URL has to quote
     bouncer.split.server.execute(
         sql.SQL("alter role payments_service password {}").format(sql.Literal(ODD))
@@ -618,7 +622,7 @@ def test_pgbouncer_takes_odd_passwords(bouncer: Bouncer) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_new_password_reaches_pgbouncer(bouncer: Bouncer) -> None:
+def test_new_password_reaches_pgbouncer(bouncer: Bouncer) -> None:
     bouncer.point(Side.SERVICE)
     assert bouncer.where() == "payments_db"
     assert not any(
@@ -651,7 +655,7 @@ with paused(payments, connections, 5):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_clients_go_on_when_the_runner_is_killed(bouncer: Bouncer, number: signal.Signals) -> None:
+def test_clients_resume_when_the_runner_is_killed(bouncer: Bouncer, number: signal.Signals) -> None:
     connections = bouncer.connections
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, connections.pgbouncer_url, str(connections.folder)],
@@ -677,7 +681,7 @@ def test_clients_go_on_when_the_runner_is_killed(bouncer: Bouncer, number: signa
 
 
 @pytest.mark.slow
-def test_clients_go_on_when_pgbouncer_was_away_as_the_runner_died(bouncer: Bouncer) -> None:
+def test_clients_resume_though_pgbouncer_hung_while_the_runner_died(bouncer: Bouncer) -> None:
     connections = bouncer.connections
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, connections.pgbouncer_url, str(connections.folder)],
@@ -700,14 +704,14 @@ def test_clients_go_on_when_pgbouncer_was_away_as_the_runner_died(bouncer: Bounc
 
 
 @pytest.mark.slow
-def test_clients_go_on_at_the_deadline_though_the_block_still_runs(bouncer: Bouncer) -> None:
+def test_clients_resume_at_the_deadline_though_the_block_still_runs(bouncer: Bouncer) -> None:
     with paused(PAYMENTS, bouncer.connections, 1, longest_seconds=1):
         assert bouncer.is_paused()
         until(lambda: not bouncer.is_paused(), 8)
         assert bouncer.where() == MONOLITH
 
 
-def test_clients_go_on_though_the_watchdog_was_killed(bouncer: Bouncer) -> None:
+def test_clients_resume_though_the_watchdog_was_killed(bouncer: Bouncer) -> None:
     with paused(PAYMENTS, bouncer.connections, 5):
         (watchdog,) = watchdogs(os.getpid())
         watchdog.kill()
@@ -715,14 +719,14 @@ def test_clients_go_on_though_the_watchdog_was_killed(bouncer: Bouncer) -> None:
     assert not bouncer.is_paused()
 
 
-def test_clients_go_on_when_the_block_fails(bouncer: Bouncer) -> None:
+def test_clients_resume_when_the_block_fails(bouncer: Bouncer) -> None:
     with pytest.raises(ZeroDivisionError), paused(PAYMENTS, bouncer.connections, 5):
         raise ZeroDivisionError
     assert bouncer.where() == MONOLITH
     assert watchdogs(os.getpid()) == []
 
 
-def test_a_transaction_that_does_not_end_is_named_and_nobody_waits(bouncer: Bouncer) -> None:
+def test_open_transaction_prevents_the_pause_and_is_reported(bouncer: Bouncer) -> None:
     with bouncer.connect() as idle, idle.transaction():
         idle.execute("insert into jot.ting values (1, 1)")
         with pytest.raises(NotReady) as caught, paused(PAYMENTS, bouncer.connections, 0.5):
@@ -739,7 +743,7 @@ def test_a_transaction_that_does_not_end_is_named_and_nobody_waits(bouncer: Boun
     assert bouncer.jotted(MONOLITH) == [(1, 1), (1, 2)]
 
 
-def test_what_pgbouncer_does_not_take_over_is_put_back(bouncer: Bouncer) -> None:
+def test_routes_that_pgbouncer_does_not_load_are_reverted(bouncer: Bouncer) -> None:
     path, ini = env_file.file(PAYMENTS, bouncer.connections), bouncer.connections.folder
     before = path.read_text(), (ini / "pgbouncer.ini").read_text()
     bouncer.configure(include=False)
@@ -753,7 +757,7 @@ def test_what_pgbouncer_does_not_take_over_is_put_back(bouncer: Bouncer) -> None
     assert bouncer.where() == MONOLITH
 
 
-def test_a_file_that_pgbouncer_may_not_read_is_named(bouncer: Bouncer) -> None:
+def test_file_that_pgbouncer_cannot_read_is_reported(bouncer: Bouncer) -> None:
     bouncer.connections.folder.chmod(0)
     if os.geteuid() == 0:
         shutil.chown(bouncer.connections.folder, 0, 0)
@@ -767,7 +771,7 @@ def test_a_file_that_pgbouncer_may_not_read_is_named(bouncer: Bouncer) -> None:
     assert bouncer.where() == MONOLITH
 
 
-def test_with_pgbouncer_down_nobody_is_pointed_anywhere(bouncer: Bouncer) -> None:
+def test_routes_do_not_change_while_pgbouncer_is_down(bouncer: Bouncer) -> None:
     bouncer.stop()
     for attempt in (
         bouncer.point,
@@ -782,7 +786,7 @@ def test_with_pgbouncer_down_nobody_is_pointed_anywhere(bouncer: Bouncer) -> Non
     assert bouncer.where() == MONOLITH
 
 
-def test_a_user_who_is_no_administrator_is_told_so(bouncer: Bouncer) -> None:
+def test_pgbouncer_user_without_admin_rights_is_refused_with_a_hint(bouncer: Bouncer) -> None:
     humble = replace(bouncer.connections, pgbouncer_url=bouncer.url("pgbouncer"))
     with pytest.raises(SplitError) as caught:
         env_file.route_to(PAYMENTS, humble, writes_at=Side.SERVICE)
@@ -791,7 +795,7 @@ def test_a_user_who_is_no_administrator_is_told_so(bouncer: Bouncer) -> None:
     assert env_file.read(PAYMENTS, bouncer.connections).writes_at is Side.MONOLITH
 
 
-def test_what_pgbouncer_cannot_express_is_refused() -> None:
+def test_url_that_pgbouncer_cannot_express_is_refused() -> None:
     for url, why in (
         ("postgresql://a:b@/m?host=one,two", "several hosts"),
         ("postgresql://a:b%0Ac@one/m", "line break"),

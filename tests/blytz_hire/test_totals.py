@@ -1,4 +1,4 @@
-"""Totals: what they catch, whom they blame, and that a living monolith alarms nobody."""
+"""Totals: what they catch, which cause they name, and no false alarms from a live monolith."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def look(split: Split) -> Totals:
 
 
 def differing(found: Totals) -> dict[str, str]:
-    """Give the columns that differ, and who is blamed."""
+    """Give the columns that differ, each with its cause."""
     return {
         f"{one.table}.{one.column}": one.caused_by
         for one in found.compared
@@ -62,7 +62,7 @@ def differing(found: Totals) -> dict[str, str]:
 
 
 def put_back(split: Split) -> None:
-    """Let every table be compared with its model, whole, and find that nothing is wrong."""
+    """Compare every table with its model in full, and check that nothing differs any more."""
     with split.service("payments_db") as database:
         database.execute("update split.service_tables set is_stale = true")
     sync(PAYMENTS, split.connections)
@@ -70,13 +70,13 @@ def put_back(split: Split) -> None:
     assert {one.verdict for one in look(split).compared} == {Verdict.AGREES}
 
 
-def test_every_line_of_the_seed_has_a_known_total_or_a_reason() -> None:
+def test_every_seed_line_has_a_known_total_or_a_reason() -> None:
     for pair in pairs(PROJECT):
         assert pair.total in KINDS or (not pair.total and pair.reason), pair
     assert {pair.total for pair in pairs(PROJECT)} == {*KINDS, ""}
 
 
-def test_every_column_of_the_monolith_is_compared_where_it_is_owned() -> None:
+def test_every_monolith_column_is_compared_in_its_owning_service() -> None:
     compared = {
         (one.table, one.column)
         for service in SERVICES_BY_NAME.values()
@@ -88,7 +88,7 @@ def test_every_column_of_the_monolith_is_compared_where_it_is_owned() -> None:
 
 
 @pytest.mark.parametrize("database", SERVICES)
-def test_what_is_compared_is_in_the_mirror_and_has_its_rows_key(database: str) -> None:
+def test_compared_columns_are_in_the_mirror_with_their_row_key(database: str) -> None:
     service = SERVICES_BY_NAME[database]
     for table, found in comparisons(service).items():
         held = service.landed_tables[table]
@@ -193,7 +193,7 @@ def test_what_is_compared_is_in_the_mirror_and_has_its_rows_key(database: str) -
         ),
     ],
 )
-def test_what_is_wrong_in_a_service_table_is_caught(
+def test_error_in_a_service_table_is_caught(
     living: Split, statement: str, columns: set[str]
 ) -> None:
     with living.service("payments_db") as database:
@@ -202,7 +202,7 @@ def test_what_is_wrong_in_a_service_table_is_caught(
     put_back(living)
 
 
-def test_a_difference_is_told_with_where_it_arose_and_what_shows_it(living: Split) -> None:
+def test_difference_is_reported_with_its_cause_and_a_hint(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute(
             "update payments_db.payments set amount = amount / 10 where amount % 1 = 0"
@@ -254,7 +254,7 @@ def lose_a_row(split: Split) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lose", [lose_a_row, lose_a_value])
-def test_what_is_lost_on_the_way_to_the_mirror_is_told_apart(
+def test_loss_in_replication_is_not_blamed_on_the_model(
     living: Split, lose: Callable[[Split], set[str]]
 ) -> None:
     living.replicate("payments_db", "create table public.kept as table blytz_hire.reviews")
@@ -273,7 +273,7 @@ def test_what_is_lost_on_the_way_to_the_mirror_is_told_apart(
     put_back(living)
 
 
-def test_a_user_who_is_gone_is_no_difference(living: Split) -> None:
+def test_deleted_user_is_no_difference(living: Split) -> None:
     add_users(living, "short-lived")
     sync(PAYMENTS, living.connections)
     with living.monolith() as monolith:
@@ -286,7 +286,7 @@ def test_a_user_who_is_gone_is_no_difference(living: Split) -> None:
 
 
 @pytest.mark.slow
-def test_writers_and_a_follower_alarm_nobody(living: Split) -> None:
+def test_writers_and_a_follower_cause_no_false_alarm(living: Split) -> None:
     stop, written = threading.Event(), [0]
 
     def write() -> None:
@@ -338,7 +338,7 @@ def write_around_the_mirror(
 
 
 @pytest.mark.slow
-def test_what_moves_at_every_look_is_said_to_move(
+def test_column_that_changes_at_every_look_is_reported_as_moving(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moves = [0]
@@ -363,7 +363,7 @@ def test_what_moves_at_every_look_is_said_to_move(
     put_back(living)
 
 
-def test_what_came_and_went_between_two_looks_is_no_difference(
+def test_row_that_exists_only_between_two_looks_is_no_difference(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = [0]
@@ -385,7 +385,7 @@ def test_what_came_and_went_between_two_looks_is_no_difference(
 
 
 @pytest.mark.slow
-def test_a_pause_and_a_service_of_its_own_are_refused(living: Split) -> None:
+def test_totals_are_refused_if_replication_is_paused_or_service_is_switched(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute("alter subscription split_payments_db disable")
         with pytest.raises(NotReady, match="Somebody has paused replication"):

@@ -1,6 +1,6 @@
-"""What an earlier version of this project has made goes on with this one.
+"""Databases made by an earlier version keep working with this one.
 
-Each test restores a fixture that was dumped then, and gives the commands that a person would.
+Each test restores a dump of that version and runs the commands that a person would.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def switched_0(stage: Stage) -> Split:
 
 
 def version(split: Split, database: str) -> int | None:
-    """Tell the version of a database's schema `split`; None if it has no number."""
+    """Give the version of a database's schema `split`; None for version 0."""
     with split.connections.connect(database) as connection:
         if one(connection, "select to_regclass('split.version') is null"):
             return None
@@ -75,8 +75,8 @@ def dump(split: Split, database: str) -> str:
 
 
 @contextmanager
-def from_the_future(split: Split, database: str) -> Iterator[int]:
-    """Let a schema look as if a newer pgsplit had made it."""
+def marked_as_newer(split: Split, database: str) -> Iterator[int]:
+    """Make a schema look as if a newer pgsplit had made it."""
     newer = VERSION + 7
     with split.connections.connect(database) as connection:
         connection.execute("insert into split.version (version) values (%s)", (newer,))
@@ -85,12 +85,12 @@ def from_the_future(split: Split, database: str) -> Iterator[int]:
 
 
 def stands(split: Split, *names: str) -> dict[str, Any]:
-    """Ask for the status as machines do."""
+    """Read the status as JSON."""
     done = split.runner("status", "--json", *names)
     return dict(json.loads(done.stdout))
 
 
-def test_what_has_landed_is_in_order(landed_0: Split) -> None:
+def test_services_landed_by_version_0_are_healthy(landed_0: Split) -> None:
     ran(landed_0, "status")
     found = stands(landed_0)
     assert {name: one["state"] for name, one in found.items() if one["state"] != "absent"} == {
@@ -103,7 +103,7 @@ def test_what_has_landed_is_in_order(landed_0: Split) -> None:
     assert assert_agreed(landed_0) == "verified"
 
 
-def test_what_is_behind_is_upgraded(landed_0: Split) -> None:
+def test_provision_upgrades_a_version_0_schema_once(landed_0: Split) -> None:
     assert (version(landed_0, MONOLITH), version(landed_0, "payments_db")) == (None, None)
     ran(landed_0, "provision", "payments")
     assert (version(landed_0, MONOLITH), version(landed_0, "payments_db")) == (VERSION, VERSION)
@@ -118,7 +118,7 @@ def test_what_is_behind_is_upgraded(landed_0: Split) -> None:
     assert assert_agreed(landed_0) == "verified"
 
 
-def test_an_upgraded_inbox_still_knows_what_is_gone(landed_0: Split) -> None:
+def test_upgraded_inbox_still_knows_which_events_are_gone(landed_0: Split) -> None:
     since = "select count(*) from payments_db.user_events_since(%s)"
     with landed_0.service("payments_db") as database:
         last = one(database, "select max(sequence) from payments_db.user_events")
@@ -141,7 +141,7 @@ def test_an_upgraded_inbox_still_knows_what_is_gone(landed_0: Split) -> None:
         assert one(database, "select count(*) from payments_db.user_events") == 1
 
 
-def test_a_read_through_cache_works_while_its_service_is_upgraded(landed_0: Split) -> None:
+def test_upgrade_keeps_the_foreign_tables_of_the_read_through_cache(landed_0: Split) -> None:
     ran(landed_0, "provision", "payments")
     with landed_0.service("payments_db") as database:
         there = one(database, "select srvname from pg_foreign_server")
@@ -154,7 +154,7 @@ def test_a_read_through_cache_works_while_its_service_is_upgraded(landed_0: Spli
     assert int(str(found)) > 0
 
 
-def test_an_upgrade_that_fails_halfway_changes_nothing(landed_0: Split) -> None:
+def test_upgrade_that_fails_halfway_changes_nothing(landed_0: Split) -> None:
     with landed_0.service("payments_db") as database:
         database.execute(
             "create view split.of_somebody as select events_removed_to from split.service"
@@ -189,8 +189,8 @@ def test_two_upgrades_at_once_take_turns(landed_0: Split) -> None:
 
 
 @pytest.mark.parametrize("database", [MONOLITH, "payments_db"])
-def test_what_a_newer_version_has_made_is_refused(landed: Split, database: str) -> None:
-    with from_the_future(landed, database) as newer:
+def test_schema_made_by_a_newer_version_is_refused(landed: Split, database: str) -> None:
+    with marked_as_newer(landed, database) as newer:
         before = dump(landed, database)
         for command in ("provision", "build"):
             done = landed.runner(command, "payments")
@@ -202,7 +202,7 @@ def test_what_a_newer_version_has_made_is_refused(landed: Split, database: str) 
 
 
 @pytest.mark.slow
-def test_dbt_alone_refuses_another_version_and_says_what_helps(landed_0: Split) -> None:
+def test_dbt_alone_refuses_other_schema_versions_with_a_hint(landed_0: Split) -> None:
     before = dump(landed_0, "payments_db")
     done = landed_0.dbt("build", "--target", "payments_db")
     assert done.returncode != 0
@@ -212,7 +212,7 @@ def test_dbt_alone_refuses_another_version_and_says_what_helps(landed_0: Split) 
     ran(landed_0, "build", "payments_db")
     done = landed_0.dbt("build", "--target", "payments_db")
     assert done.returncode == 0, done.stdout
-    with from_the_future(landed_0, "payments_db") as newer:
+    with marked_as_newer(landed_0, "payments_db") as newer:
         done = landed_0.dbt("run", "--target", "payments_db")
         assert done.returncode != 0
         assert f"has version {newer}, and this pgsplit needs version {VERSION}" in done.stdout
@@ -220,7 +220,7 @@ def test_dbt_alone_refuses_another_version_and_says_what_helps(landed_0: Split) 
 
 
 @pytest.mark.slow
-def test_an_upgraded_schema_equals_a_new_one(stage: Stage) -> None:
+def test_upgraded_schema_equals_a_new_one(stage: Stage) -> None:
     split = stage.enter("built")
     new = {name: dump(split, name) for name in (MONOLITH, "payments_db")}
     split = stage.enter(NOTHING)
@@ -229,7 +229,7 @@ def test_an_upgraded_schema_equals_a_new_one(stage: Stage) -> None:
     assert {name: dump(split, name) for name in new} == new
 
 
-def test_what_has_landed_is_followed(landed_0: Split) -> None:
+def test_services_landed_by_version_0_follow(landed_0: Split) -> None:
     with landed_0.monolith() as monolith:
         payment = one(monolith, "select max(id) from blytz_hire.payments")
         captured = one(monolith, "select min(id) from blytz_hire.payments")
@@ -242,7 +242,7 @@ def test_what_has_landed_is_followed(landed_0: Split) -> None:
 
 
 @pytest.mark.slow
-def test_what_has_landed_is_built_verified_and_switched(landed_0: Split) -> None:
+def test_services_landed_by_version_0_can_be_built_verified_and_switched(landed_0: Split) -> None:
     ran(landed_0, "build", "users")
     ran(landed_0, "verify", "users", "payments")
     move(landed_0, "switch")
@@ -254,7 +254,7 @@ def test_what_has_landed_is_built_verified_and_switched(landed_0: Split) -> None
     ran(landed_0, "status")
 
 
-def test_what_is_switched_is_in_order(switched_0: Split) -> None:
+def test_service_switched_by_version_0_is_healthy(switched_0: Split) -> None:
     found = stands(switched_0, "payments")["payments_db"]
     assert (found["state"], found["replication"]) == ("switched", "follows")
     assert (found["way_back"], found["writes_at"], found["pending"]) == ("follows", "service", 2)
@@ -264,7 +264,7 @@ def test_what_is_switched_is_in_order(switched_0: Split) -> None:
     assert assert_agreed(switched_0) == "switched"
 
 
-def test_what_the_service_writes_goes_back(switched_0: Split) -> None:
+def test_writes_of_a_service_switched_by_version_0_reach_the_monolith(switched_0: Split) -> None:
     with as_service(switched_0) as service:
         service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "new"})
         captured = one(service, "select min(id) from payments where status = 'captured'")
@@ -276,7 +276,7 @@ def test_what_the_service_writes_goes_back(switched_0: Split) -> None:
     assert_alike(switched_0)
 
 
-def test_what_is_switched_is_upgraded(switched_0: Split) -> None:
+def test_service_switched_by_version_0_can_be_upgraded(switched_0: Split) -> None:
     ran(switched_0, "provision", "payments")
     assert version(switched_0, MONOLITH) == version(switched_0, "payments_db") == VERSION
     with as_service(switched_0) as service:
@@ -286,7 +286,7 @@ def test_what_is_switched_is_upgraded(switched_0: Split) -> None:
     assert_alike(switched_0)
 
 
-def test_tables_of_a_restored_dump_are_known_by_their_names(switched_0: Split) -> None:
+def test_tables_of_a_restored_dump_are_recognized_by_name(switched_0: Split) -> None:
     ran(switched_0, "provision", "payments")
     with switched_0.service("payments_db") as database:
         # As in a dump of another database: table oids belong to that one.
@@ -303,7 +303,7 @@ def test_tables_of_a_restored_dump_are_known_by_their_names(switched_0: Split) -
     assert_alike(switched_0)
 
 
-def test_what_is_switched_is_rolled_back_and_followed(switched_0: Split) -> None:
+def test_service_switched_by_version_0_can_be_rolled_back_and_follows(switched_0: Split) -> None:
     with as_service(switched_0) as service:
         service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "new"})
     move(switched_0, "rollback")

@@ -1,4 +1,4 @@
-"""Verification: what it proves, what it finds, and what it says when it can't look."""
+"""Verification: what it proves, what it finds, and what it reports when it can't compare."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(split: Split, table: str | None = None) -> Verified:
 
 @contextmanager
 def corrupted(split: Split, table: str, *statements: str) -> Iterator[None]:
-    """Change a service's table behind everybody's back for the block, then put it as it was."""
+    """Corrupt a service's table unnoticed for the block, then restore it."""
     relation = sql.Identifier("payments_db", table)
     with split.service("payments_db") as database:
         database.execute("set session_replication_role = replica")
@@ -47,7 +47,7 @@ def corrupted(split: Split, table: str, *statements: str) -> Iterator[None]:
             database.execute(sql.SQL("insert into {} table saved").format(relation))
 
 
-def test_an_untouched_service_is_proven_and_the_proof_is_kept(living: Split) -> None:
+def test_untouched_service_is_proven_and_the_proof_is_recorded(living: Split) -> None:
     verified = check(living)
     assert verified.proven
     assert {"payments", "refunds", "disputes", "reviews", "shared_users"} == set(verified.tables)
@@ -98,7 +98,7 @@ def test_an_untouched_service_is_proven_and_the_proof_is_kept(living: Split) -> 
         "document",
     ],
 )
-def test_a_value_that_was_altered_is_found_with_its_column(
+def test_altered_value_is_found_with_its_column(
     living: Split, column: str, change: str, of: str
 ) -> None:
     table, _, column = column.partition(".")
@@ -113,7 +113,7 @@ def test_a_value_that_was_altered_is_found_with_its_column(
     assert all(expected != actual for expected, actual in sample.values.values())
 
 
-def test_rows_that_went_missing_or_came_from_nowhere_are_found(living: Split) -> None:
+def test_missing_and_extra_rows_are_found(living: Split) -> None:
     statements = (
         "insert into payments_db.payments"
         " select (jsonb_populate_record(one, jsonb_build_object('id', id || '!',"
@@ -128,7 +128,7 @@ def test_rows_that_went_missing_or_came_from_nowhere_are_found(living: Split) ->
     assert found.identical == found.rows - 1
 
 
-def test_two_rows_that_took_each_others_values_are_found(living: Split) -> None:
+def test_rows_that_exchanged_values_are_found(living: Split) -> None:
     swap = (
         "update payments_db.payments as one set amount = other.amount, status = other.id"
         " from payments_db.payments as other where one.id <> other.id"
@@ -139,8 +139,8 @@ def test_two_rows_that_took_each_others_values_are_found(living: Split) -> None:
         assert check(living, "payments").tables["payments"].modified == 2
 
 
-def test_what_replication_or_landing_lost_is_found(living: Split) -> None:
-    """The mirror and the service agree with one another, and both are wrong."""
+def test_difference_between_monolith_and_mirror_is_found(living: Split) -> None:
+    """The mirror and the service agree with each other, but both are wrong."""
     with living.monolith() as monolith:
         row = monolith.execute("select min(id) from blytz_hire.reviews").fetchone()
     assert row is not None
@@ -154,7 +154,7 @@ def test_what_replication_or_landing_lost_is_found(living: Split) -> None:
     assert check(living).proven
 
 
-def test_every_row_wrong_is_counted_without_reading_all_of_them_again(
+def test_all_differing_rows_are_counted_though_only_some_are_reread(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compare, "BATCH", 7)
@@ -166,7 +166,7 @@ def test_every_row_wrong_is_counted_without_reading_all_of_them_again(
     assert len(found.samples) == compare.MOST_SAMPLES
 
 
-def test_a_proof_is_lost_with_a_difference_and_found_again(living: Split) -> None:
+def test_difference_revokes_the_proof_until_the_next_clean_verify(living: Split) -> None:
     with corrupted(living, "reviews", "update payments_db.reviews set helpful = helpful + 1"):
         assert not check(living).proven
         with living.monolith() as monolith:
@@ -179,7 +179,7 @@ def test_a_proof_is_lost_with_a_difference_and_found_again(living: Split) -> Non
 
 
 @pytest.mark.slow
-def test_a_table_whose_model_has_changed_since_is_not_proven_any_more(living: Split) -> None:
+def test_changed_model_outdates_the_proof_of_its_table(living: Split) -> None:
     assert check(living).proven
     change = "update split.service_tables set definition = %s || definition where table_name = %s"
     with living.service("payments_db") as database:
@@ -192,7 +192,7 @@ def test_a_table_whose_model_has_changed_since_is_not_proven_any_more(living: Sp
         assert verify.outdated(ledger, database, PAYMENTS) == []
 
 
-def test_a_verification_that_was_cut_short_goes_on(living: Split) -> None:
+def test_interrupted_verify_continues_where_it_stopped(living: Split) -> None:
     seen: list[str] = []
 
     def stop_at_payments(name: str) -> None:
@@ -212,7 +212,7 @@ def test_a_verification_that_was_cut_short_goes_on(living: Split) -> None:
     assert whole.earlier == ()
 
 
-def test_what_was_proven_long_ago_is_proven_again(living: Split) -> None:
+def test_interrupted_verify_does_not_reuse_proofs_older_than_an_hour(living: Split) -> None:
     def stop_at_payments(name: str) -> None:
         if name == "payments":
             raise KeyboardInterrupt
@@ -228,7 +228,7 @@ def test_what_was_proven_long_ago_is_proven_again(living: Split) -> None:
 
 
 class Writers:
-    """Clients that change payments in the monolith: never the 2nd of four, often the 3rd."""
+    """Clients that change payments in the monolith: of every four, never the 2nd, often the 3rd."""
 
     def __init__(self, split: Split) -> None:
         self.split, self.stop, self.commits = split, threading.Event(), 0
@@ -258,7 +258,7 @@ class Writers:
 
 
 @pytest.mark.slow
-def test_a_living_system_is_proven_and_a_real_difference_in_it_found(living: Split) -> None:
+def test_verify_proves_a_table_under_writes_and_finds_a_real_difference(living: Split) -> None:
     change = (
         "update payments_db.payments set method = method || '!' where id ="
         " (select id from payments_db.payments order by id offset 1 limit 1)"
@@ -278,7 +278,7 @@ def test_a_living_system_is_proven_and_a_real_difference_in_it_found(living: Spl
 
 
 @pytest.mark.slow
-def test_a_row_that_never_holds_still_is_not_called_proven(
+def test_row_that_keeps_changing_is_in_flux_and_not_proven(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compare, "MOST_READS", 3)
@@ -306,7 +306,7 @@ def test_a_row_that_never_holds_still_is_not_called_proven(
 
 
 @pytest.mark.slow
-def test_the_command_shows_what_differs_and_exits_with_nine(living: Split) -> None:
+def test_verify_command_shows_differences_and_exits_with_9(living: Split) -> None:
     change = (
         "update payments_db.payments set status = 'x[red]y', amount = amount + 1"
         f" where id = {PAYMENT}"
@@ -328,7 +328,7 @@ def test_the_command_shows_what_differs_and_exits_with_nine(living: Split) -> No
 
 
 @pytest.mark.slow
-def test_it_says_what_keeps_it_from_looking(living: Split) -> None:
+def test_verify_reports_why_it_cannot_compare(living: Split) -> None:
     with pytest.raises(NotReady) as unknown:
         check(living, "payment")
     assert "payments_db has no table payment" in str(unknown.value)
@@ -354,7 +354,7 @@ DUPLICATES = (
 )
 
 
-def test_rows_that_are_there_twice_are_found(living: Split) -> None:
+def test_duplicate_rows_are_found(living: Split) -> None:
     with living.service("payments_db") as database:
         database.execute(DUPLICATES.encode())
         try:
@@ -396,7 +396,7 @@ def test_rows_that_are_there_twice_are_found(living: Split) -> None:
     ],
     ids=["renamed", "moved", "no key", "column renamed", "type changed"],
 )
-def test_a_table_that_is_not_as_it_was_made_is_never_called_proven(
+def test_table_altered_since_it_was_built_is_never_proven(
     living: Split, change: str, back: str, said: str
 ) -> None:
     with living.service("payments_db") as database:
@@ -412,7 +412,7 @@ def test_a_table_that_is_not_as_it_was_made_is_never_called_proven(
 
 
 @pytest.mark.slow
-def test_a_value_that_stands_still_while_the_monolith_toggles_is_not_proven(
+def test_value_that_stays_while_the_monolith_toggles_it_is_not_proven(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compare, "MOST_READS", 4)
@@ -436,9 +436,7 @@ def test_a_value_that_stands_still_while_the_monolith_toggles_is_not_proven(
     assert check(living).proven
 
 
-def test_a_lock_is_waited_for_with_patience_but_not_for_ever(
-    living: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verify_gives_up_waiting_for_a_lock(living: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "LOCK_TIMEOUT", "50ms")
     with living.service("payments_db") as database, database.transaction():
         database.execute("lock table payments_db.disputes in access exclusive mode")
@@ -447,7 +445,7 @@ def test_a_lock_is_waited_for_with_patience_but_not_for_ever(
     assert "pg_locks" in caught.value.hint
 
 
-def test_a_long_value_is_shown_cut_short(living: Split) -> None:
+def test_long_value_is_shown_shortened(living: Split) -> None:
     long = (
         f"update payments_db.reviews set comment = repeat('x', 100000) || '!' where {FIRST_REVIEW}"
     )
@@ -459,7 +457,7 @@ def test_a_long_value_is_shown_cut_short(living: Split) -> None:
     assert "… (100001, md5 " in shown
 
 
-def test_stopped_or_mistyped_it_still_prints_json(living: Split) -> None:
+def test_unknown_option_still_gives_a_json_error(living: Split) -> None:
     mistyped = living.runner("verify", "payments", "--json", "--bogus")
     assert mistyped.returncode == 2
     assert "No such option" in json.loads(mistyped.stdout)["error"]["what"]

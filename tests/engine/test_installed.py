@@ -1,7 +1,7 @@
 """The engine as an installed package, with a project that shares nothing with Blytz Hire.
 
-The wheel goes into an environment of its own, beside the libraries of this one, and into a folder
-from which the repository can't be seen.
+The wheel is installed in its own environment, which can see this one's libraries, and in a folder
+that can't see the repository.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 @dataclass(frozen=True)
 class Installed:
-    """The command `pgsplit`, and a copy of the shop that is not in its own folder."""
+    """The command `pgsplit`, and a copy of the shop outside the repository."""
 
     program: Path
     project: Path
@@ -92,8 +92,8 @@ def test_help_needs_no_project(installed: Installed) -> None:
 
 
 @pytest.mark.slow
-def test_another_project_goes_there_and_back(installed: Installed) -> None:
-    """Databases without a suffix, roles of the same names, an entity that is no user."""
+def test_another_project_is_switched_and_rolled_back(installed: Installed) -> None:
+    """Its databases have no suffix, its roles the same names, and its shared entity is no user."""
     installed.run("demo", "--rows", "500")
     assert "Proven: 550 rows" in installed.run("verify")
     installed.run("switch", "ordering", "--no-backup", "--wait-for-write", "0")

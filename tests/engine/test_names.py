@@ -1,4 +1,4 @@
-"""The engine names no customer: what is true of Blytz Hire alone stands in its own project."""
+"""The engine names no customer: what only concerns Blytz Hire is in its own project."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORBIDDEN = re.compile(
 )
 
 
-def test_the_engine_names_no_project() -> None:
+def test_engine_names_no_project() -> None:
     listed = ["git", "ls-files", "pgsplit"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
     found = [

@@ -1,4 +1,4 @@
-"""Linters and conventions, one test each, so that they run beside all others."""
+"""Linters and conventions, one test each, so that they run in parallel with all others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINT = ("sqlfluff", "lint", "--disable-progress-bar")
 
 
 def says(*command: str, **options: object) -> str:
-    """Run a linter, which has to be content; give what it said."""
+    """Run a linter, which must succeed; give its output."""
     program = str(Path(sys.executable).parent / command[0])
     done = subprocess.run(  # type: ignore[call-overload]
         [program, *command[1:]], capture_output=True, text=True, **{"cwd": ROOT, **options}
@@ -32,13 +32,13 @@ def says(*command: str, **options: object) -> str:
     [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)],
     ids=["ruff check", "ruff format", "mypy"],
 )
-def test_python_is_as_agreed(command: tuple[str, ...]) -> None:
+def test_python_passes_the_linters(command: tuple[str, ...]) -> None:
     assert says(*command)
 
 
 @pytest.mark.slow
-def test_sql_is_as_agreed(landed: Split) -> None:
-    """sqlfluff compiles models with dbt, which asks a server."""
+def test_sql_passes_sqlfluff(landed: Split) -> None:
+    """sqlfluff compiles models with dbt, which needs a server."""
     assert says(*LINT, "models", "tests", env=landed.environ)
 
 
@@ -58,7 +58,7 @@ def test_static_sql_is_as_agreed() -> None:
 
 
 @pytest.mark.slow
-def test_models_keep_the_conventions(landed: Split) -> None:
+def test_models_follow_the_conventions(landed: Split) -> None:
     from tests.conventions import MANIFEST  # dbt_score takes its time
 
     everything = ("--vars", "everything: true", "--target-path", str(MANIFEST.parent))

@@ -1,1 +1,1 @@
-"""What the tests of the runner share: servers, states to begin from, traffic, and waiting."""
+"""Helpers that tests share: servers, states to start from, traffic, and waiting."""

@@ -25,7 +25,7 @@ def connect(address: str) -> socket.socket:
 
 
 def start(address: str) -> None:
-    """Start the server, once; whoever comes meanwhile waits."""
+    """Start the server once; other clients wait meanwhile."""
     import fcntl
     import subprocess
 

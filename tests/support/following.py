@@ -1,4 +1,4 @@
-"""Following and what it is held against: followers, payments that come, and whether all agree."""
+"""Helpers for following: followers, new payments, and comparisons."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def first_payment(split: Split) -> str:
 
 
 def add_payments(split: Split, count: int, prefix: str) -> None:
-    """Commit some payments, copies of one that exists, in one transaction."""
+    """Commit copies of an existing payment, in one transaction."""
     with split.monolith() as monolith:
         columns = [
             row[0]
@@ -133,7 +133,7 @@ def following(split: Split, said: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def sync_and_compare(split: Split, monolith: Connection) -> list[str]:
-    """Bring all six services to where the monolith stands, and say what differs."""
+    """Sync all six services with the monolith, and name what differs."""
     wrong = []
     for service in SERVICES_BY_NAME.values():
         sync(service, split.connections)
@@ -184,5 +184,5 @@ def differences(split: Split, service: Service, monolith: Connection) -> list[st
 
 
 def rows(connection: Connection, query: str) -> Counter[str]:
-    """Run a query for rows in text form; doubles and times lose nothing in it."""
+    """Give a query's rows as text, with doubles and times at full precision."""
     return Counter(text for (text,) in connection.execute(query).fetchall())

@@ -1,4 +1,4 @@
-"""What may be wrong with a monolith, as statements that make it so."""
+"""Hazards in a monolith, with the SQL statements that cause them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test that never ends, for the test that ends it; no run collects it by itself."""
+"""A test that never ends, for the test that kills it; no run collects it by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.servers import oldest
 from tests.support.split import Split
 
 
-def test_lingers(split: Split) -> None:
+def test_never_ends(split: Split) -> None:
     if "LINGERS_WITH_DBT" in os.environ:
         assert split.dbt("--version").returncode == 0
     with oldest() as cluster, subprocess.Popen(["sleep", "600"]) as child:

@@ -1,7 +1,7 @@
-"""One folder for all that a test run makes, and a process that clears it away.
+"""One folder for all that a test run makes, and a process that removes it.
 
-The clearing process outlives the run: it waits on a pipe that closes when the run ends, whatever
-ends it, SIGKILL included. Then it ends what the run has left running and removes the folder.
+That process outlives the run: it waits on a pipe that closes when the run ends, even by SIGKILL.
+Then it ends what the run has left running and removes the folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VARIABLE = "SPLIT_TEST_RUN"
 
 @contextmanager
 def run_folder() -> Iterator[Path]:
-    """Make a folder for the block; afterwards nothing of it is left, nor of what ran in it."""
+    """Make a folder for the block; afterwards remove it and end all that ran in it."""
     folder = Path(tempfile.mkdtemp(prefix="split-tests-", dir=MEMORY if _has_room() else None))
     os.environ[VARIABLE] = str(folder)
     clearing = subprocess.Popen(
@@ -52,14 +52,14 @@ def run_folder() -> Iterator[Path]:
 
 
 def _has_room() -> bool:
-    """Tell whether memory serves as a disk: servers are copied there in no time."""
+    """Tell whether there is a disk in memory, where servers are copied in no time."""
     if not MEMORY.is_dir() or os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
         return False
     return shutil.disk_usage(MEMORY).free > ROOM_BYTES
 
 
 def short_folder(prefix: str) -> Path:
-    """Make a folder in that of the run; its path is short enough for a socket's, of 107 bytes."""
+    """Make a folder in the run's folder, with a path short enough for a socket (107 bytes)."""
     run = Path(os.environ[VARIABLE])
     run.chmod(0o711)  # servers run as accounts of their own
     return Path(tempfile.mkdtemp(prefix=prefix, dir=run))
@@ -90,7 +90,7 @@ def _end(process: psutil.Process) -> None:
 
 
 def is_at_work(process: psutil.Process) -> bool:
-    """Tell whether a process runs; one that has ended may be listed until somebody asks for it."""
+    """Tell whether a process runs; a zombie is listed, but doesn't run."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -98,7 +98,7 @@ def is_at_work(process: psutil.Process) -> bool:
 
 
 def belonging(folder: Path) -> list[psutil.Process]:
-    """Find the processes of a run: by what they inherited, or by a path on their command line."""
+    """Find a run's processes, by their inherited environment or a path on their command line."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ", "status", "name"]):
         here = process.pid == os.getpid() or process.info["status"] == psutil.STATUS_ZOMBIE

@@ -1,4 +1,4 @@
-"""PostgreSQL servers of the tests' own: the embedded one, and Debian's oldest."""
+"""The tests' own PostgreSQL servers: the embedded one, and Debian's PostgreSQL 15."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 def over_tcp(port: str) -> Callable[[str], str]:
-    """Give what writes the superuser's URL of a database of a server."""
+    """Give a function that makes the superuser's URL of one of a server's databases."""
     base = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     return lambda database: with_database(base, database, password=PASSWORD)
 
@@ -88,7 +88,7 @@ def end_at_once(data: Path) -> None:
 
 @contextmanager
 def newest(folder: Path) -> Iterator[Cluster]:
-    """Run the embedded server in a folder, for whoever knows the password."""
+    """Run the embedded server in a folder, reachable over TCP with the password."""
     folder.mkdir()
     port = str(free_port())
 
@@ -109,7 +109,7 @@ def newest(folder: Path) -> Iterator[Cluster]:
 
 @contextmanager
 def oldest() -> Iterator[Cluster]:
-    """Run Debian's PostgreSQL 15, the oldest that is supported, for whoever knows the password."""
+    """Run Debian's PostgreSQL 15, the oldest supported, reachable over TCP with the password."""
     if not (DEBIAN_15 / "postgres").exists():
         pytest.skip("PostgreSQL 15 is not installed; apt-get install postgresql-15")
     home = short_folder("15-")

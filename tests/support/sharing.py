@@ -1,4 +1,4 @@
-"""What tests of shared users have in common: who changes them, who follows, who listens."""
+"""Helpers for tests of shared users: writers, followers and consumers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_users(split: Split, *ids: str, with_profiles: bool = False) -> None:
 
 
 def inbox(split: Split, service: Service, since: int = 0) -> list[events.Numbered]:
-    """Read a service's events behind a sequence."""
+    """Read a service's events after a sequence."""
     return list(events.read(service, split.connections, events.inbox(service), since))
 
 
@@ -52,12 +52,12 @@ def login(split: Split, service: Service) -> psycopg.Connection[Any]:
 
 
 def errors(found: Parity) -> dict[str, int]:
-    """Give the orphans of references that had a key, by where they are."""
+    """Count the orphans of each reference that had a key, by table and column."""
     return {f"{one.table}.{one.column}": one.orphans for one in found.broken if one.had_key}
 
 
 def delete_from_marketplace(split: Split) -> dict[str, str]:
-    """Delete a job, a match and a proposal that other services refer to, and a posting's own."""
+    """Delete a job and a match that other services refer to; give their ids."""
     with split.service("marketplace_db") as database, split.service("payments_db") as payments:
         ((job,),) = payments.execute("select min(job_id) from payments_db.payments").fetchall()
         ((match,),) = payments.execute(  # one that no payment shares with the job
@@ -103,7 +103,7 @@ def delete_company(split: Split) -> str:
 
 
 class Followers:
-    """Followers of several services, a thread each: what each said last, and what it raised."""
+    """Followers of several services, one thread each: the last tick and the error of each."""
 
     def __init__(self, split: Split, services: Sequence[Service], interval: float = 0.1) -> None:
         self.split, self.services, self.interval = split, services, interval
@@ -135,7 +135,7 @@ class Followers:
 
 
 class Consumer:
-    """Who consumes a service's events as they come, in a thread: what it got, in that order."""
+    """A consumer of a service's events in a thread: what it received, in order."""
 
     def __init__(self, split: Split, service: Service, since: int) -> None:
         self.split, self.service, self.since = split, service, since
@@ -155,7 +155,7 @@ class Consumer:
         self._thread.join()
 
     def has(self, sequence: int) -> bool:
-        """Tell whether it has got that far, or failed."""
+        """Tell whether it has reached this sequence, or failed."""
         return self.failed is not None or bool(self.got) and self.got[-1][0] >= sequence
 
     def _run(self) -> None:

@@ -27,7 +27,7 @@ Done = subprocess.CompletedProcess[str]
 class Split:
     """A monolith and room for its six services, for one test.
 
-    `environ` is what a process is given to find them, `connections` the same for what is called.
+    Processes find them through `environ`, called functions through `connections`.
     """
 
     server: Server
@@ -60,7 +60,7 @@ class Split:
             return command_line(*arguments)
 
     def process(self, *arguments: str, **environ: str) -> Done:
-        """Run runner.py in a process of its own, for what is about processes."""
+        """Run runner.py in its own process, for tests about processes."""
         return subprocess.run(
             [sys.executable, str(ROOT / "runner.py"), *arguments],
             env={**self.environ, **environ},
@@ -92,7 +92,7 @@ class Split:
 
 
 def command_line(*arguments: str) -> Done:
-    """Run runner.py in this process, as it is; what it prints is caught."""
+    """Run runner.py in this process and capture its output."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
@@ -104,7 +104,7 @@ def command_line(*arguments: str) -> Done:
 
 @contextmanager
 def surrounded(environ: Mapping[str, str]) -> Iterator[None]:
-    """Give this process another environment for the block; only what differs is touched."""
+    """Change this process's environment for the block, only where it differs."""
     before = dict(os.environ)
     _become(environ)
     try:

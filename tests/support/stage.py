@@ -1,4 +1,4 @@
-"""The states that tests begin from: each is made once a run, kept as a stopped server, and copied.
+"""The states that tests start from: each is made once a run, kept as a stopped server, and copied.
 
 A copy is a whole server, so it has slots, subscriptions, roles and passwords like the original. It
 takes a quarter of a second, and no test sees what another has left behind.
@@ -36,7 +36,7 @@ SAMPLE_ROWS = 600
 
 @dataclass(frozen=True)
 class State:
-    """A state: the one that it follows upon, and the commands that lead to it."""
+    """A state: the one before it, and the commands that lead from there to it."""
 
     parent: str
     commands: tuple[tuple[str, ...], ...]
@@ -98,7 +98,7 @@ class Stage:
         """Put the server into a state, whatever it was in before.
 
         Args:
-            name: a state of `STATES`; made first, with those it follows upon, if nobody has yet.
+            name: a state of `STATES`; if it doesn't exist yet, it is made, after those before it.
         """
         made = self.store / name
         with _locked(self.store / f"{name}.lock"):
@@ -121,7 +121,7 @@ class Stage:
         return [str(said) for said in kept["said"]]
 
     def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Give what a function yields, as JSON does; it is called once a run, by one worker."""
+        """Give a function's result, as JSON; one worker calls it once per run."""
         made = self.store / f"{name}.json"
         with _locked(self.store / f"{name}.lock"):
             if not made.exists():
@@ -153,7 +153,7 @@ class Stage:
         return Split(self.server, resolve(PROJECT, self.environ), self.environ)
 
     def _make(self, name: str, state: State) -> None:
-        """Make a state on this server and keep it, under its name once it is whole."""
+        """Make a state on this server and keep it; it gets its name only when it is complete."""
         if state.parent:
             split = self.enter(state.parent)
         else:
@@ -182,7 +182,7 @@ class Stage:
         part.rename(self.store / name)
 
     def _move_out(self, server: Server) -> list[tuple[str, str]]:
-        """Disable the subscriptions, which would look for a server at this address; name them."""
+        """Disable the subscriptions, which would connect to this address; give their names."""
         enabled = []
         for database, name, is_enabled, _ in server.execute(SUBSCRIPTIONS):
             if is_enabled:
@@ -191,7 +191,7 @@ class Stage:
         return enabled
 
     def _move_in(self, server: Server, kept: Mapping[str, object]) -> None:
-        """Let all that names the address where a state was made name this one's."""
+        """Replace the address where a state was made with this server's address."""
         address, enabled = kept["address"], kept["enabled"]
         assert isinstance(address, dict) and isinstance(enabled, list)
         moved = address != self.address
@@ -235,7 +235,7 @@ def environment(monolith: str, folder: Path, dbt: Path) -> dict[str, str]:
     Args:
         monolith: its URL.
         folder: where connections and backups go.
-        dbt: where dbt keeps its files. One that lasts saves dbt from parsing the project anew.
+        dbt: where dbt keeps its files. One that lasts saves dbt from parsing the project again.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
     return {
@@ -258,5 +258,5 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder with its owners and rights, which Python's own copies leave behind."""
+    """Copy a folder with its owners and rights, which Python's own copy functions drop."""
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)

@@ -1,4 +1,4 @@
-"""Restores what version 0 of this project has made; see tests/blytz_hire/fixtures/state_0."""
+"""Restores databases that version 0 of this project made: tests/blytz_hire/fixtures/state_0."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def restore(split: Split, name: str) -> None:
 
 
 def _replicate(split: Split) -> None:
-    """Make the slots where all that was written before is on the other side, and go on from there.
+    """Make the slots and start replication from now on.
 
-    The dumps were made when nothing was on its way.
+    The dumps were made with no change in transit, so nothing is missed.
     """
     subscriptions = split.server.execute(SUBSCRIPTIONS)
     for _, _, slot, conninfo in subscriptions:
@@ -75,7 +75,7 @@ def _replicate(split: Split) -> None:
 
 
 def _text(split: Split, path: Path) -> str:
-    """Read a file of the fixture, with this server in place of the one that it was made on."""
+    """Read a file of the fixture, with this server in place of the original one."""
     content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
     here = conninfo_to_dict(split.server.socket)
     text = content.decode("utf-8")

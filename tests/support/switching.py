@@ -1,4 +1,4 @@
-"""What tests of switch and rollback share: where a service stands, and one who writes on."""
+"""Helpers for tests of switch and rollback: a service's state, and a client that keeps writing."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ ADD_A_CENT = {
 
 
 def words(text: str) -> str:
-    """Give what was printed without its line breaks."""
+    """Give output without its line breaks."""
     return " ".join(text.split())
 
 
 def ran(split: Split, *arguments: str, code: int = 0) -> str:
-    """Run runner.py as a person would; give all that it said."""
+    """Run runner.py as a person would; give all its output."""
     done = split.runner(*arguments)
     assert done.returncode == code, done.stdout + done.stderr
     return words(done.stdout + " " + done.stderr)
@@ -68,13 +68,13 @@ def one(connection: psycopg.Connection[Any], question: str, *parameters: object)
 
 
 def stands(split: Split) -> str:
-    """Tell the state that the ledger has the service in."""
+    """Give the service's state in the ledger."""
     with split.monolith() as monolith:
         return state(monolith, PAYMENTS).value
 
 
 def bring_to_verified(split: Split) -> None:
-    """End whatever a test has left on its way, and take the service back."""
+    """Finish whatever a test left unfinished, and roll the service back."""
     with open_ledger(split.connections) as ledger:
         is_cut_short = PAYMENTS.database in unfinished(ledger)
     if is_cut_short:
@@ -91,7 +91,7 @@ def bring_to_verified(split: Split) -> None:
 
 
 def set_aside(split: Split) -> list[str]:
-    """Name the tables that rollbacks have made in the schema audit."""
+    """List the quarantine tables that rollbacks have made in the schema audit."""
     with split.service("payments_db") as database:
         rows = database.execute(
             "select relname from pg_class where relnamespace = 'audit'::regnamespace"
@@ -110,7 +110,7 @@ def both_ends(split: Split) -> Iterator[Session]:
 
 
 def takes_writes(session: Session) -> bool:
-    """Tell whether the service's applications could write their tables; before there is a gate,
+    """Tell whether the service's applications can write their tables; before there is a fence,
     they have no right to.
     """
     row = session.database.execute(
@@ -120,7 +120,7 @@ def takes_writes(session: Session) -> bool:
 
 
 def assert_agreed(split: Split) -> str:
-    """All that tells which side is the truth says the same; give the state."""
+    """Check that everything names the same source of truth; give the state."""
     state_is = stands(split)
     is_switched = state_is == "switched"
     place = Side.SERVICE if is_switched else Side.MONOLITH
@@ -141,8 +141,8 @@ def assert_agreed(split: Split) -> str:
 
 
 def assert_alike(split: Split) -> None:
-    """The monolith's tables are what the reverse models make of the service's; and, as long as it
-    is the truth, the service's are what its models make of the monolith's.
+    """The monolith's tables match the reverse models; while the monolith is the source of truth,
+    the service's tables match its models, too.
     """
     ran(split, "sync", "payments")
     with both_ends(split) as session:
@@ -170,21 +170,21 @@ def assert_alike(split: Split) -> None:
 
 
 class Halt:
-    """Where a runner is to stand still, and the way to let it go on."""
+    """The step at which a runner halts, and how to release it."""
 
     def __init__(self, monolith: psycopg.Connection[Any]) -> None:
         self.monolith = monolith
         monolith.execute("select pg_advisory_lock(42)")
 
     def wait(self) -> int:
-        """Wait until it stands; give the process that serves it."""
+        """Wait until it halts; give the PID of its server process."""
         until(lambda: self._standing() is not None)
         standing = self._standing()
         assert standing is not None
         return standing
 
     def release(self) -> None:
-        """Let it go on; if the server went down meanwhile, nothing stands any more."""
+        """Release it; if the server went down meanwhile, nothing is halted any more."""
         with suppress(psycopg.OperationalError):
             self.monolith.execute("select pg_advisory_unlock_all()")
 
@@ -198,7 +198,7 @@ class Halt:
 
 @contextmanager
 def halted(split: Split, step: str, moment: str = "begun") -> Iterator[Halt]:
-    """Let whoever records a step stand still at it.
+    """Halt whoever records a step.
 
     `begun`: its intent is about to be committed, and will be, whatever becomes of the runner.
     `done`: it is done, and whether that is recorded depends on the runner.
@@ -283,7 +283,7 @@ def picture(split: Split) -> dict[str, list[Any]]:
 
 @contextmanager
 def unchanged(split: Split) -> Iterator[None]:
-    """Whatever happens in the block, nothing is another than before."""
+    """Check that the block changes nothing."""
     before = picture(split)
     yield
     after = picture(split)
@@ -310,7 +310,7 @@ def checksums(split: Split) -> dict[str, str]:
 
 
 class Writer:
-    """An application: it writes where the service's file says, and knows what was acknowledged.
+    """An application: it writes where the service's env file says, and knows what was acknowledged.
 
     Each write adds a payment, or a cent to the writer's first one. One whose connection was lost
     may have come through or not; one that was refused has not.
@@ -336,12 +336,12 @@ class Writer:
         assert not self._failed, self._failed
 
     def assert_gets_through(self, place: Side) -> None:
-        """Some more writes succeed there."""
+        """Wait until some more writes succeed there."""
         before = self.written_at[place]
         until(lambda: self.written_at[place] > before + 2 or bool(self._failed))
 
     def assert_nothing_lost(self) -> None:
-        """Every acknowledged write is on both sides, once; and none that was refused."""
+        """Check that every acknowledged write is on both sides once, and no refused write."""
         ran(self.split, "sync", "payments")
         sides = {
             "blytz_hire": "select id, amount from blytz_hire.payments where id like %s",
@@ -367,7 +367,7 @@ class Writer:
             self._failed.append(error)
 
     def _connected(self) -> None:
-        """Write on one connection until it is lost, or the file names another place."""
+        """Write on one connection until it is lost or the env file routes elsewhere."""
         target = env_file.read(PAYMENTS, self.split.connections)
         place = target.writes_at
         try:

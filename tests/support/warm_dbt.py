@@ -1,4 +1,4 @@
-"""dbt without its start: one server a run, which has imported dbt and forks for each command.
+"""dbt without its start-up time: one server a run imports dbt and forks for each command.
 
 `dbt_client.py` beside this file is a process that hands its arguments, environment, folder and
 output over, and ends as the dbt does that was forked for it. What runs is dbt itself, from its
@@ -21,12 +21,12 @@ CLIENT = Path(__file__).with_name("dbt_client.py")
 
 
 def command(address: Path) -> tuple[str, ...]:
-    """Give what is run in place of `dbt`, with the socket that the server is to have."""
+    """Give the command that replaces `dbt`, with the socket for the server."""
     return (sys.executable, "-S", "-E", str(CLIENT), str(address))
 
 
 class _Handler(socketserver.BaseRequestHandler):
-    """One command, in a process of its own; it ends with the dbt that it has forked."""
+    """One command in its own process, which ends when its forked dbt ends."""
 
     def handle(self) -> None:
         assert isinstance(self.request, socket.socket)
@@ -68,7 +68,7 @@ def _become_dbt(
 
 
 class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
-    """Forks for each command, and collects what has ended."""
+    """Forks for each command, and collects ended processes."""
 
 
 def _serve(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Random traffic on the monolith: what its clients do, and what they may do as well.
+"""Random traffic on the monolith: what its clients usually do, and what they could do, too.
 
 A seed chooses operations, rows and values. A statement may fail, as a real client's does; what
 counts is what was committed, by kind of operation and table.
@@ -159,7 +159,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A foreign key of the monolith, and whether the delete of a parent only empties it."""
+    """A foreign key of the monolith, and whether deleting a parent only sets it to null."""
 
     child: str
     parent: str
@@ -186,7 +186,7 @@ class Schema:
 
 
 def prepare(monolith: Connection) -> Schema:
-    """Read the monolith's definitions, and lay samples of its rows aside."""
+    """Read the monolith's definitions, and keep samples of its rows."""
     tables: dict[str, list[Column]] = {}
     for table, column, kind, nullable in monolith.execute(COLUMNS).fetchall():
         tables.setdefault(table, []).append(Column(column, kind, nullable))
@@ -228,7 +228,7 @@ class Writer:
             self._transaction(self._mixed)
 
     def truncate(self, table: str) -> None:
-        """Empty a table, and those that refer to it, amid other changes; again until it works."""
+        """Truncate a table and those that refer to it, amid other changes; retry until it works."""
         kind = "truncate with dependants" if table == TRUNCATED_WITH_DEPENDANTS else "truncate"
 
         def emptied() -> Done:
@@ -291,7 +291,7 @@ class Writer:
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
-        """A block that the monolith may refuse: then it is undone, and counted."""
+        """A block that the monolith may refuse: then it is rolled back and counted."""
         try:
             with self.connection.transaction():
                 yield
@@ -334,7 +334,7 @@ class Writer:
         )
 
     def _respell(self, table: str) -> int:
-        """Write a value that is equal, and yet another."""
+        """Write a value that is equal but spelled differently."""
         columns = [c for c in self._plain_columns(table) if c.kind in SPELLINGS]
         if not columns:
             return 0
@@ -395,7 +395,7 @@ class Writer:
         return all(self._set(table, {"id": new}, "id = %s", old) for old, new in steps)
 
     def _swap_unique(self, table: str) -> int:
-        """By way of a third value, since the monolith checks row by row."""
+        """Swap by way of a third value, since the monolith checks row by row."""
         one, other = self._two(table)
         values, other_values = self._unique_values(table, one), self._unique_values(table, other)
         if not values or not other_values:
@@ -408,7 +408,7 @@ class Writer:
         return all(self._set(table, new, "id = %s", id) for id, new in steps)
 
     def _swap_unique_in_one_statement(self, table: str) -> int:
-        """Sorting makes both rows vanish before either comes back."""
+        """The sort ensures that both rows are deleted before either is inserted again."""
         one, other = self._two(table)
         unique = UNIQUE[table]
         rest = [c.name for c in self.schema.tables[table] if c.name not in unique]
@@ -421,7 +421,7 @@ class Writer:
         )
 
     def _inherit_unique(self, table: str) -> int:
-        """Delete a row and let another take what was unique to it."""
+        """Delete a row and give its unique values to another."""
         one, other = self._two(table)
         values = self._unique_values(table, one)
         if not values or self._is_scarce(table):
@@ -484,7 +484,7 @@ class Writer:
         return self._set(table, values, f"id = {A_MESSAGE}", self._salt())
 
     def _chats_merge(self, table: str) -> int:
-        """Let all that one user was told be told to another; their conversations become one."""
+        """Give all of one user's messages to another user; their conversations merge."""
         return self._set(
             table,
             {"userId": self._pick("users")},
@@ -590,7 +590,7 @@ class Writer:
         return [column for column in self.schema.tables[table] if column.name not in taken]
 
     def _refer_to(self, table: str) -> dict[str, Any]:
-        """Choose what a row refers to, unlike any other row's where that has to be."""
+        """Choose what a row refers to, a unique choice where the key has to be unique."""
         if table in ("va_profiles", "companies"):
             return {"userId": self._any(FREE_USERS.format(table)) or self._parent("users")}
         references = self.schema.references(table)
