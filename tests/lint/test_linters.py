@@ -29,8 +29,8 @@ def says(*command: str, **options: object) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)],
-    ids=["ruff check", "ruff format", "mypy"],
+    [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",)],
+    ids=["ruff check", "ruff format", "mypy", "lint-imports"],
 )
 def test_python_passes_the_linters(command: tuple[str, ...]) -> None:
     assert says(*command)
@@ -39,7 +39,7 @@ def test_python_passes_the_linters(command: tuple[str, ...]) -> None:
 @pytest.mark.slow
 def test_sql_passes_sqlfluff(landed: Split) -> None:
     """sqlfluff compiles models with dbt, which needs a server."""
-    assert says(*LINT, "models", "tests", env=landed.environ)
+    assert says(*LINT, "models", "tests", "analyses", env=landed.environ)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> timed
 @click.command("events")
 @one_service
 @click.option(
-    "--of", "entity", default="", help="The shared table, if there are several.", metavar="TABLE"
+    "--of", "entity", default="", help="The shared table, if there are several.", metavar="ENTITY"
 )
 @click.option("--follow", is_flag=True, help="Keep going until Ctrl-C.")
 @click.option(
