@@ -52,7 +52,9 @@ def _ready_as_data(done: Completed) -> dict[str, Any]:
 
 def _show_ready(done: Completed) -> None:
     database = done.service.database
-    console.say(f"{database} is ready. Nothing was changed. A completion can't be undone; it will:")
+    console.say(
+        f"{database} is ready. Nothing was changed.", "A completion can't be undone; it will:"
+    )
     if done.retired:
         console.say(f"  - retire in the monolith: {', '.join(done.retired)}")
     console.say(*(f"  - give {one} its shared rows from {database}" for one in done.handed_over))

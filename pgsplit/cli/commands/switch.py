@@ -29,10 +29,7 @@ from pgsplit.routing import env_file
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import open_ledger
 
-ROUTED = (
-    "connections/{role}.env has the new URL; restart applications that read it only when they"
-    " start."
-)
+ROUTED = "connections/{role}.env has changed; restart whatever reads it only at start."
 
 
 @click.command("switch")
@@ -150,9 +147,10 @@ def show_ready(service: Service, operation: str, report: PreflightReport, as_jso
     target, tested = "the monolith", ""
     if operation == "switch":
         target, tested = "its mirror", "; reverse replication was tested on every row"
-    console.say(
+    out.print(
         f"{service.database} is ready: a write reaches {target} in {seconds(report.lag_seconds)},"
-        f" a sync takes {seconds(report.sync_seconds)}{tested}. Nothing was changed."
+        f" a sync takes {seconds(report.sync_seconds)}{tested}. Nothing was changed.",
+        markup=False,
     )
 
 
@@ -164,7 +162,7 @@ def show_reads(service: Service, connections: Connections, warning: str, as_json
         console.show_json({service.database: {"reads_at": side.value, "warning": warning}})
         return
     where = service.database if side is Side.SERVICE else "the monolith"
-    console.say(f"{service.role} now reads from {where}; it writes to the monolith as before.")
+    out.print(f"{service.role} now reads from {where}; it writes to the monolith as before.")
     if warning:
         console.show_warnings([warning])
     if side is Side.SERVICE:
