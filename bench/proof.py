@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.following import Split, say, split
+from bench.splitting import Split, say, split
 from demo.project import MONOLITH
 from pgsplit.base.text import size
 from pgsplit.cli import console

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from bench import server
-from bench.following import SOON_SECONDS, milliseconds, say
+from bench.splitting import SOON_SECONDS, milliseconds, say
 from demo.project import MONOLITH, PROJECT, ROOT, select
 from pgsplit.cli import console
 from pgsplit.load import sample as demo

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from bench.following import SOON_SECONDS, Split, following, milliseconds, say, split
+from bench.splitting import SOON_SECONDS, Split, following, milliseconds, say, split
 from demo.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
 from demo.project import MONOLITH, ROOT
 from pgsplit.cli import console

@@ -28,7 +28,7 @@ from pgsplit.base.text import size
 from pgsplit.load.run import RunReport, Watcher, run
 from pgsplit.postgres import embedded, programs
 from pgsplit.postgres.catalog import LiveTable, live_tables
-from pgsplit.postgres.connect import LOCK_TIMEOUT, connect, describe, with_database
+from pgsplit.postgres.connect import LOCK_TIMEOUT, connect, describe, locked, with_database
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
@@ -206,12 +206,7 @@ def _look(
                 stops.append(error)  # the copy needs only a login that may read
             live = live_tables(monolith, connections.project.schema)
         except psycopg.errors.LockNotAvailable as error:
-            raise NotReady(
-                "A table of the monolith is locked by somebody who alters it.",
-                where=describe(connections.monolith_url),
-                hint="Wait for them: select pid, relation::regclass from pg_locks"
-                " where mode = 'AccessExclusiveLock';",
-            ) from error
+            raise locked("A table of the monolith", connections.monolith_url) from error
     copied = sum(live[table].bytes for table in needed)
     mirrors = sum(live[table].bytes for one in services for table in one.landed_tables)
     # Assume that a service's own tables are as large as its mirror.

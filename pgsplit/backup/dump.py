@@ -23,10 +23,10 @@ import psycopg
 from pgsplit.backup import folders
 from pgsplit.backup.folders import MANIFEST
 from pgsplit.backup.folders import folder as folder
-from pgsplit.backup.scope import Scope, locked, look
+from pgsplit.backup.scope import LOCKED, Scope, look
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import few, size
-from pgsplit.postgres.connect import LOCK_TIMEOUT, describe
+from pgsplit.postgres.connect import LOCK_TIMEOUT, describe, locked
 from pgsplit.postgres.programs import BackupIncomplete, errors, program, run, toc, unreadable
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
@@ -269,7 +269,7 @@ def _dump(
     if not code:
         return
     if "lock timeout" in said or "could not obtain lock" in said:
-        raise locked(describe(url))
+        raise locked(LOCKED, url)
     said = errors(said) or (f"It was killed by signal {-code}." if code < 0 else f"Code {code}.")
     hint = "Fix that, and back up again; nothing is left of this backup."
     if "No space left" in said:

@@ -10,7 +10,9 @@ import psycopg
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import few
-from pgsplit.postgres.connect import LOCK_TIMEOUT, describe
+from pgsplit.postgres.connect import LOCK_TIMEOUT, describe, locked
+
+LOCKED = "A table that is to be backed up"
 
 # Without the relations of extensions: CREATE EXTENSION makes them, and pg_dump leaves them out.
 OWN = """
@@ -79,18 +81,17 @@ def look(database: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]] | 
     Raises:
         NotReady: the login may not read everything, or a table is locked or does not exist.
     """
-    where = describe(database.info.dsn)
     database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
     try:
         relations = [Relation(*row) for row in database.execute(RELATIONS)]
     except psycopg.errors.LockNotAvailable as error:
-        raise locked(where) from error
+        raise locked(LOCKED, database.info.dsn) from error
     unreadable = [one.shown for one in relations if not one.is_readable]
     if unreadable:
         user = database.info.user
         raise NotReady(
             f"{user} may not read all that is to be backed up: {few(unreadable)}",
-            where=where,
+            where=describe(database.info.dsn),
             hint=f'GRANT pg_read_all_data TO "{user}";\n'
             f'and with row-level security: ALTER ROLE "{user}" BYPASSRLS;',
         )
@@ -122,13 +123,3 @@ def _chosen(
     ).fetchall()
     oids = {oid for (oid,) in parts} | {named[one].oid for one in wanted}
     return [one for one in relations if one.kind == "r" and one.oid in oids]
-
-
-def locked(where: str) -> NotReady:
-    """Give the error for a table that somebody else has locked."""
-    return NotReady(
-        "A table that is to be backed up is locked by somebody who alters it.",
-        where=where,
-        hint="Wait for them: select pid, relation::regclass from pg_locks"
-        " where mode = 'AccessExclusiveLock';",
-    )

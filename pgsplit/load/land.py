@@ -20,7 +20,7 @@ from psycopg import sql
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres import copy as snapshot_copy
 from pgsplit.postgres.catalog import LiveTable, live_tables
-from pgsplit.postgres.connect import LOCK_TIMEOUT, describe, explained
+from pgsplit.postgres.connect import LOCK_TIMEOUT, describe, explained, locked
 from pgsplit.postgres.copy import Copied, Progress
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
@@ -192,12 +192,7 @@ def _definitions_held(
                         )
                     )
             except psycopg.errors.LockNotAvailable as error:
-                raise NotReady(
-                    f"{service.mirror}.{table} is locked by somebody who alters it.",
-                    where=describe(connections.monolith_url),
-                    hint="Wait for them: select * from pg_locks where mode ="
-                    f" 'AccessExclusiveLock' and relation = '{service.mirror}.{table}'::regclass;",
-                ) from error
+                raise locked(f"{service.mirror}.{table}", connections.monolith_url) from error
             except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
                 continue  # the following checks list everything that is missing
         yield

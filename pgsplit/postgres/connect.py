@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgsplit.base.errors import ConnectionFailed
+from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.postgres import embedded
 
 SERVER_GONE = ("57P01", "57P02", "57P03")
@@ -138,6 +138,16 @@ def explained(
         if (error.sqlstate or "08")[:2] == "08" or error.sqlstate in SERVER_GONE:
             raise _explain(error, url, target) from error
         raise
+
+
+def locked(what: str, url: str) -> NotReady:
+    """Give the error for a table that somebody else has locked."""
+    return NotReady(
+        f"{what} is locked by somebody who alters it.",
+        where=describe(url),
+        hint="Wait for them: select pid, relation::regclass from pg_locks"
+        " where mode = 'AccessExclusiveLock';",
+    )
 
 
 def _explain(error: psycopg.OperationalError, url: str, target: str) -> ConnectionFailed:

@@ -114,8 +114,8 @@ def comparisons(service: Service) -> dict[str, list[Comparison]]:
                 key += (pair.service_table, pair.service_column)
             found.setdefault(key, []).append(pair)
     tables: dict[str, list[Comparison]] = {}
-    for (table, column, total, *_), fed in found.items():
-        tables.setdefault(table, []).append(Comparison(table, column, total, tuple(fed)))
+    for (table, column, total, *_), members in found.items():
+        tables.setdefault(table, []).append(Comparison(table, column, total, tuple(members)))
     return tables
 
 

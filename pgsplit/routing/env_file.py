@@ -286,18 +286,13 @@ def _load(service: Service, connections: Connections) -> Routes | None:
     path = file(service, connections)
     if not path.exists():
         return None
-    values, variable = _urls(path), service.role.upper()
-    own, read, write = (values.get(f"{variable}_{of}_URL") for of in ("SERVICE", "READ", "WRITE"))
-    if own and read and write:
-        return Routes(own, read, write)
-    mentioned = path.read_text(encoding="utf-8")
-    if own and not any(f"{variable}_{of}_URL=" in mentioned for of in ("READ", "WRITE")):
+    names = [f"{service.role.upper()}_{of}_URL" for of in ("SERVICE", "READ", "WRITE")]
+    urls, text = _urls(path), path.read_text(encoding="utf-8")
+    lacking = [name for name in names if name not in urls]
+    if not lacking:
+        return Routes(*(urls[name] for name in names))
+    if lacking == names[1:] and not any(name in text for name in lacking):
         return None
-    lacking = [
-        f"{variable}_{of}_URL"
-        for of, url in (("SERVICE", own), ("READ", read), ("WRITE", write))
-        if not url
-    ]
     raise NotReady(
         f"The file has no {' and no '.join(lacking)} that can be understood.",
         where=str(path),
