@@ -7,9 +7,9 @@ create table if not exists split.gates (
 comment on table split.gates is
 'Whether a service''s tables may be written here; a closed one opens by itself at opens_at.';
 
--- A row lock, because a repeatable-read transaction that began before the gate closed sees it open:
--- it gets a serialization failure instead. A cascade from another table fires statement triggers
--- even where it touches no row; those of rows decide then.
+-- Takes a row lock, since a repeatable-read transaction that began before the fence closed still
+-- sees it open; the lock gives that one a serialization failure. A cascade from another table fires
+-- statement triggers even if it touches no row, so then only the row triggers refuse.
 create or replace function split.guard() returns trigger
 language plpgsql
 security definer

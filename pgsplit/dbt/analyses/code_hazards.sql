@@ -113,8 +113,8 @@ found as (
         'runs ' || triggers.tgfoid::regproc
         || case triggers.tgenabled when 'D' then ', disabled' else '' end as found,
         'It fires in the monolith only; a service''s own writes do not fire it.' as means,
-        pg_get_triggerdef(triggers.oid) || '; is to be made anew in '
-        || coalesce(owners.owner, 'its service') || ', or in its code, if it is needed.' as mend
+        pg_get_triggerdef(triggers.oid) || '; if it is needed, create it in '
+        || coalesce(owners.owner, 'its service') || ' too, or do the same in its code.' as mend
     from pg_catalog.pg_trigger as triggers
     inner join pg_catalog.pg_class as class on triggers.tgrelid = class.oid
     left join owners on triggers.tgrelid = owners.table_oid
@@ -131,8 +131,8 @@ found as (
         quote_ident(rules.rulename) || ' on ' || rules.ev_class::regclass as object,
         case rules.ev_type when '2' then 'UPDATE' when '3' then 'INSERT' else 'DELETE' end as found,
         'It rewrites statements in the monolith only.' as means,
-        pg_get_ruledef(rules.oid) || ' is to be done in the code of '
-        || coalesce(owners.owner, 'its service') || ', if it is needed.' as mend
+        pg_get_ruledef(rules.oid) || ' if it is needed, do the same in the code of '
+        || coalesce(owners.owner, 'its service') || '.' as mend
     from pg_catalog.pg_rewrite as rules
     inner join pg_catalog.pg_class as class on rules.ev_class = class.oid
     left join owners on rules.ev_class = owners.table_oid
@@ -150,7 +150,8 @@ found as (
         'on ' || evtevent || ', runs ' || evtfoid::regproc as found,
         'It also fires when this project makes its schema and its publications.' as means,
         format(
-            'If it would refuse them: ALTER EVENT TRIGGER %I DISABLE; meanwhile.', evtname
+            'If it would refuse them, disable it meanwhile: ALTER EVENT TRIGGER %I DISABLE;',
+            evtname
         ) as mend
     from pg_catalog.pg_event_trigger
     where evtenabled <> 'D'

@@ -67,7 +67,7 @@ found as (
         columns.data_type as found,
         'It would be left behind; the check of the monolith fails until somebody owns it.' as means,
         'Add it to models/_sources.yml and say in seeds/column_ownership.csv where it goes,'
-        ' or why nowhere.' as mend
+        ' or why it goes nowhere.' as mend
     from columns
     left join expected
         on columns.relname = expected.table_name and columns.attname = expected.column_name

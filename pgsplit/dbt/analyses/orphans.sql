@@ -1,10 +1,9 @@
 {#
     Which rows refer to something that is not there?
 
-    Counts them for each reference that no valid key vouches for: those of models/_sources.yml, and
-    foreign keys that are NOT VALID. It reads these tables; nothing else of the analysis does.
-    `ts_stat` is there because it runs a query given as text, and so one that is made from the
-    catalogue, inside a plain SELECT; its only word is the count.
+    Counts them for each reference that no valid key guarantees: those of models/_sources.yml, and
+    foreign keys that are NOT VALID. Only this part of the analysis reads the tables. `ts_stat` runs a
+    query that is made from the catalogue as text inside a plain SELECT; its only word is the count.
 #}
 {{ config(enabled=pgsplit.is_monolith() or var('everything', false)) }}
 
@@ -174,7 +173,7 @@ select
     ) as found,
     case
         when declared_by = 'no key'
-            then 'They are carried over and listed in the schema audit, as a warning.'
+            then 'They are copied too, and listed in the schema audit as a warning.'
         else 'The test of this reference fails, and with it the build.'
     end as means,
     'select referring.* ' || question || ';' as mend

@@ -1,12 +1,17 @@
 {#
     Is the monolith's server ready to be followed, and is anything on it in the way?
 
-    Version and role of the server, WAL settings, slots and senders for six services, prepared and
-    long-open transactions: for those, of any database, a new replication slot waits.
+    Version and role of the server, WAL settings, slots and senders for all services, prepared and
+    long-open transactions. A new replication slot waits for those, in any database.
 #}
 {{ config(enabled=pgsplit.is_monolith() or var('everything', false)) }}
 
 with
+
+owners as (
+    select count(distinct owner)::integer as services
+    from ({{ pgsplit.expected_tables() }}) as rows (table_name, owner)
+),
 
 settings as (
     select
@@ -16,7 +21,8 @@ settings as (
         current_setting('max_replication_slots')::integer as slots,
         current_setting('max_wal_senders')::integer as senders,
         current_setting('max_slot_wal_keep_size') as keep_size,
-        6 as services
+        services
+    from owners
 ),
 
 used as (
@@ -50,7 +56,7 @@ found as (
         'replication slots' as hazard,
         'max_replication_slots' as object,
         format('%s, of which others use %s', settings.slots, used.slots) as found,
-        'Each of the six services needs one.' as means,
+        format('Each of the %s services needs one.', settings.services) as means,
         format(
             'ALTER SYSTEM SET max_replication_slots = %s; then restart the server.',
             used.slots + settings.services + 4
@@ -66,7 +72,7 @@ found as (
         'WAL senders' as hazard,
         'max_wal_senders' as object,
         format('%s, of which others use %s', settings.senders, used.senders) as found,
-        'Each of the six services needs one.' as means,
+        format('Each of the %s services needs one.', settings.services) as means,
         format(
             'ALTER SYSTEM SET max_wal_senders = %s; then restart the server.',
             used.senders + settings.services + 4
@@ -108,7 +114,7 @@ found as (
         'server' as object,
         'in recovery' as found,
         'It can be analyzed, but not split: the ledger is written to the primary.' as means,
-        'Name the primary in BLYTZ_HIRE_URL.' as mend
+        'Name the primary in {{ project_name | upper }}_URL.' as mend
     where pg_is_in_recovery()
 
     union all

@@ -176,7 +176,7 @@ found as (
             when row_security_active(oid)
                 then format('ALTER ROLE %I BYPASSRLS;', current_user)
             else
-                'Write them anew: SELECT * FROM pg_policies'
+                'Re-create them in the service: SELECT * FROM pg_policies'
                 || ' WHERE schemaname = ''{{ pgsplit.monolith_schema() }}'';'
         end as mend
     from tables

@@ -1,8 +1,8 @@
 {#
     assert_service_table_is_ours(relation, made): refuses a table that is not the one this project made.
 
-    Two cases, each with the statement that mends it: nobody recorded making the table, or the
-    model's columns, keys or indexes have changed since it was made. Nothing is changed here.
+    There are two cases, each with the statement that helps: there is no record of making the table,
+    or the model's columns, keys or indexes have changed since then. Changes nothing.
 #}
 {% macro assert_service_table_is_ours(relation, made) %}
     {% set name = relation.schema ~ '.' ~ relation.identifier %}
@@ -16,7 +16,7 @@
         {% do exceptions.raise_compiler_error(
             name ~ " in " ~ target.dbname ~ " was made on " ~ made.built_at ~ " with other columns, keys or indexes"
             ~ " than " ~ model.patch_path ~ " has now. Nothing was changed. As long as the service does not write to"
-            ~ " it, build it anew: drop table " ~ name ~ " cascade; then dbt build --target " ~ target.name
+            ~ " it, re-create it: drop table " ~ name ~ " cascade; then dbt build --target " ~ target.name
         ) %}
     {% endif %}
 {% endmacro %}

@@ -1,11 +1,11 @@
 {#
-    mirror_table: the way back. A table of the mirror, which landing has made, is kept equal to what
-    the model yields from the service's tables, from the switch to the end.
+    mirror_table: what reverse replication sends to the monolith. From the switch on, a table of the
+    mirror, which landing has made, is kept equal to what the model yields from the service's tables.
 
-    Nothing is written here. split.sync_MODEL() is made anew, and split.sync() calls it once the
-    service is switched, for the rows that the service has changed. Columns and key are those of
-    models/_sources.yml, so the model's yml says only what it follows; see followed_tables().
-    Atomic. If the model has changed, the next sync of a switched service compares all rows.
+    Writes no rows. It re-creates split.sync_MODEL(), which split.sync() calls once the service is
+    switched, for the rows that the service has changed. Columns and key are those of
+    models/_sources.yml, so the model's yml only says what it follows; see followed_tables(). Atomic.
+    If the model has changed, the next sync of a switched service compares all rows.
 #}
 {% materialization mirror_table, adapter='postgres' %}
     {% set relation = this.incorporate(type='table') %}
@@ -15,7 +15,7 @@
     {% if load_cached_relation(this) is none %}
         {% do exceptions.raise_compiler_error(
             relation ~ " is not there, so " ~ model.name ~ " has nothing to rebuild. Nothing was changed."
-            ~ " Mend: runner.py land " ~ target.name
+            ~ " Fix: runner.py land " ~ target.name
         ) %}
     {% endif %}
     {% set columns = pgsplit.sync_shape(relation).columns %}
@@ -24,7 +24,7 @@
         {% do exceptions.raise_compiler_error(
             model.name ~ " yields other columns than models/_sources.yml lists for " ~ relation.identifier ~ ": "
             ~ yielded | join(', ') ~ " where " ~ columns | join(', ') ~ " is expected."
-            ~ " Mend " ~ model.original_file_path
+            ~ " Fix " ~ model.original_file_path
         ) %}
     {% endif %}
 

@@ -1,15 +1,15 @@
 {#
     service_table: a table that a service owns, kept equal to the model's SQL and never replaced.
 
-    | step    | when                       | what happens                                                |
-    |---------|----------------------------|-------------------------------------------------------------|
-    | create  | first build                | table, rows, then keys, checks and indexes, in one transaction |
-    | follow  | every build                | split.sync_TABLE() is made anew, which split.sync() calls for the rows that change |
-    | compare | the SQL has changed, or `--full-refresh` | rows that differ are upserted, rows that vanished are deleted |
+    | step    | when                                     | what happens                                     |
+    |---------|------------------------------------------|--------------------------------------------------|
+    | create  | first build                              | table, rows, then keys, checks and indexes       |
+    | follow  | every build                              | re-creates split.sync_TABLE() for split.sync()   |
+    | compare | the SQL has changed, or `--full-refresh` | upserts rows that differ, deletes rows that vanished |
 
-    It never drops, truncates or swaps a table, and it refuses a table that it did not make or whose
-    columns or constraints have changed since it did. Once the service writes the table itself,
-    comparing it is refused too: it would undo what the service has written.
+    Each step is atomic. It never drops, truncates or swaps a table, and it refuses a table that it did
+    not make or whose columns or constraints have changed since. Once the service writes the table
+    itself it refuses to compare it, which would undo what the service has written.
 
     The model's yml says everything else: contract, constraints, `indexes`, per column
     `config.meta.default` and `config.meta.kind`, see service_table_columns(), and for the table
@@ -23,9 +23,9 @@
     | read_through   | a function that asks the owner for missing rows; see read_through()   |
     | mirror_indexes | what finds the mirror's rows for a key: columns, or macros, by mirror |
 
-    Its SQL reads the mirror (and ephemeral models) only, so the same compiled SQL also runs on the
-    monolith. Each transaction has one snapshot; where the mirror is following the monolith, the
-    other tables are brought to it first, so that parents and children agree.
+    Its SQL only reads the mirror and ephemeral models, so the same compiled SQL also runs on the
+    monolith. Each transaction has one snapshot. While the mirror follows the monolith, the other
+    tables are first synced to that snapshot, so that parents and children agree.
 #}
 {% materialization service_table, adapter='postgres' %}
     {% set existing = load_cached_relation(this) %}
@@ -52,7 +52,7 @@
     {% endif %}
 
     {% if existing is none or is_compared %}
-        {# What dbt has asked so far has taken a snapshot, and the lock has to come before one. #}
+        {# dbt's queries so far have taken a snapshot, and the lock has to come before one. #}
         {% call statement('turn') %}
             commit;
             begin isolation level repeatable read;

@@ -12,10 +12,10 @@
     | is nowhere                               | null: a miss                                         |
     | is not here, and the owner is down       | the error connection_exception, which says so        |
 
-    The owner is asked with the model's own SQL over foreign tables (schema `owner`, made by the
-    runner), restricted to the key, which postgres_fdw sends along. Hits and misses are counted by
-    sequences: these take no lock and outlive a rollback. In a read-only transaction nothing is
-    counted and nothing kept; the answer is the same. An owner who does not answer in time is down.
+    The owner is asked with the model's own SQL over foreign tables, which the runner makes in the
+    schema `owner`. The SQL is restricted to the key, which postgres_fdw sends along. Sequences count
+    hits and misses, since they take no lock and outlive a rollback. In a read-only transaction nothing
+    is counted or kept, and the answer is the same. An owner that does not answer in time is down.
 #}
 {% macro read_through(shared_table, sql) %}
     {% set entity, schema, key = model.config.meta.entity, shared_table.schema, pgsplit.service_table_key() %}

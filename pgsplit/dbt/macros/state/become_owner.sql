@@ -1,8 +1,8 @@
 {#
     become_owner(schema): a statement after which the transaction acts as the schema's owner.
 
-    So what dbt makes belongs to the service's owner role, whoever dbt has logged in as. A
-    profile's `role` would not do: dbt sets it once a connection, and the first rollback unsets it.
+    The service's owner role then owns what dbt makes, whoever dbt has logged in as. A profile's `role`
+    is not enough: dbt sets it once a connection, and the first rollback unsets it.
 #}
 {% macro become_owner(schema) %}
     select set_config('role', owner.rolname, true)

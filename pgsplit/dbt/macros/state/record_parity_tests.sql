@@ -5,14 +5,14 @@
     |----------|------------------------------------------------|
     | results  | what dbt hands to an `on-run-end` hook         |
 
-    `runner.py parity` and `runner.py reconcile` run it from split.parity_tests, and need not start
-    dbt. The table is made by the first run of all of them, so where it is, it is complete. A test
-    that the project no longer has is forgotten. Idempotent and atomic.
+    `runner.py parity` and `runner.py reconcile` run it from split.parity_tests without starting dbt.
+    The first run of all these tests makes the table, so it is complete wherever it exists. Tests that
+    the project no longer has are removed. Idempotent and atomic.
 #}
 {% macro record_parity_tests(results) %}
     {% if execute and flags.WHICH in ['build', 'test'] and not pgsplit.is_monolith() %}
         {% set known = [] %}
-        {# Tests of models that are not this target's are there, too, but not their models. #}
+        {# The graph has tests of other targets' models too, but not those models. #}
         {% for node in graph.nodes.values()
             if node.resource_type == 'test' and 'parity' in node.tags and node.attached_node in graph.nodes %}
             {% do known.append(node.name) %}

@@ -3,11 +3,11 @@
 
     For each mirror table that has landed here:
 
-    - a trigger that replication fires, and an application does not: it records the row's keys
+    - a trigger that fires for replication and not for applications. It records the row's keys
       before and after, so that a row that moves is followed from where it was. TRUNCATE records
       a null key, which means every row;
-    - a trigger that applications fire, and replication does not: it refuses. The monolith would
-      never learn of what is edited here by hand;
+    - a trigger that fires for applications and not for replication. It refuses, since the monolith
+      would never learn of what is edited here by hand;
     - the indexes that the models ask for in `config.meta.mirror_indexes`.
 
     Idempotent. Triggers and indexes are only made where they are missing, since making one waits for

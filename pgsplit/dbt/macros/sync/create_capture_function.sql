@@ -7,9 +7,9 @@
     | keys     | ['id']              | what the models follow of it: columns, or macros       |
     | keeps    | company_id          | its key, if a deleted row is to be kept: others share columns of it |
 
-    It is called split.capture_SCHEMA_TABLE(). A row that moves from one key to another has changed
-    under both. TRUNCATE is recorded as a null key: every row. Runs as the schema's owner, since what
-    writes a service's own table has no right to the schema `split`.
+    It is called split.capture_SCHEMA_TABLE(). A row that moves from one key to another is recorded
+    under both. TRUNCATE is recorded as a null key, which means every row. Runs as the schema's owner,
+    since the service's login has no right to the schema `split`.
 #}
 {% macro create_capture_function(table, keys, keeps=none) %}
     {% set keys = keys | unique | sort %}

@@ -6,7 +6,7 @@
     | userId                       | "userId"                              |
     | conversation_of_notification | what the macro of that name gives     |
 
-    Keys stand in models' `config.meta`, where dbt renders no macros; hence by name.
+    Keys stand in models' `config.meta`, where dbt renders no macros, so a macro is given by its name.
 #}
 {% macro followed_key(key) %}
     {% do return(context[key]() if key in context else adapter.quote(key)) %}

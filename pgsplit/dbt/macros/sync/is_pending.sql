@@ -6,8 +6,8 @@
     | mirror   | the mirror table                         | users            |
     | key      | an expression that gives the row's id    | payments.sender_id |
 
-    For tests that hold a service's tables against the mirror while it follows a living monolith:
-    what has not been carried over yet can't be judged yet, and the next test will.
+    For tests that compare a service's tables with the mirror while it follows a living monolith. A row
+    with a change that no sync has applied can't be judged yet; the next test judges it.
 #}
 {% macro is_pending(mirror, key) -%}
     exists (

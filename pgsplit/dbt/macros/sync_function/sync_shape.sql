@@ -1,11 +1,11 @@
 {#
-    sync_shape(relation): what a table's rows are told apart and compared by.
+    sync_shape(relation): the columns that identify a table's rows, and those that are compared.
 
     | output  | meaning                                        | a service table's | a mirror table's        |
     |---------|------------------------------------------------|-------------------|-------------------------|
     | key     | the only column of the primary key             | the model's yml   | id                      |
     | columns | all columns, in their order                    | the model's yml   | models/_sources.yml     |
-    | unique  | columns of which no two rows may have the same | the model's yml   | `unique` there: it binds the monolith |
+    | unique  | columns of which no two rows may have the same | the model's yml   | `unique` there          |
 #}
 {% macro sync_shape(relation) %}
     {% set unique = [] %}

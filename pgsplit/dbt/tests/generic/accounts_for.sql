@@ -10,7 +10,7 @@
 
     Rows that have changed in the mirror since the last sync count on neither side.
 
-    Returns one row with both counts where they differ; fails with the number of rows by which.
+    Returns one row with both counts if they differ; fails with the number of rows of difference.
 #}
 {% test accounts_for(model, mirror, id_column='id', also=[], condition='true') %}
     {{ config(fail_calc='coalesce(sum(abs(stored - expected)), 0)') }}

@@ -1,7 +1,7 @@
 {#
     columns_are_owned: the built table has just the columns that column_ownership gives it.
 
-    So no service column appears from nowhere, and none that the monolith feeds goes missing.
+    So no service column comes from nowhere, and none that comes from the monolith is missing.
 #}
 {% test columns_are_owned(model) %}
     {{ config(tags=['ownership']) }}
@@ -29,7 +29,7 @@
         select
             coalesce(built.service_column, owned.service_column) as service_column,
             case
-                when owned.service_column is null then 'no monolith column is said to feed it'
+                when owned.service_column is null then 'column_ownership gives it no monolith column'
                 else 'the built table has no such column'
             end as problem
         from built

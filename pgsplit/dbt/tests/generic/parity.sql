@@ -9,12 +9,11 @@
     | condition   | which rows refer to this owner, when the column is polymorphic| all     |
     | on_delete   | what the monolith's key did, for `runner.py reconcile`: restrict or set null | restrict |
 
-    A deleted row of a table in the variable `tombstones` has a tombstone, and what refers to it leads
-    somewhere: to that.
+    A deleted row of a table in the variable `tombstones` has a tombstone, which a reference may lead to.
 
     Returns the referring rows whose reference leads nowhere and stores them in the schema
-    `audit`. Reads the mirror, which may be ahead of the service's own tables: what has changed
-    there since the last sync is left to the next test.
+    `audit`. Reads the mirror, which may be ahead of the service's own tables. The next test judges
+    what has changed there since the last sync.
 #}
 {% test parity(model, column_name, owner, field='id', condition='true', on_delete='restrict') %}
     {{ config(schema='audit', store_failures=true, tags=['parity']) }}

@@ -57,10 +57,10 @@ $recognize$;
 --
 -- One snapshot serves all tables. Replication applies whole transactions of the monolith, so no
 -- reader ever sees half of one. The same transaction consumes the changes that it has seen, so it
--- may fail or be killed at any moment: nothing is lost and nothing is done twice. Callers take
--- turns by locking split.turn before their snapshot. Without that lock the second one gets a
--- serialization failure and retries; so does one whose snapshot is older than a TRUNCATE of the
--- mirror. Foreign keys are checked at the end, so the order of the tables does not matter.
+-- may fail or be killed at any moment: nothing is lost and nothing is done twice. Callers lock
+-- split.turn before their snapshot, so they run one after another. Without that lock the second one
+-- gets a serialization failure and retries; so does one whose snapshot is older than a TRUNCATE of
+-- the mirror. Foreign keys are checked at the end, so the order of the tables does not matter.
 --
 -- After the switch the reverse models come first: they write the mirror, which replication takes
 -- to the monolith. Only then come the others, so that they read the mirror as the service has it.
