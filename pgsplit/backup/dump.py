@@ -21,8 +21,7 @@ from typing import Any
 import psycopg
 
 from pgsplit.backup import folders
-from pgsplit.backup.folders import MANIFEST
-from pgsplit.backup.folders import folder as folder
+from pgsplit.backup.folders import MANIFEST, folder
 from pgsplit.backup.scope import LOCKED, Scope, look
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import few, size

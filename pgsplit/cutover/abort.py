@@ -24,7 +24,7 @@ from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, Saga, Step, require_finished, unfinished
 

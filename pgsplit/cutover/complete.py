@@ -14,9 +14,7 @@ from psycopg import sql
 
 from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import NotReady
-from pgsplit.cutover import preflight as preflight
-from pgsplit.cutover.abort import Aborted as Aborted
-from pgsplit.cutover.abort import abort as abort
+from pgsplit.cutover import preflight
 from pgsplit.cutover.locks import change_definitions
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport

@@ -33,8 +33,7 @@ from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
-from pgsplit.routing import env_file as env_file
-from pgsplit.routing import pause as pause
+from pgsplit.routing import env_file, pause
 from pgsplit.routing.announce import announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State

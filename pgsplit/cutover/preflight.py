@@ -16,7 +16,7 @@ from pgsplit.replication import requirements
 from pgsplit.replication.session import Session
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.sync import apply_changes
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from pgsplit.state.ledger import Ledger, State, completed
 from pgsplit.state.saga import Kind, require_finished
 

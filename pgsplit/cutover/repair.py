@@ -91,10 +91,10 @@ class Repair(Operation[list[Repaired]]):
         ledger: Ledger,
         say: Callable[[str], None],
         *,
-        anew: bool,
+        full: bool,
     ) -> None:
         super().__init__(service, connections, ledger, say, [])
-        self.anew = anew
+        self.full = full
 
     def preflight(self) -> PreflightReport:
         """Check that the service is switched; before that, its mirror can be copied again."""
@@ -115,7 +115,7 @@ class Repair(Operation[list[Repaired]]):
             for needed in self._needed(session):
                 name = needed.stream.name
                 self.say(name)
-                if self.anew or needed.is_broken():
+                if self.full or needed.is_broken():
                     with self.ledger.step(self.service, "repair", way=name) as step:
                         rows = _recreate(needed, self.connections)
                         step.detail["rows"] = rows
@@ -153,7 +153,7 @@ def repair(
     ledger: Ledger,
     say: Callable[[str], None],
     *,
-    anew: bool = False,
+    full: bool = False,
 ) -> list[Repaired]:
     """Re-create every broken stream of a switched service; leave the others alone.
 
@@ -166,7 +166,7 @@ def repair(
         connections: where the servers are.
         ledger: the monolith's ledger.
         say: called with what is being checked.
-        anew: also re-create healthy streams, such as when their target was written by hand.
+        full: also re-create healthy streams, such as when their target was written by hand.
 
     Returns:
         What was re-created; nothing, if nothing is broken.
@@ -174,7 +174,7 @@ def repair(
     Raises:
         NotReady: the service is not switched, or a completion was interrupted.
     """
-    return Repair(service, connections, ledger, say, anew=anew).run()
+    return Repair(service, connections, ledger, say, full=full).run()
 
 
 def _recreate(needed: _Needed, connections: Connections) -> dict[str, int]:

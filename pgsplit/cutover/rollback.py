@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import datetime, timezone
 from typing import Any
 
-from pgsplit.cutover import preflight as preflight
+from pgsplit.cutover import preflight
 from pgsplit.cutover.cutover import Cutover, Moved
 from pgsplit.cutover.locks import disable_triggers
 from pgsplit.cutover.preflight import PreflightReport

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pgsplit.cutover import preflight as preflight
+from pgsplit.cutover import preflight
 from pgsplit.cutover.cutover import AFTER_CHANGE_SECONDS, FIRST_WRITE_SECONDS, Cutover, Moved
 from pgsplit.cutover.locks import disable_triggers
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.cutover.rollback import Rollback
-from pgsplit.cutover.rollback import rollback as rollback
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse
@@ -22,7 +21,7 @@ from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session, lock_syncs, open_session
 from pgsplit.replication.subscription import add_tables, drop_tables
 from pgsplit.replication.sync import apply_changes
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from pgsplit.routing.announce import announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State

@@ -21,7 +21,7 @@ from pgsplit.base.text import few
 from pgsplit.postgres.connect import connect, describe, with_database
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
 from pgsplit.state.schema import prepare_service

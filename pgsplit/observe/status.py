@@ -20,7 +20,7 @@ from pgsplit.replication.shared import SharedStream, completed_owners, needs_mon
 from pgsplit.replication.slot import Connection, Slot, slot
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import how_far
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import State, completed, state
 from pgsplit.state.saga import left_unfinished

@@ -39,7 +39,7 @@ from pgsplit.postgres.embedded_access import (
     open_parents,
     open_private,
 )
-from pgsplit.postgres.wheel import binary as binary
+from pgsplit.postgres.wheel import binary
 
 NAME = "pgsplit"
 SOCKETS = re.compile("host=/tmp/[a-z0-9_]+-[0-9a-f]{12}(&|$)")

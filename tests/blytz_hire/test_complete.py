@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pgsplit.base.errors import NotReady
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from pgsplit.routing.env_file import Side
 from tests.support.split import Split
 from tests.support.switching import (

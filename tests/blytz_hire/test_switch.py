@@ -17,7 +17,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.replication import reverse
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.subscription import published
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from pgsplit.routing.env_file import Side
 from tests.support.split import Split
 from tests.support.switching import (

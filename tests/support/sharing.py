@@ -13,7 +13,7 @@ from pgsplit.project.project import Service
 from pgsplit.prove.parity import Parity
 from pgsplit.replication.follow import Tick, follow
 from pgsplit.replication.sharing import events
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from tests.support.split import Split
 from tests.support.waiting import until
 

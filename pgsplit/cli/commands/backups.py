@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from pgsplit.backup import dump
 from pgsplit.backup.dump import Backup
+from pgsplit.backup.folders import folder
 from pgsplit.base.text import size
 from pgsplit.cli import console
 from pgsplit.cli.console import out
@@ -38,7 +39,7 @@ def show_backups(found: Sequence[Backup]) -> None:
         console.say("There are no backups yet. Make one: ./runner.py backup")
         return
     project = current_project()
-    home = dump.folder(project)
+    home = folder(project)
     line = "{:<19}  {:<13}  {:<14}  {:>8}  {}"
     out.print(line.format("when (UTC)", "service", "phase", "size", "restore point"))
     out.print("─" * 78)

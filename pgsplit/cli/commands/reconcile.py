@@ -11,7 +11,8 @@ from pgsplit.base.errors import DataDiffers
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option, select_built, services_argument
 from pgsplit.prove import reconcile
-from pgsplit.prove.reconcile import Action, Reconciled
+from pgsplit.prove.compensation import Action
+from pgsplit.prove.reconcile import Reconciled
 from pgsplit.state.ledger import open_ledger
 
 

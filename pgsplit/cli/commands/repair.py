@@ -31,7 +31,7 @@ def command(service: Service, full: bool, anew: bool, as_json: bool) -> None:
         console.watching() as watcher,
         watcher.step(f"{service.role}: repair") as step,
     ):
-        done = repair.repair(service, connections, ledger, step.say, anew=full or anew)
+        done = repair.repair(service, connections, ledger, step.say, full=full or anew)
         step.say(f"{len(done)} re-created")
     if as_json:
         console.show_json({service.database: {one.stream: one.rows for one in done}})

@@ -14,7 +14,7 @@ from pgsplit.cli.options import (
     no_backup,
     one_service,
 )
-from pgsplit.cutover import switch
+from pgsplit.cutover import rollback, switch
 from pgsplit.project.project import Service
 from pgsplit.routing import env_file
 from pgsplit.routing.env_file import Side
@@ -48,7 +48,7 @@ def command(
             elif only_reads:
                 warning = switch.move_reads(service, connections, ledger, Side.MONOLITH)
             else:
-                moved = switch.rollback(
+                moved = rollback.rollback(
                     service, connections, ledger, max_pause, step.say, with_backup=not no_backup
                 )
                 step.say(pause(moved))

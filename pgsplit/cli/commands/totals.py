@@ -16,7 +16,8 @@ from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.options import connect_project, json_option, services_argument
 from pgsplit.prove import totals
-from pgsplit.prove.totals import Total, Totals, Verdict
+from pgsplit.prove.sums import Total
+from pgsplit.prove.totals import Totals, Verdict
 from pgsplit.replication import sync
 from pgsplit.state.ledger import open_ledger
 
