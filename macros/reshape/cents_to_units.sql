@@ -6,7 +6,7 @@
     | 1999          | cents_to_units('amount') | 19.99           |
     | null          |                          | null            |
 
-    The way back is units_to_cents.
+    Its reverse is units_to_cents.
 #}
 {% macro cents_to_units(cents) -%}
     round({{ cents }} / 100.0, 2)

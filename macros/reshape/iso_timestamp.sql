@@ -8,7 +8,7 @@
     | "2025-02-30T10:00:00.120Z"    |                            | null                    |
     | "yesterday", 1740823200000    |                            | null                    |
 
-    Never raises an error. The way back is iso_text; what that would not write the same has to stay
+    Never raises an error. Its reverse is iso_text; what that would not write the same has to stay
     in the document.
 #}
 {% macro iso_timestamp(value) -%}

@@ -8,7 +8,7 @@
     | {"senderName": null}   |                             | null   |
     | {"senderName": 7}, {}  |                             | null   |
 
-    The way back is `to_jsonb(text)`; what is not text has to stay in the document.
+    Its reverse is `to_jsonb(text)`; what is not text has to stay in the document.
 #}
 {% macro json_text(document, key) -%}
     case

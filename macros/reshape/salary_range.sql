@@ -9,7 +9,7 @@
     | 15 USD                   |                             | 15, 15, null           |
     | negotiable, $10k, '', …  |                             | null, null, null       |
 
-    What is not wholly understood is not read at all. The way back is rate_range.
+    What is not wholly understood is not read at all. Its reverse is rate_range.
     No locale has a say in these patterns, so every database reads alike. Checking first and
     capturing afterwards is many times faster than one pattern that does both.
 #}

@@ -2,7 +2,7 @@
 
 The schema `split` of the monolith holds `ledger`, an intent before each step and an outcome after
 it, `states`, where each service stands, and `verifications`, how each table was last found. An
-intent without an outcome is a step that was cut short: the next run of the same step clears up
+intent without an outcome is a step that was interrupted: the next run of the same step cleans up
 after it.
 """
 
@@ -146,7 +146,7 @@ class Ledger:
     def return_to(self, service: Service, state: State) -> None:
         """Record that a service is back in an earlier state, before what makes it so begins.
 
-        What was proven of its tables no longer counts if they are to be built anew; atomic. One
+        What was proven of its tables no longer counts if they are to be rebuilt; atomic. One
         that has been switched stays so: only a rollback takes it back.
         """
         with self.lock, self.connection.transaction():

@@ -486,7 +486,7 @@ def assert_completes(
             kill_at(split, entry, moment, *command)
             command = ["resume"]
             writer.assert_gets_through(Side.SERVICE)
-        # It would make the way back again, which a completion has ended.
+        # It would re-create the reverse stream, which a completion has ended.
         said = ran(split, "repair", "payments", code=NotReady.exit_code)
         assert "The last complete of payments_db was interrupted." in said
         said = ran(split, "status", "payments", code=NotReady.exit_code)
