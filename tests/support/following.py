@@ -155,7 +155,7 @@ def differences(split: Split, service: Service, monolith: Connection) -> list[st
             otherwise = database.execute(
                 "select * from split.way_back_differs(%s) limit %s", (mirror, SHOWN)
             ).fetchall()
-            wrong += [f"{service.database}: reverse replication differs in {one}" for one in otherwise]
+            wrong += [f"{service.database}: reverse models differ in {one}" for one in otherwise]
         for table, definition, is_stale, gone in database.execute(
             "select table_name, definition, is_stale, quote_ident(tombstone) || ' is null'"
             " from split.service_tables order by 1"
