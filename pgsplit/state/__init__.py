@@ -1,1 +1,1 @@
-"""What was done and where each service stands, recorded in the monolith."""
+"""The state in the databases: what was done, where each service stands, and what syncs it."""

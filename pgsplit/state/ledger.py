@@ -1,8 +1,8 @@
-"""What was meant to happen and what did: the record, in the monolith, of every step.
+"""Records every step in the monolith: what was meant to happen, and what did.
 
-The schema `split` of the monolith holds `ledger`, an intent before each step and an outcome after
-it, `states`, where each service stands, and `verifications`, how each table was last found. An
-intent without an outcome is a step that was interrupted: the next run of the same step cleans up
+The monolith's schema `split` holds `ledger`, with an intent before each step and an outcome after
+it, `states`, where each service stands, and `verifications`, the last result for each table. An
+intent without an outcome is a step that was interrupted. The next run of the same step cleans up
 after it.
 """
 
@@ -24,7 +24,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.schema import prepare_monolith
 
-# How long a runner that has just ended may still hold its lock: until its server has seen it go.
+# A runner that has just ended holds its lock until the server notices; wait so long for it.
 LOCK_TIMEOUT = "2s"
 
 
@@ -46,10 +46,10 @@ class State(str, Enum):
 
 @dataclass
 class Step:
-    """A step under way; what is put into its fields is recorded when it ends.
+    """A step in progress; its fields are recorded when it ends.
 
-    An `outcome` of `failed` is for a step that came to its end and found something wrong. `enters`
-    is a state further on; `returns_to` one that the service is back in.
+    A step that ran to its end and found something wrong has the `outcome` `failed`. `enters` is a
+    later state; `returns_to` is an earlier one that the service is back in.
     """
 
     id: int
@@ -72,14 +72,14 @@ class Ledger:
     ) -> Iterator[Step]:
         """Record an intent before the block and its outcome after it.
 
-        Each record is committed at once, so a runner that is killed leaves an intent without an
+        Each record is committed at once. So a runner that is killed leaves an intent without an
         outcome.
 
         Args:
             service: whose step it is.
             name: the step's name.
             enters: the state that the service is in once the step is done; recorded with it.
-            intent: what is about to be made, by name, so that it can be found and undone.
+            intent: the names of what the step will make, so that it can be found and undone.
 
         Yields:
             The step, whose `detail` is recorded when the block ends well.
@@ -95,7 +95,7 @@ class Ledger:
             yield step
         except BaseException as error:
             said = str(error) or type(error).__name__
-            # If the monolith itself went away, the intent without an outcome tells that.
+            # If the monolith itself is gone, the intent stays without an outcome.
             with suppress(psycopg.OperationalError), self.lock:
                 self._finish(step.id, "failed", {**step.detail, "error": said})
             raise
@@ -144,10 +144,10 @@ class Ledger:
         return state(self.connection, service)
 
     def return_to(self, service: Service, state: State) -> None:
-        """Record that a service is back in an earlier state, before what makes it so begins.
+        """Record that a service is back in an earlier state, before the work that leads there.
 
-        What was proven of its tables no longer counts if they are to be rebuilt; atomic. One
-        that has been switched stays so: only a rollback takes it back.
+        Atomic. If its tables will be built again, their verifications are deleted. A switched
+        service stays switched; only a rollback returns it.
         """
         with self.lock, self.connection.transaction():
             if self.state(service).reached(State.SWITCHED):
@@ -159,12 +159,10 @@ class Ledger:
                 )
 
     def forget(self, service: Service) -> list[str]:
-        """Forget where a service stands, and what was proven of it; atomic.
-
-        The ledger keeps what was done.
+        """Forget a service's state and verifications; atomic. Its steps stay in the ledger.
 
         Returns:
-            The databases of the services of which something is still there.
+            The databases of the services that still have a state.
         """
         with self.lock, self.connection.transaction():
             for table in ("states", "verifications", "heartbeats", "gates"):
@@ -197,7 +195,7 @@ def state(monolith: psycopg.Connection[Any], service: Service) -> State:
     """Tell where a service stands, without opening the ledger.
 
     Args:
-        monolith: a connection to it; nobody has to have opened its ledger before.
+        monolith: a connection to it; it may have no ledger yet.
         service: the service.
 
     Returns:
@@ -213,7 +211,7 @@ def state(monolith: psycopg.Connection[Any], service: Service) -> State:
 
 
 def completed(monolith: psycopg.Connection[Any]) -> frozenset[str]:
-    """Name the databases of the services that are completed: their tables are retired here."""
+    """Name the databases of completed services, whose tables are retired in the monolith."""
     known = monolith.execute("select to_regclass('split.states') is not null").fetchone()
     if known != (True,):
         return frozenset()
