@@ -3,8 +3,8 @@
 
     | table_name | owner       |
     |------------|-------------|
-    | badges     | users_db    |
-    | payments   | payments_db |
+    | badges     | accounts    |
+    | payments   | billing     |
 #}
 {% macro expected_tables() -%}
     {%- set rows = [] -%}
