@@ -183,7 +183,7 @@ def test_switch_and_rollback_are_shown_with_pause_backup_and_what_was_kept(
         "services verified",
         "verified payments_db",
         "The pause of the last rollback, on",
-        "1 row of refunds could not return to the monolith unchanged; quarantined in audit.refunds_",
+        "1 row of refunds could not return unchanged; quarantined in audit.refunds_",
     ):
         assert said in shown, said
     assert "services switched" not in shown
