@@ -173,7 +173,7 @@ def test_switch_and_rollback_are_shown_with_pause_backup_and_quarantine(
         "longest pause of writes",
         "switched payments_db",
         "The pause of the last switch, on",
-        "writes stand still",
+        "pause of writes",
         f"switch blytz_hire {size / 1024:.1f} KB {lsn} {path}",
     ):
         assert said in switched, said
@@ -181,7 +181,7 @@ def test_switch_and_rollback_are_shown_with_pause_backup_and_quarantine(
         "services verified",
         "verified payments_db",
         "The pause of the last rollback, on",
-        "1 row of refunds did not come back just as the service had it; kept in audit.refunds_",
+        "1 row of refunds could not return unchanged; quarantined in audit.refunds_",
     ):
         assert said in shown, said
     assert "services switched" not in shown
