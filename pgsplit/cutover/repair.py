@@ -2,7 +2,7 @@
 
 A stream that has lost its slot has a gap that nothing can fill. So it gets a new slot; in the very
 state from which that slot goes on, every row is compared and what differs is written. Before the
-switch there is a simpler way: `land --again`.
+switch there is a simpler way: `land --recopy`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Repair(Operation[list[Repaired]]):
                 f"{service.database} is {ledger.state(service).value}: the monolith is its source"
                 " of truth, and can be copied again.",
                 where=describe(self.connections.urls[service.database]),
-                hint=f"runner.py land {service.role} --again, then runner.py build {service.role}",
+                hint=f"runner.py land {service.role} --recopy, then runner.py build {service.role}",
             )
         return PreflightReport()
 

@@ -143,7 +143,7 @@ def _require_still_there(stream: Stream) -> None:
             " been dropped since.",
             where=describe(stream.database.info.dsn),
             hint=f"Check {stream.service.database.upper()}_URL, or"
-            f" runner.py land {stream.service.role} --again",
+            f" runner.py land {stream.service.role} --recopy",
         )
 
 

@@ -133,7 +133,7 @@ def drift(
         ]
         if here is None or dict(here.columns) != {c: there.columns[c] for c in columns}:
             wrong.append(f"the mirror {qualified} does not have the columns that have landed")
-            hint.append(f"runner.py land {service.role} --again")
+            hint.append(f"runner.py land {service.role} --recopy")
             continue
         for column in sorted(here.not_null - there.not_null):
             wrong.append(f'column {qualified}."{column}" may be null in the monolith now')

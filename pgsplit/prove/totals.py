@@ -177,7 +177,7 @@ def difference(found: Sequence[Totals]) -> DataDiffers | None:
 def hint(service: Service, caused_by: str) -> str:
     """Give the command that finds or fixes a difference caused by a step."""
     if caused_by == "replication":
-        return f"runner.py land {service.role} --again && runner.py build {service.role}"
+        return f"runner.py land {service.role} --recopy && runner.py build {service.role}"
     return f"runner.py verify {service.role}"
 
 

@@ -78,7 +78,7 @@ class Stream:
         if state(self.monolith, self.service).reached(State.SWITCHED):
             return f"runner.py repair {self.service.role}"
         return (
-            f"runner.py land {self.service.role} --again\n"
+            f"runner.py land {self.service.role} --recopy\n"
             "It copies the mirror again. The service's tables stay; the next build compares them."
         )
 

@@ -81,6 +81,6 @@ def test_completed_service_is_independent_of_the_monolith(switched: Split) -> No
         assert "runner.py backups" in said
     said = ran(switched, "abort", "payments", code=NotReady.exit_code)
     assert "payments_db is completed: it holds rows that nobody else has." in said
-    said = ran(switched, "land", "payments", "--again", code=NotReady.exit_code)
+    said = ran(switched, "land", "payments", "--recopy", code=NotReady.exit_code)
     assert "payments_db is completed: it holds what nobody else does" in said
     assert "runner.py repair payments" in said

@@ -298,7 +298,7 @@ def test_recopied_mirror_repeats_no_event(living: Split) -> None:
         "delete from blytz_hire.users where id = 'gone'",
     )
     add_users(living, "added")
-    for command in (("land", "payments", "--again"), ("build", "payments")):
+    for command in (("land", "payments", "--recopy"), ("build", "payments")):
         ran = living.runner(*command)
         assert ran.returncode == 0, ran.stderr
     told = [(type, user, data["email"]) for type, user, data in sync_and_read_events(living, since)]

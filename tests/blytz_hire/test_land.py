@@ -422,8 +422,8 @@ def test_recreated_service_database_does_not_count_as_landed(split: Split) -> No
     with pytest.raises(NotReady) as caught:
         land_service(split, "payments")
     assert "has landed in another database, or its subscription" in caught.value.what
-    assert "or runner.py land payments --again" in caught.value.hint
-    again = split.runner("land", "payments", "--again")
+    assert "or runner.py land payments --recopy" in caught.value.hint
+    again = split.runner("land", "payments", "--recopy")
     assert again.returncode == 0, again.stderr
     assert land_service(split, "payments").already
 
@@ -447,7 +447,7 @@ def test_killed_recopy_is_redone_by_the_next_landing(split: Split) -> None:
         "    removing(stream)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "Stream.remove = remove\n"
-        "sys.argv = ['runner.py', 'land', 'payments', '--again']\n"
+        "sys.argv = ['runner.py', 'land', 'payments', '--recopy']\n"
         "sys.exit(runner.main())\n"
     )
     killed = subprocess.run([sys.executable, "-c", script], env=dict(split.environ), cwd=ROOT)

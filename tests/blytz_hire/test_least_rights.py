@@ -65,7 +65,7 @@ def test_documented_rights_are_enough_for_a_whole_migration(humble: Split) -> No
     move(humble, "rollback")
     assert_alike(humble)
     move(humble, "switch")
-    assert "is re-created" in ran(humble, "repair", "payments", "--anew")
+    assert "is re-created" in ran(humble, "repair", "payments", "--full")
 
     ran(humble, "switch", "contracts", "--no-backup")
     ran(humble, "complete", "contracts", "--no-backup")

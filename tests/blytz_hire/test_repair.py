@@ -200,7 +200,7 @@ def test_repair_leaves_healthy_streams_alone_and_refuses_unswitched_services(
     assert ran.returncode == 0, ran.stderr
     refused = switched.runner("repair", "payments")
     assert refused.returncode == 4
-    assert "land payments --again" in refused.stderr
+    assert "land payments --recopy" in refused.stderr
     ran = switched.runner("verify", "payments")
     assert ran.returncode == 0, ran.stderr
     ran = switched.runner("switch", "payments", "--no-backup")

@@ -276,7 +276,7 @@ def test_committed_switch_must_be_finished_before_anything_else(verified: Split,
             ("rollback", "payments"),
             ("complete", "payments"),
             ("switch", "payments", "--reads"),
-            ("land", "payments", "--again"),
+            ("land", "payments", "--recopy"),
         ):
             said = ran(verified, *command, code=NotReady.exit_code)
             assert "The last switch of payments_db was interrupted." in said, command

@@ -197,7 +197,7 @@ def test_conflict_that_stops_replication_is_reported_and_can_be_fixed(living: Sp
             sync(PAYMENTS, living.connections)
         assert "payments_pkey" in caught.value.what
         assert "Key (id)=(conflict-1)" in caught.value.what
-        assert "runner.py land payments --again" in caught.value.hint
+        assert "runner.py land payments --recopy" in caught.value.hint
         living.replicate("payments_db", "delete from blytz_hire.payments where id = 'conflict-1'")
         until(lambda: not follower.ticks[-1].trouble and not follower.ticks[-1].pending)
     assert follower.raised is None
@@ -381,7 +381,7 @@ def test_mirror_with_unexpected_columns_is_reported(living: Split) -> None:
     assert "the mirror blytz_hire.reviews does not have the columns that have landed" in (
         caught.value.what
     )
-    assert caught.value.hint == "runner.py land payments --again"
+    assert caught.value.hint == "runner.py land payments --recopy"
     living.replicate("payments_db", "alter table blytz_hire.reviews drop column odd")
     sync(PAYMENTS, living.connections)
     assert_in_step(living)
@@ -463,11 +463,11 @@ def test_lost_part_of_the_stream_is_reported_and_the_mirror_is_recopied(
     assert ran.returncode == NotReady.exit_code
     assert what in ran.stderr
     assert "can't reach payments_db any more" in ran.stderr
-    assert "runner.py land payments --again" in ran.stderr
+    assert "runner.py land payments --recopy" in ran.stderr
     status = living.runner("status", "payments")
     assert status.returncode == NotReady.exit_code
     assert what in " ".join(status.stdout.split())
-    assert living.runner("land", "payments", "--again").returncode == 0
+    assert living.runner("land", "payments", "--recopy").returncode == 0
     built = living.runner("run", "payments")
     assert built.returncode == 0, built.stderr
     sync(PAYMENTS, living.connections)
@@ -503,7 +503,7 @@ def test_changed_definition_is_compared_in_full_until_the_service_writes(living:
         assert "payments_db.payments is written by the service since" in said
         assert "it would undo what the service has written. Nothing was changed." in said
         assert "git log -p -- models/payments_db/payments.sql" in said
-        again = living.runner("land", "payments", "--again")
+        again = living.runner("land", "payments", "--recopy")
         assert again.returncode == NotReady.exit_code
         assert "its mirror can't be copied again. Nothing was changed." in again.stderr
         row = database.execute(

@@ -266,7 +266,7 @@ def test_loss_in_replication_is_not_blamed_on_the_model(
     assert ran.returncode == DataDiffers.exit_code
     places = "in the monolith, .* in the mirror|between the monolith and the mirror"
     assert re.search(places, ran.stdout)
-    assert "runner.py land payments --again && runner.py build payments" in ran.stderr
+    assert "runner.py land payments --recopy && runner.py build payments" in ran.stderr
     living.replicate("payments_db", "delete from blytz_hire.reviews")
     living.replicate("payments_db", "insert into blytz_hire.reviews table public.kept")
     living.replicate("payments_db", "drop table public.kept")

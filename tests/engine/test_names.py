@@ -6,6 +6,7 @@ import re
 import subprocess
 
 from demo.project import PROJECT, ROOT
+from pgsplit.state.schema import VERSION
 
 # Tables may be examples in comments; databases, the customer and the number of services may not.
 FORBIDDEN = re.compile(
@@ -23,3 +24,8 @@ def test_engine_names_no_project() -> None:
         if FORBIDDEN.search(line)
     ]
     assert found == []
+
+
+def test_dbt_expects_the_version_that_the_runner_makes() -> None:
+    macro = (ROOT / "pgsplit" / "dbt" / "macros" / "state" / "state_version.sql").read_text("utf-8")
+    assert f"return({VERSION})" in macro
