@@ -9,6 +9,7 @@ select
     companies.name as company_name,
     case when users.role = 'company' then 'company' else 'va' end as shown
 from {{ source('blytz_hire', 'users') }} as users
-inner join {{ source('blytz_hire', 'va_profiles') }} as va_profiles on users.id = va_profiles."userId"
+inner join {{ source('blytz_hire', 'va_profiles') }} as va_profiles
+    on users.id = va_profiles."userId"
 inner join {{ source('blytz_hire', 'companies') }} as companies on users.id = companies."userId"
 order by users.id

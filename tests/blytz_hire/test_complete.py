@@ -82,5 +82,5 @@ def test_completed_service_is_independent_of_the_monolith(switched: Split) -> No
     said = ran(switched, "abort", "payments", code=NotReady.exit_code)
     assert "payments_db is completed: it holds rows that nobody else has." in said
     said = ran(switched, "land", "payments", "--recopy", code=NotReady.exit_code)
-    assert "payments_db is completed: it holds what nobody else does" in said
+    assert "payments_db is completed: it holds the only copy of its rows" in said
     assert "runner.py repair payments" in said
