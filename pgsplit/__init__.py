@@ -1,1 +1,1 @@
-"""Moves a monolith's data into its service databases, one module a phase."""
+"""The engine: splits a PostgreSQL monolith into a database per service, room by room."""

@@ -29,11 +29,12 @@ GROUPS = {
 COMMANDS = [name for group in GROUPS.values() for name in group]
 EXIT_CODES = """\
 Exit codes:
-    0  done                    6  target occupied
+    0  done                    5  unexpected monolith
+    1  a bug                   6  target occupied
     2  wrong command line      7  build or test failed
     3  no connection           8  embedded server failed
     4  not ready               9  data differs
-    5  unexpected monolith   130  stopped by Ctrl-C
+                             130  stopped by Ctrl-C
 """
 HELP = click.RichHelpConfiguration(
     theme="default-slim",  # no boxes: it reads the same in a pipe

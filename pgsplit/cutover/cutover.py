@@ -76,13 +76,13 @@ class Cutover(SagaOperation[Moved]):
         max_pause: seconds that writers may be kept out.
         with_backup: dump the old side first.
         wait_for_write: seconds that a switch waits for the service's first write, which tells how
-            long its writers really stood still. They are let in before.
+            long its writers really stood still. Writers have been let in by then.
     """
 
     enters: ClassVar[State | None] = None
     returns_to: ClassVar[State | None] = None
     side: ClassVar[Side]
-    # What corrects a time of the new side's clock by the service's lead over the monolith.
+    # 1 if the new side is the service, -1 if it is the monolith: the clock offset is the service's.
     clock_sign: ClassVar[int]
 
     def __init__(
@@ -165,7 +165,7 @@ class Cutover(SagaOperation[Moved]):
         until_commit = [
             Step("prepare", self._prepare, self.undo_prepare, "what it makes is removed"),
             Step("catch up", self.catch_up),
-            Step("close", self.close, self.reopen, "the gate is opened"),
+            Step("close", self.close, self.reopen, "the fence is opened"),
             Step("drain", self.drain),
         ]
         after = [

@@ -2,7 +2,7 @@
 
 A project is a dbt project with a few conventions. `dbt_project.yml` gives its name. This is also
 the monolith's target, the prefix of the environment's variables, and the monolith's schema, unless
-the source in `models/_sources.yml` names another one. `seeds/services.csv` lists the services.
+its variable `monolith_schema` names another one. `seeds/services.csv` lists the services.
 """
 
 from __future__ import annotations
@@ -140,12 +140,12 @@ class Project:
     @cached_property
     def name(self) -> str:
         """The monolith's name: its dbt target, and in capitals the prefix of its variables."""
-        return str(self._yaml(Path(PROJECT_FILE))["name"])
+        return str(self._settings["name"])
 
     @cached_property
     def schema(self) -> str:
         """The schema of the monolith's tables, and of their mirror in each service's database."""
-        return str(self._source.get("schema", self.name))
+        return str(self._settings.get("vars", {}).get("monolith_schema", self.name))
 
     @property
     def retired_schema(self) -> str:
@@ -242,6 +242,10 @@ class Project:
         """Read the rows of a seed."""
         with (self.root / path).open(newline="", encoding="utf-8") as file:
             yield from csv.DictReader(file)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return self._yaml(Path(PROJECT_FILE))
 
     @cached_property
     def _source(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
 
-GATES = Path(__file__).with_name("fence.sql").read_bytes()
+FENCE_SQL = Path(__file__).with_name("fence.sql").read_bytes()
 # Conflicts with every writer and with no reader: whoever gets it knows that no writer is left.
 LOCK = sql.SQL("lock table {} in share row exclusive mode")
 NOT_SYNC = "when (current_setting('split.is_syncing', true) is distinct from 'on')"
@@ -45,7 +45,7 @@ class Fence:
 
     def prepare(self, leads_to: str = "", *, closed: bool = False) -> None:
         """Create the fence's row, open or closed for good; idempotent, and takes no table lock."""
-        self.database.execute(GATES)
+        self.database.execute(FENCE_SQL)
         self.database.execute(
             "insert into split.gates (service, is_open, leads_to) values (%s, %s, %s)"
             " on conflict (service) do update"

@@ -27,8 +27,8 @@ from pgsplit.replication.stream import Stream
 from pgsplit.replication.upstreams import Busy, Upstreams, open_upstreams
 from pgsplit.state.ledger import State, state
 
-# How often a sync is tried, and the first pause, which doubles: ten seconds in all.
-RETRIES = 10
+# How often a sync is tried, and the first pause, which doubles: five seconds in all.
+SYNC_TRIES = 10
 FIRST_PAUSE_SECONDS = 0.01
 
 Found = TypeVar("Found")
@@ -139,16 +139,16 @@ def apply_changes_and_look(
     Raises:
         BuildFailed: rows break a rule of the service's tables. Nothing was changed, and no change
             is lost.
-        Busy: somebody else was in the way, ten times in ten seconds.
+        Busy: somebody else was in the way at every try.
     """
     started = time.monotonic()
     try:
-        return retrying(CONFLICTS, tries=RETRIES, seconds=FIRST_PAUSE_SECONDS, doubles=True)(
+        return retrying(CONFLICTS, tries=SYNC_TRIES, seconds=FIRST_PAUSE_SECONDS, doubles=True)(
             _apply_once, database, look, started
         )
     except CONFLICTS as error:
         raise Busy(
-            f"A sync failed {RETRIES} times: {error.diag.message_primary}",
+            f"A sync failed {SYNC_TRIES} times: {error.diag.message_primary}",
             where=describe(database.info.dsn),
             hint="Nothing was changed. Try again when that is over.",
         ) from error

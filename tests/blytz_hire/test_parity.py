@@ -15,7 +15,7 @@ import yaml
 
 from demo.project import PROJECT, ROOT, select
 from pgsplit.base.errors import BuildFailed, DataDiffers, NotReady
-from pgsplit.prove import parity as following
+from pgsplit.prove import parity as parity_module
 from pgsplit.prove.parity import parity
 from pgsplit.prove.reconcile import reconcile
 from pgsplit.replication.sync import sync
@@ -235,7 +235,7 @@ def test_monolith_keys_keep_references_valid_before_a_switch(six: Split) -> None
     assert column(six, "payments_db", query, ["renamed", match]) == []
     found = parity([PAYMENTS], six.connections)
     assert errors(found) == {}
-    assert following.difference(found) is None
+    assert parity_module.difference(found) is None
 
 
 def test_monolith_key_cannot_cascade_into_a_switched_service(six: Split) -> None:

@@ -589,18 +589,22 @@ def rename_a_column(split: Split) -> Callable[[], None]:
     with split.monolith() as monolith:
         monolith.execute(f"{alter} comment to said")
 
-    def hint() -> None:
+    def undo() -> None:
         with split.monolith() as monolith:
             monolith.execute(f"{alter} said to comment")
 
-    return hint
+    return undo
 
 
 def lose_the_file(split: Split) -> Callable[[], None]:
     path = env_file.file(PAYMENTS, split.connections)
     aside = path.with_name("aside")
     path.rename(aside)
-    return lambda: [aside.rename(path), None][1]
+
+    def undo() -> None:
+        aside.rename(path)
+
+    return undo
 
 
 def make_reverse_model_differ_from_mirror(split: Split) -> Callable[[], None]:
@@ -620,11 +624,11 @@ def pause_replication(split: Split) -> Callable[[], None]:
     with split.service("payments_db") as database:
         database.execute("alter subscription split_payments_db disable")
 
-    def hint() -> None:
+    def undo() -> None:
         with split.service("payments_db") as database:
             database.execute("alter subscription split_payments_db enable")
 
-    return hint
+    return undo
 
 
 @pytest.mark.parametrize(
