@@ -29,6 +29,15 @@ KNOW_TABLES = """
     update split.service_tables
     set table_oid = to_regclass(format('%I.%I', current_database(), table_name))
 """
+# What the project has gained since version 0: for `landed` or `switched` and a database, statements
+# that add it there, such as
+#     "landed/payments_db": ("alter table blytz_hire.payments add column note text",)
+# A column that a restored service owns or may see belongs in the monolith, in the service's mirror,
+# and in the publication that sends the table (`drop table` and `add table` with all its columns).
+# A column that the service owns belongs in the service's table, too. Then set `structure` and
+# `definition` in split.service_tables, and `definition` in split.mirror_tables, as a build of
+# today records them. Other columns need nothing here.
+ADDED: dict[str, tuple[str, ...]] = {}
 STREAMING = "select count(*) from pg_stat_replication where state = 'streaming'"
 
 
@@ -48,6 +57,10 @@ def restore(split: Split, name: str) -> None:
     dumps = [folder / "blytz_hire.sql.xz", *folder.glob("*_db.sql.xz")]
     with ThreadPoolExecutor(len(dumps)) as pool:
         list(pool.map(lambda dump: _run(split, _text(split, dump)), dumps))
+    for dump in dumps:
+        database = dump.name.removesuffix(".sql.xz")
+        for statement in ADDED.get(f"{name}/{database}", ()):
+            _inside(split, database, statement)
     for dump in dumps[1:]:
         _inside(split, dump.name.removesuffix(".sql.xz"), KNOW_TABLES)
     split.connections.folder.mkdir(exist_ok=True)
