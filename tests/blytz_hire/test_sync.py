@@ -284,7 +284,7 @@ def test_sync_refuses_a_snapshot_older_than_a_truncate(living: Split) -> None:
 def test_follower_retries_while_the_mirror_is_being_truncated(
     living: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(syncing, "RETRIES", 3)
+    monkeypatch.setattr(syncing, "SYNC_TRIES", 3)
     sync(PAYMENTS, living.connections)
     with living.service("payments_db") as holder, Follower(living) as follower:
         with holder.transaction():
