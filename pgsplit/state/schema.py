@@ -83,6 +83,31 @@ def require_known(connection: Connection) -> None:
         )
 
 
+def require_current(database: Connection, service: Service) -> None:
+    """Refuse a service's schema `split` that an older or a newer pgsplit has made.
+
+    For what reads objects that older versions lack; everything else works with them.
+
+    Args:
+        database: a connection to the database that was provisioned for the service.
+        service: the service.
+
+    Raises:
+        NotReady: it has another version.
+    """
+    require_known(database)
+    found = _recorded(database) or 0
+    if found != VERSION:
+        raise NotReady(
+            f"The schema split in {service.database} has version {found}, and this needs version"
+            f" {VERSION}. Nothing was changed.",
+            where=describe(database.info.dsn),
+            hint=f"runner.py build {service.role}",
+            found=found,
+            known=VERSION,
+        )
+
+
 def _bring_up(kind: str, connection: Connection, names: dict[str, str]) -> None:
     """Bring a schema to the newest version, under a lock that lets two upgrades take turns."""
     require_known(connection)

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from demo.project import MONOLITH, select
+from pgsplit.base.errors import NotReady
 from pgsplit.postgres import wheel
 from pgsplit.state.schema import VERSION, prepare_service
 from tests.support import state_0
@@ -101,6 +102,29 @@ def test_services_landed_by_version_0_are_healthy(landed_0: Split) -> None:
         assert (found[name]["replication"], found[name]["warnings"]) == ("follows", [])
     assert found["payments_db"]["pending"] == 2
     assert assert_agreed(landed_0) == "verified"
+
+
+@pytest.mark.parametrize("state", ["landed", "switched"])
+def test_commands_work_with_version_0_or_say_which_command_upgrades_it(
+    stage: Stage, state: str
+) -> None:
+    """No command answers with the database's own error about an object that version 0 lacks."""
+    split = stage.enter(NOTHING)
+    state_0.restore(split, state)
+    ran(split, "sync", "payments")
+    for command in (
+        ("status",),
+        ("verify", "payments"),
+        ("history", "payments"),
+        ("report", "payments", "--json"),
+        ("resume",),
+        ("repair" if state == "switched" else "totals", "payments"),
+        ("rollback" if state == "switched" else "switch", "payments", "--dry-run"),
+    ):
+        ran(split, *command)
+    said = ran(split, "events", "payments", code=NotReady.exit_code)
+    assert "version 0, and this needs version 1" in said
+    assert "hint: runner.py build payments" in said
 
 
 def test_provision_upgrades_a_version_0_schema_once(landed_0: Split) -> None:

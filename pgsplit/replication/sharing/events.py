@@ -16,6 +16,7 @@ from pgsplit.postgres.connect import describe, explained
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service, SharedModel
 from pgsplit.state.ledger import state
+from pgsplit.state.schema import require_current
 
 BATCH = 1_000
 # A notification may be missed while the connection is re-opened; looking is cheap.
@@ -168,4 +169,5 @@ def _connected(
                 where=describe(database.info.dsn),
                 hint=f"runner.py run {service.role}",
             )
+        require_current(database, service)
         yield database
