@@ -185,7 +185,8 @@ def _read(results: Path, manifest: Path, target: str, connections: Connections) 
         if failed:
             outcome.failures.append(f"{kind.replace('_', ' ')} {name}: {said}")
         elif status == "warn":
-            outcome.warnings.append(f"{name}: {said}")
+            shown = node["alias"] if config.get("store_failures") else name
+            outcome.warnings.append(f"{shown}: {said}")
     return outcome
 
 

@@ -25,6 +25,11 @@ def assert_six_databases(split: Split, said: str) -> None:
     for one in report["services"]:
         assert one["tests"]["failed"] == 0
         assert one["tests"]["passed"] > 35
+        # Each is told with the table that lists its rows.
+        warned = [warning.partition(":")[0] for warning in one["warnings"]]
+        with split.service(one["service"]) as database:
+            listed = "select relname from pg_class where relnamespace = 'audit'::regnamespace"
+            assert {(name,) for name in warned} <= set(database.execute(listed).fetchall())
 
     with split.monolith() as monolith:
         expected = monolith.execute("select count(*) from blytz_hire.notifications").fetchone()
