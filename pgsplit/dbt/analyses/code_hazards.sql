@@ -121,6 +121,8 @@ found as (
     where
         class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}')
         and not triggers.tgisinternal
+        -- the write fence of a switch is ours
+        and triggers.tgfoid is distinct from to_regprocedure('split.guard()')
         and triggers.tgparentid = 0
 
     union all
