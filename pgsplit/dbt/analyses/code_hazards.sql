@@ -122,7 +122,13 @@ found as (
         class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}')
         and not triggers.tgisinternal
         -- the write fence of a switch is ours
-        and triggers.tgfoid is distinct from to_regprocedure('split.guard()')
+        and not exists (
+            select from pg_catalog.pg_proc as guards
+            where
+                guards.oid = triggers.tgfoid
+                and guards.pronamespace = to_regnamespace('split')
+                and guards.proname = 'guard'
+        )
         and triggers.tgparentid = 0
 
     union all
