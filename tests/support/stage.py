@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ FOLLOWED = """
     select (select count(*) from pg_subscription where subenabled)
         <= (select count(*) from pg_stat_replication where state = 'streaming')
 """
+
+WAKE_AGAIN_SECONDS = 5.0
 
 
 class Stage:
@@ -206,10 +209,26 @@ class Stage:
                 for part in ("host", "port"):
                     text = text.replace(address[part], self.address[part])
                 file.write_text(text, "utf-8")
-        for database, name in enabled:
-            self._inside(server, database, "alter subscription {} enable", name)
         if enabled:
-            until(lambda: server.execute(FOLLOWED) == [(True,)])
+            self._enable(server, enabled)
+
+    def _enable(self, server: Server, subscriptions: list[tuple[str, str]]) -> None:
+        """Enable subscriptions, and wait until all of them stream.
+
+        One that is enabled right after the server's start has been seen to stay idle for a minute,
+        once in thousands of times. Enabling it again wakes PostgreSQL's launcher.
+        """
+        woken = 0.0
+
+        def stream() -> bool:
+            nonlocal woken
+            if time.monotonic() - woken > WAKE_AGAIN_SECONDS:
+                woken = time.monotonic()
+                for database, name in subscriptions:
+                    self._inside(server, database, "alter subscription {} enable", name)
+            return server.execute(FOLLOWED) == [(True,)]
+
+        until(stream)
 
     def _move_foreign_servers(self, server: Server) -> None:
         databases = "select datname from pg_database where datname like '%_db'"
