@@ -19,7 +19,7 @@ from pgsplit.project.project import Service
 Connection = psycopg.Connection[Any]
 
 # dbt's macro state_version() gives the same number.
-VERSION = 1
+VERSION = 2
 FOLDER = Path(__file__).with_name("sql")
 # By kind: the table by which a version 0 is known.
 FIRST_TABLES = {"monolith": "ledger", "service": "service"}
