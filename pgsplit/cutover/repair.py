@@ -18,7 +18,7 @@ from psycopg import errors, sql
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.cutover.operation import Operation
 from pgsplit.cutover.preflight import PreflightReport
-from pgsplit.postgres.connect import ALIKE, connect, describe
+from pgsplit.postgres.connect import connect, describe
 from pgsplit.postgres.row_diff import differing_keys
 from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
@@ -210,8 +210,6 @@ def _apply_differences(
     differing = list(differing_keys(*sides, Shape("id", "text", columns)))
     statements = _statements(needed.stream.service, table, columns)
     with there() as source, here() as target:
-        for database in (source, target):
-            database.execute(ALIKE)
         # As replication writes: no foreign key is checked, and no trigger of applications fires.
         with suppress(errors.InsufficientPrivilege):
             target.execute("set session_replication_role = replica")

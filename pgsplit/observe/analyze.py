@@ -30,11 +30,10 @@ HAZARDS = (
     "blind_spots",
     "orphans",
 )
-# Production goes first: no long wait for a lock, no endless query, no second core for a count. The
-# search path is empty, so that every name is shown with its schema.
+# Production goes first: no long wait for a lock, no endless query, no second core for a count.
 MANNERS = """
     set local lock_timeout = '2s'; set local statement_timeout = '5min';
-    set local max_parallel_workers_per_gather = 0; set local search_path = pg_catalog
+    set local max_parallel_workers_per_gather = 0
 """
 
 Row = TypeVar("Row")

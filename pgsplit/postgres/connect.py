@@ -12,7 +12,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.postgres import embedded
+from pgsplit.postgres import embedded, session_settings
 
 SERVER_GONE = ("57P01", "57P02", "57P03")
 DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
@@ -20,20 +20,6 @@ CONNECT_TIMEOUT_SECONDS = 10
 # How long a statement may wait for a table that somebody alters.
 LOCK_TIMEOUT = "5s"
 APPLICATION_NAME = "pgsplit"
-# Settings that a role or a database has for its applications must not interrupt a copy, nor change
-# how dates and names are written.
-PATIENCE = """
-    set statement_timeout = 0; set lock_timeout = 0;
-    set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0;
-    set default_transaction_read_only = off;
-    set datestyle = 'ISO'; set quote_all_identifiers = off
-"""
-
-# Both sides have to write values alike where they are compared as text.
-ALIKE = """
-    set timezone = 'UTC'; set datestyle = 'ISO, MDY'; set intervalstyle = 'postgres';
-    set extra_float_digits = 1; set bytea_output = 'hex'; set xmloption = 'content'
-"""
 
 
 def url_of(fields: Mapping[str, str]) -> str:
@@ -92,7 +78,8 @@ def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tupl
         parameters: further connection parameters, such as `application_name`.
 
     Returns:
-        A psycopg connection; as a context manager it closes itself.
+        A psycopg connection with the settings of `session_settings`; as a context manager it
+        closes itself.
 
     Raises:
         ConnectionFailed: the server can't be reached or refuses; the message says why.
@@ -101,14 +88,16 @@ def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tupl
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "client_encoding": "utf8",
         "application_name": APPLICATION_NAME,
+        "options": session_settings.options(conninfo_to_dict(url).get("options")),
         **parameters,
     }
     try:
         connection = psycopg.connect(url, autocommit=True, **parameters)
+        begin = session_settings.after_connecting(connection.info.server_version)
         if "replication" in parameters:  # a WAL sender speaks the simple protocol only
-            connection.pgconn.exec_(PATIENCE.encode())
+            connection.pgconn.exec_(begin.encode())
         else:
-            connection.execute(PATIENCE)
+            connection.execute(begin)
         return connection
     except psycopg.OperationalError as error:
         raise _explain(error, url, target) from error
@@ -164,6 +153,9 @@ def _explain(error: psycopg.OperationalError, url: str, target: str) -> Connecti
             hint += "; to make a sample monolith: runner.py demo"
     elif "no pg_hba.conf entry" in said:
         what, hint = "The server doesn't allow this login", "Add a line for it to its pg_hba.conf."
+    elif "unsupported startup parameter" in said:
+        what = "This is a connection pooler, which does not let a session have its own settings"
+        hint = f"Let {variable} name the server itself."
     elif embedded.is_url(url):
         what, hint = "The embedded server is not running", "runner.py up"
     else:

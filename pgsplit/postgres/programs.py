@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import SHOWN
-from pgsplit.postgres import wheel
+from pgsplit.postgres import session_settings, wheel
 
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -50,6 +50,7 @@ def program(name: str, url: str, *options: str, application: str = "pgsplit back
     fields = {field: str(value) for field, value in conninfo_to_dict(url).items() if value}
     password = fields.pop("password", "")
     fields["application_name"] = application
+    fields["options"] = session_settings.options(fields.get("options"))
     environ = {**os.environ, "LC_ALL": "C"}
     if password:  # everybody can read a command line
         environ["PGPASSWORD"] = password

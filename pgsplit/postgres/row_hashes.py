@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from pgsplit.postgres.connect import ALIKE
-
 if TYPE_CHECKING:
     from typing import LiteralString
 
@@ -20,8 +18,8 @@ Hashes = tuple[int, ...]
 Pair = tuple[Hashes | None, Hashes | None]
 
 # There are far fewer buckets than the planner expects, so grouping needs no sort.
-SESSION = f"""
-    {ALIKE}; set search_path = pg_catalog; set default_transaction_read_only = on;
+SESSION = """
+    set default_transaction_read_only = on;
     set lock_timeout = '10s'; set jit = off; set enable_sort = off; set work_mem = '64MB'
 """
 MOST_CHARACTERS = 200

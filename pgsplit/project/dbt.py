@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsplit.base.errors import BuildFailed
+from pgsplit.postgres import session_settings
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 
@@ -20,6 +21,8 @@ DBT = (sys.executable, "-m", "dbt.cli.main")
 PACKAGE = Path(__file__).parents[1] / "dbt"
 PACKAGE_NAME = "pgsplit"
 PACKAGE_VARIABLE = "PGSPLIT_DBT"
+# What the profile adds to the settings of dbt's sessions.
+SETTINGS_VARIABLE = "PGSPLIT_SETTINGS"
 
 
 def run(
@@ -67,6 +70,7 @@ def run(
             **{name: value for name, value in os.environ.items() if not name.startswith("DBT_")},
             **connections.environ(),
             PACKAGE_VARIABLE: str(PACKAGE),
+            SETTINGS_VARIABLE: _settings(target, connections),
         },
         cwd=root,
         stdin=subprocess.DEVNULL,
@@ -88,6 +92,16 @@ def run(
             hint=f"dbt {arguments[0]} --target {target}",
         )
     return folder
+
+
+def _settings(target: str, connections: Connections) -> str:
+    """Undo for dbt's sessions what a database or a role sets for others, as `connect` does."""
+    with connections.connect(target) as database:
+        version = database.info.server_version
+        # A setting that was undone has the source `session` from then on.
+        undone = database.execute(session_settings.UNDONE).fetchall()
+    since_17 = session_settings.SINCE_17 if version >= 170000 else {}
+    return session_settings.dbt_options({**dict(undone), **since_17})
 
 
 def _require_package(root: Path) -> None:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from pgsplit.base.errors import DataDiffers, NotReady
-from pgsplit.postgres.connect import ALIKE, describe
+from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.ownership import Comparison, Pair, comparisons, not_compared
 from pgsplit.project.project import Service
@@ -123,7 +123,7 @@ def totals(
         _require_following(upstreams)
         sources = [stream.source for stream in upstreams.incoming]
         for connection in (upstreams.monolith, upstreams.database, *sources):
-            connection.execute(f"{ALIKE}; set lock_timeout = '{LOCK_TIMEOUT}'")
+            connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         for table, wanted in comparisons(service).items():
             found += _compare(upstreams, table, wanted)
             on_table(table)

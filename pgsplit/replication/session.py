@@ -94,8 +94,6 @@ def open_session(service: Service, connections: Connections) -> Iterator[Session
     ):
         requirements.provisioned(database, service)
         for connection in (monolith, database):
-            # A crash must not lose the point of no return, whatever the database is set to.
-            connection.execute("set synchronous_commit = on")
             # Only a superuser can; see Cutover.close for what happens otherwise.
             with suppress(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"set deadlock_timeout = '{DEADLOCK_TIMEOUT}'")

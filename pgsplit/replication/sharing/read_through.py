@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.postgres import session_settings
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
@@ -25,7 +26,10 @@ Connection = psycopg.Connection[Any]
 
 SCHEMA = "owner"
 # An owner that does not answer must not keep a service waiting.
-PATIENCE = {"connect_timeout": "2", "options": "-c statement_timeout=2000"}
+PATIENCE = {
+    "connect_timeout": "2",
+    "options": session_settings.options("", statement_timeout="2000"),
+}
 
 
 def owners(project: Project) -> list[Service]:

@@ -64,6 +64,7 @@
     returns jsonb
     language sql
     immutable
+    set search_path = pg_catalog, pg_temp
     as $data$
         select jsonb_strip_nulls(jsonb_build_object(
             {% for name in model.config.meta.events %}

@@ -16,6 +16,7 @@
 #}
 {% macro prepare_service_database() %}
     {% if execute and flags.WHICH in ['build', 'run', 'test', 'seed'] %}
+        {{ pgsplit.require_session() }}
         {% if pgsplit.is_monolith() %}
             select pg_advisory_xact_lock(hashtext('split.prepare'));
             create schema if not exists split;
