@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.base.text import few
 from pgsplit.postgres.connect import connect, describe, with_database
+from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.routing import env_file
@@ -35,6 +36,15 @@ FOREIGN_OBJECTS = """
         and not exists (
             select from pg_depend as dependency
             where dependency.objid = class.oid and dependency.deptype = 'e'
+        )
+    union all
+    select format('%s.%s()', namespace.nspname, proc.proname)
+    from pg_proc as proc
+    inner join pg_namespace as namespace on namespace.oid = proc.pronamespace
+    where namespace.nspname !~ '^pg_' and namespace.nspname <> 'information_schema'
+        and not exists (
+            select from pg_depend as dependency
+            where dependency.objid = proc.oid and dependency.deptype = 'e'
         )
     order by 1
 """
@@ -74,8 +84,8 @@ def provision(
     Raises:
         ConnectionFailed: the server can't be reached.
         NotReady: the login lacks CREATEDB or CREATEROLE, or an abort was interrupted.
-        TargetOccupied: the database holds objects of somebody else, or somebody else has created
-            a role of that name.
+        TargetOccupied: somebody else owns the database or something in it, or has created a role
+            of that name.
     """
     require_finished(service, ledger, but=["switch", "rollback", "complete"])
     url = connections.urls[service.database]
@@ -88,14 +98,15 @@ def provision(
     with ledger.step(service, "provision", enters=State.PROVISIONED, **intent) as step:
         with connect(maintenance_url(url), service.database) as server:
             _require_privileges(server)
+            _require_own_roles(server, service)
             exists = server.execute(
                 "select true from pg_database where datname = %s", (database,)
             ).fetchone()
             if exists:
                 with connect(url, service.database) as inside:
+                    strangers.require_none(inside, service.project, service.database)
                     _require_unoccupied(inside, service)
                     _require_encoding(inside)
-            _require_own_roles(server, service)
             password = _roles(server, service, new_password)
             if not exists:
                 # The file is older than this database: its routes led to another one.

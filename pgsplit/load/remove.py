@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgsplit.base.errors import NotReady
 from pgsplit.load.provision import maintenance_url, mark_of_role
 from pgsplit.postgres.connect import connect, describe
+from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.ledger import Ledger
@@ -92,6 +93,7 @@ def _exists(server: psycopg.Connection[Any], name: str) -> bool:
 def _drop_schemas(service: Service, url: str) -> bool:
     """Drop the project's schemas in one transaction; return False if they are somebody else's."""
     with connect(url, service.database) as inside, inside.transaction():
+        strangers.require_none(inside, service.project, service.database)
         mark = inside.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
         if mark.fetchone() != (service.mark,):
             return False

@@ -74,7 +74,7 @@ UNDONE = """
 SINCE_17 = {"transaction_timeout": "0"}
 
 
-def options(given: str | None = None, **changed: str) -> str:
+def options(given: object = None, **changed: str) -> str:
     """Give libpq's parameter `options`, with which a session has our settings.
 
     Args:
@@ -85,7 +85,7 @@ def options(given: str | None = None, **changed: str) -> str:
     Returns:
         The options, such as `-c search_path=pg_catalog,pg_temp`.
     """
-    before = os.environ.get("PGOPTIONS", "") if given is None else given
+    before = os.environ.get("PGOPTIONS", "") if given is None else str(given)
     ours = [f"-c {name}={_escaped(value)}" for name, value in {**SETTINGS, **changed}.items()]
     return " ".join([before, *ours] if before else ours)
 

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgsplit.base.errors import ConnectionFailed
 from pgsplit.postgres import embedded
 from pgsplit.postgres.connect import DEFAULTS, connect, url_of
+from pgsplit.project import strangers
 from pgsplit.project.project import Project
 
 RESERVED = ("postgres", "template0", "template1")
@@ -44,6 +45,7 @@ class Connections:
     pgbouncer_url: str = ""
     after_change: str = ""
     replication_urls: Mapping[str, str] = field(default_factory=dict)
+    _own: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """By default, let applications log in to the monolith as the runner does."""
@@ -71,8 +73,29 @@ class Connections:
         return self.replication_urls.get(target) or self.urls[target]
 
     def connect(self, target: str, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
-        """Open an autocommit connection to a target; see `connect`."""
-        return connect(self.urls[target], target, **parameters)
+        """Open an autocommit connection to a target; see `connect`.
+
+        Args:
+            target: the monolith or a service's database.
+            parameters: further connection parameters, such as `application_name`.
+
+        Returns:
+            A psycopg connection; as a context manager it closes itself.
+
+        Raises:
+            ConnectionFailed: the server can't be reached or refuses; the message says why.
+            TargetOccupied: somebody else owns, or may change, what is this project's there. It is
+                asked once.
+        """
+        database = connect(self.urls[target], target, **parameters)
+        if target not in self._own and "replication" not in parameters:
+            try:
+                strangers.require_none(database, self.project, target)
+            except BaseException:
+                database.close()
+                raise
+            self._own.add(target)
+        return database
 
 
 def resolve(

@@ -22,10 +22,8 @@ from psycopg.types.json import Jsonb
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.state.alone import alone, require_no_runner_of_version_1
 from pgsplit.state.schema import prepare_monolith
-
-# A runner that has just ended holds its lock until the server notices; wait so long for it.
-LOCK_TIMEOUT = "2s"
 
 
 class State(str, Enum):
@@ -62,8 +60,10 @@ class Step:
 class Ledger:
     """The ledger of one monolith, open for the only runner that may be at work on it."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self.connection = connection
+    def __init__(
+        self, connection: psycopg.Connection[Any], holder: psycopg.Connection[Any]
+    ) -> None:
+        self.connection, self.holder = connection, holder
         self.lock = RLock()  # services are built side by side, and all of them record here
 
     @contextmanager
@@ -85,6 +85,7 @@ class Ledger:
             The step, whose `detail` is recorded when the block ends well.
         """
         with self.lock:
+            self.holder.execute("select")  # whoever has lost the lock may not go on
             row = self.connection.execute(
                 "insert into split.ledger (service, step, intent) values (%s, %s, %s) returning id",
                 (service.database, name, Jsonb(intent)),
@@ -221,23 +222,6 @@ def completed(monolith: psycopg.Connection[Any]) -> frozenset[str]:
     return frozenset(row[0] for row in rows)
 
 
-def _another_runner(connection: psycopg.Connection[Any], lock: str) -> NotReady:
-    holder = connection.execute(
-        "select activity.pid, activity.backend_start::timestamptz(0) from pg_locks as lock"
-        " inner join pg_stat_activity as activity using (pid)"
-        " where lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted"
-        " and lock.classid = hashtext(%s)::oid and lock.objid = 1"
-        " and lock.database = (select oid from pg_database where datname = current_database())",
-        (lock,),
-    ).fetchone()
-    pid, since = holder or (0, "a moment ago")
-    return NotReady(
-        f"Another runner is at work on this monolith (process {pid}, since {since}).",
-        where=f"database {connection.info.dbname}",
-        hint=f"Wait for it, or end it: select pg_terminate_backend({pid});",
-    )
-
-
 @contextmanager
 def open_ledger(connections: Connections) -> Iterator[Ledger]:
     """Open the monolith's ledger for the only runner that may be at work.
@@ -252,15 +236,10 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
         ConnectionFailed: the monolith can't be reached.
         NotReady: another runner is at work, the schema `split` can't be made, or a newer pgsplit
             has made it.
+        TargetOccupied: somebody else has made the schema `split`.
     """
-    lock = f"{connections.monolith}.runner"
     with connections.connect(connections.monolith) as connection:
-        try:
-            with connection.transaction():
-                connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
-                connection.execute("select pg_advisory_lock(hashtext(%s), 1)", (lock,))
-        except psycopg.errors.LockNotAvailable as error:
-            raise _another_runner(connection, lock) from error
+        require_no_runner_of_version_1(connection, connections.monolith)
         try:
             prepare_monolith(connection)
         except psycopg.errors.InsufficientPrivilege as error:
@@ -270,4 +249,5 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
                 hint=f'GRANT CREATE ON DATABASE "{connection.info.dbname}"'
                 f' TO "{connection.info.user}";',
             ) from error
-        yield Ledger(connection)
+        with alone(connections, connection) as holder:
+            yield Ledger(connection, holder)

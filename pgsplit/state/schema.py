@@ -21,8 +21,15 @@ Connection = psycopg.Connection[Any]
 # dbt's macro state_version() gives the same number.
 VERSION = 2
 FOLDER = Path(__file__).with_name("sql")
-# By kind: the table by which a version 0 is known.
+# By kind: the table by which a version 0 is known, and the one that upgrades take turns by. All
+# versions have them, and nobody else can lock them.
 FIRST_TABLES = {"monolith": "ledger", "service": "service"}
+TURNS = {"monolith": "ledger", "service": "turn"}
+MADE_MEANWHILE = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DuplicateSchema,
+    psycopg.errors.DuplicateTable,
+)
 
 
 def prepare_monolith(monolith: Connection) -> None:
@@ -113,8 +120,16 @@ def _bring_up(kind: str, connection: Connection, names: dict[str, str]) -> None:
     require_known(connection)
     if _recorded(connection) == VERSION:
         return
+    try:
+        _upgrade(kind, connection, names)
+    except MADE_MEANWHILE:  # where there is nothing yet, there is nothing to lock either
+        _upgrade(kind, connection, names)
+
+
+def _upgrade(kind: str, connection: Connection, names: dict[str, str]) -> None:
     with connection.transaction():
-        connection.execute("select pg_advisory_xact_lock(hashtext('split.prepare'))")
+        if _exists(connection, TURNS[kind]):
+            connection.execute(f"lock table split.{TURNS[kind]} in exclusive mode")
         require_known(connection)
         found = _recorded(connection)
         if found == VERSION:

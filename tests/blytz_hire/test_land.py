@@ -289,17 +289,19 @@ def test_service_that_is_not_provisioned_is_refused(split: Split) -> None:
 def test_second_runner_is_refused_while_the_first_works(split: Split) -> None:
     with open_ledger(split.connections), pytest.raises(NotReady) as caught:
         land_service(split, "payments")
-    assert "Another runner is at work on this monolith (process " in caught.value.what
+    assert "Another runner is at work on this monolith: " in caught.value.what
 
 
 def test_runner_waits_for_one_that_has_just_ended(split: Split) -> None:
     """The server notices a moment later that a session has ended; until then it holds the lock."""
+    with open_ledger(split.connections):
+        pass
     with split.monolith() as holder, ThreadPoolExecutor() as threads:
-        holder.execute("select pg_advisory_lock(hashtext('blytz_hire.runner'), 1)")
+        holder.execute("begin; lock table split.runner in share update exclusive mode")
         landed = threads.submit(land_service, split, "payments")
         until(
             lambda: holder.execute(
-                "select 1 from pg_locks where locktype = 'advisory' and not granted"
+                "select 1 from pg_locks where relation = 'split.runner'::regclass and not granted"
             ).fetchall()
         )
         holder.close()

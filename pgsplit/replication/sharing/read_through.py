@@ -139,7 +139,7 @@ def _reader(source: Connection, service: Service, owner: Service, password: str)
     verb = sql.SQL("alter" if _is_ours(source, service) else "create")
     with source.transaction():
         # Services are built in parallel; PostgreSQL refuses two grants on a table at once.
-        source.execute("select pg_advisory_xact_lock(hashtext('split.reader'))")
+        source.execute("lock table split.heartbeats in share update exclusive mode")
         source.execute(sql.SQL("{} role {} login password {}").format(verb, role, secret.decode()))
         source.execute(sql.SQL("comment on role {} is {}").format(role, service.mark))
         source.execute(

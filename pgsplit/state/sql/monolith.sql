@@ -41,3 +41,15 @@ create table if not exists split.heartbeats (
     service text primary key,
     at timestamptz not null
 );
+
+-- Locked by the runner that is at work, for as long as it is: only our own roles can lock it.
+create table if not exists split.runner (
+    is_only boolean primary key default true check (is_only),
+    session integer not null,
+    operator text not null,
+    host text not null,
+    process integer not null,
+    command text not null,
+    since timestamptz not null default clock_timestamp()
+);
+comment on table split.runner is 'Who runs the runner that was at work last.';

@@ -2,8 +2,8 @@
     prepare_service_database(): what a service database needs before the first model is built.
 
     Runs at the start of every dbt command that builds. Idempotent and atomic. Two dbt processes take
-    turns by an advisory lock, since two `create or replace` of one function fail. The sync lock keeps
-    a sync out, which would otherwise wait for what is locked here while this waits for it.
+    turns by the sync lock, since two `create or replace` of one function fail. It keeps a sync out, too,
+    which would otherwise wait for what is locked here while this waits for it.
 
     The runner has made what is the same in every project: see pgsplit/state/sql/service.sql. Here
     comes what follows from the models:
@@ -17,12 +17,11 @@
 {% macro prepare_service_database() %}
     {% if execute and flags.WHICH in ['build', 'run', 'test', 'seed'] %}
         {{ pgsplit.require_session() }}
+        {{ pgsplit.require_no_strangers() }}
         {% if pgsplit.is_monolith() %}
-            select pg_advisory_xact_lock(hashtext('split.prepare'));
             create schema if not exists split;
         {% else %}
             {{ pgsplit.require_state_version() }}
-            select pg_advisory_xact_lock(hashtext('split.prepare'));
             {{ pgsplit.become_owner('split') }}
             lock table split.turn in exclusive mode;
             {{ pgsplit.forget_dropped_tables() }}

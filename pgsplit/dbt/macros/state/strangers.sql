@@ -1,0 +1,210 @@
+{#
+    strangers(mark, schemas, own, streams): a query for what somebody else owns, or may change, of what
+    this project is about to use in a database. Each row says what was found, and the statement that fixes
+    it. It reads the catalogue only, so it runs nobody's code.
+
+    | argument | example                                     | meaning                                     |
+    |----------|---------------------------------------------|---------------------------------------------|
+    | mark     | 'made by the shop split for ordering'       | the comment on the owner role; '' if none   |
+    | schemas  | array['split', 'audit', 'shop', 'owner']    | where everything has to be ours             |
+    | own      | 'ordering'                                  | a schema that has to be ours; '' if none    |
+    | streams  | array['split_ordering']                     | names of publications and subscriptions     |
+
+    Arguments are SQL. Ours are superusers, this login, the owner role with the mark, and roles that this
+    login or a superuser has made this login a member of, unless they own anything else in the database:
+    that would be the role of an application. pgsplit/project/strangers.py runs this query too.
+#}
+{% macro strangers(mark, schemas, own, streams) %}
+    with recursive me as (
+        select oid, rolname from pg_catalog.pg_roles where rolname = current_user
+    ),
+
+    here as (
+        select oid, datname, datdba from pg_catalog.pg_database where datname = current_database()
+    ),
+
+    wanted as (
+        select oid, nspname, nspowner, nspacl, nspname = any({{ schemas }}) as is_whole
+        from pg_catalog.pg_namespace
+        where nspname = any({{ schemas }} || {{ own }}::name)
+    ),
+
+    service_owner as (
+        select oid, rolname from pg_catalog.pg_roles
+        where not rolcanlogin and {{ mark }} <> '' and shobj_description(oid, 'pg_authid') = {{ mark }}
+    ),
+
+    ours as (
+        select oid from pg_catalog.pg_roles where rolsuper
+        union
+        select oid from me
+        union
+        select oid from service_owner
+        union
+        select member.roleid
+        from pg_catalog.pg_auth_members as member
+        inner join me on me.oid = member.member
+        where
+            (
+                member.grantor = me.oid
+                or (select rolsuper from pg_catalog.pg_roles where oid = member.grantor)
+            )
+            and member.roleid not in (select datdba from here)
+            and not exists (
+                select from pg_catalog.pg_class as class
+                where
+                    class.relowner = member.roleid
+                    and class.relnamespace not in (select oid from wanted)
+                    and class.relkind not in ('i', 'I', 't')
+            )
+    ),
+
+    -- The owner role's members act as it.
+    members as (
+        select member.member as oid, service_owner.rolname as owner
+        from pg_catalog.pg_auth_members as member
+        inner join service_owner on service_owner.oid = member.roleid
+        union
+        select member.member as oid, members.owner
+        from pg_catalog.pg_auth_members as member
+        inner join members on members.oid = member.roleid
+    ),
+
+    relations as (
+        select
+            class.oid, class.relname, class.relowner, class.relacl, class.relkind,
+            format('%I.%I', wanted.nspname, class.relname) as name,
+            case class.relkind
+                when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence'
+                when 'f' then 'foreign table' when 'c' then 'type' else 'table'
+            end as kind
+        from wanted
+        inner join pg_catalog.pg_class as class on class.relnamespace = wanted.oid
+        where wanted.is_whole and class.relkind not in ('i', 'I', 't')
+    ),
+
+    owned as (
+        select 'schema' as kind, quote_ident(nspname) as name, nspowner as owner from wanted
+        union all
+        select kind, name, relowner from relations
+        union all
+        select
+            case proc.prokind when 'p' then 'procedure' when 'a' then 'aggregate' else 'function' end,
+            format(
+                '%I.%I(%s)', wanted.nspname, proc.proname, pg_get_function_identity_arguments(proc.oid)
+            ),
+            proc.proowner
+        from wanted
+        inner join pg_catalog.pg_proc as proc on proc.pronamespace = wanted.oid
+        where wanted.is_whole
+        union all
+        select
+            case type.typtype when 'd' then 'domain' else 'type' end,
+            format('%I.%I', wanted.nspname, type.typname),
+            type.typowner
+        from wanted
+        inner join pg_catalog.pg_type as type on type.typnamespace = wanted.oid
+        where wanted.is_whole and type.typrelid = 0 and type.typelem = 0
+        union all
+        select 'publication', quote_ident(pubname), pubowner
+        from pg_catalog.pg_publication
+        where pubname = any({{ streams }})
+        union all
+        select 'subscription', quote_ident(subname), subowner
+        from pg_catalog.pg_subscription
+        where subdbid = (select oid from here) and subname = any({{ streams }})
+        union all
+        select 'database', quote_ident(datname), datdba from here where {{ mark }} <> ''
+    ),
+
+    granted as (
+        select format('schema %I', wanted.nspname) as name, entry.privilege_type, entry.grantee
+        from wanted, aclexplode(wanted.nspacl) as entry
+        where entry.privilege_type = 'CREATE'
+        union all
+        select
+            case relations.relkind when 'S' then 'sequence ' else 'table ' end || relations.name,
+            entry.privilege_type,
+            entry.grantee
+        from relations, aclexplode(relations.relacl) as entry
+        where entry.privilege_type not in ('SELECT', 'USAGE')
+        union all
+        select 'table ' || relations.name, entry.privilege_type, entry.grantee
+        from relations
+        inner join pg_catalog.pg_attribute as part on part.attrelid = relations.oid, aclexplode(part.attacl) as entry
+        where entry.privilege_type <> 'SELECT'
+    ),
+
+    found as (
+        select
+            1 as place,
+            format('the %s %s belongs to %I', owned.kind, owned.name, pg_get_userbyid(owned.owner)) as what,
+            case owned.kind
+                when 'schema' then format('alter schema %s rename to %I;', owned.name, 'somebodys_' || owned.name)
+                else format('alter %s %s owner to %I;', owned.kind, owned.name, me.rolname)
+            end || format(' or, if %1$I is one of your own logins: grant %1$I to %2$I;', pg_get_userbyid(owned.owner), me.rolname)
+            as fix
+        from owned, me
+        where owned.owner not in (select oid from ours)
+        union all
+        select
+            2,
+            format('%I is a member of %I', pg_get_userbyid(members.oid), members.owner),
+            format('revoke %I from %I;', members.owner, pg_get_userbyid(members.oid))
+        from members
+        inner join pg_catalog.pg_roles as role on role.oid = members.oid
+        where members.oid not in (select oid from ours) and not role.rolcreaterole
+        union all
+        select
+            3,
+            format(
+                'the trigger %I on %s calls %s of %I', tgname, relations.name, proc.oid::regproc,
+                pg_get_userbyid(proc.proowner)
+            ),
+            format('drop trigger %I on %s;', tgname, relations.name)
+        from relations
+        inner join pg_catalog.pg_trigger on tgrelid = relations.oid
+        inner join pg_catalog.pg_proc as proc on proc.oid = tgfoid
+        where not tgisinternal and proc.proowner not in (select oid from ours)
+        union all
+        select
+            4,
+            format(
+                '%s may %s %s',
+                case when grantee = 0 then 'everybody' else quote_ident(pg_get_userbyid(grantee)) end,
+                lower(privilege_type), case privilege_type when 'CREATE' then 'in the ' else 'the ' end || name
+            ),
+            format(
+                'revoke %s on %s from %s;', lower(privilege_type), name,
+                case when grantee = 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
+            )
+        from granted
+        where grantee not in (select oid from ours)
+    )
+
+    select what, fix from found order by place, what
+{% endmacro %}
+
+
+{#
+    require_no_strangers(): stops dbt if something that it would use is somebody else's; see strangers().
+#}
+{% macro require_no_strangers() %}
+    {% if pgsplit.is_monolith() %}
+        {% set query = pgsplit.strangers("''", "array['split']::name[]", "null", "array[]::name[]") %}
+    {% else %}
+        {% set query = pgsplit.strangers(
+            "'made by the " ~ project_name ~ " split for " ~ target.name ~ "'",
+            "array['split', 'audit', 'owner', '" ~ pgsplit.monolith_schema() ~ "']::name[]",
+            "'" ~ target.name ~ "'",
+            "array['split_" ~ target.name ~ "', 'split_" ~ target.name ~ "_back']::name[]"
+        ) %}
+    {% endif %}
+    {% set found = run_query(query).rows %}
+    {% if found %}
+        {% do exceptions.raise_compiler_error(
+            "In " ~ target.dbname ~ " on " ~ target.host ~ ", " ~ found[0][0] ~ ". This project uses only what is its own."
+            ~ " Nothing was changed. " ~ found[0][1]
+        ) %}
+    {% endif %}
+{% endmacro %}

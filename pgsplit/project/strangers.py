@@ -1,0 +1,75 @@
+"""Refuses a database in which somebody else owns, or may change, what this project is to use.
+
+Whoever owns a table, a view or a function there could have code run with our rights, or be given
+rows that are not theirs. So it is asked before anything else, and of the catalogue only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import psycopg
+from psycopg import sql
+
+from pgsplit.base.errors import TargetOccupied
+from pgsplit.base.text import few
+from pgsplit.postgres.connect import describe
+from pgsplit.project.project import Project, Service
+
+# dbt runs the same query before it builds.
+QUERY = Path(__file__).parents[1] / "dbt" / "macros" / "state" / "strangers.sql"
+SHOWN = 5
+
+
+def require_none(database: psycopg.Connection[Any], project: Project, target: str) -> None:
+    """Refuse a database with objects of strangers where this project's own have to be.
+
+    Args:
+        database: a connection to it.
+        project: the project.
+        target: the target: the monolith, or a service's database.
+
+    Raises:
+        TargetOccupied: there are such objects, or others may change ours; they and their owners
+            are named.
+    """
+    found = _look(database, project, target)
+    if found:
+        raise TargetOccupied(
+            f"This project uses only what is its own, and in {database.info.dbname}"
+            f" {few([what for what, _ in found], SHOWN)}. Nothing was changed.",
+            where=describe(database.info.dsn),
+            hint="Look at it, then as a superuser or as its owner:\n"
+            + "\n".join(fix for _, fix in found[:SHOWN]),
+        )
+
+
+def _look(
+    database: psycopg.Connection[Any], project: Project, target: str
+) -> list[tuple[str, str]]:
+    service = project.services.get(target)
+    mark, own, schemas = "", None, ["split"]
+    if service:
+        mark, own = service.mark, service.database
+        schemas += ["audit", "owner", service.mirror]
+    streams = [service] if service else list(project.services.values())
+    arguments = (
+        sql.SQL("{}::text").format(mark),
+        sql.SQL("{}::name[]").format(schemas),
+        sql.SQL("{}::name").format(own),
+        sql.SQL("{}::name[]").format([name for one in streams for name in _names(one)]),
+    )
+    jinja = jinja2.Environment(extensions=["jinja2.ext.do"])  # as dbt's
+    module: Any = jinja.from_string(QUERY.read_text(encoding="utf-8")).module
+    return database.execute(
+        module.strangers(*(one.as_string(database) for one in arguments))
+    ).fetchall()
+
+
+def _names(service: Service) -> list[str]:
+    """Name the publications and subscriptions that are a service's."""
+    owners = service.project.services.values()
+    shared = [f"{service.replication}_from_{owner.database}" for owner in owners]
+    return [service.replication, service.reverse_replication, *shared]
