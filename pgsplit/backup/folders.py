@@ -83,9 +83,14 @@ def remove(part: Path, project: Project) -> None:
             shutil.rmtree(part)
 
 
+def private(name: str, flags: int) -> int:
+    """Open a file for its owner alone, as `open` wants it from an opener."""
+    return os.open(name, flags, 0o600)
+
+
 def write(file: Path, content: Mapping[str, Any]) -> None:
     """Write a manifest; durable when this returns."""
-    with open(file, "w", encoding="utf-8") as out:
+    with open(file, "w", encoding="utf-8", opener=private) as out:
         json.dump(content, out, indent=2, ensure_ascii=False)
         out.flush()
         os.fsync(out.fileno())

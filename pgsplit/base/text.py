@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
@@ -38,5 +39,19 @@ def ago(moment: datetime) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace characters that are invisible, move the cursor or reverse the text."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+    """Show characters as escapes that are invisible, move the cursor or reverse the text.
+
+    So a name that somebody has given to a table can't write over what a terminal shows. Lines and
+    tabs stay.
+    """
+    return "".join(
+        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+def printable_json(document: str) -> str:
+    """Escape the same characters in a JSON document, which stays the same document."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in document
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import (
@@ -26,15 +26,35 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from pgsplit.base.errors import SplitError
-from pgsplit.base.text import printable, size
+from pgsplit.base.text import printable, printable_json, size
 from pgsplit.postgres.copy import Progress as Copied
 
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+
+class SafeConsole(Console):
+    """A console that shows control characters as escapes, whoever has put them into a name."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as Rich does; it would drop some of these characters without a trace."""
+        super().print(*(printable(one) if type(one) is str else one for one in objects), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render what is no plain text: a table, or a line of progress."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
+err = SafeConsole(stderr=True, highlight=False)
+out = SafeConsole(highlight=False)
 
 Result = TypeVar("Result")
 
@@ -156,7 +176,7 @@ def show_warnings(warnings: Iterable[str]) -> None:
 
 def show_json(data: Mapping[str, Any]) -> None:
     """Print data as JSON on standard output, for programs."""
-    print(json.dumps(data, indent=2, default=str, ensure_ascii=False))
+    print(printable_json(json.dumps(data, indent=2, default=str, ensure_ascii=False)))
 
 
 def present(

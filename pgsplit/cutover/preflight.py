@@ -12,7 +12,7 @@ from pgsplit.project import drift
 from pgsplit.project.project import Service
 from pgsplit.prove.checks import require_unaltered
 from pgsplit.prove.verify import outdated
-from pgsplit.replication import requirements
+from pgsplit.replication import requirements, triggers
 from pgsplit.replication.session import Session
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.sync import apply_changes
@@ -52,7 +52,7 @@ LONG_TRANSACTIONS = """
         )
 """
 
-# Columns, checks, unique indexes and triggers of owned tables that no model knows.
+# Columns, checks and unique indexes of owned tables that no model knows.
 UNKNOWN = """
     with
 
@@ -88,12 +88,6 @@ UNKNOWN = """
             left join pg_attribute on attrelid = owned.oid and pg_attribute.attnum = part.attnum
             where coalesce(format('%%s.%%s', owned.relname, attname) <> all(%(unique)s), true)
         )
-    union all
-    select
-        format('trigger %%I on %%s fires for replication, too', tgname, owned.name),
-        format('alter table %%s enable trigger %%I;', owned.name, tgname)
-    from owned inner join pg_trigger on tgrelid = owned.oid
-    where tgenabled in ('A', 'R') and not tgisinternal
 """
 
 
@@ -300,7 +294,10 @@ def _find_unknown(found: PreflightReport, session: Session) -> None:
             "unique": [*unique, *(f"{name}.id" for name in tables)],
         },
     )
-    for what, hint in rows.fetchall():
+    fires = triggers.fires(
+        session.monolith, [f"{session.service.mirror}.{name}" for name in tables]
+    )
+    for what, hint in (*rows.fetchall(), *fires):
         found.add(
             f"{what}: reverse replication could fail on it, or could not keep it up to date", hint
         )

@@ -14,7 +14,7 @@ from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements
+from pgsplit.replication import requirements, triggers
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
 from pgsplit.replication.slot import Connection, Slot, slot
@@ -132,6 +132,7 @@ def status(service: Service, connections: Connections) -> Status:
                     there = opened.enter_context(connections.connect(owner.database))
                     _look_at_shared(SharedStream(service, monolith, database, owner, there), found)
                 _look_at_reverse(ReverseStream(service, monolith, database), found)
+                _look_at_triggers(stream, found)
                 if found.state.reached(State.BUILT):
                     _look_at_tables(stream, found)
         except SplitError as error:
@@ -203,6 +204,16 @@ def _look_at_reverse(stream: ReverseStream, found: Status) -> None:
     if held := stream.slot():
         found.way_back_kept_bytes = held.kept_bytes
         _warn_of_kept(found, stream.name, held, found.service.database)
+
+
+def _look_at_triggers(stream: Stream, found: Status) -> None:
+    """Warn of what fires where replication writes: in the mirror, and in the monolith's tables."""
+    service, sides = stream.service, [(stream.database, stream.service.landed_tables)]
+    if found.state is State.SWITCHED:
+        sides.append((stream.monolith, service.owned_tables))
+    for database, tables in sides:
+        names = [f"{service.mirror}.{name}" for name in (*tables,)]
+        found.warnings += triggers.warnings(database, names, database.info.dbname)
 
 
 def _look_at_tables(stream: Stream, found: Status) -> None:

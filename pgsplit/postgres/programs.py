@@ -20,6 +20,8 @@ from pgsplit.base.text import SHOWN
 from pgsplit.postgres import session_settings, wheel
 
 SECONDS_BETWEEN_LOOKS = 0.2
+# What these programs write holds rows, so it is for its owner alone.
+PRIVATE = 0o077
 
 Command = tuple[list[str], dict[str, str]]
 Ended = tuple[int, str]
@@ -66,6 +68,7 @@ def run(command: Sequence[str], environ: Mapping[str, str], look: Callable[[], N
             stdout=subprocess.DEVNULL,
             stderr=said,
             env=dict(environ),
+            umask=PRIVATE,
         )
         try:
             while running.returncode is None:

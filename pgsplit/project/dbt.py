@@ -77,6 +77,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        umask=0o077,  # logs may hold rows
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -22,9 +22,12 @@ SNAPSHOTS = """
 
 
 def test_runner_at_work_is_named(split: Split) -> None:
-    with open_ledger(split.connections), pytest.raises(NotReady) as caught:
-        with open_ledger(split.connections):
-            pass
+    with (
+        open_ledger(split.connections),
+        pytest.raises(NotReady) as caught,
+        open_ledger(split.connections),
+    ):
+        pass
     what = caught.value.what
     assert f"monolith: {getpass.getuser()} runs `" in what
     assert f"on {socket.gethostname()}, process {os.getpid()}, since " in what
@@ -72,9 +75,9 @@ def test_nobody_else_has_any_right_on_the_schema_split(switched: Split) -> None:
 def test_lock_that_is_no_runner_s_is_named_too(landed: Split) -> None:
     with landed.monolith() as holder:
         holder.execute("begin; lock table split.runner in exclusive mode")
-        with pytest.raises(NotReady, match="postgres has locked split.runner since "):
-            with open_ledger(landed.connections):
-                pass
+        said = "postgres has locked split.runner since "
+        with pytest.raises(NotReady, match=said), open_ledger(landed.connections):
+            pass
 
 
 def test_runner_whose_lock_is_lost_stops(landed: Split) -> None:
@@ -95,9 +98,9 @@ def test_upgrade_waits_for_a_runner_of_an_older_version(landed: Split) -> None:
         url = with_database(landed.server.tcp, "blytz_hire", user="stranger")
         lock = "select pg_advisory_lock(hashtext('blytz_hire.runner'), 1)"
         monolith.execute(lock)
-        with pytest.raises(NotReady, match="postgres runs one of an older version since "):
-            with open_ledger(landed.connections):
-                pass
+        said = "postgres runs one of an older version since "
+        with pytest.raises(NotReady, match=said), open_ledger(landed.connections):
+            pass
         monolith.execute("select pg_advisory_unlock_all()")
         with psycopg.connect(url, autocommit=True) as stranger:
             stranger.execute(lock)

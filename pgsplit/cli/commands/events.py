@@ -13,7 +13,7 @@ from typing import Any
 
 import rich_click as click
 
-from pgsplit.base.text import printable
+from pgsplit.base.text import printable, printable_json
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option, one_service
 from pgsplit.project.project import Service
@@ -89,10 +89,11 @@ def show_events(found: Iterable[tuple[int, dict[str, Any]]], as_json: bool) -> i
     for sequence, event in found:
         count += 1
         if as_json:
-            print(json.dumps({"sequence": sequence, **event}, ensure_ascii=False), flush=True)
+            document = json.dumps({"sequence": sequence, **event}, ensure_ascii=False)
+            print(printable_json(document), flush=True)
             continue
         data = event["data"]
         said = f"{sequence:>8}  {event['timestamp'][:19]}  {event['type']}  {data['id']}"
         who = ", ".join(str(value) for key, value in data.items() if key != "id")
-        print(printable(f"{said}  {who}"), flush=True)
+        print(printable(f"{said}  {who}").replace("\n", "\\n"), flush=True)
     return count

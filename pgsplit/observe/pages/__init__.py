@@ -38,7 +38,7 @@ def render(template: str, short: Callable[[str], str] = str, **data: Any) -> str
 
 
 def write(path: Path, html: str) -> None:
-    """Write a page; atomic.
+    """Write a page; atomic. It may hold rows, so it is for its owner alone.
 
     Args:
         path: the file; its folder has to exist. An existing page is replaced.
@@ -53,10 +53,6 @@ def write(path: Path, html: str) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(html)
-        # mkstemp's file is for its owner alone; a page is for everybody who may read the folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
         if temporary:
@@ -124,7 +120,7 @@ def _unwritable(path: Path, why: str) -> NotReady:
 
 def _shown(value: Any) -> Any:
     # Control characters are invalid for strict readers, and may reorder a line.
-    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
+    return printable(value) if type(value) is str else value
 
 
 def _environment() -> Environment:

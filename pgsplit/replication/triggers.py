@@ -1,0 +1,72 @@
+"""Finds what fires when replication writes a table: on PostgreSQL 15 with a superuser's rights.
+
+Before PostgreSQL 16, rows are applied with the rights of the subscription's owner, who has to be a
+superuser when the subscription is made. Whoever owns a table could have a trigger on it fire there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+# The triggers and rules on some tables that fire for replication, but for those that call a
+# function of the schema split. psycopg's parameter is `tables`, a list of names.
+FIRES = """
+    select
+        format('trigger %%I on %%s fires for replication, too', tgname, tgrelid::regclass),
+        format('alter table %%s enable trigger %%I;', tgrelid::regclass, tgname)
+    from pg_trigger
+    inner join pg_proc as proc on proc.oid = tgfoid
+    where
+        tgrelid in (select to_regclass(name) from unnest(%(tables)s::text[]) as name)
+        and tgenabled in ('A', 'R')
+        and not tgisinternal
+        and proc.pronamespace is distinct from to_regnamespace('split')
+    union all
+    select
+        format('rule %%I on %%s works for replication, too', rulename, ev_class::regclass),
+        format('alter table %%s enable rule %%I;', ev_class::regclass, rulename)
+    from pg_rewrite
+    where
+        ev_class in (select to_regclass(name) from unnest(%(tables)s::text[]) as name)
+        and ev_enabled in ('A', 'R')
+    order by 1
+"""
+# Event triggers fire for definitions only; their makers are superusers.
+
+
+def fires(database: psycopg.Connection[Any], tables: Sequence[str]) -> list[tuple[str, str]]:
+    """Find the triggers and rules of others that fire when replication writes some tables.
+
+    Args:
+        database: a connection to the database that replication writes.
+        tables: names with their schemas, quoted where they have to be.
+
+    Returns:
+        What was found, each with the statement that lets it fire for applications only.
+    """
+    return database.execute(FIRES, {"tables": list(tables)}).fetchall()
+
+
+def warnings(database: psycopg.Connection[Any], tables: Sequence[str], where: str) -> list[str]:
+    """Say what fires in a database when replication writes it, and with whose rights.
+
+    Args:
+        database: a connection to it.
+        tables: names with their schemas, quoted where they have to be.
+        where: the database's name for people.
+
+    Returns:
+        A warning with its fix for each trigger and rule.
+    """
+    rights = (
+        "the table's owner"
+        if database.info.server_version >= 160000
+        else "the subscription's owner, a superuser"
+    )
+    return [
+        f"In {where}, {what}: it runs with the rights of {rights}.\n  hint:  {fix}"
+        for what, fix in fires(database, tables)
+    ]
