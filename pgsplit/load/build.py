@@ -13,11 +13,13 @@ from psycopg import sql
 
 from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.retry import LOCKED
 from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.prove.verify import outdated
 from pgsplit.replication import requirements
+from pgsplit.replication.fence import Fence
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
 from pgsplit.state.ledger import Ledger, State
@@ -89,9 +91,11 @@ def build(
     with connections.connect(service.database) as database:
         requirements.provisioned(database, service)
         prepare_service(database, service)
+    outdated_fence = _renew_fence(service, connections)
     started = time.monotonic()
     with ledger.step(service, "build", enters=State.BUILT, target=service.database) as step:
         outcome = _dbt_build(service.database, connections, on_node)
+        outcome.warnings += outdated_fence
         mirror, tables = _count(service, connections, outcome.tables)
         if ledger.state(service) == State.LANDED:  # later, an operator may have paused it
             _follow_from_now(service, connections)
@@ -108,6 +112,17 @@ def build(
             seconds=round(time.monotonic() - started, 3),
         )
     return Built(tables, mirror, outcome.tests, outcome.warnings, time.monotonic() - started)
+
+
+def _renew_fence(service: Service, connections: Connections) -> list[str]:
+    """Renew the monolith's triggers that an earlier version has made; say what prevents it."""
+    with connections.connect(connections.monolith) as monolith:
+        fence = Fence(service, monolith, service.mirror, list(service.owned_tables))
+        try:
+            fence.renew_triggers()
+        except LOCKED as error:
+            return [f"{fence.outdated()}: {str(error).strip()}"]
+    return []
 
 
 def _follow_from_now(service: Service, connections: Connections) -> None:

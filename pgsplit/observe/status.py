@@ -16,6 +16,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import requirements
 from pgsplit.replication.reverse import ReverseStream
+from pgsplit.replication.session import Session
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
 from pgsplit.replication.slot import Connection, Slot, slot
 from pgsplit.replication.stream import Stream
@@ -134,6 +135,7 @@ def status(service: Service, connections: Connections) -> Status:
                 _look_at_reverse(ReverseStream(service, monolith, database), found)
                 if found.state.reached(State.BUILT):
                     _look_at_tables(stream, found)
+                    _look_at_fences(Session(service, connections, monolith, database), found)
         except SplitError as error:
             found.replication = found.replication or "unknown"
             found.warnings.append(str(error))
@@ -221,6 +223,11 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
             )
             if counted := stream.database.execute(query).fetchone():
                 found.caches[model.entity] = counted
+
+
+def _look_at_fences(session: Session, found: Status) -> None:
+    fences = session.monolith_fence, session.service_fence
+    found.notes += filter(None, (fence.outdated() for fence in fences))
 
 
 def _warn_of_no_follower(stream: Stream, found: Status) -> None:
