@@ -14,7 +14,7 @@ from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements
+from pgsplit.replication import login, requirements
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
@@ -129,10 +129,13 @@ def status(service: Service, connections: Connections) -> Status:
                 stream = Stream(service, monolith, database)
                 if is_needed:
                     _look(stream, found)
+                    found.notes += login.notes_of(stream, connections)
                 for owner in completed_owners(monolith, service):
                     there = opened.enter_context(connections.connect(owner.database))
                     _look_at_shared(SharedStream(service, monolith, database, owner, there), found)
-                _look_at_reverse(ReverseStream(service, monolith, database), found)
+                back = ReverseStream(service, monolith, database)
+                _look_at_reverse(back, found)
+                found.notes += login.notes_of(back, connections)
                 if found.state.reached(State.BUILT):
                     _look_at_tables(stream, found)
                     _look_at_fences(Session(service, connections, monolith, database), found)
