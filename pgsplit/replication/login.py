@@ -136,17 +136,26 @@ def advice(stream: Stream, connections: Connections) -> str:
     """
     if not _is_secret(stream, connections) or _has_own(stream):
         return ""
-    source, (label, target) = stream.source, stream.labels
-    name, database = stream.name, source.info.dbname
+    (label, target), database = stream.labels, stream.source.info.dbname
     user = conninfo_to_dict(connections.for_servers(stream.source_name))["user"]
+    said = (
+        f"The server of {target} logs in to {label} as {user}, whose password it stores, readable"
+        " for its superusers."
+    )
+    if _may_make(stream.source):
+        return (
+            f"{said} A login of its own would do, once the pg_hba.conf of {label} has the line:\n"
+            f'  host "{database}" {stream.name} ADDRESS scram-sha-256\n'
+            f"  hint:  runner.py build {stream.service.role}"
+        )
+    name = f"{stream.service.project.name}_replication"
     return (
-        f"The server of {target} logs in to {label} as {user}, whose password it stores, for"
-        f" everybody who is a superuser there. A login that may only replicate, on {label}:\n"
-        f'  CREATE ROLE "{name}" LOGIN REPLICATION; GRANT CONNECT ON DATABASE "{database}" TO'
-        f' "{name}";\n'
-        f"  \\password {name}\n"
-        f'with a line in its pg_hba.conf: host "{database}" {name} ADDRESS scram-sha-256\n'
-        f"  hint:  export {stream.variable}=postgresql://{name}:PASSWORD@…/{database}"
+        f"{said} {stream.source.info.user} may not make one that may only replicate. On {label},"
+        " with psql:\n"
+        f'  CREATE ROLE "{name}" LOGIN REPLICATION;\n'
+        f'  GRANT CONNECT ON DATABASE "{database}" TO "{name}";\n'
+        f'  \\password "{name}"\n'
+        f"  hint:  export {stream.variable}=postgresql://{name}:PASSWORD@HOST/{database}"
     )
 
 

@@ -150,8 +150,8 @@ def test_login_that_the_server_refuses_is_not_kept_and_status_says_what_lacks(
         assert FORWARD not in roles(split)
         found = ran(tcp, "status", "payments")
     assert "The server of payments_db logs in to the monolith as postgres" in found
-    assert f'pg_hba.conf: host "blytz_hire" {FORWARD} ADDRESS scram-sha-256' in found
-    assert f"export BLYTZ_HIRE_REPLICATION_URL=postgresql://{FORWARD}:PASSWORD@" in found
+    assert f'has the line: host "blytz_hire" {FORWARD} ADDRESS scram-sha-256' in found
+    assert "hint: runner.py build payments" in found
     text = log.read_bytes()[said:].decode()
     assert f'rejects connection for host "127.0.0.1", user "{FORWARD}"' in text
     assert "password=" not in text and PASSWORD not in text
@@ -205,24 +205,32 @@ def test_login_without_the_right_is_told_the_statements(split: Split) -> None:
     url = with_database(split.server.tcp, MONOLITH, user="mover")
     tcp = over_tcp(split, BLYTZ_HIRE_URL=url)
     said = ran(tcp, "provision", "payments")
-    statement = f'CREATE ROLE "{FORWARD}" LOGIN REPLICATION; GRANT CONNECT ON DATABASE "blytz_hire"'
-    statement += f' TO "{FORWARD}";'
+    statements = 'CREATE ROLE "{role}" LOGIN REPLICATION; GRANT CONNECT ON DATABASE "{database}"'
+    statements += ' TO "{role}";'
+    role = "blytz_hire_replication"
     assert "logs in to the monolith as mover, whose password it stores" in said
-    assert statement in said
-    assert statement.replace(FORWARD, BACK).replace("blytz_hire", "payments_db") in said
+    assert statements.format(role=role, database="payments_db") in said
+    pasted = statements.format(role=role, database="blytz_hire")
+    assert pasted in said
     with split.monolith() as monolith:
-        monolith.execute(statement.encode())
-        # As psql's \password does.
-        secret = monolith.pgconn.encrypt_password(b"chosen", FORWARD.encode(), b"scram-sha-256")
-        monolith.execute(f"alter role {FORWARD} password '{secret.decode()}'")
-    chosen = with_database(url, MONOLITH, user=FORWARD, password="chosen")
-    assert psycopg.connect(chosen)
+        monolith.execute(pasted.encode())
+        # As psql's \\password does.
+        secret = monolith.pgconn.encrypt_password(b"chosen", role.encode(), b"scram-sha-256")
+        monolith.execute(f"alter role {role} password '{secret.decode()}'")
+    named = with_database(url, MONOLITH, user=role, password="chosen")
+    said = ran(
+        over_tcp(split, BLYTZ_HIRE_URL=url, BLYTZ_HIRE_REPLICATION_URL=named),
+        "provision",
+        "payments",
+    )
+    assert "logs in to the monolith" not in said
+    psycopg.connect(named).close()
     # And what keeps a password out of that server's log.
-    assert "mover may not turn" not in said
+    assert "may log the password by which it reads the monolith: mover may not turn" in said
+    assert 'GRANT SET ON PARAMETER log_min_error_statement TO "mover";' in said
     split.server.execute("alter system set log_statement = 'ddl'")
     split.server.execute("select pg_reload_conf()")
     said = ran(tcp, "provision", "payments")
-    assert "may log the password by which it reads the monolith" in said
     grant = 'GRANT SET ON PARAMETER log_min_error_statement, log_statement TO "mover";'
     assert grant in said
     split.server.execute(grant)
@@ -252,9 +260,9 @@ def test_streams_of_an_earlier_version_get_logins_of_their_own_by_a_build(stage:
     ran(tcp, "build", "payments")
     assert stored(tcp, "payments_db")[FORWARD]["user"] == FORWARD
     assert stored(tcp, MONOLITH)[BACK]["user"] == BACK
-    with as_service(tcp) as service:
+    with as_service(split) as service:
         service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "new"})
-    assert_alike(tcp)
+    assert_alike(split)
     assert "logs in to" not in ran(tcp, "status", "payments")
 
 
@@ -278,10 +286,12 @@ def test_statement_in_quiet_reaches_no_log_and_settings_come_back(run: Any, tmp_
             with pytest.raises(psycopg.Error), quiet(connection), connection.transaction():
                 connection.execute("select 'hidden 5'")
                 connection.execute("drop table hidden_6")
+            connection.execute("set log_transaction_sample_rate = 0")  # chosen when one begins
             with connection.transaction(), quiet(connection):
                 connection.execute("select 'hidden 7'")
             with pytest.raises(psycopg.Error), connection.transaction(), quiet(connection):
                 connection.execute("select 'hidden 8' / 0")
+            connection.execute("reset log_transaction_sample_rate")
             after = dict(connection.execute("select name, setting from pg_settings").fetchall())
             assert {name for name in before if before[name] != after[name]} == set()
             connection.execute("select 'shown'")
@@ -301,8 +311,9 @@ def test_statement_in_quiet_reaches_no_log_and_settings_come_back(run: Any, tmp_
         text = log.read_text(errors="replace")
     assert "select 'shown'" in text and "select 'shown, too'" in text
     # Messages of errors name what they are about; statements are not there.
-    kept = [line for line in text.splitlines() if "hidden" in line and "ERROR" not in line]
-    assert kept == []
+    said = ("ERROR", "does not exist")
+    kept = [line for line in text.splitlines() if "hidden" in line]
+    assert [line for line in kept if not any(word in line for word in said)] == []
 
 
 @dataclass
