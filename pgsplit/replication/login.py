@@ -248,6 +248,8 @@ def _make(stream: Stream) -> str:
                 )
             )
             source.execute(sql.SQL("comment on role {} is {}").format(role, service.mark))
+            # Only a member may end the process that serves the slot, before the slot is dropped.
+            source.execute(sql.SQL("grant {} to current_user").format(role))
             source.execute(
                 sql.SQL("grant connect on database {} to {}").format(
                     sql.Identifier(source.info.dbname), role
