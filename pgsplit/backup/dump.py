@@ -22,6 +22,7 @@ import psycopg
 
 from pgsplit.backup import folders
 from pgsplit.backup.folders import MANIFEST, folder
+from pgsplit.backup.mappings import mask, passwords
 from pgsplit.backup.scope import LOCKED, Scope, look
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import few, size
@@ -264,8 +265,10 @@ def _dump(
         with suppress(FileNotFoundError):
             say(size(sum(file.stat().st_size for file in part.iterdir())))
 
+    known = passwords(connections, target)
     code, said = run(*program("pg_dump", url, *options), look)
     if not code:
+        mask(part, known | passwords(connections, target))
         return
     if "lock timeout" in said or "could not obtain lock" in said:
         raise locked(LOCKED, url)

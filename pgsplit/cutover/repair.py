@@ -180,7 +180,7 @@ def repair(
 def _recreate(needed: _Needed, connections: Connections) -> dict[str, int]:
     stream = needed.stream
     stream.remove()
-    stream.create(needed.known, connections.for_servers(needed.source))
+    stream.create(needed.known, connections)
     idle = [name for name in needed.known if name not in needed.replicated]
     drop_tables(stream.source, stream.name, stream.service.mirror, idle)
     with exported_snapshot(connections, stream.name, needed.source) as snapshot:

@@ -26,6 +26,7 @@ from pgsplit.routing.announce import announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, require_finished
+from pgsplit.state.schema import prepare_service
 
 PREPARE_SECONDS = 5.0
 BETWEEN_LOOKS_SECONDS = 0.02
@@ -71,6 +72,7 @@ class Switch(Cutover):
 
     def prepare(self) -> None:
         """Make both fences and the reverse stream, which is idle until `open`; idempotent."""
+        prepare_service(self.session.database, self.service)
         self.old.prepare()
         self.new.prepare("monolith", closed=True)  # nobody writes there yet
         with self.session.database.transaction():

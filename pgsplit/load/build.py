@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from psycopg import sql
 
 from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.retry import LOCKED
 from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.prove.verify import outdated
-from pgsplit.replication import requirements
+from pgsplit.replication import login, requirements
+from pgsplit.replication.fence import Fence
+from pgsplit.replication.session import open_session
+from pgsplit.replication.shared import SharedStream, completed_owners
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
 from pgsplit.state.ledger import Ledger, State
@@ -89,9 +94,12 @@ def build(
     with connections.connect(service.database) as database:
         requirements.provisioned(database, service)
         prepare_service(database, service)
+    outdated_fence = _renew_fence(service, connections)
+    _adopt_logins(service, connections)
     started = time.monotonic()
     with ledger.step(service, "build", enters=State.BUILT, target=service.database) as step:
         outcome = _dbt_build(service.database, connections, on_node)
+        outcome.warnings += outdated_fence
         mirror, tables = _count(service, connections, outcome.tables)
         if ledger.state(service) == State.LANDED:  # later, an operator may have paused it
             _follow_from_now(service, connections)
@@ -108,6 +116,29 @@ def build(
             seconds=round(time.monotonic() - started, 3),
         )
     return Built(tables, mirror, outcome.tests, outcome.warnings, time.monotonic() - started)
+
+
+def _renew_fence(service: Service, connections: Connections) -> list[str]:
+    """Renew the monolith's triggers that an earlier version has made; say what prevents it."""
+    with connections.connect(connections.monolith) as monolith:
+        fence = Fence(service, monolith, service.mirror, list(service.owned_tables))
+        try:
+            fence.renew_triggers()
+        except LOCKED as error:
+            return [f"{fence.outdated()}: {str(error).strip()}"]
+    return []
+
+
+def _adopt_logins(service: Service, connections: Connections) -> None:
+    """Give streams that an earlier version has created logins of their own."""
+    with open_session(service, connections) as session, ExitStack() as opened:
+        streams: list[Stream] = [session.forward, session.reverse]
+        for owner in completed_owners(session.monolith, service):
+            there = opened.enter_context(connections.connect(owner.database))
+            one = SharedStream(service, session.monolith, session.database, owner, there)
+            streams.append(one)
+        for stream in streams:
+            login.adopt(stream, connections)
 
 
 def _follow_from_now(service: Service, connections: Connections) -> None:

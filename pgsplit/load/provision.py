@@ -19,9 +19,13 @@ from psycopg.conninfo import conninfo_to_dict
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.base.text import few
 from pgsplit.postgres.connect import connect, describe, with_database
+from pgsplit.postgres.quiet import quiet
 from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication import login
+from pgsplit.replication.reverse import ReverseStream
+from pgsplit.replication.stream import Stream
 from pgsplit.routing import env_file
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
@@ -118,6 +122,8 @@ def provision(
         with connect(url, service.database) as inside, inside.transaction():
             _schemas(inside, service)
             prepare_service(inside, service)
+            for stream in (Stream, ReverseStream):
+                notes += login.notes(stream(service, ledger.connection, inside), connections)
         notes += _publish(service, connections, password, sides)
         step.detail["created"] = not exists
     return Provisioned(service, not exists, env_file.file(service, connections), tuple(notes))
@@ -229,7 +235,7 @@ def _roles(server: psycopg.Connection[Any], service: Service, new_password: bool
         password.encode(), service.login.encode(), b"scram-sha-256"
     )
     verb = sql.SQL("alter" if service.login in existing else "create")
-    with server.transaction():
+    with quiet(server), server.transaction():
         server.execute(sql.SQL("{} role {} login password {}").format(verb, login, secret.decode()))
         server.execute(sql.SQL("comment on role {} is {}").format(login, service.mark))
     return password

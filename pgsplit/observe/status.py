@@ -14,8 +14,9 @@ from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements, triggers
+from pgsplit.replication import login, requirements, triggers
 from pgsplit.replication.reverse import ReverseStream
+from pgsplit.replication.session import Session
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
 from pgsplit.replication.slot import Connection, Slot, slot
 from pgsplit.replication.stream import Stream
@@ -128,13 +129,17 @@ def status(service: Service, connections: Connections) -> Status:
                 stream = Stream(service, monolith, database)
                 if is_needed:
                     _look(stream, found)
+                    found.notes += login.notes_of(stream, connections)
                 for owner in completed_owners(monolith, service):
                     there = opened.enter_context(connections.connect(owner.database))
                     _look_at_shared(SharedStream(service, monolith, database, owner, there), found)
-                _look_at_reverse(ReverseStream(service, monolith, database), found)
                 _look_at_triggers(stream, found)
+                back = ReverseStream(service, monolith, database)
+                _look_at_reverse(back, found)
+                found.notes += login.notes_of(back, connections)
                 if found.state.reached(State.BUILT):
                     _look_at_tables(stream, found)
+                    _look_at_fences(Session(service, connections, monolith, database), found)
         except SplitError as error:
             found.replication = found.replication or "unknown"
             found.warnings.append(str(error))
@@ -232,6 +237,11 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
             )
             if counted := stream.database.execute(query).fetchone():
                 found.caches[model.entity] = counted
+
+
+def _look_at_fences(session: Session, found: Status) -> None:
+    fences = session.monolith_fence, session.service_fence
+    found.notes += filter(None, (fence.outdated() for fence in fences))
 
 
 def _warn_of_no_follower(stream: Stream, found: Status) -> None:

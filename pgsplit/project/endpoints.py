@@ -72,6 +72,10 @@ class Connections:
             return self.replication_url
         return self.replication_urls.get(target) or self.urls[target]
 
+    def is_for_servers(self, target: str) -> bool:
+        """Tell whether an operator has chosen the URL by which the other servers reach a target."""
+        return self.for_servers(target) != self.urls[target]
+
     def connect(self, target: str, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
         """Open an autocommit connection to a target; see `connect`.
 

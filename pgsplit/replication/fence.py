@@ -2,7 +2,8 @@
 
 The same fence stands in the monolith, on the tables that a service owns, and in the service's
 database, on its own tables. A trigger on each table asks the one row of `split.gates`. Replication
-passes, since ordinary triggers do not fire for it, and so does `split.sync()`.
+passes, since ordinary triggers do not fire for it, and so does `split.sync()`; see
+state/sql/both/passing.sql for how the triggers know who syncs.
 
 A fence that is closed for a switch is closed on a lease: it opens by itself when the lease ends,
 unless the switch was committed before. So a runner that is killed never stops writers for longer
@@ -20,6 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgsplit.postgres.retry import LOCKED, retrying
 from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
@@ -27,7 +29,20 @@ Connection = psycopg.Connection[Any]
 FENCE_SQL = Path(__file__).with_name("fence.sql").read_bytes()
 # Conflicts with every writer and with no reader: whoever gets it knows that no writer is left.
 LOCK = sql.SQL("lock table {} in share row exclusive mode")
-NOT_SYNC = "when (current_setting('split.is_syncing', true) is distinct from 'on')"
+# As split.outdated_triggers() finds them, which an older schema split lacks.
+OUTDATED = """
+    select distinct relname from pg_trigger
+    inner join pg_class on pg_class.oid = tgrelid
+    inner join pg_proc on pg_proc.oid = tgfoid
+    where
+        pronamespace = to_regnamespace('split') and tgqual is not null and tgparentid = 0
+        and relnamespace = to_regnamespace(%s) and relname = any(%s)
+        and pg_get_triggerdef(pg_trigger.oid) ~ 'split\\.is_syncing'
+        and pg_get_triggerdef(pg_trigger.oid) !~ 'has_schema_privilege'
+    order by 1
+"""
+RENEW_TRIES = 5
+BETWEEN_TRIES_SECONDS = 0.2
 TRIGGERS = {
     "split_guard": "before insert or update or delete or truncate on {} for each statement",
     "split_guard_rows": "before insert or update or delete on {} for each row",
@@ -171,17 +186,49 @@ class Fence:
                 if table in fenced:
                     self._alter(table, "enable", name)
                     continue
+                row = self.database.execute("select split.unless_syncing()").fetchone()
+                assert row is not None
                 self.database.execute(
                     sql.SQL(
                         "create trigger {} " + how + " {} execute function split.guard({}, {})"
                     ).format(  # fmt: skip
                         sql.Identifier(name),
                         self._relation(table),
-                        sql.SQL(NOT_SYNC),
+                        sql.SQL(row[0]),
                         sql.Literal(self.service.database),
                         sql.Literal(self.service.role),
                     )
                 )
+
+    def outdated_tables(self) -> list[str]:
+        """Name the tables whose triggers let pass whoever says that it syncs.
+
+        An earlier version has made them; `renew_triggers` renews them.
+        """
+        return [row[0] for row in self.database.execute(OUTDATED, (self.schema, list(self.tables)))]
+
+    def outdated(self) -> str:
+        """Say that triggers are outdated, with what renews them; nothing if none is."""
+        if not (tables := self.outdated_tables()):
+            return ""
+        names = ", ".join(f"{self.schema}.{name}" for name in tables)
+        return (
+            f"Triggers that an earlier version has put on {names} let pass every login that sets"
+            f" split.is_syncing.\n  hint:  runner.py build {self.service.role}"
+        )
+
+    def renew_triggers(self) -> None:
+        """Renew the triggers that an earlier version has made; each table by itself, idempotent.
+
+        Raises:
+            psycopg.errors.LockNotAvailable: others wrote a table through all tries.
+        """
+        for table in self.outdated_tables():
+            retrying(LOCKED, tries=RENEW_TRIES, seconds=BETWEEN_TRIES_SECONDS)(
+                self.database.execute,
+                "select split.renew_triggers(array[%s::regclass])",
+                (self._relation(table).as_string(),),
+            )
 
     def _fenced_tables(self) -> list[str]:
         """Name the tables that have the triggers, enabled or not."""

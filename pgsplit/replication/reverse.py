@@ -54,6 +54,11 @@ class ReverseStream(Stream):
         return self.monolith
 
     @property
+    def source_name(self) -> str:
+        """The source's target name, by which its URL is known."""
+        return self.service.database
+
+    @property
     def heartbeat_key(self) -> str:
         """The key of its row in `split.heartbeats`, at source and target."""
         return f"{self.service.database} back"
@@ -95,7 +100,7 @@ def prepare(stream: ReverseStream, connections: Connections) -> None:
     """
     stream.remove()
     owned = stream.service.owned_tables
-    stream.create(owned, connections.for_servers(stream.service.database))
+    stream.create(owned, connections)
     # The subscription remembers the tables. Only the source of truth publishes them.
     drop_tables(stream.source, stream.name, stream.service.mirror, list(owned))
     stream.create_slot()

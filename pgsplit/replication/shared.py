@@ -37,6 +37,11 @@ class SharedStream(Stream):
         return self.owner_database
 
     @property
+    def source_name(self) -> str:
+        """The source's target name, by which its URL is known."""
+        return self.owner.database
+
+    @property
     def heartbeat_key(self) -> str:
         """The key of its row in `split.heartbeats`, at source and target."""
         return f"{self.service.database} from {self.owner.database}"
@@ -111,7 +116,7 @@ def reparent(session: Session, consumer: Service, stream: Stream, connections: C
             lock_syncs(holder)
             session.reverse.arrive()
             stream.arrive()
-            shared_stream.create(tables, connections.for_servers(session.service.database))
+            shared_stream.create(tables, connections)
             shared_stream.create_slot()
             with stream.monolith.transaction():
                 drop_tables(stream.monolith, stream.name, consumer.mirror, list(tables))

@@ -15,7 +15,9 @@ from psycopg import sql
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication import login
 from pgsplit.replication import slot as slots
 from pgsplit.replication import subscription as subscriptions
 from pgsplit.replication.slot import Connection, Slot
@@ -94,7 +96,17 @@ class Stream:
         """Tell whether the stream has been created: somebody subscribes."""
         return self.subscription() is not None
 
-    def create(self, tables: Mapping[str, tuple[str, ...]], url: str) -> None:
+    @property
+    def source_name(self) -> str:
+        """The source's target name, by which its URL is known."""
+        return self.service.project.name
+
+    @property
+    def variable(self) -> str:
+        """The variable with the URL by which the target's server reaches the source."""
+        return self.service.project.variable("REPLICATION_URL", self.source_name)
+
+    def create(self, tables: Mapping[str, tuple[str, ...]], connections: Connections) -> None:
         """Create publication and subscription, disabled and without a slot.
 
         The stream counts as broken until `enable` gives it a slot, since its target still lacks
@@ -103,11 +115,12 @@ class Stream:
 
         Args:
             tables: the tables of the monolith's schema that it replicates, and their columns.
-            url: its source, as the target's server reaches it.
+            connections: where its source is, as the target's server reaches it.
 
         Raises:
-            NotReady: that server can't reach the source.
+            NotReady: that server can't reach the source; nothing was changed.
         """
+        url = login.url_for(self, connections)
         for database in (self.source, self.target):
             database.execute(
                 "delete from split.heartbeats where service = %s", (self.heartbeat_key,)
@@ -118,17 +131,7 @@ class Stream:
         subscriptions.create_publication(
             self.source, self.name, self.service.mirror, tables, self.heartbeat_key
         )
-        source, target = self.labels
-        subscriptions.create_subscription(
-            self.target,
-            self.name,
-            url,
-            "none",
-            unreachable=f"The server of {target} can't reach {source}",
-            variable=self.service.project.variable("REPLICATION_URL")
-            if self.source is self.monolith
-            else f"{source.upper()}_REPLICATION_URL",
-        )
+        subscriptions.create_subscription(self.target, self.name, url, "none")
 
     def create_slot(self) -> None:
         """Create the slot: whatever is committed at the source from now on is replicated.
@@ -147,7 +150,7 @@ class Stream:
             self._alter("enable")
 
     def remove(self) -> None:
-        """Drop slot, publication and subscription, whichever are there; idempotent.
+        """Drop slot, publication, subscription and login, whichever are there; idempotent.
 
         The slot comes first: one that is left behind keeps its WAL forever.
         """
@@ -158,6 +161,19 @@ class Stream:
             sql.SQL("drop publication if exists {}").format(sql.Identifier(self.name))
         )
         subscriptions.drop(self.target, self.name)
+        login.drop(self)
+
+    def unreachable(self, said: str) -> NotReady:
+        """Give the error for a target's server that can't log in to the source."""
+        source, target = self.labels
+        server = (
+            "The service's server" if self.source is self.monolith else f"The server of {target}"
+        )
+        return NotReady(
+            f"{server} can't reach {source}: {said}",
+            where=describe(self.target.info.dsn),
+            hint=f"export {self.variable}=postgresql://… as that server reaches it.",
+        )
 
     def _alter(self, how: str) -> None:
         subscriptions.alter(self.target, self.name, how)

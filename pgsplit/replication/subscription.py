@@ -11,13 +11,13 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgsplit.base.errors import NotReady
-from pgsplit.postgres.connect import LOCK_TIMEOUT, conninfo, describe
-from pgsplit.project.endpoints import Connections
+from pgsplit.postgres.connect import LOCK_TIMEOUT, conninfo
+from pgsplit.postgres.quiet import quiet
 from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
 
+PROBE = "split_probe"
 SUBSCRIPTION = """
     select
         subscription.oid,
@@ -182,23 +182,16 @@ def drop_tables(connection: Connection, name: str, schema: str, tables: Sequence
         )
 
 
-def create_subscription(
-    target: Connection, name: str, url: str, slot_name: str, *, unreachable: str, variable: str
-) -> None:
+def create_subscription(target: Connection, name: str, url: str, slot_name: str) -> None:
     """Create a disabled subscription to the publication of the same name; it copies nothing.
 
     Args:
         target: a connection to the database that subscribes.
         name: the name of publication and subscription.
-        url: the publisher, as the target's server reaches it.
+        url: the publisher, as the target's server reaches it; it has been tried.
         slot_name: the slot that it reads; `none` if it is named later.
-        unreachable: what to say if that server can't reach the publisher.
-        variable: the variable that fixes it.
-
-    Raises:
-        NotReady: the server can't.
     """
-    try:
+    with quiet(target):
         target.execute(
             sql.SQL(
                 "create subscription {} connection {} publication {} with"
@@ -210,30 +203,34 @@ def create_subscription(
                 sql.Literal(slot_name),
             )
         )
-    except psycopg.OperationalError as error:
-        raise NotReady(
-            f"{unreachable}: {str(error).strip()}",
-            where=describe(target.info.dsn),
-            hint=f"export {variable}=postgresql://… as that server reaches it.",
-        ) from error
 
 
-def subscribe(service: Service, connections: Connections, target: Connection) -> None:
-    """Create the subscription that goes on where the slot stands; it stays disabled.
+def subscribe(target: Connection, name: str, url: str) -> None:
+    """Create the subscription that goes on where its slot stands; it stays disabled.
 
     Args:
-        service: the service.
-        connections: where the monolith is, as the service's server reaches it.
         target: a connection to the service's database, whose mirror is filled.
-
-    Raises:
-        NotReady: that server can't reach the monolith.
+        name: the name of publication, slot and subscription.
+        url: the monolith, as the service's server reaches it; it has been tried.
     """
-    create_subscription(
-        target,
-        service.replication,
-        connections.for_servers(connections.monolith),
-        service.replication,
-        unreachable="The service's server can't reach the monolith",
-        variable=service.project.variable("REPLICATION_URL"),
-    )
+    create_subscription(target, name, url, name)
+
+
+def try_to_connect(target: Connection, url: str) -> str:
+    """Let a server log in to another one as a subscription of it would; nothing is left behind.
+
+    Args:
+        target: a connection to the database that is to subscribe.
+        url: the publisher, as the target's server reaches it.
+
+    Returns:
+        Why it can't; nothing if it can.
+    """
+    try:
+        with quiet(target), target.transaction(force_rollback=True):
+            create_subscription(target, PROBE, url, "none")
+    except (psycopg.OperationalError, psycopg.errors.ProhibitedSqlStatementAttempted) as error:
+        if target.broken:
+            raise
+        return str(error).strip()
+    return ""

@@ -1,8 +1,8 @@
 """The schema `split`: static SQL with a version, in the monolith and in each service's database.
 
-`sql/monolith.sql` and `sql/service.sql` with `sql/service/` make it in its newest version, and can
-be run again. `sql/upgrades/` holds what leads an older one there: `service_3.sql` goes from version
-2 to 3. A schema that has no number is version 0.
+`sql/monolith.sql` and `sql/service.sql` with `sql/service/`, each with `sql/both/`, make it in its
+newest version, and can be run again. `sql/upgrades/` holds what leads an older one there:
+`service_3.sql` goes from version 2 to 3. A schema that has no number is version 0.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import psycopg
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.retry import LOCKED, retrying
 from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
@@ -21,6 +22,22 @@ Connection = psycopg.Connection[Any]
 # dbt's macro state_version() gives the same number.
 VERSION = 2
 FOLDER = Path(__file__).with_name("sql")
+# An upgrade that others keep from renewing a table's triggers is tried so often.
+UPGRADE_TRIES = 5
+BETWEEN_TRIES_SECONDS = 0.5
+WRITERS = """
+    select string_agg(
+        distinct format('process %%s%%s', lock.pid, ' (' || nullif(application_name, '') || ')'),
+        ', '
+    )
+    from pg_locks as lock
+    inner join pg_stat_activity as activity using (pid)
+    inner join pg_class as class on class.oid = lock.relation
+    where
+        class.relnamespace = to_regnamespace(%s) and lock.granted
+        and lock.pid <> pg_backend_pid()
+        and lock.mode not in ('AccessShareLock', 'RowShareLock')
+"""
 # By kind: the table by which a version 0 is known, and the one that upgrades take turns by. All
 # versions have them, and nobody else can lock them.
 FIRST_TABLES = {"monolith": "ledger", "service": "service"}
@@ -55,7 +72,8 @@ def prepare_service(database: Connection, service: Service) -> None:
         service: the service.
 
     Raises:
-        NotReady: a newer pgsplit has made it.
+        NotReady: a newer pgsplit has made it, or others keep writing a table whose triggers an
+            upgrade has to renew.
     """
     project = service.project
     cached = [
@@ -63,7 +81,18 @@ def prepare_service(database: Connection, service: Service) -> None:
     ]
     read_from = f"owner_{project.tables[cached[0]].owner}" if cached else ""
     names = {"database": service.database, "mirror": service.mirror, "read_from": read_from}
-    _bring_up("service", database, names)
+    upgrading = retrying(LOCKED, tries=UPGRADE_TRIES, seconds=BETWEEN_TRIES_SECONDS)
+    try:
+        upgrading(_bring_up, "service", database, names)
+    except LOCKED as error:
+        row = database.execute(WRITERS, (service.database,)).fetchone()
+        raise NotReady(
+            f"The schema split of {service.database} can't be upgraded while somebody keeps writing"
+            f" its tables: {row and row[0] or str(error).strip()}. Nothing was changed.",
+            where=describe(database.info.dsn),
+            hint="Wait for them, or end them: select pg_terminate_backend(PID);\n"
+            f"Then: runner.py build {service.role}",
+        ) from error
 
 
 def require_known(connection: Connection) -> None:
@@ -150,6 +179,7 @@ def _scripts(kind: str, found: int | None) -> list[Path]:
     return [
         *(path for path in upgrades if path.exists()),
         FOLDER / f"{kind}.sql",
+        *sorted((FOLDER / "both").glob("*.sql")),
         *sorted((FOLDER / kind).glob("*.sql")),
     ]
 

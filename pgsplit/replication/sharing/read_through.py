@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.postgres import session_settings
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.quiet import quiet
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
 from pgsplit.replication.shared import consumers, shared
@@ -137,7 +138,7 @@ def _reader(source: Connection, service: Service, owner: Service, password: str)
     role = sql.Identifier(name)
     secret = source.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
     verb = sql.SQL("alter" if _is_ours(source, service) else "create")
-    with source.transaction():
+    with quiet(source), source.transaction():
         # Services are built in parallel; PostgreSQL refuses two grants on a table at once.
         source.execute("lock table split.heartbeats in share update exclusive mode")
         source.execute(sql.SQL("{} role {} login password {}").format(verb, role, secret.decode()))
@@ -168,7 +169,7 @@ def _foreign_tables(
     where = {k: fields[k] for k in ("host", "port", "sslmode", "sslrootcert") if k in fields}
     server = sql.Identifier(f"owner_{owner_service.database}")
     owner = sql.Identifier(service.owner)
-    with target.transaction():
+    with quiet(target), target.transaction():
         target.execute("create extension if not exists postgres_fdw")
         target.execute(sql.SQL("drop server if exists {} cascade").format(server))
         target.execute(

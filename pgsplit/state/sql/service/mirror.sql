@@ -57,14 +57,15 @@ end
 $hold$;
 
 -- A trigger function that refuses every writer but split.sync(). Triggers of this kind do not fire
--- for replication.
+-- for replication. Runs as the schema's owner, since whoever it refuses may lack the right to ask.
 create or replace function split.refuse_edits()
 returns trigger
 language plpgsql
+security definer
 set search_path = pg_catalog, pg_temp
 as $refuse$
 begin
-    if current_setting('split.is_syncing', true) = 'on' then
+    if split.is_syncing() then
         return null;
     end if;
     raise exception using

@@ -114,7 +114,7 @@ set search_path = pg_catalog, pg_temp
 as $record$
 declare
     made record;
-    is_not_sync text := 'when (current_setting(''split.is_syncing'', true) is distinct from ''on'')';
+    is_not_sync text := split.unless_syncing();
 begin
     perform split.recognize_tables();
     for made in

@@ -64,10 +64,11 @@ $recognize$;
 --
 -- After the switch the reverse models come first: they write the mirror, which replication takes
 -- to the monolith. Only then come the others, so that they read the mirror as the service has it.
--- From then on rows that belong to the service are left alone. The setting split.is_syncing tells
--- the triggers on both sides who writes; they neither capture nor refuse what a sync writes.
+-- From then on rows that belong to the service are left alone. The triggers on both sides neither
+-- capture nor refuse what a sync writes; both/passing.sql says how they know it.
 --
--- Runs as the schema's owner, whoever calls it.
+-- Runs as the schema's owner, and only for its members: the triggers take nobody else's writes for
+-- a sync's.
 create or replace function split.sync()
 returns table (service_table text, upserted bigint, deleted bigint)
 language plpgsql
@@ -87,6 +88,12 @@ begin
                 || current_setting('transaction_isolation') || '.',
             hint = 'begin isolation level repeatable read; lock table split.turn in exclusive mode;'
                 ' select * from split.sync(); commit;';
+    end if;
+    if not has_schema_privilege(session_user, 'split', 'create') then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = format('%I may not sync: it is no member of %I.', session_user, current_user),
+            hint = format('GRANT %I TO %I;', current_user, session_user);
     end if;
     lock table split.turn in exclusive mode;
     perform split.hold_mirror();

@@ -1,0 +1,275 @@
+"""The login by which a subscription reads its source, with the fewest rights.
+
+A server keeps its subscriptions' passwords as they are, so what it keeps should open nothing else
+on the other server. Each stream has a login of its own on its source's server, named like the
+stream and dropped with it: it may connect to the one database and replicate from it. Its password
+is a new one whenever the subscription is created, so nobody else has to remember it.
+
+No login is made where the operator names one (`NAME_REPLICATION_URL`), and where there is no
+password to keep: over a socket, or with a certificate. Where this login can't make one, or the
+other server can't log in with it, the subscription keeps the login of `NAME_URL`, and `status` says
+how to change that.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgsplit.base.errors import NotReady, TargetOccupied
+from pgsplit.postgres.connect import conninfo, describe, with_database
+from pgsplit.postgres.quiet import quiet, unquiet
+from pgsplit.project.endpoints import Connections
+from pgsplit.project.project import Service
+from pgsplit.replication import subscription as subscriptions
+from pgsplit.replication.slot import Connection
+from pgsplit.replication.subscription import try_to_connect
+
+if TYPE_CHECKING:
+    from pgsplit.replication.stream import Stream
+
+# PostgreSQL 15 lets only superusers give REPLICATION; later on one must have it.
+MAY_MAKE = """
+    select rolsuper or (
+        rolcreaterole and rolreplication
+        and current_setting('server_version_num')::integer >= 160000
+    )
+    from pg_catalog.pg_roles where rolname = current_user
+"""
+MARK = """
+    select pg_catalog.shobj_description(oid, 'pg_authid') from pg_catalog.pg_roles
+    where rolname = %s
+"""
+OF_ANOTHER_HOST = ("sslcert", "sslkey", "sslpassword", "passfile", "service")
+
+
+def url_for(stream: Stream, connections: Connections) -> str:
+    """Give the URL that a stream's subscription is to store; with a login of its own if it can be.
+
+    A login that is there gets a new password.
+
+    Args:
+        stream: a stream that is about to be created.
+        connections: where its source is, as the target's server reaches it.
+
+    Returns:
+        A URL by which that server reaches the source; it has tried.
+
+    Raises:
+        NotReady: it can't reach the source.
+        TargetOccupied: a role with the stream's name is somebody else's.
+    """
+    url = connections.for_servers(stream.source_name)
+    if _is_secret(stream, connections) and (password := _make(stream)):
+        own = _with_login(url, stream.name, password)
+        if not try_to_connect(stream.target, own):
+            return own
+        drop(stream)
+    if said := try_to_connect(stream.target, url):
+        raise stream.unreachable(said)
+    return url
+
+
+def adopt(stream: Stream, connections: Connections) -> None:
+    """Give a stream that an earlier version has created a login of its own; idempotent.
+
+    Args:
+        stream: a stream, which may be running.
+        connections: where its source is, as the target's server reaches it.
+    """
+    if not stream.is_there() or not advice(stream, connections):
+        return
+    url = url_for(stream, connections)
+    if conninfo_to_dict(url)["user"] != stream.name:
+        return
+    try:
+        with quiet(stream.target):
+            subscriptions.alter(
+                stream.target,
+                stream.name,
+                sql.SQL("connection {}").format(sql.Literal(conninfo(url))).as_string(),
+            )
+    except BaseException:
+        drop(stream)
+        raise
+
+
+def drop(stream: Stream) -> None:
+    """Drop a stream's login, if it is there and ours; idempotent.
+
+    Raises:
+        NotReady: somebody has given it further rights.
+    """
+    source, role = stream.source, sql.Identifier(stream.name)
+    if _mark(source, stream.name) != (stream.service.mark,):
+        return
+    try:
+        with source.transaction():
+            source.execute(
+                sql.SQL("revoke all on database {} from {}").format(
+                    sql.Identifier(source.info.dbname), role
+                )
+            )
+            source.execute(sql.SQL("drop role {}").format(role))
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise NotReady(
+            f"The role {stream.name}, by which replication logged in, has rights that this project"
+            f" did not give it: {error.diag.message_detail}",
+            where=describe(source.info.dsn),
+            hint=f'DROP OWNED BY "{stream.name}"; in each of these databases, then again.',
+        ) from error
+
+
+def advice(stream: Stream, connections: Connections) -> str:
+    """Say whose password a stream's subscription stores or will store, if not its own login's.
+
+    Args:
+        stream: a stream, there or not.
+        connections: where its source is.
+
+    Returns:
+        What is stored, with statements that change it; nothing if nobody else's password is.
+    """
+    if not _is_secret(stream, connections) or _has_own(stream):
+        return ""
+    (label, target), database = stream.labels, stream.source.info.dbname
+    user = conninfo_to_dict(connections.for_servers(stream.source_name))["user"]
+    said = (
+        f"The server of {target} logs in to {label} as {user}, whose password it stores, readable"
+        " for its superusers."
+    )
+    if _may_make(stream.source):
+        return (
+            f"{said} A login of its own would do, once the pg_hba.conf of {label} has the line:\n"
+            f'  host "{database}" {stream.name} ADDRESS scram-sha-256\n'
+            f"  hint:  runner.py build {stream.service.role}"
+        )
+    name = f"{stream.service.project.name}_replication"
+    return (
+        f"{said} {stream.source.info.user} may not make one that may only replicate. On {label},"
+        " with psql:\n"
+        f'  CREATE ROLE "{name}" LOGIN REPLICATION;\n'
+        f'  GRANT CONNECT ON DATABASE "{database}" TO "{name}";\n'
+        f'  \\password "{name}"\n'
+        f"  hint:  export {stream.variable}=postgresql://{name}:PASSWORD@HOST/{database}"
+    )
+
+
+def logged(stream: Stream, connections: Connections) -> str:
+    """Say which log may hold the password that a subscription stores; nothing if none may.
+
+    A statement that fails leaves the password in the log by default. That of a login of its own is
+    worth nothing then: the next try sets another one.
+    """
+    settings = unquiet(stream.target) if _is_secret(stream, connections) else []
+    if _may_make(stream.source):
+        settings = [name for name in settings if name != "log_min_error_statement"]
+    if not settings:
+        return ""
+    listed = ", ".join(settings)
+    user = stream.target.info.user
+    return (
+        f"The server of {stream.labels[1]} may log the password by which it reads"
+        f" {stream.labels[0]}: {user} may not turn {listed} off for its session. To let it:"
+        f' GRANT SET ON PARAMETER {listed} TO "{user}";'
+    )
+
+
+def notes(stream: Stream, connections: Connections) -> list[str]:
+    """Give what an operator should know before a stream is created, with what changes it."""
+    said = [logged(stream, connections)]
+    if not _may_make(stream.source):
+        said.append(advice(stream, connections))
+    return [one for one in said if one]
+
+
+def notes_of(stream: Stream, connections: Connections) -> list[str]:
+    """Give what an operator should know about a stream that is there."""
+    said = advice(stream, connections) if stream.is_there() else ""
+    return [said] if said else []
+
+
+def _may_make(source: Connection) -> bool:
+    return source.execute(MAY_MAKE).fetchone() == (True,)
+
+
+def _is_secret(stream: Stream, connections: Connections) -> bool:
+    """Tell whether the target's server would store a password that the operator didn't choose."""
+    if connections.is_for_servers(stream.source_name):
+        return False
+    url = connections.urls[stream.source_name]
+    return bool(conninfo_to_dict(url).get("password")) or stream.source.pgconn.used_password
+
+
+def _has_own(stream: Stream) -> bool:
+    """Tell whether a stream has its own login, and uses it, as far as this login may look."""
+    if _mark(stream.source, stream.name) != (stream.service.mark,):
+        return False
+    stored = "select subconninfo from pg_catalog.pg_subscription where subname = %s and subdbid ="
+    stored += " (select oid from pg_catalog.pg_database where datname = current_database())"
+    try:
+        row = stream.target.execute(stored, (stream.name,)).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return True
+    return row is None or conninfo_to_dict(row[0]).get("user") == stream.name
+
+
+def _with_login(url: str, name: str, password: str) -> str:
+    fields = {k: str(v) for k, v in conninfo_to_dict(url).items() if k not in OF_ANOTHER_HOST}
+    where = make_conninfo(**fields)
+    return with_database(where, fields["dbname"], user=name, password=password)
+
+
+def _mark(source: Connection, name: str) -> tuple[str | None] | None:
+    return source.execute(MARK, (name,)).fetchone()
+
+
+def _make(stream: Stream) -> str:
+    """Make the login, or give it another password; nothing if this login may not."""
+    source, name, service = stream.source, stream.name, stream.service
+    found = _mark(source, name)
+    if found not in (None, (service.mark,)):
+        raise _occupied(source, name, service)
+    if not _may_make(source):
+        return ""
+    role, password = sql.Identifier(name), secrets.token_urlsafe(24)
+    secret = source.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
+    verb = sql.SQL("alter" if found else "create")
+    has_rights = False
+    try:
+        with quiet(source), source.transaction():
+            source.execute(
+                sql.SQL("{} role {} login replication password {}").format(
+                    verb, role, secret.decode()
+                )
+            )
+            source.execute(sql.SQL("comment on role {} is {}").format(role, service.mark))
+            # Only a member may end the process that serves the slot, before the slot is dropped.
+            source.execute(sql.SQL("grant {} to current_user").format(role))
+            source.execute(
+                sql.SQL("grant connect on database {} to {}").format(
+                    sql.Identifier(source.info.dbname), role
+                )
+            )
+            row = source.execute(
+                "select has_database_privilege(%s, current_database(), 'connect')", (name,)
+            ).fetchone()
+            has_rights = row == (True,)
+            if not has_rights:
+                raise psycopg.Rollback
+    except psycopg.errors.InsufficientPrivilege:
+        return ""
+    return password if has_rights else ""
+
+
+def _occupied(source: Connection, name: str, service: Service) -> TargetOccupied:
+    return TargetOccupied(
+        f"There is a role {name} that this project did not make. Nothing was changed.",
+        where=describe(source.info.dsn),
+        hint=f'DROP ROLE "{name}"; or, to let this project use it with all its rights:'
+        f" COMMENT ON ROLE \"{name}\" IS '{service.mark}';",
+    )

@@ -1,0 +1,2 @@
+-- Triggers that an earlier version has put on the service's tables. Last, since it takes their lock.
+select split.renew_triggers();
