@@ -21,13 +21,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from demo.project import PROJECT as BLYTZ_HIRE
 from demo.project import ROOT
 from pgsplit.load import sample
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Project
-from tests.support.nodes import Node
+from tests.support.nodes import Node, ServerFailed
 from tests.support.proxy import Proxy
+from tests.support.run_folder import VARIABLE
 from tests.support.servers import free_port
 
 SHOP = ROOT / "examples" / "shop"
@@ -92,6 +95,7 @@ class World:
             for who in ("people", "servers"):
                 self.links[f"{who} to {name}"] = Proxy(free_port(), node.port)
         self.children: list[subprocess.Popen[str]] = []
+        self._first = dict(self.nodes)
 
     @cached_property
     def environ(self) -> dict[str, str]:
@@ -110,13 +114,18 @@ class World:
             project.variable("BACKUPS"): str(self.folder / "backups"),
             "DBT_TARGET_PATH": str(self.folder / "dbt" / "target"),
             "DBT_LOG_PATH": str(self.folder / "dbt" / "logs"),
-            "SPLIT_DBT": str(self.folder / "warm"),
-            "COLUMNS": "80",
+            "SPLIT_DBT": str(Path(os.environ[VARIABLE]) / "dbt"),
+            "COLUMNS": "300",
         }
 
     @cached_property
+    def as_people(self) -> Connections:
+        """The same for functions, by the links that people use."""
+        return resolve(self.project, self.environ)
+
+    @property
     def connections(self) -> Connections:
-        """The same for functions, past all links."""
+        """The same past all links, on the servers that are in charge now."""
         direct = dict(self.environ)
         for target in self.project.targets:
             side = MONOLITH if target == self.project.name else SERVICE
@@ -173,7 +182,10 @@ class World:
         self.children.clear()
         for node in self.nodes.values():
             node.destroy()
+        for name, node in self._first.items():
+            node.destroy()
             (node.folder / "log").unlink(missing_ok=True)
+            self.lead(name, node)
         for link in self.links.values():
             link.heal()
             link.cut()
@@ -189,6 +201,23 @@ class World:
                 with suppress(Exception):
                     process.send_signal(signal.SIGCONT)
             node.start()
+
+    def lead(self, name: str, node: Node) -> None:
+        """Put a server in charge: all links lead to it."""
+        self.nodes[name] = node
+        for who in ("people", "servers"):
+            self.links[f"{who} to {name}"].target = node.port
+
+    def wait_for_standby(self, primary: Node) -> None:
+        """Wait until a server has a synchronous standby."""
+        question = "select count(*) from pg_stat_replication where sync_state = 'sync'"
+
+        def is_there() -> bool:
+            with psycopg.connect(primary.url(), autocommit=True) as connection:
+                return connection.execute(question).fetchone() == (1,)
+
+        if not wait_until(20, is_there):
+            raise ServerFailed(f"the standby of {primary.name} does not follow")
 
     def close(self) -> None:
         """End everything for good."""
