@@ -33,6 +33,7 @@ Connection = psycopg.Connection[Any]
 CONNECT_SECONDS = 2
 # A statement on a frozen link gets no answer; its connection is given up, and it is unknown.
 GIVE_UP_SECONDS = 2.0
+SHOWN = 3  # rows of a client that are wrong
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,10 @@ def account(
                         client.table.read[side], {"ids": f"{client.tag}-%"}
                     ).fetchall()
                 )
-            yield from _judge(client, side, found)
+            wrong = list(_judge(client, side, found))
+            yield from wrong[:SHOWN]
+            if len(wrong) > SHOWN:
+                yield f"and {len(wrong) - SHOWN} more rows of client {client.tag}"
 
 
 def _judge(client: Client, side: Side, found: Mapping[str, int]) -> Iterator[str]:

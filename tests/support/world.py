@@ -161,11 +161,15 @@ class World:
         """Run a command."""
         return self.ended(self.start(*arguments, **environ))
 
+    def prepare(self, name: str) -> None:
+        """Make a state, and those before it, unless they exist."""
+        if not (self.folder / "states" / name).exists():
+            self._make(name)
+
     def enter(self, name: str) -> None:
         """Put the world into a state, whatever it was in before."""
+        self.prepare(name)
         kept = self.folder / "states" / name
-        if not kept.exists():
-            self._make(name)
         self.leave()
         for node in self.nodes.values():
             node.folder.mkdir(exist_ok=True)

@@ -69,7 +69,9 @@ class Cycle:
 
     def run(self, keep: Path) -> Outcome:
         """Live through it; keep logs and the clients' records in a folder if anything is wrong."""
-        started, world, outcome = time.monotonic(), self.world, self.outcome
+        world, outcome = self.world, self.outcome
+        world.prepare(self.begins)  # once in a world, so it is not this cycle's time
+        started = time.monotonic()
         world.enter(self.begins)
         versions = "/".join(world.nodes[side].version for side in (MONOLITH, SERVICE))
         outcome.life.append(f"{world.project.name} on {versions}, {self.begins}")
@@ -101,6 +103,7 @@ class Cycle:
         delay = self.random.uniform(0, FAULT_SECONDS.get(command[0], OTHER_FAULT_SECONDS))
         if fault and fault.prepare:
             fault.prepare(scene)
+        begun = time.monotonic()
         scene.process = self.world.start(*command)
         happened: list[str] = []
         if fault:
@@ -116,7 +119,7 @@ class Cycle:
         said = f"{' '.join(word for word in command[:3] if word not in QUICKLY)}"
         if fault:
             said += f" [{fault.name}: {', '.join(happened) or 'broke'}, after {delay:.2f} s]"
-        said += f" → {done.returncode}"
+        said += f" → {done.returncode} {time.monotonic() - begun:.1f}s"
         self.outcome.life.append(said)
         if fault and not happened:
             self.outcome.wrong.append(f"the fault {fault.name} broke")
@@ -125,9 +128,9 @@ class Cycle:
     def _judge(self, command: tuple[str, ...], done: Done, is_faulty: bool) -> Iterator[str]:
         if "Traceback" in done.stdout:
             yield f"{' '.join(command)}: {done.stdout}"
-        if done.returncode and not is_faulty:
-            if not any(one in done.stdout for one in MAY_REFUSE):
-                yield f"{' '.join(command)} failed without a fault: {done.stdout}"
+        may_refuse = is_faulty or any(one in done.stdout for one in MAY_REFUSE)
+        if done.returncode and not may_refuse:
+            yield f"{' '.join(command)} failed without a fault: {done.stdout}"
         if is_faulty or done.returncode:
             recovery = recover(self.world, done.stdout if done.returncode else "")
             self.outcome.life.append(f"({', '.join(recovery.given)})")

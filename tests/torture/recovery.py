@@ -92,8 +92,10 @@ def recover(world: World, said: str) -> Recovery:
 
 
 def _give(world: World, recovery: Recovery, *command: str) -> Done:
+    begun = time.monotonic()
     done = world.runner(*command)
-    recovery.given.append(f"{' '.join(command)} → {done.returncode}")
+    seconds = time.monotonic() - begun
+    recovery.given.append(f"{' '.join(command)} → {done.returncode} {seconds:.1f}s")
     return done
 
 
