@@ -137,17 +137,9 @@ def _recovered(world: World, operation: Killed, was_killed: bool, said: str) -> 
 
 
 def _accounted(world: World, clients: list[Client]) -> Iterator[str]:
-    states = world.states()
-    built = [role for role, one in states.items() if one in ("verified", "switched", "completed")]
-    if built:
-        done = world.runner("sync", *built)
-        if done.returncode:
-            yield f"sync exited with {done.returncode}: {_brief(done.stdout)}"
-    done = world.runner("status")
-    if done.returncode:
-        yield f"status exited with {done.returncode}: {_brief(done.stdout)}"
+    yield from world.complaints()
     yield from leftovers(world.connections)
-    yield from account(clients, world.connections, states)
+    yield from account(clients, world.connections, world.states())
 
 
 def _brief(said: str) -> str:

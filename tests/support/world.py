@@ -7,7 +7,6 @@ long as it does, so nothing in a copied state has to be changed.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -25,9 +24,12 @@ import psycopg
 
 from demo.project import PROJECT as BLYTZ_HIRE
 from demo.project import ROOT
+from pgsplit.base.errors import SplitError
 from pgsplit.load import sample
+from pgsplit.observe.status import status
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Project
+from pgsplit.replication.sync import sync
 from tests.support.nodes import Node, ServerFailed
 from tests.support.proxy import Proxy
 from tests.support.run_folder import VARIABLE
@@ -37,6 +39,7 @@ SHOP = ROOT / "examples" / "shop"
 MONOLITH, SERVICE = "monolith", "service"
 COMMAND_SECONDS = 150.0
 SAMPLE = "sample"
+SYNCED = ("built", "verified", "switched", "completed")
 
 Done = subprocess.CompletedProcess[str]
 
@@ -95,6 +98,7 @@ class World:
             for who in ("people", "servers"):
                 self.links[f"{who} to {name}"] = Proxy(free_port(), node.port)
         self.children: list[subprocess.Popen[str]] = []
+        self.said: list[str] = []  # what each command has printed since a state was entered
         self._first = dict(self.nodes)
 
     @cached_property
@@ -155,6 +159,8 @@ class World:
             said = process.communicate()[0] + f"\nit hung for {COMMAND_SECONDS:.0f} s"
         with suppress(ValueError):
             self.children.remove(process)
+        words = " ".join(process.args[4:])  # type: ignore[index]
+        self.said.append(f"$ runner.py {words}   → {process.returncode}\n{said}")
         return Done(process.args, process.returncode, said, "")
 
     def runner(self, *arguments: str, **environ: str) -> Done:
@@ -169,6 +175,7 @@ class World:
     def enter(self, name: str) -> None:
         """Put the world into a state, whatever it was in before."""
         self.prepare(name)
+        self.said.clear()
         kept = self.folder / "states" / name
         self.leave()
         for node in self.nodes.values():
@@ -241,6 +248,23 @@ class World:
         services = self.project.services
         return {one.role: rows.get(name, "absent") for name, one in services.items()}
 
+    def complaints(self) -> list[str]:
+        """Sync what is built, as followers do all the time, and ask for the status.
+
+        Returns:
+            What the sync and the status complain about, with their hints; nothing if all is well.
+        """
+        states, connections = self.states(), self.connections
+        found = []
+        for service in self.project.services.values():
+            try:
+                if states[service.role] in SYNCED:
+                    sync(service, connections)
+                found += status(service, connections).warnings
+            except (SplitError, psycopg.Error) as error:
+                found.append(str(error))
+        return found
+
     def _make(self, name: str) -> None:
         """Make a state and keep it."""
         if name == SAMPLE:
@@ -267,10 +291,6 @@ class World:
         if (self.folder / "connections").exists():
             shutil.move(self.folder / "connections", part / "connections")
         part.rename(self.folder / "states" / name)
-
-    def json(self, *arguments: str) -> Any:
-        """Run a command with --json; give what it says."""
-        return json.loads(self.runner(*arguments, "--json").stdout)
 
 
 def _copy(source: Path, target: Path) -> None:

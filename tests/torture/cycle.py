@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from signal import SIGINT
 
 from tests.support.clients import Client, Table, account
 from tests.support.leftovers import leftovers
-from tests.support.world import MONOLITH, QUICKLY, SERVICE, Done, World
+from tests.support.world import MONOLITH, QUICKLY, SERVICE, SYNCED, Done, World
 from tests.torture.faults import Scene, draw
 from tests.torture.recovery import recover
 
@@ -126,7 +127,9 @@ class Cycle:
         self.outcome.wrong += self._judge(command, done, fault is not None)
 
     def _judge(self, command: tuple[str, ...], done: Done, is_faulty: bool) -> Iterator[str]:
-        if "Traceback" in done.stdout:
+        # Exit code 1 is a bug; Ctrl-C before Python has started shows its own traceback.
+        is_bug = done.returncode == 1 or ("Traceback" in done.stdout and done.returncode != -SIGINT)
+        if is_bug:
             yield f"{' '.join(command)}: {done.stdout}"
         may_refuse = is_faulty or any(one in done.stdout for one in MAY_REFUSE)
         if done.returncode and not may_refuse:
@@ -165,12 +168,12 @@ class Cycle:
             yield from client.failures
         if self.outcome.wrong:
             return
-        states = self.world.states()
-        built = [role for role, one in states.items() if one in PROVABLE]
-        for command in ("sync", "verify") if built else ():
-            done = self.world.runner(command, *built)
+        built = [role for role, one in self.world.states().items() if one in SYNCED]
+        yield from self.world.complaints()
+        if built:
+            done = self.world.runner("verify", *built)
             if done.returncode:
-                yield f"{command} at the end exited with {done.returncode}: {done.stdout}"
+                yield f"verify at the end exited with {done.returncode}: {done.stdout}"
         yield from account(self.clients, self.world.connections, self.world.states())
         yield from leftovers(self.world.connections)
 
@@ -182,10 +185,8 @@ class Cycle:
             shutil.copy(log, kept / f"{log.parent.name}.log")
         for client in self.clients:
             client.save(kept)
+        (kept / "commands").write_text("\n".join(self.world.said))
         (kept / "outcome").write_text(
             self.outcome.line() + "\n\n" + "\n\n".join(self.outcome.wrong) + "\n"
         )
         return kept
-
-
-PROVABLE = ("built", "verified", "switched", "completed")

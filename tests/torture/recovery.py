@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.support.world import Done, World
@@ -15,6 +14,7 @@ MOST_COMMANDS = 8
 SETTLES_SECONDS = 12.0
 HINT = re.compile(r"(?:\./)?runner\.py ([a-z][a-z-]*(?: +[A-Za-z0-9_.=-]+)*)")
 # These wait for ever, ask, or belong to whoever reads.
+PASSING = ("has stopped", "can't be reached", "did not arrive", "error(s) so far")
 NOT_FOR_US = ("psql", "history", "up", "demo", "backups", "report")
 # Commands that a message may name, which change nothing if they are not needed.
 UNFIT = ("--follow", "--max-pause")
@@ -65,12 +65,11 @@ def recover(world: World, said: str) -> Recovery:
     recovery = Recovery()
     done = _give(world, recovery, "resume")
     queue = [] if done.returncode == 0 else hints(done.stdout)
-    status = _status(world, recovery)
-    while status.returncode and len(recovery.given) < MOST_COMMANDS:
-        queue = hints(status.stdout) or queue or hints(said)
+    warnings = _complaints(world)
+    while warnings and len(recovery.given) < MOST_COMMANDS:
+        queue = hints(warnings) or queue or hints(said)
         if not queue:
             break
-        before = len(recovery.given)
         for command in queue[:3]:
             done = _give(world, recovery, *command)
             if done.returncode:
@@ -78,14 +77,9 @@ def recover(world: World, said: str) -> Recovery:
                 break
         else:
             queue = []
-        if len(recovery.given) == before:
-            break
-        status = _status(world, recovery)
-    if status.returncode:
-        recovery.why = (
-            f"status is not content (exit {status.returncode}) after"
-            f" {', '.join(recovery.given)}: {status.stdout}\n{done.stdout}"
-        )
+        warnings = _complaints(world)
+    if warnings:
+        recovery.why = f"status is not content: {warnings}\nThe last command said: {done.stdout}"
     elif done.returncode and recovery.given[-1].startswith("resume"):
         recovery.why = f"resume failed, and status is content: {done.stdout}"
     return recovery
@@ -99,23 +93,11 @@ def _give(world: World, recovery: Recovery, *command: str) -> Done:
     return done
 
 
-def _status(world: World, recovery: Recovery) -> Done:
-    """Sync what is built, as followers do all the time, then ask; streams may need a moment."""
+def _complaints(world: World) -> str:
+    """Ask for the status; streams that have lost their server may need a moment."""
     deadline = time.monotonic() + SETTLES_SECONDS
-    while True:
-        if built := list(_followed(world)):
-            world.runner("sync", *built)
-        done = world.runner("status")
-        if done.returncode == 0 or time.monotonic() > deadline or not _is_passing(done.stdout):
-            return done
+    while found := "\n".join(world.complaints()):
+        if time.monotonic() > deadline or not any(one in found for one in PASSING):
+            break
         time.sleep(0.3)
-
-
-def _is_passing(said: str) -> bool:
-    return "has stopped" in said or "can't be reached" in said or "starting" in said
-
-
-def _followed(world: World) -> Iterator[str]:
-    for role, stands in world.states().items():
-        if stands in ("built", "verified", "switched", "completed"):
-            yield role
+    return found
