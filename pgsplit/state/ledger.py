@@ -20,6 +20,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
+from pgsplit.postgres.connect import explained
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.schema import prepare_monolith
@@ -254,7 +255,10 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
             has made it.
     """
     lock = f"{connections.monolith}.runner"
-    with connections.connect(connections.monolith) as connection:
+    with (
+        connections.connect(connections.monolith) as connection,
+        explained(connections.monolith_url, connections.monolith, connection),
+    ):
         try:
             with connection.transaction():
                 connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")

@@ -15,7 +15,7 @@ from signal import SIGINT
 from tests.support.clients import Client, Table, account
 from tests.support.leftovers import leftovers
 from tests.support.world import MONOLITH, QUICKLY, SERVICE, SYNCED, Done, World
-from tests.torture.faults import Scene, draw
+from tests.torture.faults import FAULTS, Fault, Scene, draw
 from tests.torture.recovery import recover
 
 # An operation may refuse, and undo itself, when clients or a slow machine keep it waiting.
@@ -53,6 +53,7 @@ class Cycle:
         self, world: World, tables: tuple[Table, ...], seed: int, begins: tuple[str, ...]
     ) -> None:
         self.world, self.random, self.outcome = world, Random(seed), Outcome(seed)
+        self.faults: tuple[Fault, ...] = FAULTS
         self.begins = self.random.choice(begins)
         services = {one.role: one for one in world.project.services.values()}
         self.roles = [table.role for table in tables]
@@ -100,7 +101,7 @@ class Cycle:
         if not command:
             return
         scene = Scene(self.world, self.random)
-        fault = draw(self.random) if self.random.random() < FAULTY else None
+        fault = draw(self.random, self.faults) if self.random.random() < FAULTY else None
         delay = self.random.uniform(0, FAULT_SECONDS.get(command[0], OTHER_FAULT_SECONDS))
         if fault and fault.prepare:
             fault.prepare(scene)

@@ -246,6 +246,6 @@ FAULTS = (
 LAGGING = Fault("failover with lag", _fail_over, 1, prepare=_make_lagging_standby)
 
 
-def draw(random: Random) -> Fault:
+def draw(random: Random, faults: tuple[Fault, ...] = FAULTS) -> Fault:
     """Draw a fault by its weight."""
-    return random.choices(FAULTS, [one.weight for one in FAULTS])[0]
+    return random.choices(faults, [one.weight for one in faults])[0]
