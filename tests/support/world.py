@@ -37,7 +37,7 @@ from tests.support.servers import free_port
 
 SHOP = ROOT / "examples" / "shop"
 MONOLITH, SERVICE = "monolith", "service"
-COMMAND_SECONDS = 150.0
+COMMAND_SECONDS = 300.0
 SAMPLE = "sample"
 SYNCED = ("built", "verified", "switched", "completed")
 
@@ -98,6 +98,7 @@ class World:
             for who in ("people", "servers"):
                 self.links[f"{who} to {name}"] = Proxy(free_port(), node.port)
         self.children: list[subprocess.Popen[str]] = []
+        self.follower: subprocess.Popen[str] | None = None
         self.said: list[str] = []  # what each command has printed since a state was entered
         self._first = dict(self.nodes)
 
@@ -136,13 +137,15 @@ class World:
             direct[self.project.variable("URL", target)] = self.nodes[side].url(target)
         return resolve(self.project, direct)
 
-    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, into: int = subprocess.PIPE, **environ: str
+    ) -> subprocess.Popen[str]:
         """Start a command in a process of its own."""
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.as_runner", str(self.project.root), *arguments],
             env={**self.environ, **environ},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=into,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
@@ -150,13 +153,26 @@ class World:
         self.children.append(process)
         return process
 
+    def follow(self) -> None:
+        """Run a follower of all that is built; start it again if it has ended."""
+        if self.follower is None or self.follower.poll() is not None:
+            self.stop_following()
+            self.follower = self.start("sync", "--follow", into=subprocess.DEVNULL)
+
+    def stop_following(self) -> None:
+        """End the follower, if there is one."""
+        if self.follower:
+            self.follower.terminate()
+            self.ended(self.follower)
+            self.follower = None
+
     def ended(self, process: subprocess.Popen[str]) -> Done:
         """Wait for a command; one that hangs is killed, and its code says so."""
         try:
-            said = process.communicate(timeout=COMMAND_SECONDS)[0]
+            said = process.communicate(timeout=COMMAND_SECONDS)[0] or ""
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            said = process.communicate()[0] + f"\nit hung for {COMMAND_SECONDS:.0f} s"
+            said = (process.communicate()[0] or "") + f"\nit hung for {COMMAND_SECONDS:.0f} s"
         with suppress(ValueError):
             self.children.remove(process)
         words = " ".join(process.args[4:])  # type: ignore[index]
@@ -191,6 +207,7 @@ class World:
             process.kill()
             process.wait()
         self.children.clear()
+        self.follower = None
         for node in self.nodes.values():
             node.destroy()
         for name, node in self._first.items():

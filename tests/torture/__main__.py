@@ -13,13 +13,15 @@ from queue import Empty, SimpleQueue
 from random import Random
 
 from demo.project import ROOT
-from tests.support.clients import SHOP_TABLES
+from tests.support.clients import BLYTZ_HIRE_TABLES, SHOP_TABLES, Table
 from tests.support.run_folder import run_folder, short_folder
 from tests.support.servers import DEBIAN_15
-from tests.support.world import World, shop
+from tests.support.world import World, blytz_hire, shop
 from tests.torture.cycle import Cycle, Outcome
 
 KEPT = ROOT / "logs"
+# The shop is smaller, and its cycles quicker.
+SHOPS = 0.85
 BEGINS = ("verified", "verified", "verified", "switched", "sample")
 
 
@@ -28,24 +30,27 @@ class Worlds:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.made: dict[tuple[str, str], World] = {}
+        self.made: dict[tuple[str, str, str], World] = {}
 
-    def drawn(self, random: Random) -> World:
-        """Give the world that is drawn."""
+    def drawn(self, random: Random) -> tuple[World, tuple[Table, ...]]:
+        """Draw a world, and what clients write in it."""
         pairs = [("18", "18")]
         if (DEBIAN_15 / "postgres").exists():
             pairs = [("15", "18"), ("18", "15"), ("18", "18")]
-        versions = random.choice(pairs)
-        if versions not in self.made:
-            folder = self.folder / "-".join(versions)
-            self.made[versions] = World(folder, shop(folder), versions)
-        return self.made[versions]
+        is_shop = random.random() < SHOPS
+        key = ("shop" if is_shop else "blytz_hire", *random.choice(pairs))
+        if key not in self.made:
+            folder = self.folder / "-".join(key)
+            life = shop(folder) if is_shop else blytz_hire()
+            self.made[key] = World(folder, life, key[1:])
+        return self.made[key], SHOP_TABLES if is_shop else BLYTZ_HIRE_TABLES
 
 
 def one_cycle(worlds: Worlds, seed: int) -> Outcome:
     """Run the cycle of a seed."""
-    world = worlds.drawn(Random(seed))
-    return Cycle(world, SHOP_TABLES, seed, BEGINS).run(KEPT)
+    world, tables = worlds.drawn(Random(seed))
+    begins = BEGINS if tables is SHOP_TABLES else ("verified",)
+    return Cycle(world, tables, seed, begins).run(KEPT)
 
 
 def main() -> int:

@@ -24,6 +24,8 @@ MAY_REFUSE = ("The pause was longer", "is locked by", "are in use", "keeps readi
 FAULT_SECONDS = {"run": 5.0}
 OTHER_FAULT_SECONDS = 0.8
 FAULTY = 0.75
+# Followers run beside these; the others end or begin what they follow.
+FOLLOWED = ("verify", "switch", "rollback")
 
 
 @dataclass
@@ -54,6 +56,8 @@ class Cycle:
     ) -> None:
         self.world, self.random, self.outcome = world, Random(seed), Outcome(seed)
         self.faults: tuple[Fault, ...] = FAULTS
+        self.lost: list[tuple[str, float, float]] = []
+        self.follows = self.random.random() < 0.5
         self.begins = self.random.choice(begins)
         services = {one.role: one for one in world.project.services.values()}
         self.roles = [table.role for table in tables]
@@ -76,7 +80,9 @@ class Cycle:
         started = time.monotonic()
         world.enter(self.begins)
         versions = "/".join(world.nodes[side].version for side in (MONOLITH, SERVICE))
-        outcome.life.append(f"{world.project.name} on {versions}, {self.begins}")
+        outcome.life.append(
+            f"{world.project.name} on {versions}, {self.begins}" + self.follows * ", with followers"
+        )
         for client in self.clients:
             client.start()
         try:
@@ -100,6 +106,10 @@ class Cycle:
         command = self._next()
         if not command:
             return
+        if self.follows and command[0] in FOLLOWED:
+            self.world.follow()
+        else:
+            self.world.stop_following()
         scene = Scene(self.world, self.random)
         fault = draw(self.random, self.faults) if self.random.random() < FAULTY else None
         delay = self.random.uniform(0, FAULT_SECONDS.get(command[0], OTHER_FAULT_SECONDS))
@@ -123,6 +133,9 @@ class Cycle:
             said += f" [{fault.name}: {', '.join(happened) or 'broke'}, after {delay:.2f} s]"
         said += f" → {done.returncode} {time.monotonic() - begun:.1f}s"
         self.outcome.life.append(said)
+        for lost in scene.lost:
+            self.lost.append(lost)
+            self.outcome.life.append(f"{lost[0]} lost up to {lost[2] - lost[1]:.1f} s")
         if fault and not happened:
             self.outcome.wrong.append(f"the fault {fault.name} broke")
         self.outcome.wrong += self._judge(command, done, fault is not None)
@@ -164,9 +177,13 @@ class Cycle:
 
     def _wrong_at_the_end(self) -> Iterator[str]:
         """Account for every write, prove the rest, and look for what is left over."""
+        self.world.stop_following()
         for client in self.clients:
             client.stop()
             yield from client.failures
+            for side, since, until in self.lost:
+                lost = client.excuse(side, since, until)
+                self.outcome.writes["at the mercy of a failover"] += lost
         if self.outcome.wrong:
             return
         built = [role for role, one in self.world.states().items() if one in SYNCED]

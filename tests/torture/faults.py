@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 import psutil
+import psycopg
 
 from tests.support.nodes import Node
 from tests.support.proxy import BOTH
@@ -26,8 +27,8 @@ FULL_BYTES = 256 * 1024
 class Scene:
     """Where a fault happens: the world, the operation's process, and the cycle's randomness.
 
-    `broken` names the servers that were replaced by a standby; `lost` what such a standby lacked:
-    the server's side, and the time from which on nothing reached the standby.
+    `lost` tells what a standby that took over lacked: its side, since when nothing had reached it,
+    and when it took over.
     """
 
     world: World
@@ -45,12 +46,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault by name: what happens, how long it may last, how likely it is."""
+    """A fault by name: what happens, how likely it is, what has to be there before."""
 
     name: str
     happens: Callable[[Scene], str]
     weight: int = 2
-    longest_seconds: float = 0.0
     prepare: Callable[[Scene], None] | None = None
 
 
@@ -190,17 +190,15 @@ def _make_lagging_standby(scene: Scene) -> None:
     """Give a server a standby, and let nothing reach it from some time on."""
     _make_standby(scene)
     primary = scene.world.nodes[scene.standby_of]
+    scene.lags_since = time.time()
     _configure(primary, "synchronous_standby_names", "")
     assert scene.standby
     for process in scene.standby.processes():
         with suppress(psutil.Error):
             process.suspend()
-    scene.lags_since = time.time()
 
 
 def _configure(node: Node, name: str, value: str) -> None:
-    import psycopg
-
     with psycopg.connect(node.url(), autocommit=True) as connection:
         connection.execute(f"alter system set {name} = '{value}'")
         connection.execute("select pg_reload_conf()")
@@ -242,8 +240,8 @@ FAULTS = (
     Fault("link slow", _slow_link, 2),
     Fault("disk full", _fill_disk, 2),
     Fault("failover", _fail_over, 1, prepare=_make_standby),
+    Fault("failover with lag", _fail_over, 1, prepare=_make_lagging_standby),
 )
-LAGGING = Fault("failover with lag", _fail_over, 1, prepare=_make_lagging_standby)
 
 
 def draw(random: Random, faults: tuple[Fault, ...] = FAULTS) -> Fault:
