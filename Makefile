@@ -9,7 +9,8 @@ ROWS ?= 50000
 PYTEST := .venv/bin/pytest --numprocesses 2 --dist load --maxschedchunk 1
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test test-quick test-faults lint docs bench bench-following bench-proof bench-switching bench-shared lock clean
+.PHONY: demo test test-quick test-faults lint docs bench bench-following bench-proof bench-switching bench-shared torture torture-statements \
+	lock clean
 
 demo: .venv/ready
 	@.venv/bin/python runner.py demo --rows $(ROWS)
@@ -31,6 +32,19 @@ lint: .venv/ready-dev
 # the order of the file: tests of two servers share them, and a completion is the last of them
 test-faults: .venv/ready-dev
 	$(PYTEST) -p no:randomly -m "faults or not faults" tests/blytz_hire/test_switch_faults.py
+
+# Random lives of services with random faults, while clients write: make torture CYCLES=100 JOBS=2.
+# A failure names the seed that repeats it
+CYCLES ?= 10
+JOBS ?= 1
+torture: .venv/ready-dev
+	.venv/bin/python -m tests.torture --cycles $(CYCLES) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+# One operation, killed after each of its SQL statements: make torture-statements OPERATION=rollback
+OPERATION ?= switch
+EVERY ?= 1
+torture-statements: .venv/ready-dev
+	.venv/bin/python -m tests.support.killing $(OPERATION) --every $(EVERY)
 
 # The lineage of all six databases in one page: target/docs/static_index.html
 docs: .venv/ready

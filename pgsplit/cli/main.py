@@ -12,9 +12,10 @@ import psycopg
 import rich_click as click
 from rich.text import Text
 
-from pgsplit.base.errors import SplitError
+from pgsplit.base.errors import ConnectionFailed, SplitError
 from pgsplit.cli import console
 from pgsplit.cli.options import current_project
+from pgsplit.postgres.connect import is_lost
 
 # In the order of a split. `commands/NAME.py` has the command NAME.
 GROUPS = {
@@ -117,11 +118,16 @@ def run(arguments: Sequence[str], program: str) -> int:
     except SplitError as error:
         return console.show_error(error, as_json)
     except psycopg.Error as error:
+        said = str(error).strip()
         refused = SplitError(
-            f"The database refused: {str(error).strip()}",
+            f"The database refused: {said}",
             hint="Fix the cause, then run the same command: it continues from here.",
         )
-        return console.show_error(refused, as_json)
+        lost = ConnectionFailed(
+            f"The connection to a server was lost: {said.splitlines()[0] if said else 'no answer'}",
+            hint="Once the server answers, run the same command: it continues from here.",
+        )
+        return console.show_error(lost if is_lost(error) else refused, as_json)
     except click.ClickException as error:
         ctx = getattr(error, "ctx", None)
         usage = SplitError(

@@ -122,11 +122,19 @@ def explained(
     except psycopg.OperationalError as error:
         if connection is not None and not connection.broken:
             raise
-        # Without an SQLSTATE, or with one of these, the connection failed. With any other, such as
-        # a full disk, the server itself has said what is wrong.
-        if (error.sqlstate or "08")[:2] == "08" or error.sqlstate in SERVER_GONE:
+        if is_lost(error):
             raise _explain(error, url, target) from error
         raise
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Tell whether an error means that the connection is gone."""
+    # Without an SQLSTATE, or with one of these, the connection failed. With any other, such as a
+    # full disk, the server itself has said what is wrong.
+    code = error.sqlstate or "08"
+    return isinstance(error, psycopg.OperationalError) and (
+        code.startswith("08") or code in SERVER_GONE
+    )
 
 
 def locked(what: str, url: str) -> NotReady:

@@ -142,12 +142,16 @@ class Stream:
         slots.create(self.source, self.name)
 
     def enable(self) -> None:
-        """Let the target follow, the last step of creating a stream; idempotent."""
-        found = self.subscription()
-        if found and not found.has_slot:
-            self._alter(f"set (slot_name = {self.name})")
-        if found and not found.enabled:
-            self._alter("enable")
+        """Let the target follow, the last step of creating a stream; atomic and idempotent.
+
+        A stream with a slot that is disabled looks like one that somebody has paused.
+        """
+        with self.target.transaction():
+            found = self.subscription()
+            if found and not found.has_slot:
+                self._alter(f"set (slot_name = {self.name})")
+            if found and not found.enabled:
+                self._alter("enable")
 
     def remove(self) -> None:
         """Drop slot, publication, subscription and login, whichever are there; idempotent.

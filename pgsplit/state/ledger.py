@@ -20,6 +20,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
+from pgsplit.postgres.connect import explained
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.alone import alone, require_no_runner_of_version_1
@@ -238,7 +239,10 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
             has made it.
         TargetOccupied: somebody else has made the schema `split`.
     """
-    with connections.connect(connections.monolith) as connection:
+    with (
+        connections.connect(connections.monolith) as connection,
+        explained(connections.monolith_url, connections.monolith, connection),
+    ):
         require_no_runner_of_version_1(connection, connections.monolith)
         try:
             prepare_monolith(connection)

@@ -40,6 +40,8 @@ def start(address: str) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            # Not where it was called from: that may be another project.
+            cwd=os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
         )
         while not os.path.exists(address):
             if server.poll() is not None:

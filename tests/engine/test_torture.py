@@ -1,0 +1,182 @@
+"""Random lives with random faults, kills between statements, and the checks that judge them.
+
+`make torture` and `make torture-statements` do the same without an end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import psycopg
+import pytest
+
+from pgsplit.base.errors import ConnectionFailed
+from pgsplit.state.ledger import open_ledger
+from tests.support import killing
+from tests.support.clients import SHOP_TABLES, Client, account
+from tests.support.killing import OPERATIONS, killed_after
+from tests.support.leftovers import leftovers
+from tests.support.run_folder import short_folder
+from tests.support.servers import DEBIAN_15
+from tests.support.world import World, shop, wait_until
+from tests.torture.cycle import Cycle
+from tests.torture.faults import FAULTS, Fault
+from tests.torture.recovery import hints
+
+VERSIONS = ("15", "18") if (DEBIAN_15 / "postgres").exists() else ("18", "18")
+# The last statement of an operation is about this one; each is killed after some on the way.
+SAMPLED = [("switch", 110), ("switch", 190), ("rollback", 120), ("abort", 60)]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    folder = short_folder("torture-")
+    world = World(folder, shop(folder), VERSIONS)
+    with closing(world):
+        yield world
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 4])
+def test_random_life_ends_with_every_write_in_place(
+    world: World, seed: int, tmp_path: Path
+) -> None:
+    cycle = Cycle(world, SHOP_TABLES, seed, ("verified",))
+    cycle.faults = tuple(fault for fault in FAULTS if not fault.prepare)  # a standby takes seconds
+    outcome = cycle.run(tmp_path)
+    assert outcome.wrong == [], outcome.line()
+    assert outcome.writes["acknowledged"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "number"), SAMPLED)
+def test_operation_killed_after_a_statement_is_resumed(
+    world: World, name: str, number: int
+) -> None:
+    assert killed_after(world, OPERATIONS[name], number) == (True, [])
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_killed_after_each_statement_is_resumed(world: World, name: str) -> None:
+    every = int(os.environ.get("EVERY", "5"))
+    listed = killing.statements(world, OPERATIONS[name])
+    found = {
+        number: wrong
+        for number in range(1, len(listed) + 1, every)
+        if (wrong := killed_after(world, OPERATIONS[name], number)[1])
+    }
+    assert found == {}
+
+
+@pytest.mark.slow
+def test_repair_killed_before_its_stream_is_enabled_is_repaired_again(world: World) -> None:
+    listed = killing.statements(world, OPERATIONS["repair"])
+    slot = next(line for line in listed if "set (slot_name" in line)
+    number = int(slot.partition("\t")[0])
+    for after in (number, number + 1, number + 2):
+        assert killed_after(world, OPERATIONS["repair"], after) == (True, [])
+
+
+@pytest.mark.slow
+def test_leftovers_are_found(world: World) -> None:
+    """The check that all of the above depend on can fail, in each of its parts."""
+    world.enter("switched")
+    assert leftovers(world.connections) == []
+    connections = world.connections
+    with connections.connect("shop") as monolith, connections.connect("accounts") as accounts:
+        monolith.execute("create publication stray")
+        monolith.execute("select pg_create_logical_replication_slot('stray', 'pgoutput')")
+        monolith.execute("select pg_replication_origin_create('stray')")
+        monolith.execute("alter table shop.orders disable trigger split_guard")
+        monolith.execute(
+            "insert into split.gates values ('accounts', false, now() + interval '1 hour', 'x')"
+            " on conflict (service) do update set is_open = false, opens_at = excluded.opens_at"
+        )
+        accounts.execute("alter subscription split_accounts disable")
+        accounts.execute("alter subscription split_accounts set (slot_name = none)")
+        accounts.execute("drop subscription split_accounts")
+        found = "\n".join(leftovers(connections))
+    for line in (
+        "shop: the publication stray is left over",
+        "shop: the slot stray is left over",
+        "shop: the replication origin stray is left over",
+        "accounts: the subscription split_accounts is missing",
+        "accounts: the monolith's fence is closed on a lease",
+        "ordering: the monolith's fence lacks triggers",
+        "pgsplit idle: ",
+    ):
+        assert line in found
+    monolith_url = connections.monolith_url
+    with psycopg.connect(monolith_url, autocommit=True) as monolith:
+        monolith.execute("update split.states set state = 'absent' where service = 'ordering'")
+    found = "\n".join(leftovers(connections))
+    for line in (
+        "ordering: its routes are left over",
+        "ordering: the monolith's fence is left over",
+        "ordering: the trigger shop.orders split_guard_rows is left over",
+        "ordering: its database is left over",
+        "ordering: the role ordering_service is left over",
+    ):
+        assert line in found
+
+
+@pytest.mark.slow
+def test_account_finds_lost_and_foreign_rows(world: World) -> None:
+    world.enter("verified")
+    services = {one.role: one for one in world.project.services.values()}
+    client = Client(SHOP_TABLES[0], services["ordering"], world.as_people, "accounted", Random(1))
+    client.start()
+    assert wait_until(60, lambda: client.counts["acknowledged"] > 30)
+    client.stop()
+    assert world.complaints() == []
+    states = world.states()
+    assert list(account([client], world.connections, states)) == []
+    lost, changed = [key for key, row in client.rows.items() if row.value is not None][:2]
+    with world.connections.connect("shop") as monolith:
+        monolith.execute("delete from shop.orders where id = %s", [lost])
+        monolith.execute('update shop.orders set "totalCents" = -1 where id = %s', [changed])
+        monolith.execute("insert into shop.orders values ('accounted-x', 'customer-1', 5, now())")
+    found = "\n".join(account([client], world.connections, states))
+    assert "ordering on the monolith side: accounted-x = 5 was never written" in found
+    assert f"{lost} is None, and must be {client.rows[lost].value}" in found
+    assert f"{changed} is -1, and must be {client.rows[changed].value}" in found
+
+
+@pytest.mark.slow
+def test_server_that_dies_under_the_ledger_is_no_bug(world: World) -> None:
+    world.enter("verified")
+    with (
+        pytest.raises(ConnectionFailed, match="The server can't be reached"),
+        open_ledger(world.connections) as ledger,
+    ):
+        world.nodes["monolith"].end()
+        ledger.state(next(iter(world.project.services.values())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.faults
+def test_switch_survives_each_fault(world: World, fault: Fault, tmp_path: Path) -> None:
+    cycle = Cycle(world, SHOP_TABLES, 1, ("verified",))
+    cycle.faults = (fault,)
+    outcome = cycle.run(tmp_path)
+    assert outcome.wrong == [], outcome.line()
+
+
+def test_hints_are_found_as_they_are_pasted() -> None:
+    said = (
+        "error: A slot is gone.\n  where: somewhere\n  hint:  runner.py land payments --recopy\n"
+        "         It copies the mirror again.\n"
+    )
+    assert hints(said) == [["land", "payments", "--recopy"]]
+    said = "  hint:  runner.py verify payments, then runner.py switch payments"
+    assert hints(said) == [["verify", "payments"], ["switch", "payments"]]
+    said = "Not proven.\n  ./runner.py land files --recopy && ./runner.py run files\n"
+    assert hints(said) == [["land", "files", "--recopy"], ["run", "files"]]
+    assert hints("  hint:  runner.py psql monolith -c 'select 1'") == []

@@ -1,0 +1,1 @@
+"""Random lives of services, with random faults: `make torture`; see docs/testing.md."""

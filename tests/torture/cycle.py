@@ -1,0 +1,210 @@
+"""One cycle: a random life of some services while clients write, with faults, and its account."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from signal import SIGINT
+
+from tests.support.clients import Client, Table, account
+from tests.support.leftovers import leftovers
+from tests.support.world import MONOLITH, QUICKLY, SERVICE, SYNCED, Done, World
+from tests.torture.faults import FAULTS, Fault, Scene, draw
+from tests.torture.recovery import recover
+
+# An operation may refuse, and undo itself, when clients or a slow machine keep it waiting.
+MAY_REFUSE = ("The pause was longer", "is locked by", "are in use", "keeps reading or writing")
+# Faults come within this time after an operation begins.
+FAULT_SECONDS = {"run": 5.0}
+OTHER_FAULT_SECONDS = 0.8
+FAULTY = 0.75
+# Followers run beside these; the others end or begin what they follow.
+FOLLOWED = ("verify", "switch", "rollback")
+
+
+@dataclass
+class Outcome:
+    """How a cycle went: its life with the faults, what is wrong, and how much was written."""
+
+    seed: int
+    life: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    writes: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    folder: Path | None = None
+
+    def line(self) -> str:
+        """Give it in one line."""
+        verdict = "FAILED" if self.wrong else "ok"
+        counted = ", ".join(f"{count} {what}" for what, count in sorted(self.writes.items()))
+        life = "; ".join(self.life)
+        return f"{self.seed}: {verdict}, {self.seconds:.1f} s: {life} ({counted})"
+
+
+class Cycle:
+    """One cycle in a world; the same seed draws the same life and faults."""
+
+    def __init__(
+        self, world: World, tables: tuple[Table, ...], seed: int, begins: tuple[str, ...]
+    ) -> None:
+        self.world, self.random, self.outcome = world, Random(seed), Outcome(seed)
+        self.faults: tuple[Fault, ...] = FAULTS
+        self.lost: list[tuple[str, float, float]] = []
+        self.follows = self.random.random() < 0.5
+        self.begins = self.random.choice(begins)
+        services = {one.role: one for one in world.project.services.values()}
+        self.roles = [table.role for table in tables]
+        self.clients = [
+            Client(
+                table,
+                services[table.role],
+                world.as_people,
+                f"c{number}{table.role}",
+                Random(self.random.random()),
+            )
+            for table in tables
+            for number in range(2)
+        ]
+
+    def run(self, keep: Path) -> Outcome:
+        """Live through it; keep logs and the clients' records in a folder if anything is wrong."""
+        world, outcome = self.world, self.outcome
+        world.prepare(self.begins)  # once in a world, so it is not this cycle's time
+        started = time.monotonic()
+        world.enter(self.begins)
+        versions = "/".join(world.nodes[side].version for side in (MONOLITH, SERVICE))
+        outcome.life.append(
+            f"{world.project.name} on {versions}, {self.begins}" + self.follows * ", with followers"
+        )
+        for client in self.clients:
+            client.start()
+        try:
+            for _ in range(self.random.randint(2, 4)):
+                self._step()
+                if outcome.wrong:
+                    break
+            outcome.wrong += self._wrong_at_the_end()
+        except Exception as error:  # noqa: BLE001 a cycle that breaks is shown like one that fails
+            outcome.wrong.append(f"the cycle broke: {type(error).__name__}: {error}")
+        for client in self.clients:
+            client.stop()
+            outcome.writes += client.counts
+        if outcome.wrong:
+            outcome.folder = self._keep(keep)
+        outcome.seconds = time.monotonic() - started
+        return outcome
+
+    def _step(self) -> None:
+        """Do one operation, perhaps with a fault, and recover."""
+        command = self._next()
+        if not command:
+            return
+        if self.follows and command[0] in FOLLOWED:
+            self.world.follow()
+        else:
+            self.world.stop_following()
+        scene = Scene(self.world, self.random)
+        fault = draw(self.random, self.faults) if self.random.random() < FAULTY else None
+        delay = self.random.uniform(0, FAULT_SECONDS.get(command[0], OTHER_FAULT_SECONDS))
+        if fault and fault.prepare:
+            fault.prepare(scene)
+        begun = time.monotonic()
+        scene.process = self.world.start(*command)
+        happened: list[str] = []
+        if fault:
+            self.outcome.faults[fault.name] += 1
+            thread = threading.Thread(
+                target=lambda: (time.sleep(delay), happened.append(fault.happens(scene)))
+            )
+            thread.start()
+            done = self.world.ended(scene.process)
+            thread.join()
+        else:
+            done = self.world.ended(scene.process)
+        said = f"{' '.join(word for word in command[:3] if word not in QUICKLY)}"
+        if fault:
+            said += f" [{fault.name}: {', '.join(happened) or 'broke'}, after {delay:.2f} s]"
+        said += f" → {done.returncode} {time.monotonic() - begun:.1f}s"
+        self.outcome.life.append(said)
+        for lost in scene.lost:
+            self.lost.append(lost)
+            self.outcome.life.append(f"{lost[0]} lost up to {lost[2] - lost[1]:.1f} s")
+        if fault and not happened:
+            self.outcome.wrong.append(f"the fault {fault.name} broke")
+        self.outcome.wrong += self._judge(command, done, fault is not None)
+
+    def _judge(self, command: tuple[str, ...], done: Done, is_faulty: bool) -> Iterator[str]:
+        # Exit code 1 is a bug; Ctrl-C before Python has started shows its own traceback.
+        is_bug = done.returncode == 1 or ("Traceback" in done.stdout and done.returncode != -SIGINT)
+        if is_bug:
+            yield f"{' '.join(command)}: {done.stdout}"
+        may_refuse = is_faulty or any(one in done.stdout for one in MAY_REFUSE)
+        if done.returncode and not may_refuse:
+            yield f"{' '.join(command)} failed without a fault: {done.stdout}"
+        if is_faulty or done.returncode:
+            recovery = recover(self.world, done.stdout if done.returncode else "")
+            self.outcome.life.append(f"({', '.join(recovery.given)})")
+            if recovery.why:
+                yield recovery.why
+
+    def _next(self) -> tuple[str, ...]:
+        """Draw a command that a service's state allows."""
+        states = {role: one for role, one in self.world.states().items() if role in self.roles}
+        going = [role for role, one in states.items() if one != "completed"]
+        if not going:
+            return ()
+        role = self.random.choice(going)
+        stands, chance = states[role], self.random.random()
+        some_completed = "completed" in states.values()
+        if stands in ("absent", "provisioned", "landed"):
+            return () if some_completed and stands == "absent" else ("run", role)
+        if stands == "built":
+            return ("verify", role)
+        if stands == "verified":
+            if chance < 0.12 and not some_completed:
+                return ("abort", role)
+            return ("switch", role, *QUICKLY)
+        if chance < 0.2:
+            return ("complete", role, "--no-backup")
+        return ("rollback", role, "--no-backup")
+
+    def _wrong_at_the_end(self) -> Iterator[str]:
+        """Account for every write, prove the rest, and look for what is left over."""
+        self.world.stop_following()
+        for client in self.clients:
+            client.stop()
+            yield from client.failures
+            for side, since, until in self.lost:
+                lost = client.excuse(side, since, until)
+                self.outcome.writes["at the mercy of a failover"] += lost
+        if self.outcome.wrong:
+            return
+        built = [role for role, one in self.world.states().items() if one in SYNCED]
+        yield from self.world.complaints()
+        if built:
+            done = self.world.runner("verify", *built)
+            if done.returncode:
+                yield f"verify at the end exited with {done.returncode}: {done.stdout}"
+        yield from account(self.clients, self.world.connections, self.world.states())
+        yield from leftovers(self.world.connections)
+
+    def _keep(self, folder: Path) -> Path:
+        kept = folder / f"torture-{self.outcome.seed}"
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        for log in self.world.folder.glob("*/log"):
+            shutil.copy(log, kept / f"{log.parent.name}.log")
+        for client in self.clients:
+            client.save(kept)
+        (kept / "commands").write_text("\n".join(self.world.said))
+        (kept / "outcome").write_text(
+            self.outcome.line() + "\n\n" + "\n\n".join(self.outcome.wrong) + "\n"
+        )
+        return kept

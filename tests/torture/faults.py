@@ -1,0 +1,249 @@
+"""Faults: what may happen to servers, links and the runner while an operation is under way."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+
+import psutil
+import psycopg
+
+from tests.support.nodes import Node
+from tests.support.proxy import BOTH
+from tests.support.servers import free_port
+from tests.support.world import MONOLITH, SERVICE, World
+
+# What a process may still write into a file when the disk is full: less than a WAL segment.
+FULL_BYTES = 256 * 1024
+
+
+@dataclass
+class Scene:
+    """Where a fault happens: the world, the operation's process, and the cycle's randomness.
+
+    `lost` tells what a standby that took over lacked: its side, since when nothing had reached it,
+    and when it took over.
+    """
+
+    world: World
+    random: Random
+    process: subprocess.Popen[str] | None = None
+    standby: Node | None = None
+    standby_of: str = ""
+    lost: list[tuple[str, float, float]] = field(default_factory=list)
+    lags_since: float = 0.0
+
+    def node(self) -> Node:
+        """Choose a server."""
+        return self.world.nodes[self.random.choice((MONOLITH, SERVICE))]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault by name: what happens, how likely it is, what has to be there before."""
+
+    name: str
+    happens: Callable[[Scene], str]
+    weight: int = 2
+    prepare: Callable[[Scene], None] | None = None
+
+
+def _signal_runner(order: signal.Signals) -> Callable[[Scene], str]:
+    def send(scene: Scene) -> str:
+        if scene.process and scene.process.poll() is None:
+            scene.process.send_signal(order)
+            return order.name
+        return "too late"
+
+    return send
+
+
+def _stop_runner(scene: Scene) -> str:
+    process = scene.process
+    if not process or process.poll() is not None:
+        return "too late"
+    seconds = scene.random.choice((0.2, 1.0, 6.0))
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGCONT)
+    return f"{seconds} s"
+
+
+def _signal_backend(order: signal.Signals) -> Callable[[Scene], str]:
+    """Signal one process of a server, often one that replicates."""
+
+    def send(scene: Scene) -> str:
+        node = scene.node()
+        found = {}
+        for process in node.processes()[1:]:
+            with suppress(psutil.Error):
+                found[process] = " ".join(process.cmdline())
+        wanted = scene.random.choice(("walsender", "apply worker", "postgres: "))
+        such = [one for one, title in found.items() if wanted in title] or list(found)
+        if not such:
+            return f"{node.name}: nobody is there"
+        chosen = scene.random.choice(such)
+        with suppress(psutil.Error):
+            chosen.send_signal(order)
+        return f"{node.name}: {found[chosen][:60]}"
+
+    return send
+
+
+def _end_server(order: signal.Signals) -> Callable[[Scene], str]:
+    def end(scene: Scene) -> str:
+        node = scene.node()
+        seconds = scene.random.choice((0.0, 0.3, 1.5))
+        node.end(order)
+        time.sleep(seconds)
+        node.start()
+        return f"{node.name}, down for {seconds} s"
+
+    return end
+
+
+def _stop_server(scene: Scene) -> str:
+    node, seconds = scene.node(), scene.random.choice((0.1, 0.5, 2.0, 4.0))
+    frozen = node.processes()
+    for process in frozen:
+        with suppress(psutil.Error):
+            process.suspend()
+    time.sleep(seconds)
+    for process in frozen:
+        with suppress(psutil.Error):
+            process.resume()
+    return f"{node.name}, {seconds} s"
+
+
+def _freeze_link(scene: Scene) -> str:
+    name, link = scene.random.choice(sorted(scene.world.links.items()))
+    directions = scene.random.choice((BOTH, BOTH[:1], BOTH[1:]))
+    seconds = scene.random.choice((0.3, 1.0, 4.0))
+    link.freeze(*directions)
+    time.sleep(seconds)
+    if scene.random.random() < 0.5:
+        link.cut()
+    link.heal()
+    return f"{name}, {' and '.join(directions)}, {seconds} s"
+
+
+def _cut_link(scene: Scene) -> str:
+    name, link = scene.random.choice(sorted(scene.world.links.items()))
+    link.cut()
+    return name
+
+
+def _slow_link(scene: Scene) -> str:
+    name, link = scene.random.choice(sorted(scene.world.links.items()))
+    direction, seconds = scene.random.choice(BOTH), scene.random.choice((0.01, 0.1))
+    link.slow(direction, seconds)
+    time.sleep(1.5)
+    link.heal()
+    return f"{name}, {direction}, {seconds} s a piece"
+
+
+def _fill_disk(scene: Scene) -> str:
+    """Let every write fail that would make a file long, as on a full disk; then there is room."""
+    node = scene.node()
+    limited = node.processes()
+    try:
+        for process in limited:
+            _limit(process, FULL_BYTES)
+    except PermissionError:
+        return f"{node.name}: skipped, since this account may not limit a server's files"
+    time.sleep(scene.random.choice((0.3, 1.5)))
+    for process in node.processes():
+        _limit(process, resource.RLIM_INFINITY)
+    # What could not write its WAL is down, and can't start either before there is room.
+    time.sleep(0.1)
+    if not node.is_running():
+        node.start()
+    return node.name
+
+
+def _limit(process: psutil.Process, limit: int) -> None:
+    with suppress(psutil.Error, ProcessLookupError):
+        hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, hard))
+
+
+def _make_standby(scene: Scene) -> None:
+    """Give a server a standby that has everything that the server acknowledges."""
+    scene.standby_of = scene.random.choice((MONOLITH, SERVICE))
+    primary = scene.world.nodes[scene.standby_of]
+    folder = primary.folder.with_name(f"{scene.standby_of}-{free_port()}")
+    standby = Node(f"{scene.standby_of}", primary.version, folder, free_port())
+    standby.standby_of(primary)
+    standby.start()
+    scene.standby = standby
+    _configure(primary, "synchronous_standby_names", "*")
+    scene.world.wait_for_standby(primary)
+
+
+def _make_lagging_standby(scene: Scene) -> None:
+    """Give a server a standby, and let nothing reach it from some time on."""
+    _make_standby(scene)
+    primary = scene.world.nodes[scene.standby_of]
+    scene.lags_since = time.time()
+    _configure(primary, "synchronous_standby_names", "")
+    assert scene.standby
+    for process in scene.standby.processes():
+        with suppress(psutil.Error):
+            process.suspend()
+
+
+def _configure(node: Node, name: str, value: str) -> None:
+    with psycopg.connect(node.url(), autocommit=True) as connection:
+        connection.execute(f"alter system set {name} = '{value}'")
+        connection.execute("select pg_reload_conf()")
+
+
+def _fail_over(scene: Scene) -> str:
+    """Kill the primary, and put the standby in charge."""
+    standby, name = scene.standby, scene.standby_of
+    assert standby
+    primary = scene.world.nodes[name]
+    primary.end(signal.SIGKILL)
+    now = time.time()
+    for process in standby.processes():
+        with suppress(psutil.Error):
+            process.resume()
+    standby.run("pg_ctl", "promote", "-w", "-D", str(standby.data))
+    _configure(standby, "synchronous_standby_names", "")
+    scene.world.lead(name, standby)
+    for who in ("people", "servers"):
+        scene.world.links[f"{who} to {name}"].cut()
+    if scene.lags_since:
+        scene.lost.append((name, scene.lags_since, now))
+    return name
+
+
+FAULTS = (
+    Fault("runner killed", _signal_runner(signal.SIGKILL), 8),
+    Fault("runner told to end", _signal_runner(signal.SIGTERM), 2),
+    Fault("runner interrupted", _signal_runner(signal.SIGINT), 2),
+    Fault("runner stopped", _stop_runner, 3),
+    Fault("process killed", _signal_backend(signal.SIGKILL), 4),
+    Fault("process ended", _signal_backend(signal.SIGTERM), 4),
+    Fault("server killed", _end_server(signal.SIGKILL), 3),
+    Fault("server stopped at once", _end_server(signal.SIGQUIT), 3),
+    Fault("server shut down", _end_server(signal.SIGINT), 2),
+    Fault("server frozen", _stop_server, 3),
+    Fault("link frozen", _freeze_link, 4),
+    Fault("link cut", _cut_link, 4),
+    Fault("link slow", _slow_link, 2),
+    Fault("disk full", _fill_disk, 2),
+    Fault("failover", _fail_over, 1, prepare=_make_standby),
+    Fault("failover with lag", _fail_over, 1, prepare=_make_lagging_standby),
+)
+
+
+def draw(random: Random, faults: tuple[Fault, ...] = FAULTS) -> Fault:
+    """Draw a fault by its weight."""
+    return random.choices(faults, [one.weight for one in faults])[0]
