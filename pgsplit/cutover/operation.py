@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+from pgsplit.cutover.locks import Watches
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication.slot import Connection
 from pgsplit.state.ledger import Ledger
 from pgsplit.state.saga import Kind, Saga
 
@@ -74,15 +76,25 @@ class SagaOperation(Operation[Result]):
     """An operation whose steps are recorded one by one, and undone if one fails."""
 
     kind: ClassVar[Kind]
+    watches: Watches = Watches()
 
     @abstractmethod
     def steps(self) -> Saga:
         """Give its steps, with what undoes them."""
+
+    def waiters(self) -> Sequence[Connection]:
+        """Name the connections whose waiting for locks is explained."""
+        return ()
+
+    def work(self) -> None:
+        """Do the steps; undo them if one fails before the point of no return."""
+        self.steps().run(self.ledger, self.say, **self.intent())
 
     def intent(self) -> dict[str, Any]:
         """Give what the ledger is to keep of the whole."""
         return {}
 
     def execute(self) -> None:
-        """Do the steps; undo them if one fails before the point of no return."""
-        self.steps().run(self.ledger, self.say, **self.intent())
+        """Do the steps, and explain whom they wait for."""
+        with Watches(*self.waiters()) as self.watches:
+            self.work()

@@ -6,11 +6,18 @@ The functions that serve both directions of a cutover are here, too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pgsplit.cutover import preflight
-from pgsplit.cutover.cutover import AFTER_CHANGE_SECONDS, FIRST_WRITE_SECONDS, Cutover, Moved
+from pgsplit.cutover.cutover import (
+    AFTER_CHANGE_SECONDS,
+    FIRST_WRITE_SECONDS,
+    SYNC_LOCK_SECONDS,
+    Cutover,
+    Moved,
+    milliseconds,
+)
 from pgsplit.cutover.locks import disable_triggers
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.cutover.rollback import Rollback
@@ -19,6 +26,7 @@ from pgsplit.project.project import Service
 from pgsplit.replication import reverse
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session, lock_syncs, open_session
+from pgsplit.replication.slot import Connection
 from pgsplit.replication.subscription import add_tables, drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.routing import env_file
@@ -32,7 +40,6 @@ BETWEEN_LOOKS_SECONDS = 0.02
 
 START_SERVICE = """
     update split.service set switched_at = clock_timestamp(), first_write_at = null
-    returning switched_at
 """
 
 
@@ -42,6 +49,7 @@ class Switch(Cutover):
     kind = Kind.SWITCH
     title = "a switch"
     enters = State.SWITCHED
+    needs_finish = False
     side = Side.SERVICE
     clock_sign = 1
 
@@ -90,39 +98,40 @@ class Switch(Cutover):
     def drain(self) -> dict[str, Any]:
         """Let the service have the rest, within the pause."""
         arrived_after = self.arrive(self.session.forward)
-        done = apply_changes(self.session.database)
-        self.remaining()
+        done = apply_changes(self.session.database, self.remaining())
         return {"arrived": round(arrived_after, 4), "rows": done.rows, "synced": done.seconds}
+
+    def hold(self, seconds: float) -> None:
+        """Publish the service's tables, open its fence and mark it as switched; uncommitted."""
+        if self.new.is_open():
+            return
+        database, self.is_held = self.session.database, True
+        database.execute("begin")
+        database.execute(f"set local lock_timeout = {milliseconds(seconds)}")
+        lock_syncs(database)
+        add_tables(database, self.session.reverse.name, self.service.mirror, self.owned)
+        self.new.open()
+        database.execute(START_SERVICE)
+
+    def held(self) -> Sequence[Connection]:
+        """Name the connections whose transactions `hold` begins."""
+        return (self.session.database,)
 
     def commit(self) -> None:
         """Close the monolith's fence for good and unpublish its tables; atomic."""
         if self.old.is_closed_for_good():
             return
         monolith = self.session.monolith
-        with self.locks_explained(), monolith.transaction():
+        with monolith.transaction():
             self.commit_old()
             drop_tables(monolith, self.session.forward.name, self.service.mirror, list(self.owned))
-
-    def open(self) -> dict[str, Any] | None:
-        """Publish the service's tables, open its fence and mark it as switched; atomic."""
-        if self.new.is_open():
-            return None
-        database = self.session.database
-        with database.transaction():
-            lock_syncs(database)
-            add_tables(database, self.session.reverse.name, self.service.mirror, self.owned)
-            self.new.open()
-            row = database.execute(START_SERVICE).fetchone()
-        assert row is not None
-        self.result.opened_at = row[0]
-        return {"opened_at": row[0].isoformat()}
 
     def finish(self) -> dict[str, Any]:
         """Wait a moment for the first write, and let it arrive in the monolith."""
         disable_triggers(self.new)
         database, begun = self.session.database, time.monotonic()
         while True:
-            apply_changes(database)
+            apply_changes(database, SYNC_LOCK_SECONDS)
             row = database.execute("select first_write_at from split.service").fetchone()
             self.result.first_write_at = row[0] if row else None
             if self.result.first_write_at or time.monotonic() - begun >= self.wait_for_write:
