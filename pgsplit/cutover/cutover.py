@@ -25,7 +25,6 @@ from pgsplit.base.errors import NotReady
 from pgsplit.cutover.locks import (
     BETWEEN_TRIES_SECONDS,
     LOCK_SECONDS,
-    Watches,
     disable_triggers,
     lock_timeout,
     next_patience,
@@ -47,8 +46,6 @@ from pgsplit.state.saga import Saga, Step
 AFTER_CHANGE_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 5.0
 FIRST_WRITE_SECONDS = 1.0
-# How long to wait for other syncs where no writer waits.
-SYNC_LOCK_SECONDS = 10.0
 # After the commit nobody can write on either side, so each try to open may wait for longer.
 OPEN_SECONDS = 1.0
 BETWEEN_OPEN_TRIES_SECONDS = 0.1
@@ -208,7 +205,7 @@ class Cutover(SagaOperation[Moved]):
 
     def waiters(self) -> Sequence[Connection]:
         """Name the connections whose waiting for locks is explained."""
-        return self.session.monolith, self.session.database, self.records, self.holder
+        return self.session.monolith, self.session.database, self.holder
 
     def execute(self) -> None:
         """Dump the old side, do the steps, and tell those who have to know."""
@@ -217,14 +214,14 @@ class Cutover(SagaOperation[Moved]):
             self.result.backup = backup(
                 self.old_database, self.connections, self.ledger, self.service, self.kind.value
             )
-        with self._connected():
+        with self.prepared():
             warnings = self.steps().run(self.ledger, self.say, max_pause=self.max_pause)
         self.result.warnings += warnings
         self.announce()
 
     def resume(self) -> Moved:
         """Finish it if it was committed, else undo it; `warnings` say which."""
-        with self._connected():
+        with self.prepared():
             whole = self.steps()
             is_committed = whole.is_committed()
             if is_committed:
@@ -241,18 +238,16 @@ class Cutover(SagaOperation[Moved]):
         return self.result
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
-        """Open what else is needed, before there is a pause: `records` and `holder`.
+    def prepared(self) -> Iterator[None]:
+        """Connect once more to the service's database, and let no statement wait for long.
 
-        `records` keeps the ledger writable while writers wait. `holder` is a further connection to
-        the service's database. No statement waits for a lock for longer than the pause.
+        No statement waits for a lock for longer than the pause may be.
         """
-        session, connect = self.session, self.connections.connect
+        session = self.session
         with (
-            connect(self.connections.monolith) as self.records,
-            connect(self.service.database) as self.holder,
+            self.connections.connect(self.service.database) as self.holder,
             lock_timeout(self.max_pause, session.monolith, session.database),
-            Watches(*self.waiters()) as self.watches,
+            super().prepared(),
         ):
             try:
                 yield
@@ -306,16 +301,9 @@ class Cutover(SagaOperation[Moved]):
 
     def _drain(self) -> Mapping[str, Any] | None:
         found = self.drain()
-        self._hold(self.remaining())
+        self.hold(self.remaining())
         self.remaining()
         return found
-
-    def _hold(self, seconds: float) -> None:
-        """Hold all that is needed until clients have their routes, the ledger's table too."""
-        self.records.execute("begin")
-        self.records.execute(f"set local lock_timeout = {milliseconds(seconds)}")
-        self.records.execute("lock table split.ledger in row exclusive mode")
-        self.hold(seconds)
 
     def hold_at_last(self) -> None:
         """Hold what `open` commits, after the point of no return: try until it succeeds.
@@ -325,7 +313,7 @@ class Cutover(SagaOperation[Moved]):
         """
         while True:
             try:
-                return self._hold(OPEN_SECONDS)
+                return self.hold(OPEN_SECONDS)
             except LOCKED as error:
                 self.release()
                 self.watches.cancel_vacuums()
@@ -336,7 +324,7 @@ class Cutover(SagaOperation[Moved]):
     def release(self) -> None:
         """Roll back what is held; nothing if all of it was committed."""
         self.is_held = False
-        for connection in (*self.held(), self.records):
+        for connection in self.held():
             with suppress(psycopg.OperationalError):  # a server that is gone holds nothing
                 connection.rollback()
 
@@ -362,7 +350,6 @@ class Cutover(SagaOperation[Moved]):
         self.paused.close()
         if self.connections.pgbouncer_url and self.result.opened_at:
             self.result.opened_at = self.new.clock()
-        self.records.rollback()
 
     def remaining(self) -> float:
         """Tell how many seconds of the pause are left.

@@ -1,4 +1,4 @@
-"""Locks on what others use: waited for within limits, retried, and explained if others have them."""
+"""Locks on what others use: waited for within limits, retried, and the holders named."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ Found = TypeVar("Found")
 LOCK_SECONDS = 0.25
 BETWEEN_TRIES_SECONDS = 0.5
 DISABLE_TRIES = 5
+
+# How long to wait for other syncs where no writer waits.
+SYNC_LOCK_SECONDS = 10.0
 
 # Definitions are changed under a lock that stops readers, too.
 DEFINITION_SECONDS = 1.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pgsplit.cutover.locks import Watches
@@ -16,6 +17,8 @@ from pgsplit.state.ledger import Ledger
 from pgsplit.state.saga import Kind, Saga
 
 Result = TypeVar("Result")
+
+RECORDS_TIMEOUT = "2s"
 
 
 class Operation(ABC, Generic[Result]):
@@ -86,15 +89,27 @@ class SagaOperation(Operation[Result]):
         """Name the connections whose waiting for locks is explained."""
         return ()
 
-    def work(self) -> None:
-        """Do the steps; undo them if one fails before the point of no return."""
-        self.steps().run(self.ledger, self.say, **self.intent())
-
     def intent(self) -> dict[str, Any]:
         """Give what the ledger is to keep of the whole."""
         return {}
 
     def execute(self) -> None:
-        """Do the steps, and explain whom they wait for."""
-        with Watches(*self.waiters()) as self.watches:
-            self.work()
+        """Do the steps; undo them if one fails before the point of no return."""
+        with self.prepared():
+            self.steps().run(self.ledger, self.say, **self.intent())
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Make sure that no lock keeps the block from recording, and explain all other locks.
+
+        Raises:
+            NotReady: somebody has a lock on the ledger already; nothing was changed.
+        """
+        with self.connections.connect(self.connections.monolith) as records:
+            with Watches(records) as watches, watches.explained():
+                records.execute("begin")
+                records.execute(f"set local lock_timeout = '{RECORDS_TIMEOUT}'")
+                records.execute("lock table split.ledger, split.states in row exclusive mode")
+            with Watches(*self.waiters()) as self.watches:
+                yield
+            records.rollback()

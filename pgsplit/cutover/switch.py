@@ -13,12 +13,11 @@ from pgsplit.cutover import preflight
 from pgsplit.cutover.cutover import (
     AFTER_CHANGE_SECONDS,
     FIRST_WRITE_SECONDS,
-    SYNC_LOCK_SECONDS,
     Cutover,
     Moved,
     milliseconds,
 )
-from pgsplit.cutover.locks import disable_triggers
+from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, disable_triggers
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.cutover.rollback import Rollback
 from pgsplit.project.endpoints import Connections

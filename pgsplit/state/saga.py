@@ -44,6 +44,16 @@ class Kind(str, Enum):
 
 
 OPERATIONS = tuple(kind.value for kind in Kind)
+# The steps that disable subscriptions, to remove them.
+REMOVING = (
+    "switch: prepare",
+    "switch: undo prepare",
+    "rollback: finish",
+    "complete: hand over",
+    "complete: end way back",
+    "complete: end links",
+    "abort: ways",
+)
 
 
 @dataclass(frozen=True)
@@ -263,6 +273,39 @@ def left_unfinished(monolith: psycopg.Connection[Any]) -> dict[str, Entry]:
         service: Entry(id, detail={"operation": step, **intent})
         for service, id, step, intent in rows
     }
+
+
+def paused_by_us(monolith: psycopg.Connection[Any], service: Service) -> str:
+    """Tell whether this project itself has left a stream of a service disabled, half-way.
+
+    Args:
+        monolith: a connection to it.
+        service: whose stream it is.
+
+    Returns:
+        The command that goes on with what was interrupted; nothing if nothing was.
+    """
+    row = monolith.execute(
+        "select step from split.ledger where service = %s and step like '%%: %%'"
+        " and outcome is distinct from 'done' and id = (select max(id) from split.ledger"
+        " where service = %s and step like '%%: %%')",
+        (service.database, service.database),
+    ).fetchone()
+    if row and row[0] in REMOVING and service.database in left_unfinished(monolith):
+        return "runner.py resume"
+    return f"runner.py repair {service.role}" if unfinished_repairs(monolith, service) else ""
+
+
+def unfinished_repairs(monolith: psycopg.Connection[Any], service: Service) -> set[str]:
+    """Name the streams of a service whose last repair was interrupted or has failed."""
+    rows = monolith.execute(
+        "select way from ("
+        " select distinct on (intent ->> 'way') intent ->> 'way' as way, outcome from split.ledger"
+        " where service = %s and step = 'repair' order by intent ->> 'way', id desc"
+        ") as last where outcome is distinct from 'done'",
+        (service.database,),
+    )
+    return {row[0] for row in rows}
 
 
 def require_finished(service: Service, ledger: Ledger, *, but: Collection[str] = ()) -> None:
