@@ -15,7 +15,7 @@ from psycopg import sql
 
 from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import NotReady
-from pgsplit.cutover import preflight
+from pgsplit.cutover import later, preflight
 from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
@@ -88,7 +88,9 @@ class Complete(SagaOperation[Completed]):
 
     def preflight(self) -> PreflightReport:
         """Check that nothing that the service has written is missing in the monolith."""
-        found = preflight.for_completion(self.session, self.ledger, self.say)
+        found = preflight.for_completion(
+            self.session, self.ledger, self.say, with_backup=self.with_backup
+        )
         self._check_consumers(found)
         return found
 
@@ -102,6 +104,10 @@ class Complete(SagaOperation[Completed]):
         self.result.detached = [definition for definition, _ in self._keys(self.owned)]
         self.result.handed_over = [one.database for one in shared.consumers(self.service)]
         return self.result
+
+    def recorded_in(self) -> Sequence[str]:
+        """Name the databases in which this project's own tables have to stay writable."""
+        return self.connections.monolith, self.service.database
 
     def waiters(self) -> Sequence[Connection]:
         """Name the connections whose waiting for locks is explained."""
@@ -232,6 +238,15 @@ class Complete(SagaOperation[Completed]):
                     requirements.shared_stream(
                         self.session.database, database, self.service, consumer
                     )
+                    stream = shared.SharedStream(
+                        consumer,
+                        self.session.monolith,
+                        database,
+                        self.service,
+                        self.session.database,
+                    )
+                    later.try_slot(stream)
+                    later.try_subscription(self.session, stream)
                 except NotReady as error:
                     found.add(error.what, error.hint)
 
@@ -263,7 +278,12 @@ def has_ended_reverse(service: Service, ledger: Ledger) -> bool:
 
 
 def check(
-    service: Service, connections: Connections, ledger: Ledger, say: Callable[[str], None]
+    service: Service,
+    connections: Connections,
+    ledger: Ledger,
+    say: Callable[[str], None],
+    *,
+    with_backup: bool = True,
 ) -> Completed:
     """Check whether a service could be completed now, and change nothing.
 
@@ -272,6 +292,7 @@ def check(
         connections: where the servers are.
         ledger: the monolith's ledger.
         say: called with what is being checked.
+        with_backup: whether the tables would be dumped.
 
     Returns:
         What would be retired, detached and re-parented.
@@ -280,7 +301,7 @@ def check(
         NotReady: it could not; one message has all problems.
     """
     with open_session(service, connections) as session:
-        operation = Complete(session, ledger, say)
+        operation = Complete(session, ledger, say, with_backup=with_backup)
         operation.check()
         return operation.plan()
 

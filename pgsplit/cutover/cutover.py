@@ -237,6 +237,10 @@ class Cutover(SagaOperation[Moved]):
         self.result.warnings.append(said)
         return self.result
 
+    def recorded_in(self) -> Sequence[str]:
+        """Name the databases in which this project's own tables have to stay writable."""
+        return self.connections.monolith, self.service.database
+
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """Connect once more to the service's database, and let no statement wait for long.
@@ -259,6 +263,7 @@ class Cutover(SagaOperation[Moved]):
         reads, writes = env_file.sides(self.service, self.connections)
         env_file.route_to(self.service, self.connections, reads_at=reads, writes_at=writes)
         self.prepare()
+        self.keep_writable()  # what it has made, too
 
     def close(self) -> dict[str, Any]:
         """Close the old side; try until the pause would be over, and never wait long in one try."""

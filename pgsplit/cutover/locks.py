@@ -24,6 +24,8 @@ Found = TypeVar("Found")
 LOCK_SECONDS = 0.25
 BETWEEN_TRIES_SECONDS = 0.5
 DISABLE_TRIES = 5
+# How long something that is tried, and rolled back, may wait for a lock.
+TRY_SECONDS = 0.25
 
 # How long to wait for other syncs where no writer waits.
 SYNC_LOCK_SECONDS = 10.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pgsplit.cutover.locks import Watches
@@ -19,6 +19,10 @@ from pgsplit.state.saga import Kind, Saga
 Result = TypeVar("Result")
 
 RECORDS_TIMEOUT = "2s"
+OWN_TABLES = """
+    select string_agg(oid::regclass::text, ', ' order by relname) from pg_class
+    where relnamespace = to_regnamespace('split') and relkind = 'r' and relname <> 'turn'
+"""
 
 
 class Operation(ABC, Generic[Result]):
@@ -80,6 +84,7 @@ class SagaOperation(Operation[Result]):
 
     kind: ClassVar[Kind]
     watches: Watches = Watches()
+    records: Sequence[Connection] = ()
 
     @abstractmethod
     def steps(self) -> Saga:
@@ -98,18 +103,33 @@ class SagaOperation(Operation[Result]):
         with self.prepared():
             self.steps().run(self.ledger, self.say, **self.intent())
 
+    def recorded_in(self) -> Sequence[str]:
+        """Name the databases in which this project's own tables have to stay writable."""
+        return (self.connections.monolith,)
+
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """Make sure that no lock keeps the block from recording, and explain all other locks.
+        """Keep this project's own tables writable for the block, and explain all other locks.
 
         Raises:
-            NotReady: somebody has a lock on the ledger already; nothing was changed.
+            NotReady: somebody has a lock on one of them already; nothing was changed.
         """
-        with self.connections.connect(self.connections.monolith) as records:
-            with Watches(records) as watches, watches.explained():
-                records.execute("begin")
-                records.execute(f"set local lock_timeout = '{RECORDS_TIMEOUT}'")
-                records.execute("lock table split.ledger, split.states in row exclusive mode")
-            with Watches(*self.waiters()) as self.watches:
-                yield
-            records.rollback()
+        with ExitStack() as stack:
+            self.records = [
+                stack.enter_context(closing(self.connections.connect(name)))
+                for name in self.recorded_in()
+            ]
+            with Watches(*self.records) as watches, watches.explained():
+                self.keep_writable()
+            self.watches = stack.enter_context(Watches(*self.waiters(), *self.records))
+            yield
+
+    def keep_writable(self) -> None:
+        """Lock this project's own tables as writers do: nobody can get a lock that stops them."""
+        for connection in self.records:
+            connection.rollback()
+            connection.execute("begin")
+            connection.execute(f"set local lock_timeout = '{RECORDS_TIMEOUT}'")
+            row = connection.execute(OWN_TABLES).fetchone()
+            if row and row[0]:
+                connection.execute(f"lock table {row[0]} in row exclusive mode")

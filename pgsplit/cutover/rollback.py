@@ -61,7 +61,9 @@ class Rollback(Cutover):
 
     def preflight(self) -> PreflightReport:
         """Check that a rollback would lose nothing."""
-        return preflight.for_rollback(self.session, self.ledger, self.say)
+        return preflight.for_rollback(
+            self.session, self.ledger, self.say, with_backup=self.with_backup
+        )
 
     def prepare(self) -> None:
         """Check the reverse stream, which the rest depends on; there is nothing to make."""

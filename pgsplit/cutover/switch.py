@@ -74,7 +74,9 @@ class Switch(Cutover):
 
     def preflight(self) -> PreflightReport:
         """Check that a switch would lose nothing, and that it can be rolled back."""
-        return preflight.for_switch(self.session, self.ledger, self.say)
+        return preflight.for_switch(
+            self.session, self.ledger, self.say, with_backup=self.with_backup
+        )
 
     def prepare(self) -> None:
         """Make both fences and the reverse stream, which is idle until `open`; idempotent."""
@@ -186,6 +188,8 @@ def check(
     connections: Connections,
     ledger: Ledger,
     say: Callable[[str], None],
+    *,
+    with_backup: bool = True,
 ) -> PreflightReport:
     """Check whether a `switch` or a `rollback` could be done now, and change nothing.
 
@@ -196,7 +200,7 @@ def check(
         NotReady: it could not; one message has all problems.
     """
     with open_session(service, connections) as session:
-        return _cutover(operation, session, ledger, say).check()
+        return _cutover(operation, session, ledger, say, with_backup=with_backup).check()
 
 
 def resume(
@@ -216,10 +220,15 @@ def resume(
 
 
 def _cutover(
-    operation: str, session: Session, ledger: Ledger, say: Callable[[str], None]
+    operation: str,
+    session: Session,
+    ledger: Ledger,
+    say: Callable[[str], None],
+    *,
+    with_backup: bool = False,
 ) -> Cutover:
     kinds: dict[Kind, type[Cutover]] = {Kind.SWITCH: Switch, Kind.ROLLBACK: Rollback}
-    return kinds[Kind(operation)](session, ledger, say)
+    return kinds[Kind(operation)](session, ledger, say, with_backup=with_backup)
 
 
 def move_reads(service: Service, connections: Connections, ledger: Ledger, side: Side) -> str:

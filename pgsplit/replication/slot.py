@@ -54,7 +54,7 @@ OLD_TRANSACTIONS = """
         and lock.pid <> pg_backend_pid()
         and activity.backend_type is distinct from 'logical replication apply worker'
         and coalesce(
-            clock_timestamp() - activity.xact_start > make_interval(secs => %s), true
+            clock_timestamp() - activity.xact_start > make_interval(secs => %s), %s
         )
     union
     select
@@ -87,8 +87,10 @@ def slot(source: Connection, name: str) -> Slot | None:
         return cursor.execute(SLOT, (name,)).fetchone()
 
 
-def create(source: Connection, name: str) -> None:
+def create(source: Connection, name: str, *, is_temporary: bool = False) -> None:
     """Create a slot: whatever is committed from now on is replicated.
+
+    A temporary one goes with the connection.
 
     Raises:
         NotReady: a transaction has been open for too long on that server.
@@ -96,7 +98,10 @@ def create(source: Connection, name: str) -> None:
     try:
         with source.transaction():
             source.execute(f"set local statement_timeout = '{CREATE_SECONDS}s'")
-            source.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+            source.execute(
+                "select pg_create_logical_replication_slot(%s, 'pgoutput', %s)",
+                (name, is_temporary),
+            )
     except psycopg.errors.QueryCanceled as error:
         old = old_transactions(source, 0.0)
         raise NotReady(
@@ -110,18 +115,40 @@ def create(source: Connection, name: str) -> None:
         raise may_not_replicate(source) from error
 
 
+def try_to_create(source: Connection, name: str, long_seconds: float) -> None:
+    """Check that a slot can be created now; a temporary one is, and is dropped again.
+
+    Args:
+        source: a connection to the database that it would follow.
+        name: the slot's name.
+        long_seconds: a transaction that is open for longer is reported without waiting for it.
+
+    Raises:
+        NotReady: a transaction of any database of the server holds it back, or the login may not.
+    """
+    if old := old_transactions(source, long_seconds):
+        raise NotReady(
+            f"the slot {name} could not start before older transactions end:"
+            f" {few([what for what, _ in old])}",
+            where=describe(source.info.dsn),
+            hint="Wait for them, or end them:\n" + "\n".join(end for _, end in old),
+        )
+    create(source, trial := f"{name}_{source.info.backend_pid}", is_temporary=True)
+    source.execute("select pg_drop_replication_slot(%s)", (trial,))
+
+
 def old_transactions(source: Connection, seconds: float) -> list[tuple[str, str]]:
     """Find the transactions that hold back a new slot: all that have written, in any database.
 
     Args:
         source: a connection to any database of the server.
-        seconds: how long they have been open at least. For those of whom this login may not see
-            that, and for prepared ones, any time is long.
+        seconds: how long they have been open at least; prepared ones, for any time. Those of which
+            this login may not see that are only given if it is 0.
 
     Returns:
         What each is, and the statement that ends it.
     """
-    return source.execute(OLD_TRANSACTIONS, (seconds,)).fetchall()
+    return source.execute(OLD_TRANSACTIONS, (seconds, not seconds)).fetchall()
 
 
 def drop(source: Connection, name: str) -> None:

@@ -18,6 +18,8 @@ from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
 
+TRY_TIMEOUT = "15s"
+
 SUBSCRIPTION = """
     select
         subscription.oid,
@@ -216,6 +218,21 @@ def create_subscription(
             where=describe(target.info.dsn),
             hint=f"export {variable}=postgresql://… as that server reaches it.",
         ) from error
+
+
+def try_to_subscribe(
+    target: Connection, name: str, url: str, *, unreachable: str, variable: str
+) -> None:
+    """Check that a subscription could be created; it is, and is rolled back.
+
+    Arguments and errors are those of `create_subscription`. The target's server connects to the
+    publisher as it would later, for replication.
+    """
+    with target.transaction(force_rollback=True):
+        target.execute(f"set local statement_timeout = '{TRY_TIMEOUT}'")
+        create_subscription(
+            target, f"{name}_try", url, "none", unreachable=unreachable, variable=variable
+        )
 
 
 def subscribe(service: Service, connections: Connections, target: Connection) -> None:

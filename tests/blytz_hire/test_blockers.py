@@ -41,7 +41,6 @@ TABLES = {
         "split.gates",
         "split.heartbeats",
         "split.states",
-        "pg_subscription",
     ),
     "payments_db": (
         "blytz_hire.payments",

@@ -70,7 +70,9 @@ def command(
         watcher.step(f"{service.role}: {'check' if dry_run else 'switch'}") as step,
     ):
         if dry_run:
-            report = switch.check(service, "switch", connections, ledger, step.say)
+            report = switch.check(
+                service, "switch", connections, ledger, step.say, with_backup=not no_backup
+            )
         elif reads:
             warning = switch.move_reads(service, connections, ledger, Side.SERVICE)
         else:
