@@ -13,15 +13,15 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any, ClassVar
 
 import psycopg
 
-from pgsplit.backup.dump import Backup, backup
+from pgsplit.backup.dump import backup
 from pgsplit.base.errors import NotReady
+from pgsplit.cutover.holding import Holding
 from pgsplit.cutover.locks import (
     BETWEEN_TRIES_SECONDS,
     LOCK_SECONDS,
@@ -29,9 +29,9 @@ from pgsplit.cutover.locks import (
     lock_timeout,
     next_patience,
 )
+from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.postgres.retry import LOCKED, retrying
-from pgsplit.project.project import Service
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session
 from pgsplit.replication.sharing import read_through
@@ -46,35 +46,9 @@ from pgsplit.state.saga import Saga, Step
 AFTER_CHANGE_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 5.0
 FIRST_WRITE_SECONDS = 1.0
-# After the commit nobody can write on either side, so each try to open may wait for longer.
-OPEN_SECONDS = 1.0
-BETWEEN_OPEN_TRIES_SECONDS = 0.1
 
 
-@dataclass
-class Moved:
-    """The result of a switch or a rollback.
-
-    `closed_at` is when the first writer had to wait for the old side's fence, `opened_at` when the
-    new side let writers in, `first_write_at` when it took the first write, if one came soon; each
-    by the clock of its own server. `paused_seconds` and `gap_seconds` are corrected by the
-    difference of the clocks, and contain what writers waited in earlier tries to close the fence.
-    `kept` names, by table, where rows were quarantined, and how many.
-    """
-
-    service: Service
-    operation: str
-    closed_at: datetime | None = None
-    opened_at: datetime | None = None
-    first_write_at: datetime | None = None
-    paused_seconds: float | None = None
-    gap_seconds: float | None = None
-    kept: dict[str, tuple[str, int]] = field(default_factory=dict)
-    backup: Backup | None = None
-    warnings: list[str] = field(default_factory=list)
-
-
-class Cutover(SagaOperation[Moved]):
+class Cutover(Holding, SagaOperation[Moved]):
     """One cutover, from the `old` fence to the `new` one; what both directions share.
 
     Args:
@@ -119,7 +93,7 @@ class Cutover(SagaOperation[Moved]):
         self.clock_offset = 0.0
         self.tries, self.patience = 0, min(LOCK_SECONDS, max_pause / 2)
         self.waited = 0.0  # by writers, in tries to close the fence that failed
-        self.is_held = self.is_announced = False
+        self.is_announced = False
         # Asked once, before the pause: reading which tables there are takes time.
         self.monolith_fence, self.service_fence = session.monolith_fence, session.service_fence
 
@@ -158,17 +132,6 @@ class Cutover(SagaOperation[Moved]):
     @abstractmethod
     def drain(self) -> Mapping[str, Any] | None:
         """Replicate and apply the rest, now that nobody writes."""
-
-    @abstractmethod
-    def hold(self, seconds: float) -> None:
-        """Do what `open` commits, and hold it back, uncommitted; wait so long for each lock.
-
-        Nothing that can wait may be left to `open`.
-        """
-
-    @abstractmethod
-    def held(self) -> Sequence[Connection]:
-        """Name the connections whose transactions `hold` begins."""
 
     @abstractmethod
     def commit(self) -> None:
@@ -243,10 +206,7 @@ class Cutover(SagaOperation[Moved]):
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """Connect once more to the service's database, and let no statement wait for long.
-
-        No statement waits for a lock for longer than the pause may be.
-        """
+        """Connect once more to the service; wait for no lock for longer than the pause may be."""
         session = self.session
         with (
             self.connections.connect(self.service.database) as self.holder,
@@ -310,38 +270,6 @@ class Cutover(SagaOperation[Moved]):
         self.remaining()
         return found
 
-    def hold_at_last(self) -> None:
-        """Hold what `open` commits, after the point of no return: try until it succeeds.
-
-        Nobody can write on either side, so vacuums that are in the way are cancelled, and whoever
-        else is gets named.
-        """
-        while True:
-            try:
-                return self.hold(OPEN_SECONDS)
-            except LOCKED as error:
-                self.release()
-                self.watches.cancel_vacuums()
-                refusal = self.watches.refusal(error)
-                self.say(f"{refusal.what} {refusal.hint}")
-                time.sleep(BETWEEN_OPEN_TRIES_SECONDS)
-
-    def release(self) -> None:
-        """Roll back what is held; nothing if all of it was committed."""
-        self.is_held = False
-        for connection in self.held():
-            with suppress(psycopg.OperationalError):  # a server that is gone holds nothing
-                connection.rollback()
-
-    def open(self) -> Mapping[str, Any] | None:
-        """Let writers in on the new side: commit what is held; idempotent."""
-        if not self.is_held:
-            return None  # resumed: it was committed before
-        self.new.database.commit()
-        self.is_held = False
-        self.result.opened_at = self.new.clock()
-        return {"opened_at": self.result.opened_at.isoformat()}
-
     def reopen(self) -> None:
         """Let writers in again on the old side; at once, whoever holds the tables."""
         if self.old.exists():
@@ -390,21 +318,7 @@ class Cutover(SagaOperation[Moved]):
 
     def measure(self) -> dict[str, Any]:
         """Work out how long writers stood still."""
-        result = self.result
-        if not result.closed_at or not result.opened_at:
-            return {}  # resumed: another runner has seen the pause
-        offset = self.clock_sign * self.clock_offset
-        more = self.waited - offset
-        result.paused_seconds = (result.opened_at - result.closed_at).total_seconds() + more
-        if result.first_write_at:
-            gap = (result.first_write_at - result.closed_at).total_seconds()
-            result.gap_seconds = gap + more
-        return {
-            "clock_offset": round(self.clock_offset, 6),
-            "waited_before": round(self.waited, 6),
-            "paused_seconds": round(result.paused_seconds, 6),
-            "gap_seconds": result.gap_seconds and round(result.gap_seconds, 6),
-        }
+        return self.result.measure(self.clock_sign * self.clock_offset, self.waited)
 
     def announce(self) -> None:
         """Tell the service's applications, and reconnect services that read through to it."""
@@ -433,8 +347,3 @@ class Cutover(SagaOperation[Moved]):
             where=self.service.database,
             hint="Try again at a quieter moment, or allow more: --max-pause 10s",
         )
-
-
-def milliseconds(seconds: float) -> int:
-    """Write a timeout as PostgreSQL's settings want it; 0 would be none."""
-    return max(1, int(seconds * 1000))

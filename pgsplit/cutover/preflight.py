@@ -11,7 +11,7 @@ from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.cutover import later, surroundings
 from pgsplit.cutover.blockers import Needed, blockers
 from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, Watches
-from pgsplit.postgres.connect import describe
+from pgsplit.cutover.stands import require_state
 from pgsplit.project import drift
 from pgsplit.project.project import Service
 from pgsplit.prove.checks import require_unaltered
@@ -20,7 +20,7 @@ from pgsplit.replication import requirements
 from pgsplit.replication.session import Session
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State, completed
-from pgsplit.state.saga import Kind, require_finished
+from pgsplit.state.saga import Kind
 
 PROOF_HOURS = 24
 MOST_LAG_SECONDS = 5.0
@@ -223,34 +223,6 @@ def _look_ahead(
         return  # whoever has a lock would be in the way of the rest
     for check in checks:
         _collect(found, check)
-
-
-def require_state(session: Session, ledger: Ledger, wanted: State, done: str) -> None:
-    """Refuse a service that is in another state, or that has an unfinished operation.
-
-    Raises:
-        NotReady: the service's state, and the command that comes first.
-    """
-    service, state = session.service, ledger.state(session.service)
-    where = describe(ledger.connection.info.dsn)
-    require_finished(service, ledger)
-    if state is wanted:
-        return
-    role = service.role
-    if state is State.COMPLETED:
-        what, hint = "there is no rollback any more", "runner.py backups"
-    elif state.reached(State.SWITCHED):
-        what, hint = "it is the source of truth already", f"runner.py status {role}"
-    elif wanted is State.SWITCHED:
-        what = "the monolith is the source of truth already"
-        hint = f"runner.py {'switch' if done == 'completed' else 'status'} {role}"
-    else:
-        what = f"only what is {wanted.value} can be {done}"
-        verify = f"runner.py verify {role}"
-        hint = verify if state is State.BUILT else f"runner.py run {role}, then {verify}"
-    raise NotReady(
-        f"{service.database} is {state.value}: {what}. Nothing was changed.", where=where, hint=hint
-    )
 
 
 def catch_up(session: Session) -> dict[str, object]:

@@ -10,8 +10,10 @@ from psycopg.errors import LockNotAvailable
 
 from pgsplit.base.errors import SplitError
 from pgsplit.cutover import preflight
-from pgsplit.cutover.cutover import Cutover, Moved, milliseconds
+from pgsplit.cutover.cutover import Cutover
+from pgsplit.cutover.holding import milliseconds
 from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, disable_triggers, patiently
+from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service

@@ -14,12 +14,13 @@ from pgsplit.cutover.cutover import (
     AFTER_CHANGE_SECONDS,
     FIRST_WRITE_SECONDS,
     Cutover,
-    Moved,
-    milliseconds,
 )
+from pgsplit.cutover.holding import milliseconds
 from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, disable_triggers
+from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.cutover.rollback import Rollback
+from pgsplit.cutover.stands import require_state
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse
@@ -252,7 +253,7 @@ def move_reads(service: Service, connections: Connections, ledger: Ledger, side:
     with open_session(service, connections) as session:
         require_finished(service, ledger)
         if side is Side.SERVICE or ledger.state(service).reached(State.SWITCHED):
-            preflight.require_state(session, ledger, State.VERIFIED, "read from")
+            require_state(session, ledger, State.VERIFIED, "read from")
         with ledger.step(service, "point reads", at=side.value):
             env_file.route_to(service, connections, reads_at=side)
     return announce(service, connections, AFTER_CHANGE_SECONDS)

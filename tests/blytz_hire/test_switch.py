@@ -737,7 +737,10 @@ def test_switch_names_a_long_write_transaction_before_changing_anything(
         holder.execute("select pg_sleep(2.1)")
         with unchanged(verified):
             said = ran(verified, "switch", "payments", code=NotReady.exit_code)
-    assert f"process {pid} (pgsplit) has written blytz_hire.payments in a transaction that is open" in said
+    assert (
+        f"process {pid} (pgsplit) has written blytz_hire.payments in a transaction that is open"
+        in said
+    )
     assert f"select pg_terminate_backend({pid});" in said
 
 

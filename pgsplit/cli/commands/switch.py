@@ -21,7 +21,7 @@ from pgsplit.cli.options import (
 )
 from pgsplit.cutover import switch
 from pgsplit.cutover.complete import Completed
-from pgsplit.cutover.cutover import Moved
+from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
