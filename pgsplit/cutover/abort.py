@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.cutover.locks import change_definitions
+from pgsplit.cutover.locks import change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.load import remove
@@ -107,13 +107,13 @@ class Abort(SagaOperation[Aborted]):
                 for stream in (session.reverse, session.forward):
                     if stream.is_there():
                         self.result.removed.append(f"replication {stream.name}")
-                    stream.remove()
+                    patiently(stream.remove, stream.source, stream.target)
                 return self._remove_fence(session.monolith_fence)
             # Without the database there is no subscription, only a slot that nobody reads.
             stream = Stream(self.service, monolith, monolith)
             if stream.slot():
                 self.result.removed.append(f"slot {stream.name}")
-            stream.remove()
+            patiently(stream.remove, monolith)
             owned = list(self.service.owned_tables)
             return self._remove_fence(Fence(self.service, monolith, self.service.mirror, owned))
 

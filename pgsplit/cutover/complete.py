@@ -1,12 +1,13 @@
 """The completion ends a switched service's reverse replication; there is no rollback after it.
 
-It can only go forward, and each step is idempotent: an interrupted completion is resumed by doing
-all of it again. It drops no row, neither of the service nor of the monolith.
+Once it has changed a stream it can only go forward, and each step is idempotent: an interrupted
+completion is resumed by doing these steps again. It drops no row, neither of the service nor of the
+monolith.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,8 @@ from psycopg import sql
 
 from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import NotReady
-from pgsplit.cutover import preflight
-from pgsplit.cutover.locks import change_definitions
+from pgsplit.cutover import later, preflight
+from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
@@ -23,6 +24,7 @@ from pgsplit.project.project import Service
 from pgsplit.replication import requirements, shared
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sharing import read_through
+from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
@@ -51,7 +53,10 @@ CHECKS = """
 
 @dataclass
 class Completed:
-    """The result of a completion: tables retired, foreign keys dropped, consumers re-parented."""
+    """The result of a completion: tables retired, foreign keys dropped, consumers re-parented.
+
+    `is_undone` says that a resumed one had changed nothing yet.
+    """
 
     service: Service
     retired: list[str] = field(default_factory=list)
@@ -59,6 +64,7 @@ class Completed:
     handed_over: list[str] = field(default_factory=list)
     backup: Backup | None = None
     warnings: list[str] = field(default_factory=list)
+    is_undone: bool = False
 
 
 class Complete(SagaOperation[Completed]):
@@ -82,7 +88,9 @@ class Complete(SagaOperation[Completed]):
 
     def preflight(self) -> PreflightReport:
         """Check that nothing that the service has written is missing in the monolith."""
-        found = preflight.for_completion(self.session, self.ledger, self.say)
+        found = preflight.for_completion(
+            self.session, self.ledger, self.say, with_backup=self.with_backup
+        )
         self._check_consumers(found)
         return found
 
@@ -97,21 +105,46 @@ class Complete(SagaOperation[Completed]):
         self.result.handed_over = [one.database for one in shared.consumers(self.service)]
         return self.result
 
-    def steps(self) -> Saga:
-        """Give the steps; there is nothing to undo, since each can be done until it succeeds."""
+    def recorded_in(self) -> Sequence[str]:
+        """Name the databases in which this project's own tables have to stay writable."""
+        return self.connections.monolith, self.service.database
+
+    def waiters(self) -> Sequence[Connection]:
+        """Name the connections whose waiting for locks is explained."""
+        return self.session.monolith, self.session.database
+
+    def steps(self, *, from_commit: bool = False) -> Saga:
+        """Give the steps: all, or those from the point of no return on, each idempotent.
+
+        From the first stream that is changed on, it can only go forward.
+        """
+        until_commit = [Step("dump", self.dump), Step("settle", self.settle)]
+        after = [
+            Step("hand over", self.reparent),
+            Step("end way back", self.end_reverse),
+            Step("retire", self.retire),
+            Step("loosen", self.loosen, enters=State.COMPLETED),
+            Step("end links", self.end_streams),
+        ]
         return Saga(
             self.service,
             self.kind,
-            [
-                Step("dump", self.dump),
-                Step("hand over", self.reparent),
-                Step("end way back", self.end_reverse),
-                Step("retire", self.retire),
-                Step("loosen", self.loosen, enters=State.COMPLETED),
-                Step("end links", self.end_streams),
-            ],
-            is_committed=lambda: True,
+            after if from_commit else until_commit + after,
+            lambda: self.ledger.was_begun(self.service, self.kind.entry("hand over")),
+            around=self.watches.explained,
         )
+
+    def resume(self) -> Completed:
+        """Finish it if its point of no return was passed; else there is nothing to undo."""
+        with self.prepared():
+            whole = self.steps()
+            if whole.is_committed():
+                rest = self.steps(from_commit=True)
+                self.result.warnings += rest.run(self.ledger, self.say, **self.intent())
+            else:
+                whole.undo(self.ledger, self.say)
+                self.result.is_undone = True
+        return self.result
 
     def dump(self) -> Mapping[str, Any]:
         """Dump the monolith's tables before they are retired."""
@@ -137,12 +170,14 @@ class Complete(SagaOperation[Completed]):
             self.result.handed_over.append(consumer.database)
         return {"consumers": self.result.handed_over}
 
+    def settle(self) -> None:
+        """Let the rest arrive in the monolith, as long as nothing has been changed."""
+        apply_changes(self.session.database, SYNC_LOCK_SECONDS)
+        self.session.reverse.arrive()
+
     def end_reverse(self) -> None:
-        """Let the rest arrive in the monolith, and remove the reverse stream; idempotent."""
-        if self.session.reverse.is_there():
-            apply_changes(self.session.database)
-            self.session.reverse.arrive()
-            self.session.reverse.remove()
+        """Remove the reverse stream; idempotent."""
+        patiently(self.session.reverse.remove, self.session.monolith, self.session.database)
 
     def retire(self) -> Mapping[str, Any]:
         """Move the monolith's tables to another schema; atomic and idempotent.
@@ -179,7 +214,8 @@ class Complete(SagaOperation[Completed]):
         for one in {self.service, *shared.consumers(self.service)}:
             if not shared.needs_monolith(self.session.monolith, one):
                 with self.connections.connect(one.database) as database:
-                    Stream(one, self.session.monolith, database).remove()
+                    stream = Stream(one, self.session.monolith, database)
+                    patiently(stream.remove, stream.monolith, stream.database)
                     database.execute(
                         "delete from split.heartbeats where service = %s", (one.database,)
                     )
@@ -202,6 +238,15 @@ class Complete(SagaOperation[Completed]):
                     requirements.shared_stream(
                         self.session.database, database, self.service, consumer
                     )
+                    stream = shared.SharedStream(
+                        consumer,
+                        self.session.monolith,
+                        database,
+                        self.service,
+                        self.session.database,
+                    )
+                    later.try_slot(stream)
+                    later.try_subscription(self.session, stream)
                 except NotReady as error:
                     found.add(error.what, error.hint)
 
@@ -227,8 +272,18 @@ class Complete(SagaOperation[Completed]):
         return self.session.monolith.execute(FOREIGN_KEYS, {"retired": qualified}).fetchall()
 
 
+def has_ended_reverse(service: Service, ledger: Ledger) -> bool:
+    """Tell whether a completion has begun to remove a service's reverse stream."""
+    return ledger.was_begun(service, Kind.COMPLETE.entry("end way back"))
+
+
 def check(
-    service: Service, connections: Connections, ledger: Ledger, say: Callable[[str], None]
+    service: Service,
+    connections: Connections,
+    ledger: Ledger,
+    say: Callable[[str], None],
+    *,
+    with_backup: bool = True,
 ) -> Completed:
     """Check whether a service could be completed now, and change nothing.
 
@@ -237,6 +292,7 @@ def check(
         connections: where the servers are.
         ledger: the monolith's ledger.
         say: called with what is being checked.
+        with_backup: whether the tables would be dumped.
 
     Returns:
         What would be retired, detached and re-parented.
@@ -245,7 +301,7 @@ def check(
         NotReady: it could not; one message has all problems.
     """
     with open_session(service, connections) as session:
-        operation = Complete(session, ledger, say)
+        operation = Complete(session, ledger, say, with_backup=with_backup)
         operation.check()
         return operation.plan()
 

@@ -1,37 +1,41 @@
 """A cutover: moves a service's source of truth from one side to the other.
 
-`switch` and `rollback` are its two directions. The old side is closed on a lease, what it holds is
-replicated, and one commit on that side is the point of no return: its fence is closed for good, and
-it no longer publishes the owned tables. The new side then publishes them and opens. If anything
-fails or the pause is over before that commit, everything is undone; after it, the cutover can only
-be finished.
+`switch` and `rollback` are its two directions. The old side is closed on a lease, and what it holds
+is replicated. On the new side a transaction publishes the owned tables and opens its fence, and is
+held. Then one commit on the old side is the point of no return: its fence is closed for good, and
+it no longer publishes the owned tables. What is left is the commit of the held transaction, which
+waits for nobody. If anything fails or the pause is over before the point of no return, everything
+is undone; after it, the cutover can only be finished.
 """
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
-from pgsplit.backup.dump import Backup, backup
+import psycopg
+
+from pgsplit.backup.dump import backup
 from pgsplit.base.errors import NotReady
+from pgsplit.cutover.holding import Holding
 from pgsplit.cutover.locks import (
     BETWEEN_TRIES_SECONDS,
     LOCK_SECONDS,
     disable_triggers,
-    locked,
+    lock_timeout,
     next_patience,
 )
+from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.postgres.retry import LOCKED, retrying
-from pgsplit.project.project import Service
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session
 from pgsplit.replication.sharing import read_through
+from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import Stream
 from pgsplit.routing import env_file, pause
 from pgsplit.routing.announce import announce
@@ -44,29 +48,7 @@ MAX_PAUSE_SECONDS = 5.0
 FIRST_WRITE_SECONDS = 1.0
 
 
-@dataclass
-class Moved:
-    """The result of a switch or a rollback.
-
-    `closed_at` is when the last writer had left the old side, `opened_at` when the new side let
-    writers in, `first_write_at` when it took the first write, if one came soon; each by the clock
-    of its own server. `paused_seconds` and `gap_seconds` are corrected by the difference of the
-    clocks. `kept` names, by table, where rows were quarantined, and how many.
-    """
-
-    service: Service
-    operation: str
-    closed_at: datetime | None = None
-    opened_at: datetime | None = None
-    first_write_at: datetime | None = None
-    paused_seconds: float | None = None
-    gap_seconds: float | None = None
-    kept: dict[str, tuple[str, int]] = field(default_factory=dict)
-    backup: Backup | None = None
-    warnings: list[str] = field(default_factory=list)
-
-
-class Cutover(SagaOperation[Moved]):
+class Cutover(Holding, SagaOperation[Moved]):
     """One cutover, from the `old` fence to the `new` one; what both directions share.
 
     Args:
@@ -82,6 +64,7 @@ class Cutover(SagaOperation[Moved]):
     enters: ClassVar[State | None] = None
     returns_to: ClassVar[State | None] = None
     side: ClassVar[Side]
+    needs_finish: ClassVar[bool]
     # 1 if the new side is the service, -1 if it is the monolith: the clock offset is the service's.
     clock_sign: ClassVar[int]
 
@@ -109,6 +92,8 @@ class Cutover(SagaOperation[Moved]):
         self.ends_at = 0.0  # of the pause, by this process's clock
         self.clock_offset = 0.0
         self.tries, self.patience = 0, min(LOCK_SECONDS, max_pause / 2)
+        self.waited = 0.0  # by writers, in tries to close the fence that failed
+        self.is_announced = False
         # Asked once, before the pause: reading which tables there are takes time.
         self.monolith_fence, self.service_fence = session.monolith_fence, session.service_fence
 
@@ -153,36 +138,37 @@ class Cutover(SagaOperation[Moved]):
         """Pass the point of no return, in one commit on the old side; idempotent."""
 
     @abstractmethod
-    def open(self) -> Mapping[str, Any] | None:
-        """Let writers in on the new side, in one commit; idempotent."""
-
-    @abstractmethod
     def finish(self) -> Mapping[str, Any] | None:
         """Do what can wait until the pause is over."""
 
     def steps(self, *, from_commit: bool = False) -> Saga:
-        """Give the steps: all, or those from the point of no return on."""
+        """Give the steps: all, or those that finish it after the point of no return."""
         until_commit = [
             Step("prepare", self._prepare, self.undo_prepare, "what it makes is removed"),
             Step("catch up", self.catch_up),
             Step("close", self.close, self.reopen, "the fence is opened"),
-            Step("drain", self.drain),
+            Step("drain", self._drain, self.release, "what is held back is rolled back"),
         ]
         after = [
-            Step("decide", self.commit, uninterruptible=True),
+            Step("decide", self.commit, uninterruptible=True, commits=True),
             Step("open", self.open, uninterruptible=True),
             Step("point", self.route, uninterruptible=True),
-            Step("finish", self.finish),
-            Step("measure", self.measure),
+            Step("finish", self.finish, needed=self.needs_finish),
+            Step("measure", self.measure, needed=False),
         ]
         return Saga(
             self.service,
             self.kind,
-            after if from_commit else until_commit + after,
+            [Step("hold", self.hold_at_last), *after] if from_commit else until_commit + after,
             self.old.is_closed_for_good,
             self.enters,
             self.returns_to,
+            self.watches.explained,
         )
+
+    def waiters(self) -> Sequence[Connection]:
+        """Name the connections whose waiting for locks is explained."""
+        return self.session.monolith, self.session.database, self.holder
 
     def execute(self) -> None:
         """Dump the old side, do the steps, and tell those who have to know."""
@@ -191,33 +177,60 @@ class Cutover(SagaOperation[Moved]):
             self.result.backup = backup(
                 self.old_database, self.connections, self.ledger, self.service, self.kind.value
             )
-        self.steps().run(self.ledger, self.say, max_pause=self.max_pause)
+        with self.prepared():
+            warnings = self.steps().run(self.ledger, self.say, max_pause=self.max_pause)
+        self.result.warnings += warnings
         self.announce()
 
     def resume(self) -> Moved:
         """Finish it if it was committed, else undo it; `warnings` say which."""
-        whole = self.steps()
-        if whole.is_committed():
-            self.steps(from_commit=True).run(self.ledger, self.say, resumes=True)
+        with self.prepared():
+            whole = self.steps()
+            is_committed = whole.is_committed()
+            if is_committed:
+                rest = self.steps(from_commit=True)
+                self.result.warnings += rest.run(self.ledger, self.say, resumes=True)
+            else:
+                whole.undo(self.ledger, self.say)
+        if is_committed:
             self.announce()
             said = f"The {self.kind} had been committed and is finished now."
         else:
-            whole.undo(self.ledger, self.say)
             said = f"The {self.kind} had not been committed and is undone."
         self.result.warnings.append(said)
         return self.result
+
+    def recorded_in(self) -> Sequence[str]:
+        """Name the databases in which this project's own tables have to stay writable."""
+        return self.connections.monolith, self.service.database
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Connect once more to the service; wait for no lock for longer than the pause may be."""
+        session = self.session
+        with (
+            self.connections.connect(self.service.database) as self.holder,
+            lock_timeout(self.max_pause, session.monolith, session.database),
+            super().prepared(),
+        ):
+            try:
+                yield
+            finally:
+                self.release()
 
     def _prepare(self) -> None:
         """Make what the cutover needs, and try now what must not fail after the commit."""
         reads, writes = env_file.sides(self.service, self.connections)
         env_file.route_to(self.service, self.connections, reads_at=reads, writes_at=writes)
         self.prepare()
+        self.keep_writable()  # what it has made, too
 
     def close(self) -> dict[str, Any]:
         """Close the old side; try until the pause would be over, and never wait long in one try."""
         self.clock_offset = self.session.clock_offset()
         # Clients that PgBouncer pauses are waiting already while the tables' lock is waited for.
         share = self.max_pause / 2 if self.connections.pgbouncer_url else self.max_pause
+        began_at = self.old.clock()
         self.paused.enter_context(pause.paused(self.service, self.connections, share))
         gives_up_at = time.monotonic() + share
 
@@ -229,16 +242,33 @@ class Cutover(SagaOperation[Moved]):
                 self._try_to_close
             )
         except LOCKED as error:
-            raise locked(self.old, self.tries) from error
-        self.result.closed_at = closed_at
-        return {"closed_at": closed_at.isoformat(), "tries": self.tries}
+            raise self.watches.refusal(
+                error,
+                f" Tried {self.tries} times; writers waited at most {self.patience:g} s each time.",
+            ) from error
+        self.result.closed_at = began_at if self.connections.pgbouncer_url else closed_at
+        return {"closed_at": self.result.closed_at.isoformat(), "tries": self.tries}
 
     def _try_to_close(self) -> datetime:
+        """Close the fence; give the time when its lock was asked for, since writers wait for it."""
         self.tries += 1
         if self.tries > 1:
             self.patience = min(next_patience(self.old), self.max_pause / 2)
-        self.ends_at = time.monotonic() + self.max_pause
-        return self.old.close(self.leads_to, self.patience, self.max_pause)
+        began, began_at = time.monotonic(), self.old.clock()
+        self.ends_at = began + self.max_pause
+        try:
+            self.old.close(self.leads_to, self.patience, self.max_pause)
+        except LOCKED:
+            if not self.connections.pgbouncer_url:
+                self.waited += time.monotonic() - began
+            raise
+        return began_at
+
+    def _drain(self) -> Mapping[str, Any] | None:
+        found = self.drain()
+        self.hold(self.remaining())
+        self.remaining()
+        return found
 
     def reopen(self) -> None:
         """Let writers in again on the old side; at once, whoever holds the tables."""
@@ -251,6 +281,8 @@ class Cutover(SagaOperation[Moved]):
         """Route the service's applications to the new side, and let paused clients go on."""
         env_file.route_to(self.service, self.connections, reads_at=self.side, writes_at=self.side)
         self.paused.close()
+        if self.connections.pgbouncer_url and self.result.opened_at:
+            self.result.opened_at = self.new.clock()
 
     def remaining(self) -> float:
         """Tell how many seconds of the pause are left.
@@ -281,33 +313,32 @@ class Cutover(SagaOperation[Moved]):
         Raises:
             NotReady: the lease has run out.
         """
-        if not self.old.commit(min(LOCK_SECONDS, self.remaining())):
+        if not self.old.commit(self.remaining()):
             raise self.pause_over()
 
     def measure(self) -> dict[str, Any]:
         """Work out how long writers stood still."""
-        result = self.result
-        if not result.closed_at or not result.opened_at:
-            return {}  # resumed: another runner has seen the pause
-        offset = self.clock_sign * self.clock_offset
-        result.paused_seconds = (result.opened_at - result.closed_at).total_seconds() - offset
-        if result.first_write_at:
-            gap = (result.first_write_at - result.closed_at).total_seconds()
-            result.gap_seconds = gap - offset
-        return {
-            "clock_offset": round(self.clock_offset, 6),
-            "paused_seconds": round(result.paused_seconds, 6),
-            "gap_seconds": result.gap_seconds and round(result.gap_seconds, 6),
-        }
+        return self.result.measure(self.clock_sign * self.clock_offset, self.waited)
 
     def announce(self) -> None:
         """Tell the service's applications, and reconnect services that read through to it."""
-        with self.ledger.step(self.service, self.kind.entry("tell")) as step:
-            if said := announce(self.service, self.connections, AFTER_CHANGE_SECONDS):
-                self.result.warnings.append(said)
-            if self.service in read_through.owners(self.service.project):
-                self.result.warnings += read_through.reconnect_all(self.connections, self.ledger)
-            step.detail["warnings"] = list(self.result.warnings)
+        warnings = self.result.warnings
+        try:
+            with self.ledger.step(self.service, self.kind.entry("tell")) as step:
+                self._announce()
+                step.detail["warnings"] = list(warnings)
+        except psycopg.OperationalError as error:
+            warnings.append(f"The ledger could not be told all of it: {str(error).strip()}")
+            self._announce()
+
+    def _announce(self) -> None:
+        if self.is_announced:
+            return
+        self.is_announced = True
+        if said := announce(self.service, self.connections, AFTER_CHANGE_SECONDS):
+            self.result.warnings.append(said)
+        if self.service in read_through.owners(self.service.project):
+            self.result.warnings += read_through.reconnect_all(self.connections, self.ledger)
 
     def pause_over(self, why: str = "") -> NotReady:
         """Say that the pause is over."""
@@ -316,14 +347,3 @@ class Cutover(SagaOperation[Moved]):
             where=self.service.database,
             hint="Try again at a quieter moment, or allow more: --max-pause 10s",
         )
-
-    @contextmanager
-    def locks_explained(self) -> Iterator[None]:
-        """Turn a lock that can't be had into a message that says who has it.
-
-        It has to enclose the transaction: one that has failed answers no question.
-        """
-        try:
-            yield
-        except LOCKED as error:
-            raise locked(self.old, 1) from error

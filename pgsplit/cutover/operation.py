@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
+from pgsplit.cutover.locks import Watches
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication.slot import Connection
 from pgsplit.state.ledger import Ledger
 from pgsplit.state.saga import Kind, Saga
 
 Result = TypeVar("Result")
+
+RECORDS_TIMEOUT = "2s"
+OWN_TABLES = """
+    select string_agg(oid::regclass::text, ', ' order by relname) from pg_class
+    where relnamespace = to_regnamespace('split') and relkind = 'r' and relname <> 'turn'
+"""
 
 
 class Operation(ABC, Generic[Result]):
@@ -74,10 +83,16 @@ class SagaOperation(Operation[Result]):
     """An operation whose steps are recorded one by one, and undone if one fails."""
 
     kind: ClassVar[Kind]
+    watches: Watches = Watches()
+    records: Sequence[Connection] = ()
 
     @abstractmethod
     def steps(self) -> Saga:
         """Give its steps, with what undoes them."""
+
+    def waiters(self) -> Sequence[Connection]:
+        """Name the connections whose waiting for locks is explained."""
+        return ()
 
     def intent(self) -> dict[str, Any]:
         """Give what the ledger is to keep of the whole."""
@@ -85,4 +100,36 @@ class SagaOperation(Operation[Result]):
 
     def execute(self) -> None:
         """Do the steps; undo them if one fails before the point of no return."""
-        self.steps().run(self.ledger, self.say, **self.intent())
+        with self.prepared():
+            self.steps().run(self.ledger, self.say, **self.intent())
+
+    def recorded_in(self) -> Sequence[str]:
+        """Name the databases in which this project's own tables have to stay writable."""
+        return (self.connections.monolith,)
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Keep this project's own tables writable for the block, and explain all other locks.
+
+        Raises:
+            NotReady: somebody has a lock on one of them already; nothing was changed.
+        """
+        with ExitStack() as stack:
+            self.records = [
+                stack.enter_context(closing(self.connections.connect(name)))
+                for name in self.recorded_in()
+            ]
+            with Watches(*self.records) as watches, watches.explained():
+                self.keep_writable()
+            self.watches = stack.enter_context(Watches(*self.waiters(), *self.records))
+            yield
+
+    def keep_writable(self) -> None:
+        """Lock this project's own tables as writers do: nobody can get a lock that stops them."""
+        for connection in self.records:
+            connection.rollback()
+            connection.execute("begin")
+            connection.execute(f"set local lock_timeout = '{RECORDS_TIMEOUT}'")
+            row = connection.execute(OWN_TABLES).fetchone()
+            if row and row[0]:
+                connection.execute(f"lock table {row[0]} in row exclusive mode")

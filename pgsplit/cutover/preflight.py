@@ -6,51 +6,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from pgsplit.backup.ready import require_ready
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.postgres.connect import describe
+from pgsplit.cutover import later, surroundings
+from pgsplit.cutover.blockers import Needed, blockers
+from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, Watches
+from pgsplit.cutover.stands import require_state
 from pgsplit.project import drift
 from pgsplit.project.project import Service
 from pgsplit.prove.checks import require_unaltered
 from pgsplit.prove.verify import outdated
 from pgsplit.replication import requirements, triggers
 from pgsplit.replication.session import Session
-from pgsplit.replication.slot import Connection
 from pgsplit.replication.sync import apply_changes
-from pgsplit.routing import env_file
 from pgsplit.state.ledger import Ledger, State, completed
-from pgsplit.state.saga import Kind, require_finished
+from pgsplit.state.saga import Kind
 
 PROOF_HOURS = 24
 MOST_LAG_SECONDS = 5.0
 MOST_SYNC_SECONDS = 2.0
-LONG_TRANSACTION_SECONDS = 2.0
 CATCH_UPS = 10
 SHORT_SYNC_SECONDS = 0.1
 SAMPLES = 3
-
-# The locks of those who only read.
-READERS = ("AccessShareLock", "RowShareLock")
-# Long transactions that hold other locks than these. Prepared transactions have no process.
-LONG_TRANSACTIONS = """
-    select distinct
-        coalesce(lock.pid::text, 'prepared transaction'),
-        lock.relation::regclass::text,
-        coalesce(extract(epoch from clock_timestamp() - activity.xact_start)::integer, 0)
-    from pg_locks as lock
-    left join pg_stat_activity as activity on activity.pid = lock.pid
-    where
-        lock.locktype = 'relation'
-        and lock.database = (select oid from pg_database where datname = current_database())
-        and lock.relation = any(%s::regclass[])
-        and lock.granted
-        and lock.mode <> all(%s)
-        and activity.backend_type is distinct from 'autovacuum worker'
-        and activity.backend_type is distinct from 'logical replication apply worker'
-        and (
-            lock.pid is null
-            or clock_timestamp() - activity.xact_start > make_interval(secs => %s)
-        )
-"""
 
 # Columns, checks and unique indexes of owned tables that no model knows.
 UNKNOWN = """
@@ -115,7 +92,9 @@ class PreflightReport:
         )
 
 
-def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
+def for_switch(
+    session: Session, ledger: Ledger, say: Callable[[str], None], *, with_backup: bool = False
+) -> PreflightReport:
     """Check that a service can be switched; only a heartbeat and a sync are written.
 
     Reverse replication is tried on every row: what the reverse models would make of the mirror is
@@ -125,6 +104,7 @@ def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> 
         session: the service's session.
         ledger: the monolith's ledger.
         say: called with what is being checked.
+        with_backup: whether the old side is to be dumped first.
 
     Returns:
         What was found; see `PreflightReport.require`.
@@ -136,7 +116,6 @@ def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> 
     found, service = PreflightReport(), session.service
     _find_old_proof(found, session, ledger)
     _collect(found, lambda: _require_as_made(session))
-    _collect(found, lambda: env_file.read(service, session.connections))
     _find_unknown(found, session)
     before = ledger.was_begun(service, Kind.SWITCH.entry("prepare"))
     _collect(
@@ -145,10 +124,13 @@ def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> 
             session.database, session.monolith, service, made_before=before
         ),
     )
-    owned = [f"{service.mirror}.{name}" for name in service.owned_tables]
-    _find_long_transactions(found, session.monolith, owned, READERS)
+    say("what the later steps need")
+    _look_around(found, session, session.connections.monolith if with_backup else "")
+    _look_ahead(found, later.for_switch(session), lambda: later.require_ours(session))
+    if not found.problems:
+        _collect(found, lambda: later.try_reverse_stream(session))
     say("how far behind")
-    _collect(found, lambda: _time_stream(found, session))
+    _collect(found, lambda: _explained(session, lambda: _time_stream(found, session)))
     if not found.problems:
         say("reverse replication, row by row")
         _try_reverse(found, session)
@@ -170,60 +152,78 @@ def _find_old_proof(found: PreflightReport, session: Session, ledger: Ledger) ->
         found.add(f"last verified {row[0]:.0f} hours ago; the limit is {PROOF_HOURS} hours", verify)
 
 
-def for_rollback(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
+def for_rollback(
+    session: Session, ledger: Ledger, say: Callable[[str], None], *, with_backup: bool = False
+) -> PreflightReport:
     """Check that a service can be rolled back; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "rolled back")
     found = _reverse_checked(session, say)
-    _collect(found, lambda: env_file.read(session.service, session.connections))
-    tables = [f"{session.service.database}.{name}" for name in session.service_fence.tables]
-    _find_long_transactions(found, session.database, tables, READERS)
+    say("what the later steps need")
+    _look_around(found, session, session.service.database if with_backup else "")
+    _look_ahead(
+        found,
+        later.for_rollback(session),
+        lambda: later.require_ours(session),
+        lambda: later.require_can_end(session.reverse),
+        lambda: later.try_to_publish(session),
+    )
     _collect(found, session.forward.require_running)
     return found
 
 
-def for_completion(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
+def for_completion(
+    session: Session, ledger: Ledger, say: Callable[[str], None], *, with_backup: bool = False
+) -> PreflightReport:
     """Check that a service can be completed; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "completed")
-    found = _reverse_checked(session, say)
-    # Tables that are read can't be moved to another schema.
-    owned = [f"{session.service.mirror}.{name}" for name in session.service.owned_tables]
-    _find_long_transactions(found, session.monolith, owned, ())
+    found, service, connections = (
+        _reverse_checked(session, say),
+        session.service,
+        session.connections,
+    )
+    say("what the later steps need")
+    if with_backup:
+        tables = [(service.mirror, name) for name in service.owned_tables]
+        _collect(found, lambda: require_ready(connections.monolith, connections, tables=tables))
+    _look_ahead(
+        found,
+        later.for_completion(session),
+        lambda: later.require_ours(session),
+        lambda: later.require_can_end(session.reverse),
+        lambda: later.require_can_end(session.forward),
+        lambda: later.require_schema(session, [service.project.retired_schema]),
+    )
     return found
 
 
-def require_state(session: Session, ledger: Ledger, wanted: State, done: str) -> None:
-    """Refuse a service that is in another state, or that has an unfinished operation.
+def _look_around(found: PreflightReport, session: Session, dumped: str) -> None:
+    """Check what a cutover needs outside of the databases; `dumped` is backed up first."""
+    service, connections = session.service, session.connections
+    _collect(found, lambda: surroundings.require_routes(service, connections))
+    _collect(found, lambda: surroundings.require_pgbouncer(connections))
+    _collect(found, lambda: surroundings.require_announcement(connections))
+    if dumped:
+        _collect(found, lambda: require_ready(dumped, connections))
 
-    Raises:
-        NotReady: the service's state, and the command that comes first.
-    """
-    service, state = session.service, ledger.state(session.service)
-    where = describe(ledger.connection.info.dsn)
-    require_finished(service, ledger)
-    if state is wanted:
-        return
-    role = service.role
-    if state is State.COMPLETED:
-        what, hint = "there is no rollback any more", "runner.py backups"
-    elif state.reached(State.SWITCHED):
-        what, hint = "it is the source of truth already", f"runner.py status {role}"
-    elif wanted is State.SWITCHED:
-        what = "the monolith is the source of truth already"
-        hint = f"runner.py {'switch' if done == 'completed' else 'status'} {role}"
-    else:
-        what = f"only what is {wanted.value} can be {done}"
-        verify = f"runner.py verify {role}"
-        hint = verify if state is State.BUILT else f"runner.py run {role}, then {verify}"
-    raise NotReady(
-        f"{service.database} is {state.value}: {what}. Nothing was changed.", where=where, hint=hint
-    )
+
+def _look_ahead(
+    found: PreflightReport, needed: Sequence[Needed], *checks: Callable[[], object]
+) -> None:
+    """Check what later steps need of the databases: locks, then whatever else."""
+    before = len(found.problems)
+    for what, hint in blockers(needed):
+        found.add(what, hint)
+    if len(found.problems) > before:
+        return  # whoever has a lock would be in the way of the rest
+    for check in checks:
+        _collect(found, check)
 
 
 def catch_up(session: Session) -> dict[str, object]:
     """Sync until a sync is short; give the rows and seconds of the last one."""
     for _ in range(CATCH_UPS):
         session.forward.arrive()
-        done = apply_changes(session.database)
+        done = apply_changes(session.database, SYNC_LOCK_SECONDS)
         if done.seconds < SHORT_SYNC_SECONDS:
             break
     return {"rows": done.rows, "seconds": round(done.seconds, 3)}
@@ -247,7 +247,7 @@ def _time_stream(found: PreflightReport, session: Session) -> None:
     started = time.monotonic()
     catch_up(session)
     found.lag_seconds = session.forward.arrive()
-    found.sync_seconds = apply_changes(session.database).seconds
+    found.sync_seconds = apply_changes(session.database, SYNC_LOCK_SECONDS).seconds
     for seconds, most, what in (
         (found.lag_seconds, MOST_LAG_SECONDS, "a write takes {:.1f} s to reach the mirror"),
         (found.sync_seconds, MOST_SYNC_SECONDS, "a sync takes {:.1f} s"),
@@ -267,7 +267,7 @@ def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightR
 
     def look() -> None:
         stream.require_running()
-        found.sync_seconds = apply_changes(session.database).seconds
+        found.sync_seconds = apply_changes(session.database, SYNC_LOCK_SECONDS).seconds
         try:
             found.lag_seconds = stream.arrive(within_seconds=MOST_LAG_SECONDS)
         except TimeoutError:
@@ -276,8 +276,14 @@ def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightR
                 f"runner.py sync {session.service.role}, until it has caught up; then try again",
             )
 
-    _collect(found, look)
+    _collect(found, lambda: _explained(session, look))
     return found
+
+
+def _explained(session: Session, look: Callable[[], None]) -> None:
+    """Look at how far the streams are; if a lock is in the way, say whose."""
+    with Watches(session.database, session.monolith) as watches, watches.explained():
+        look()
 
 
 def _find_unknown(found: PreflightReport, session: Session) -> None:
@@ -300,21 +306,6 @@ def _find_unknown(found: PreflightReport, session: Session) -> None:
     for what, hint in (*rows.fetchall(), *fires):
         found.add(
             f"{what}: reverse replication could fail on it, or could not keep it up to date", hint
-        )
-
-
-def _find_long_transactions(
-    found: PreflightReport, database: Connection, tables: list[str], harmless: Sequence[str]
-) -> None:
-    did = "written" if harmless else "read or written"
-    for pid, table, seconds in database.execute(
-        LONG_TRANSACTIONS, (tables, list(harmless), LONG_TRANSACTION_SECONDS)
-    ).fetchall():
-        found.add(
-            f"process {pid} has {did} {table} in a transaction that is open for {seconds} s",
-            f"Wait for it, or end it: select pg_terminate_backend({pid});"
-            if pid.isdigit()
-            else "commit prepared, or rollback prepared: select * from pg_prepared_xacts;",
         )
 
 

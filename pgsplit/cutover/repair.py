@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from psycopg import errors, sql
 
 from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.cutover.complete import has_ended_reverse
+from pgsplit.cutover.locks import patiently
 from pgsplit.cutover.operation import Operation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.postgres.connect import connect, describe
@@ -36,7 +38,7 @@ from pgsplit.replication.stream import Stream
 from pgsplit.replication.subscription import drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
-from pgsplit.state.saga import Kind, require_finished
+from pgsplit.state.saga import Kind, require_finished, unfinished_repairs
 
 if TYPE_CHECKING:
     from typing import LiteralString
@@ -99,7 +101,10 @@ class Repair(Operation[list[Repaired]]):
     def preflight(self) -> PreflightReport:
         """Check that the service is switched; before that, its mirror can be copied again."""
         service, ledger = self.service, self.ledger
-        require_finished(service, ledger, but=[Kind.SWITCH, Kind.ROLLBACK])
+        allowed = [Kind.SWITCH, Kind.ROLLBACK]
+        if not has_ended_reverse(service, ledger):
+            allowed.append(Kind.COMPLETE)  # its resume may need the streams that are repaired
+        require_finished(service, ledger, but=allowed)
         if not ledger.state(service).reached(State.SWITCHED):
             raise NotReady(
                 f"{service.database} is {ledger.state(service).value}: the monolith is its source"
@@ -112,10 +117,12 @@ class Repair(Operation[list[Repaired]]):
     def execute(self) -> None:
         """Re-create what is broken; the ledger has an entry for each stream."""
         with open_session(self.service, self.connections) as session:
+            # A stream that an interrupted repair has left looks whole, but may lack rows.
+            left = unfinished_repairs(session.monolith, self.service)
             for needed in self._needed(session):
                 name = needed.stream.name
                 self.say(name)
-                if self.full or needed.is_broken():
+                if self.full or name in left or needed.is_broken():
                     with self.ledger.step(self.service, "repair", way=name) as step:
                         rows = _recreate(needed, self.connections)
                         step.detail["rows"] = rows
@@ -178,8 +185,8 @@ def repair(
 
 
 def _recreate(needed: _Needed, connections: Connections) -> dict[str, int]:
-    stream = needed.stream
-    stream.remove()
+    stream, service = needed.stream, needed.stream.service
+    patiently(stream.remove, stream.source, stream.target, hint=f"runner.py repair {service.role}")
     stream.create(needed.known, connections)
     idle = [name for name in needed.known if name not in needed.replicated]
     drop_tables(stream.source, stream.name, stream.service.mirror, idle)

@@ -34,8 +34,10 @@ def resume(
     """
     kind = Kind(operation)
     if kind is Kind.COMPLETE:
-        complete(service, connections, ledger, say, with_backup=False, resumes=True)
-        return ["It is completed now."]
+        done = complete(service, connections, ledger, say, with_backup=False, resumes=True)
+        if done.is_undone:
+            return [f"The {kind} had changed nothing yet: runner.py complete {service.role}"]
+        return ["It is completed now.", *done.warnings]
     if kind is Kind.ABORT:
         abort(service, connections, ledger, say)
         return ["It is aborted now."]

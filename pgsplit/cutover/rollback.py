@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from psycopg.errors import LockNotAvailable
+
+from pgsplit.base.errors import SplitError
 from pgsplit.cutover import preflight
-from pgsplit.cutover.cutover import Cutover, Moved
-from pgsplit.cutover.locks import disable_triggers
+from pgsplit.cutover.cutover import Cutover
+from pgsplit.cutover.holding import milliseconds
+from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, disable_triggers, patiently
+from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import lock_syncs, open_session
+from pgsplit.replication.slot import Connection
 from pgsplit.replication.subscription import add_tables, drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.routing.env_file import Side
@@ -35,12 +40,11 @@ class Rollback(Cutover):
     kind = Kind.ROLLBACK
     title = "a rollback"
     returns_to = State.VERIFIED
+    needs_finish = True
     side = Side.MONOLITH
     clock_sign = -1
     leads_to = "monolith"
-    # Both are set by `open`.
-    sync_lock: ExitStack
-    is_switched: bool
+    is_switched: bool  # set by `hold`
 
     @property
     def old(self) -> Fence:
@@ -59,7 +63,9 @@ class Rollback(Cutover):
 
     def preflight(self) -> PreflightReport:
         """Check that a rollback would lose nothing."""
-        return preflight.for_rollback(self.session, self.ledger, self.say)
+        return preflight.for_rollback(
+            self.session, self.ledger, self.say, with_backup=self.with_backup
+        )
 
     def prepare(self) -> None:
         """Check the reverse stream, which the rest depends on; there is nothing to make."""
@@ -70,45 +76,56 @@ class Rollback(Cutover):
 
     def catch_up(self) -> dict[str, Any]:
         """Let the monolith have what the service has written so far."""
-        done = apply_changes(self.session.database)
+        done = apply_changes(self.session.database, SYNC_LOCK_SECONDS)
         self.session.reverse.arrive()
         return {"rows": done.rows}
 
     def drain(self) -> dict[str, Any]:
         """Let the monolith have the rest, within the pause."""
-        done = apply_changes(self.session.database)
+        done = apply_changes(self.session.database, self.remaining())
         arrived_after = self.arrive(self.session.reverse)
         return {"arrived": round(arrived_after, 4), "rows": done.rows, "synced": done.seconds}
+
+    def hold(self, seconds: float) -> None:
+        """Publish the monolith's tables and open its fence, uncommitted, and under the sync lock.
+
+        The sync lock comes with a snapshot of the mirror before anybody writes the monolith.
+        `finish` ends both. If it never gets there, the connection's end does.
+        """
+        holder, timeout = self.holder, f"set local lock_timeout = {milliseconds(seconds)}"
+        holder.execute("begin isolation level repeatable read")
+        holder.execute(timeout)
+        lock_syncs(holder)
+        row = holder.execute("select switched_at is not null from split.service").fetchone()
+        self.is_switched = row == (True,)
+        if self.new.is_open():
+            return
+        monolith, self.is_held = self.session.monolith, True
+        monolith.execute("begin")
+        monolith.execute(timeout)
+        add_tables(monolith, self.session.forward.name, self.service.mirror, self.owned)
+        self.new.open()
+
+    def held(self) -> Sequence[Connection]:
+        """Name the connections whose transactions `hold` begins."""
+        return self.session.monolith, self.holder
 
     def commit(self) -> None:
         """Close the service's fence for good and unpublish its tables; atomic."""
         if self.old.is_closed_for_good():
             return
         database = self.session.database
-        with self.locks_explained(), database.transaction():
-            lock_syncs(database)
+        with database.transaction():
             self.commit_old()
             drop_tables(database, self.session.reverse.name, self.service.mirror, list(self.owned))
-
-    def open(self) -> dict[str, Any] | None:
-        """Publish the monolith's tables and open its fence; atomic, and under the sync lock."""
-        self._hold_syncs()
-        if self.new.is_open():
-            return None
-        monolith = self.session.monolith
-        with monolith.transaction():
-            add_tables(monolith, self.session.forward.name, self.service.mirror, self.owned)
-            self.new.open()
-            opened_at = self.new.clock()
-        self.result.opened_at = opened_at
-        return {"opened_at": opened_at.isoformat()}
 
     def finish(self) -> dict[str, Any]:
         """Quarantine what the monolith can't hold, and remove the reverse stream."""
         self._follow_again()
         disable_triggers(self.new)
-        self.session.reverse.remove()
-        broken = reverse.broken_keys(self.session.monolith, self.service)
+        session = self.session
+        patiently(session.reverse.remove, session.monolith, session.database)
+        broken = reverse.broken_keys(session.monolith, self.service)
         self.result.warnings += [
             f"{rows:,} row(s) of {table} break its foreign key {key}, which replication does not"
             f" check. To find them: runner.py parity {self.service.role}"
@@ -116,31 +133,21 @@ class Rollback(Cutover):
         ]
         return {"kept": dict(self.result.kept), "broken_keys": broken}
 
-    def _hold_syncs(self) -> None:
-        """Take the sync lock, and see the mirror as it is before anybody writes the monolith.
-
-        `finish` releases it. If it never gets there, the connection's end does.
-        """
-        database = self.session.database
-        with ExitStack() as lock:
-            lock.enter_context(database.transaction())
-            database.execute("set transaction isolation level repeatable read")
-            lock_syncs(database)
-            row = database.execute("select switched_at is not null from split.service").fetchone()
-            self.is_switched = row == (True,)
-            self.sync_lock = lock.pop_all()
-
     def _follow_again(self) -> None:
         """Quarantine rows that the monolith can't hold; only then the tables follow it again."""
-        database, label = self.session.database, f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
-        with self.sync_lock:
-            if self.is_switched:
-                for table, quarantine, rows in database.execute(
-                    "select * from split.keep_unlike(%s)", (label,)
-                ).fetchall():
-                    self.result.kept[table] = (f"audit.{quarantine}", rows)
-                database.execute(STOP_SERVICE)
-        apply_changes(database)
+        label = f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
+        if self.is_switched:
+            for table, quarantine, rows in self.holder.execute(
+                "select * from split.keep_unlike(%s)", (label,)
+            ).fetchall():
+                self.result.kept[table] = (f"audit.{quarantine}", rows)
+            self.holder.execute(STOP_SERVICE)
+        self.holder.commit()
+        try:
+            apply_changes(self.session.database, SYNC_LOCK_SECONDS)
+        except (SplitError, LockNotAvailable) as error:
+            # The next sync does it: nothing is lost, and the monolith takes writes.
+            self.result.warnings.append(f"The service's tables don't follow yet: {error}")
 
 
 def rollback(

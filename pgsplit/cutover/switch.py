@@ -6,19 +6,27 @@ The functions that serve both directions of a cutover are here, too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pgsplit.cutover import preflight
-from pgsplit.cutover.cutover import AFTER_CHANGE_SECONDS, FIRST_WRITE_SECONDS, Cutover, Moved
-from pgsplit.cutover.locks import disable_triggers
+from pgsplit.cutover.cutover import (
+    AFTER_CHANGE_SECONDS,
+    FIRST_WRITE_SECONDS,
+    Cutover,
+)
+from pgsplit.cutover.holding import milliseconds
+from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, disable_triggers
+from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.cutover.rollback import Rollback
+from pgsplit.cutover.stands import require_state
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session, lock_syncs, open_session
+from pgsplit.replication.slot import Connection
 from pgsplit.replication.subscription import add_tables, drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.routing import env_file
@@ -33,7 +41,6 @@ BETWEEN_LOOKS_SECONDS = 0.02
 
 START_SERVICE = """
     update split.service set switched_at = clock_timestamp(), first_write_at = null
-    returning switched_at
 """
 
 
@@ -43,6 +50,7 @@ class Switch(Cutover):
     kind = Kind.SWITCH
     title = "a switch"
     enters = State.SWITCHED
+    needs_finish = False
     side = Side.SERVICE
     clock_sign = 1
 
@@ -68,7 +76,9 @@ class Switch(Cutover):
 
     def preflight(self) -> PreflightReport:
         """Check that a switch would lose nothing, and that it can be rolled back."""
-        return preflight.for_switch(self.session, self.ledger, self.say)
+        return preflight.for_switch(
+            self.session, self.ledger, self.say, with_backup=self.with_backup
+        )
 
     def prepare(self) -> None:
         """Make both fences and the reverse stream, which is idle until `open`; idempotent."""
@@ -92,39 +102,40 @@ class Switch(Cutover):
     def drain(self) -> dict[str, Any]:
         """Let the service have the rest, within the pause."""
         arrived_after = self.arrive(self.session.forward)
-        done = apply_changes(self.session.database)
-        self.remaining()
+        done = apply_changes(self.session.database, self.remaining())
         return {"arrived": round(arrived_after, 4), "rows": done.rows, "synced": done.seconds}
+
+    def hold(self, seconds: float) -> None:
+        """Publish the service's tables, open its fence and mark it as switched; uncommitted."""
+        if self.new.is_open():
+            return
+        database, self.is_held = self.session.database, True
+        database.execute("begin")
+        database.execute(f"set local lock_timeout = {milliseconds(seconds)}")
+        lock_syncs(database)
+        add_tables(database, self.session.reverse.name, self.service.mirror, self.owned)
+        self.new.open()
+        database.execute(START_SERVICE)
+
+    def held(self) -> Sequence[Connection]:
+        """Name the connections whose transactions `hold` begins."""
+        return (self.session.database,)
 
     def commit(self) -> None:
         """Close the monolith's fence for good and unpublish its tables; atomic."""
         if self.old.is_closed_for_good():
             return
         monolith = self.session.monolith
-        with self.locks_explained(), monolith.transaction():
+        with monolith.transaction():
             self.commit_old()
             drop_tables(monolith, self.session.forward.name, self.service.mirror, list(self.owned))
-
-    def open(self) -> dict[str, Any] | None:
-        """Publish the service's tables, open its fence and mark it as switched; atomic."""
-        if self.new.is_open():
-            return None
-        database = self.session.database
-        with database.transaction():
-            lock_syncs(database)
-            add_tables(database, self.session.reverse.name, self.service.mirror, self.owned)
-            self.new.open()
-            row = database.execute(START_SERVICE).fetchone()
-        assert row is not None
-        self.result.opened_at = row[0]
-        return {"opened_at": row[0].isoformat()}
 
     def finish(self) -> dict[str, Any]:
         """Wait a moment for the first write, and let it arrive in the monolith."""
         disable_triggers(self.new)
         database, begun = self.session.database, time.monotonic()
         while True:
-            apply_changes(database)
+            apply_changes(database, SYNC_LOCK_SECONDS)
             row = database.execute("select first_write_at from split.service").fetchone()
             self.result.first_write_at = row[0] if row else None
             if self.result.first_write_at or time.monotonic() - begun >= self.wait_for_write:
@@ -180,6 +191,8 @@ def check(
     connections: Connections,
     ledger: Ledger,
     say: Callable[[str], None],
+    *,
+    with_backup: bool = True,
 ) -> PreflightReport:
     """Check whether a `switch` or a `rollback` could be done now, and change nothing.
 
@@ -190,7 +203,7 @@ def check(
         NotReady: it could not; one message has all problems.
     """
     with open_session(service, connections) as session:
-        return _cutover(operation, session, ledger, say).check()
+        return _cutover(operation, session, ledger, say, with_backup=with_backup).check()
 
 
 def resume(
@@ -210,10 +223,15 @@ def resume(
 
 
 def _cutover(
-    operation: str, session: Session, ledger: Ledger, say: Callable[[str], None]
+    operation: str,
+    session: Session,
+    ledger: Ledger,
+    say: Callable[[str], None],
+    *,
+    with_backup: bool = False,
 ) -> Cutover:
     kinds: dict[Kind, type[Cutover]] = {Kind.SWITCH: Switch, Kind.ROLLBACK: Rollback}
-    return kinds[Kind(operation)](session, ledger, say)
+    return kinds[Kind(operation)](session, ledger, say, with_backup=with_backup)
 
 
 def move_reads(service: Service, connections: Connections, ledger: Ledger, side: Side) -> str:
@@ -237,7 +255,7 @@ def move_reads(service: Service, connections: Connections, ledger: Ledger, side:
     with open_session(service, connections) as session:
         require_finished(service, ledger)
         if side is Side.SERVICE or ledger.state(service).reached(State.SWITCHED):
-            preflight.require_state(session, ledger, State.VERIFIED, "read from")
+            require_state(session, ledger, State.VERIFIED, "read from")
         with ledger.step(service, "point reads", at=side.value):
             env_file.route_to(service, connections, reads_at=side)
     return announce(service, connections, AFTER_CHANGE_SECONDS)

@@ -14,6 +14,49 @@ from pgsplit.state.schema import require_known
 
 Connection = psycopg.Connection[Any]
 
+# What subscriptions of a server share, and what is used of it without the one that is named. Until
+# PostgreSQL 17 the limit of slots is also that of origins. The launcher is a worker process, too,
+# and so are those of extensions.
+ROOM = """
+    with
+
+    others as (
+        select count(*)::integer as number from pg_subscription where subname <> %(subscription)s
+    )
+
+    select
+        current_setting('max_logical_replication_workers')::integer,
+        others.number,
+        current_setting('max_worker_processes')::integer,
+        others.number + 1 + (
+            select count(*)::integer from pg_stat_activity
+            where
+                backend_type not in (
+                    'client backend', 'autovacuum launcher', 'autovacuum worker', 'archiver',
+                    'background writer', 'checkpointer', 'io worker', 'logger', 'parallel worker',
+                    'slotsync worker', 'standalone backend', 'startup', 'walreceiver', 'walsender',
+                    'walsummarizer', 'walwriter'
+                )
+                and backend_type not like 'logical replication%%'
+        ),
+        coalesce(
+            current_setting('max_active_replication_origins', true),
+            current_setting('max_replication_slots')
+        )::integer,
+        (
+            select count(*)::integer from pg_replication_origin
+            where roname not in (
+                select 'pg_' || oid from pg_subscription where subname = %(subscription)s
+            )
+        ),
+        case
+            when current_setting('max_active_replication_origins', true) is null
+            then 'max_replication_slots'
+            else 'max_active_replication_origins'
+        end
+    from others
+"""
+
 
 def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[str, ...]]) -> None:
     """Check that this login can replicate from the monolith.
@@ -84,6 +127,12 @@ def _lacking_rights_on(monolith: Connection, table: str) -> list[tuple[str, str]
 def _can_publish(source: Connection, slot: str, name: str) -> None:
     """Check that a server offers logical decoding, and has a free slot and a free sender."""
     where = describe(source.info.dsn)
+    if source.execute("select pg_is_in_recovery()").fetchone() == (True,):
+        raise NotReady(
+            f"The server of {name} is a standby, which can't be written.",
+            where=where,
+            hint="Give the URL of the primary.",
+        )
     settings = dict(
         source.execute(
             "select name, setting from pg_settings"
@@ -198,21 +247,30 @@ def _can_subscribe(database: Connection, subscription: str, server: str) -> None
             hint="Connect as a superuser, or on PostgreSQL 16 and later:"
             f' GRANT pg_create_subscription TO "{database.info.user}";',
         )
-    # All databases of a server share its workers.
-    row = database.execute(
-        "select current_setting('max_logical_replication_workers')::integer,"
-        " (select count(*) from pg_subscription where subname <> %s)",
-        (subscription,),
-    ).fetchone()
+    _has_room(database, subscription, server)
+
+
+def _has_room(database: Connection, subscription: str, server: str) -> None:
+    """Check that a server has a worker and an origin left; all its databases share them."""
+    row = database.execute(ROOM, {"subscription": subscription}).fetchone()
     assert row is not None
-    workers, others = row
-    if others >= workers:
+    workers, others, processes, busy, origins, used, setting = row
+    if others >= workers or busy >= processes:
+        what = f"{others} subscriptions share {workers}"
+        if others < workers:
+            what = f"{busy} of {processes} max_worker_processes are in use"
         raise NotReady(
-            f"No logical replication worker is free: {others} subscriptions share {workers}.",
+            f"No logical replication worker is free: {what}.",
             where=describe(database.info.dsn),
             hint=f"ALTER SYSTEM SET max_logical_replication_workers = {others + 10};"
-            f" ALTER SYSTEM SET max_worker_processes = {others + 20};"
+            f" ALTER SYSTEM SET max_worker_processes = {busy + 20};"
             f" then restart {server}.",
+        )
+    if used >= origins:
+        raise NotReady(
+            f"No replication origin is free: {used} of {origins} are in use.",
+            where=describe(database.info.dsn),
+            hint=f"ALTER SYSTEM SET {setting} = {used + 10}; then restart {server}.",
         )
 
 

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from pgsplit.base.errors import NotReady
+from pgsplit.base.text import few
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.retry import IN_USE, retrying
 from pgsplit.project.endpoints import Connections
@@ -38,6 +39,31 @@ SLOT = """
     where slot_name = %s and database = current_database()
 """
 
+# Each transaction that has written holds a lock on its own number, which everybody may see.
+OLD_TRANSACTIONS = """
+    select
+        format(
+            'process %%s in the database %%s, in a transaction since %%s', activity.pid,
+            activity.datname, coalesce(activity.xact_start::timestamptz(0)::text, 'an unknown time')
+        ),
+        format('select pg_terminate_backend(%%s);', activity.pid)
+    from pg_locks as lock
+    inner join pg_stat_activity as activity on activity.pid = lock.pid
+    where
+        lock.locktype = 'transactionid' and lock.granted and lock.mode = 'ExclusiveLock'
+        and lock.pid <> pg_backend_pid()
+        and activity.backend_type is distinct from 'logical replication apply worker'
+        and coalesce(
+            clock_timestamp() - activity.xact_start > make_interval(secs => %s), %s
+        )
+    union
+    select
+        format('the prepared transaction %%L in the database %%s', gid, database),
+        format('\\c %%s\nrollback prepared %%L;', database, gid)
+    from pg_prepared_xacts
+    order by 1
+"""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -61,8 +87,10 @@ def slot(source: Connection, name: str) -> Slot | None:
         return cursor.execute(SLOT, (name,)).fetchone()
 
 
-def create(source: Connection, name: str) -> None:
+def create(source: Connection, name: str, *, is_temporary: bool = False) -> None:
     """Create a slot: whatever is committed from now on is replicated.
+
+    A temporary one goes with the connection.
 
     Raises:
         NotReady: a transaction has been open for too long on that server.
@@ -70,25 +98,104 @@ def create(source: Connection, name: str) -> None:
     try:
         with source.transaction():
             source.execute(f"set local statement_timeout = '{CREATE_SECONDS}s'")
-            source.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+            source.execute(
+                "select pg_create_logical_replication_slot(%s, 'pgoutput', %s)",
+                (name, is_temporary),
+            )
     except psycopg.errors.QueryCanceled as error:
+        old = old_transactions(source, 0.0)
         raise NotReady(
             f"The slot {name} could not start within {CREATE_SECONDS} seconds:"
-            " a transaction has been open for longer on that server.",
+            f" {few([what for what, _ in old]) or 'a transaction'} has been open for longer on that"
+            " server.",
             where=describe(source.info.dsn),
-            hint="Wait for it, or end it: select pid, xact_start, query from pg_stat_activity"
-            " where backend_xid is not null order by xact_start;",
+            hint="\n".join(end for _, end in old) or "Try again.",
         ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise may_not_replicate(source) from error
+
+
+def try_to_create(source: Connection, name: str, long_seconds: float) -> None:
+    """Check that a slot can be created now; a temporary one is, and is dropped again.
+
+    Args:
+        source: a connection to the database that it would follow.
+        name: the slot's name.
+        long_seconds: a transaction that is open for longer is reported without waiting for it.
+
+    Raises:
+        NotReady: a transaction of any database of the server holds it back, or the login may not.
+    """
+    if old := old_transactions(source, long_seconds):
+        raise NotReady(
+            f"the slot {name} could not start before older transactions end:"
+            f" {few([what for what, _ in old])}",
+            where=describe(source.info.dsn),
+            hint="Wait for them, or end them:\n" + "\n".join(end for _, end in old),
+        )
+    create(source, trial := f"{name}_{source.info.backend_pid}", is_temporary=True)
+    source.execute("select pg_drop_replication_slot(%s)", (trial,))
+
+
+def old_transactions(source: Connection, seconds: float) -> list[tuple[str, str]]:
+    """Find the transactions that hold back a new slot: all that have written, in any database.
+
+    Args:
+        source: a connection to any database of the server.
+        seconds: how long they have been open at least; prepared ones, for any time. Those of which
+            this login may not see that are only given if it is 0.
+
+    Returns:
+        What each is, and the statement that ends it.
+    """
+    return source.execute(OLD_TRANSACTIONS, (seconds, not seconds)).fetchall()
 
 
 def drop(source: Connection, name: str) -> None:
-    """Drop a slot if it is there; idempotent. Whoever reads it is disconnected."""
+    """Drop a slot if it is there; idempotent. Its subscription is disabled or gone already.
+
+    Whoever still reads it is about to leave by itself, and is disconnected where this login may.
+
+    Raises:
+        NotReady: somebody goes on reading it; they are named.
+    """
     found = "from pg_replication_slots where slot_name = %s and database = current_database()"
-    source.execute(f"select pg_terminate_backend(active_pid) {found} and active", (name,))
-    with suppress(*IN_USE):
+    with suppress(psycopg.errors.InsufficientPrivilege):
+        source.execute(f"select pg_terminate_backend(active_pid) {found} and active", (name,))
+    try:
         retrying(IN_USE, tries=DROP_TRIES, seconds=DROP_PAUSE_SECONDS)(
             source.execute, f"select pg_drop_replication_slot(slot_name) {found}", (name,)
         )
+    except IN_USE as error:
+        raise _still_read(source, name) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise may_not_replicate(source) from error
+
+
+def _still_read(source: Connection, name: str) -> NotReady:
+    row = source.execute(
+        "select slot.active_pid, concat_ws(' ', usename, 'from ' || client_addr)"
+        " from pg_replication_slots as slot left join pg_stat_activity on pid = slot.active_pid"
+        " where slot_name = %s",
+        (name,),
+    ).fetchone()
+    pid, who = row or (None, "")
+    return NotReady(
+        f"The slot {name} can't be dropped: process {pid} ({who}) reads it, and this login may not"
+        " end it.",
+        where=describe(source.info.dsn),
+        hint=f"As {who.split(' ')[0] or 'its owner'} or as a superuser: select"
+        f" pg_terminate_backend({pid});",
+    )
+
+
+def may_not_replicate(source: Connection) -> NotReady:
+    """Say that a login may neither create nor drop slots."""
+    return NotReady(
+        f"{source.info.user} may not replicate: it can neither create slots nor drop them.",
+        where=describe(source.info.dsn),
+        hint=f'ALTER ROLE "{source.info.user}" REPLICATION;',
+    )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from pgsplit.replication import subscription as subscriptions
 from pgsplit.replication.slot import Connection, Slot
 from pgsplit.replication.subscription import Subscription
 from pgsplit.state.ledger import State, state
+from pgsplit.state.saga import paused_by_us
 
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
@@ -157,6 +158,9 @@ class Stream:
         """Drop slot, publication, subscription and login, whichever are there; idempotent.
 
         The slot comes first: one that is left behind keeps its WAL forever.
+
+        Raises:
+            NotReady: somebody goes on reading the slot; the rest is still there.
         """
         if self.subscription():  # its worker would keep using the slot
             self._alter("disable")
@@ -272,6 +276,12 @@ class Stream:
     def stopped(self) -> NotReady:
         """Say why the target does not move although no part of the stream is missing."""
         found, where = self.subscription(), describe(self.target.info.dsn)
+        if found and not found.enabled and (ours := paused_by_us(self.monolith, self.service)):
+            return NotReady(
+                f"Replication into {self.destination} is paused by what was interrupted here.",
+                where=where,
+                hint=ours,
+            )
         if found and not found.enabled:
             return NotReady(
                 f"Somebody has paused replication into {self.destination}. Its source keeps the WAL"

@@ -18,6 +18,8 @@ from pgsplit.project.project import Service
 Connection = psycopg.Connection[Any]
 
 PROBE = "split_probe"
+TRY_TIMEOUT = "15s"
+
 SUBSCRIPTION = """
     select
         subscription.oid,
@@ -228,6 +230,7 @@ def try_to_connect(target: Connection, url: str) -> str:
     """
     try:
         with quiet(target), target.transaction(force_rollback=True):
+            target.execute(f"set local statement_timeout = '{TRY_TIMEOUT}'")
             create_subscription(target, PROBE, url, "none")
     except (psycopg.OperationalError, psycopg.errors.ProhibitedSqlStatementAttempted) as error:
         if target.broken:

@@ -118,13 +118,13 @@ def arrive(upstreams: Upstreams) -> None:
             raise upstreams.why_stopped(stream, error) from error
 
 
-def apply_changes(database: Connection) -> Synced:
+def apply_changes(database: Connection, within_seconds: float = 0.0) -> Synced:
     """Run `split.sync()` once; see `apply_changes_and_look`."""
-    return apply_changes_and_look(database, lambda inside: None)[0]
+    return apply_changes_and_look(database, lambda inside: None, within_seconds)[0]
 
 
 def apply_changes_and_look(
-    database: Connection, look: Callable[[Connection], Found]
+    database: Connection, look: Callable[[Connection], Found], within_seconds: float = 0.0
 ) -> tuple[Synced, Found]:
     """Run `split.sync()` once and look at the result; retried if somebody wrote the same rows.
 
@@ -140,12 +140,17 @@ def apply_changes_and_look(
         BuildFailed: rows break a rule of the service's tables. Nothing was changed, and no change
             is lost.
         Busy: somebody else was in the way at every try.
+        psycopg.errors.LockNotAvailable: somebody else had a lock for longer.
     """
     started = time.monotonic()
+
+    def is_over() -> bool:
+        return bool(within_seconds) and time.monotonic() - started > within_seconds
+
     try:
-        return retrying(CONFLICTS, tries=SYNC_TRIES, seconds=FIRST_PAUSE_SECONDS, doubles=True)(
-            _apply_once, database, look, started
-        )
+        return retrying(
+            CONFLICTS, tries=SYNC_TRIES, seconds=FIRST_PAUSE_SECONDS, doubles=True, until=is_over
+        )(_apply_once, database, look, started, within_seconds)
     except CONFLICTS as error:
         raise Busy(
             f"A sync failed {SYNC_TRIES} times: {error.diag.message_primary}",
@@ -164,11 +169,12 @@ def apply_changes_and_look(
 
 
 def _apply_once(
-    database: Connection, look: Callable[[Connection], Found], started: float
+    database: Connection, look: Callable[[Connection], Found], started: float, within_seconds: float
 ) -> tuple[Synced, Found]:
     with database.transaction():
         database.execute("set transaction isolation level repeatable read")
-        database.execute("set local lock_timeout = 0")  # the sync before this one may take long
+        # Without a limit: the sync before this one may take long.
+        database.execute(f"set local lock_timeout = {int(within_seconds * 1000)}")
         # The lock comes before the snapshot, which so contains what the sync before has done.
         lock_syncs(database)
         rows = database.execute("select * from split.sync()").fetchall()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
@@ -44,6 +44,16 @@ class Kind(str, Enum):
 
 
 OPERATIONS = tuple(kind.value for kind in Kind)
+# The steps that disable subscriptions, to remove them.
+REMOVING = (
+    "switch: prepare",
+    "switch: undo prepare",
+    "rollback: finish",
+    "complete: hand over",
+    "complete: end way back",
+    "complete: end links",
+    "abort: ways",
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,8 @@ class Step:
 
     `do` returns what the ledger is to keep. `undo` may be called whether or not `do` has begun.
     `enters` is the state that the service is in once the step is done. Ctrl-C waits until the last
-    of the `uninterruptible` steps is done.
+    of the `uninterruptible` steps is done. One that `commits` passes the point of no return. One
+    that is not `needed` may fail: then the saga is done all the same, and has a warning.
     """
 
     name: str
@@ -61,6 +72,8 @@ class Step:
     undone_by: str = ""
     enters: State | None = None
     uninterruptible: bool = False
+    commits: bool = False
+    needed: bool = True
 
 
 class Unfinished(NotReady):
@@ -78,6 +91,7 @@ class Saga:
     """An operation on a service, with its steps in order.
 
     `is_committed` looks at the databases, not at the ledger: a crash may come between the two.
+    `around` encloses what a step does and what undoes it, such as to explain its errors.
     """
 
     service: Service
@@ -86,8 +100,9 @@ class Saga:
     is_committed: Callable[[], bool]
     enters: State | None = None
     returns_to: State | None = None
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
 
-    def run(self, ledger: Ledger, on_step: Callable[[str], None], **intent: Any) -> None:
+    def run(self, ledger: Ledger, on_step: Callable[[str], None], **intent: Any) -> list[str]:
         """Do all steps; undo them if one fails before the point of no return.
 
         Args:
@@ -95,32 +110,45 @@ class Saga:
             on_step: called with each step's name before it is done.
             intent: what the ledger is to keep of the whole.
 
+        Returns:
+            Warnings: what has failed although nothing depends on it.
+
         Raises:
             SplitError: what the failing step raised; its message says that everything was undone.
             Unfinished: a step failed after the point of no return, or undoing failed.
         """
-        with ledger.step(self.service, self.kind.value, enters=self.enters, **intent) as whole:
-            done = 0
-            try:
-                for uninterruptible, steps in groupby(self.steps, lambda one: one.uninterruptible):
-                    with _interrupts_wait() if uninterruptible else nullcontext():
-                        for step in steps:
-                            on_step(step.name)
-                            with self._recorded(
-                                ledger, step.name, enters=step.enters, undone_by=step.undone_by
-                            ) as entry:
-                                entry.detail.update(step.do() or {})
-                            done += 1
-            except BaseException as error:
-                whole.detail["unfinished"] = True
-                self._undo(ledger, done, error)
-                whole.detail["unfinished"] = False
-                if isinstance(error, KeyboardInterrupt):
-                    raise Stopped(
-                        f"The {self.kind} was stopped and undone: everything is as it was before."
-                    ) from error
+        warnings, is_done = list[str](), False
+        try:
+            with ledger.step(self.service, self.kind.value, enters=self.enters, **intent) as whole:
+                done = 0
+                try:
+                    for uninterruptible, steps in groupby(
+                        self.steps, lambda one: one.uninterruptible
+                    ):
+                        with _interrupts_wait() if uninterruptible else nullcontext():
+                            for step in steps:
+                                on_step(step.name)
+                                warnings += self._done(step, ledger)
+                                done += 1
+                except BaseException as error:
+                    whole.detail["unfinished"] = True
+                    self._undo(ledger, done, error)
+                    whole.detail["unfinished"] = False
+                    if isinstance(error, KeyboardInterrupt):
+                        raise Stopped(
+                            f"The {self.kind} was stopped and undone: everything is as it was"
+                            " before."
+                        ) from error
+                    raise
+                whole.returns_to, is_done = self.returns_to, True
+        except psycopg.OperationalError as error:
+            if not is_done:
                 raise
-            whole.returns_to = self.returns_to
+            warnings.append(
+                f"The {self.kind} of {self.service.database} is done, but the ledger could not be"
+                f" told: {str(error).strip()}\nAs soon as the monolith answers: runner.py resume"
+            )
+        return warnings
 
     def undo(self, ledger: Ledger, on_step: Callable[[str], None]) -> None:
         """Undo a saga that was interrupted before its point of no return."""
@@ -130,9 +158,28 @@ class Saga:
             for step in reversed(self.steps):
                 if step.undo:
                     on_step(f"undo {step.name}")
-                    with self._recorded(ledger, f"undo {step.name}"):
+                    with self._recorded(ledger, f"undo {step.name}"), self.around():
                         step.undo()
             whole.detail.update(unfinished=False, error="It was interrupted and undone.")
+
+    def _done(self, step: Step, ledger: Ledger) -> list[str]:
+        """Do and record a step; give a warning if it fails and is not needed."""
+        try:
+            with (
+                self._recorded(
+                    ledger, step.name, enters=step.enters, undone_by=step.undone_by
+                ) as entry,
+                self.around(),
+            ):
+                entry.detail.update(step.do() or {})
+        except (SplitError, psycopg.Error, OSError) as error:
+            if step.needed:
+                raise
+            return [
+                f"The {self.kind} of {self.service.database} is done, but its step {step.name}"
+                f" failed, on which nothing depends: {str(error).strip()}"
+            ]
+        return []
 
     def _recorded(self, ledger: Ledger, name: str, **intent: Any) -> Any:
         return ledger.step(self.service, self.kind.entry(name), **intent)
@@ -140,22 +187,14 @@ class Saga:
     def _undo(self, ledger: Ledger, done: int, error: BaseException) -> None:
         """Undo what was begun, unless it is committed; then say how to go on."""
         why = str(error) or "it was stopped"
-        kept_out = any(step.uninterruptible for step in self.steps[done:])
         try:
-            if self.is_committed():
-                raise Unfinished(
-                    f"The {self.kind} of {self.service.database} is committed but not finished:"
-                    f" {why}."
-                    + kept_out
-                    * " Until it is finished, writers may be kept out on both sides.",
-                    where=self.service.database,
-                    hint="runner.py resume",
-                ) from error
-            for step in reversed(self.steps[: done + 1]):
-                if step.undo:
-                    with self._recorded(ledger, f"undo {step.name}"):
-                        step.undo()
-        except (psycopg.Error, KeyboardInterrupt) as failed:
+            # A step that has committed needs no server to say so.
+            if any(step.commits for step in self.steps[:done]) or self.is_committed():
+                raise self._unfinished(why, done) from error
+            failed = self._undone(ledger, done)
+        except (psycopg.Error, KeyboardInterrupt) as also:
+            failed = also
+        if failed:
             raise Unfinished(
                 f"The {self.kind} of {self.service.database} stopped and could not be undone:"
                 f" {why}; then: {str(failed).strip() or 'it was stopped again'}",
@@ -165,6 +204,27 @@ class Saga:
             ) from error
         if isinstance(error, SplitError):
             error.what += f"\nThe {self.kind} was undone: everything is as it was before."
+
+    def _unfinished(self, why: str, done: int) -> Unfinished:
+        kept_out = any(step.uninterruptible for step in self.steps[done:])
+        return Unfinished(
+            f"The {self.kind} of {self.service.database} is committed but not finished: {why}."
+            + kept_out * " Until it is finished, writers may be kept out on both sides.",
+            where=self.service.database,
+            hint="runner.py resume",
+        )
+
+    def _undone(self, ledger: Ledger, done: int) -> BaseException | None:
+        """Undo every step that was begun, whatever becomes of the others; give the first error."""
+        first: BaseException | None = None
+        for step in reversed(self.steps[: done + 1]):
+            if step.undo:
+                try:
+                    with self._recorded(ledger, f"undo {step.name}"), self.around():
+                        step.undo()
+                except (SplitError, psycopg.Error, KeyboardInterrupt) as error:
+                    first = first or error
+        return first
 
 
 @contextmanager
@@ -213,6 +273,39 @@ def left_unfinished(monolith: psycopg.Connection[Any]) -> dict[str, Entry]:
         service: Entry(id, detail={"operation": step, **intent})
         for service, id, step, intent in rows
     }
+
+
+def paused_by_us(monolith: psycopg.Connection[Any], service: Service) -> str:
+    """Tell whether this project itself has left a stream of a service disabled, half-way.
+
+    Args:
+        monolith: a connection to it.
+        service: whose stream it is.
+
+    Returns:
+        The command that goes on with what was interrupted; nothing if nothing was.
+    """
+    row = monolith.execute(
+        "select step from split.ledger where service = %s and step like '%%: %%'"
+        " and outcome is distinct from 'done' and id = (select max(id) from split.ledger"
+        " where service = %s and step like '%%: %%')",
+        (service.database, service.database),
+    ).fetchone()
+    if row and row[0] in REMOVING and service.database in left_unfinished(monolith):
+        return "runner.py resume"
+    return f"runner.py repair {service.role}" if unfinished_repairs(monolith, service) else ""
+
+
+def unfinished_repairs(monolith: psycopg.Connection[Any], service: Service) -> set[str]:
+    """Name the streams of a service whose last repair was interrupted or has failed."""
+    rows = monolith.execute(
+        "select way from ("
+        " select distinct on (intent ->> 'way') intent ->> 'way' as way, outcome from split.ledger"
+        " where service = %s and step = 'repair' order by intent ->> 'way', id desc"
+        ") as last where outcome is distinct from 'done'",
+        (service.database,),
+    )
+    return {row[0] for row in rows}
 
 
 def require_finished(service: Service, ledger: Ledger, *, but: Collection[str] = ()) -> None:

@@ -34,7 +34,7 @@ def command(service: Service, dry_run: bool, no_backup: bool, as_json: bool) -> 
         watcher.step(f"{service.role}: {'check' if dry_run else 'complete'}") as step,
     ):
         if dry_run:
-            done = complete.check(service, connections, ledger, step.say)
+            done = complete.check(service, connections, ledger, step.say, with_backup=not no_backup)
         else:
             done = complete.complete(
                 service, connections, ledger, step.say, with_backup=not no_backup

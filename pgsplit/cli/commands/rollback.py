@@ -44,7 +44,9 @@ def command(
         )
         with watcher.step(f"{service.role}: {'check' if dry_run else 'rollback'}") as step:
             if dry_run:
-                report = switch.check(service, "rollback", connections, ledger, step.say)
+                report = switch.check(
+                    service, "rollback", connections, ledger, step.say, with_backup=not no_backup
+                )
             elif only_reads:
                 warning = switch.move_reads(service, connections, ledger, Side.MONOLITH)
             else:

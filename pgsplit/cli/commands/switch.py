@@ -21,7 +21,7 @@ from pgsplit.cli.options import (
 )
 from pgsplit.cutover import switch
 from pgsplit.cutover.complete import Completed
-from pgsplit.cutover.cutover import Moved
+from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -70,7 +70,9 @@ def command(
         watcher.step(f"{service.role}: {'check' if dry_run else 'switch'}") as step,
     ):
         if dry_run:
-            report = switch.check(service, "switch", connections, ledger, step.say)
+            report = switch.check(
+                service, "switch", connections, ledger, step.say, with_backup=not no_backup
+            )
         elif reads:
             warning = switch.move_reads(service, connections, ledger, Side.SERVICE)
         else:
