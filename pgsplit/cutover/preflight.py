@@ -12,7 +12,7 @@ from pgsplit.project import drift
 from pgsplit.project.project import Service
 from pgsplit.prove.checks import require_unaltered
 from pgsplit.prove.verify import outdated
-from pgsplit.replication import requirements
+from pgsplit.replication import continuity, requirements
 from pgsplit.replication.session import Session
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.sync import apply_changes
@@ -107,7 +107,8 @@ class PreflightReport:
 
     def add(self, what: str, hint: str) -> None:
         """Note a problem."""
-        self.problems.append((what, hint))
+        if (what, hint) not in self.problems:
+            self.problems.append((what, hint))
 
     def require(self, service: Service, where: str, operation: str) -> None:
         """Raise NotReady with all problems in one message, if there are any."""
@@ -154,6 +155,7 @@ def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> 
     owned = [f"{service.mirror}.{name}" for name in service.owned_tables]
     _find_long_transactions(found, session.monolith, owned, READERS)
     say("how far behind")
+    _collect(found, lambda: continuity.require_unbroken([session.forward]))
     _collect(found, lambda: _time_stream(found, session))
     if not found.problems:
         say("reverse replication, row by row")
@@ -180,6 +182,7 @@ def for_rollback(session: Session, ledger: Ledger, say: Callable[[str], None]) -
     """Check that a service can be rolled back; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "rolled back")
     found = _reverse_checked(session, say)
+    _collect(found, lambda: continuity.require_unbroken([session.forward]))
     _collect(found, lambda: env_file.read(session.service, session.connections))
     tables = [f"{session.service.database}.{name}" for name in session.service_fence.tables]
     _find_long_transactions(found, session.database, tables, READERS)
@@ -270,6 +273,8 @@ def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightR
     """Check that what the service has written is in the monolith, or will be soon."""
     found, stream = PreflightReport(), session.reverse
     say("how far the monolith is behind")
+
+    _collect(found, lambda: continuity.require_unbroken([stream]))
 
     def look() -> None:
         stream.require_running()

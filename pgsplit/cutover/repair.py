@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from pgsplit.postgres.row_diff import differing_keys
 from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication import continuity
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.shared import (
     SharedStream,
@@ -42,14 +43,30 @@ if TYPE_CHECKING:
     from typing import LiteralString
 
 BATCH = 1_000
+# From here the next sync compares all rows, even if this runner is killed.
+STALE = """
+    update split.service_tables set is_stale = true;
+    update split.mirror_tables set is_stale = true
+    where exists (select from split.service where switched_at is not null)
+"""
+QUARANTINE = """
+    select kept_in, rows from split.quarantine(
+        %(table)s, %(query)s, 'Rows as they were before a repair replaced them.', null, %(ids)s
+    )
+"""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """A stream that was re-created, and the rows that were written for it, by table."""
+    """A stream that was re-created, and the rows that were written for it, by table.
+
+    Without a stream, rows of the service's own tables and of its mirror. `kept` counts by table of
+    the schema audit what was copied there before it was replaced.
+    """
 
     stream: str
     rows: dict[str, int]
+    kept: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,9 +84,9 @@ class _Needed:
     replicated: Mapping[str, tuple[str, ...]]
 
     def is_broken(self) -> bool:
-        """Tell whether it has lost a part."""
+        """Tell whether it has lost a part, or may have left something out."""
         try:
-            self.stream.require_unbroken()
+            continuity.require_unbroken([self.stream])
         except SplitError:
             return True
         return False
@@ -117,10 +134,26 @@ class Repair(Operation[list[Repaired]]):
                 self.say(name)
                 if self.full or needed.is_broken():
                     with self.ledger.step(self.service, "repair", way=name) as step:
-                        rows = _recreate(needed, self.connections)
-                        step.detail["rows"] = rows
-                    self.result.append(Repaired(name, rows))
-            apply_changes(session.database)
+                        rows, kept = _recreate(needed, self.connections)
+                        step.detail.update(rows=rows, kept=kept)
+                    self.result.append(Repaired(name, rows, kept))
+            self._sync(session)
+
+    def _sync(self, session: Session) -> None:
+        """Compare the service's tables with its mirror, in both directions, and write what differs.
+
+        A stream only brings both ends together; what captures changes may have missed some.
+        """
+        is_switched = self.ledger.state(self.service) is State.SWITCHED
+        session.database.execute(STALE)
+        done = apply_changes(session.database)
+        counted = {table: done.upserted[table] + done.deleted[table] for table in done.upserted}
+        if rows := {table: count for table, count in counted.items() if count}:
+            with self.ledger.step(self.service, "repair", tables=list(rows)) as step:
+                step.detail.update(rows=rows, kept=done.quarantined)
+            self.result.append(Repaired("", rows, dict(done.quarantined)))
+        if is_switched:
+            session.reverse.arrive()
 
     def _needed(self, session: Session) -> Iterator[_Needed]:
         """Give all streams that the service needs in its state."""
@@ -177,29 +210,37 @@ def repair(
     return Repair(service, connections, ledger, say, full=full).run()
 
 
-def _recreate(needed: _Needed, connections: Connections) -> dict[str, int]:
+def _recreate(needed: _Needed, connections: Connections) -> tuple[dict[str, int], dict[str, int]]:
     stream = needed.stream
     stream.remove()
     stream.create(needed.known, connections.for_servers(needed.source))
     idle = [name for name in needed.known if name not in needed.replicated]
     drop_tables(stream.source, stream.name, stream.service.mirror, idle)
     with exported_snapshot(connections, stream.name, needed.source) as snapshot:
-        rows = {
-            table: _apply_differences(needed, table, columns, snapshot, connections)
-            for table, columns in needed.replicated.items()
-        }
+        rows, kept = dict[str, int](), dict[str, int]()
+        for table, columns in needed.replicated.items():
+            rows[table] = _apply_differences(needed, table, columns, snapshot, connections, kept)
     if needed.target != connections.monolith:
         # What was written here without replication was not captured.
         stream.target.execute("update split.service_tables set is_stale = true")
     stream.enable()
     stream.arrive()
-    return rows
+    continuity.look(stream)
+    return rows, kept
 
 
 def _apply_differences(
-    needed: _Needed, table: str, columns: tuple[str, ...], snapshot: str, connections: Connections
+    needed: _Needed,
+    table: str,
+    columns: tuple[str, ...],
+    snapshot: str,
+    connections: Connections,
+    kept: dict[str, int],
 ) -> int:
-    """Make a target's table equal to its source's at a snapshot; count the rows that differed."""
+    """Make a target's table equal to its source's at a snapshot; count the rows that differed.
+
+    What the target has is quarantined first, in its own database: the source may have lost it.
+    """
     there = partial(_at_snapshot, connections.urls[needed.source], needed.source, snapshot)
     here = partial(connect, connections.urls[needed.target], needed.target)
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
@@ -217,19 +258,27 @@ def _apply_differences(
             target.execute("set session_replication_role = replica")
         target.execute("set split.is_syncing = on")
         try:
-            _write(source, target, differing, statements, makes_way=False)
+            found = _write(source, target, differing, statements, makes_way=False)
         except errors.UniqueViolation:
-            _write(source, target, differing, statements, makes_way=True)
+            found = _write(source, target, differing, statements, makes_way=True)
+    if found:
+        kept[f"{needed.target}.audit.{found[0]}"] = found[1]
     return len(differing)
 
 
 @dataclass(frozen=True)
 class _Statements:
+    table: str
+    of_target: sql.Composed
     read: sql.Composed
     delete: sql.Composed
     make_way: sql.Composed | None
     upsert: sql.Composed
     id_at: int
+
+    def quarantine(self, ids: list[str]) -> dict[str, object]:
+        """Give the parameters of `QUARANTINE` for rows that are about to be replaced."""
+        return {"table": self.table, "query": self.of_target.as_string(), "ids": ids}
 
 
 def _statements(service: Service, table: str, columns: tuple[str, ...]) -> _Statements:
@@ -243,6 +292,8 @@ def _statements(service: Service, table: str, columns: tuple[str, ...]) -> _Stat
 
     unique = [name for name in columns if name in expected.unique]
     return _Statements(
+        table,
+        sql.SQL("select * from {} where id = any($1)").format(relation),
         sql.SQL("select {} from {} where id = any(%s)").format(each("{}::text", columns), relation),
         sql.SQL("delete from {} where id = any(%s) and id <> all(%s)").format(relation),
         sql.SQL("update {} set {} where id = any(%s)").format(
@@ -271,14 +322,15 @@ def _write(
     statements: _Statements,
     *,
     makes_way: bool,
-) -> None:
-    """Write the rows that differ; atomic.
+) -> tuple[str, int] | None:
+    """Write the rows that differ; atomic. Give the table that keeps what was there, and its rows.
 
     If rows have swapped unique values, or one has a value that another gave up, all of them have to
     make way first.
     """
     batches = [differing[first : first + BATCH] for first in range(0, len(differing), BATCH)]
     with target.transaction(), target.cursor() as cursor:
+        kept = cursor.execute(QUARANTINE, statements.quarantine(differing)).fetchone()
         if makes_way and statements.make_way:
             for batch in batches:
                 cursor.execute(statements.make_way, (batch,))
@@ -286,6 +338,7 @@ def _write(
             rows = source.execute(statements.read, (batch,)).fetchall()
             cursor.execute(statements.delete, (batch, [row[statements.id_at] for row in rows]))
             cursor.executemany(statements.upsert, rows)
+    return kept if kept and kept[0] else None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.cutover.rollback import Rollback
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import reverse
+from pgsplit.replication import continuity, reverse
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session, lock_syncs, open_session
 from pgsplit.replication.subscription import add_tables, drop_tables
@@ -31,7 +31,8 @@ PREPARE_SECONDS = 5.0
 BETWEEN_LOOKS_SECONDS = 0.02
 
 START_SERVICE = """
-    update split.service set switched_at = clock_timestamp(), first_write_at = null
+    update split.service
+    set switched_at = clock_timestamp(), first_write_at = null, keeps_replaced = true
     returning switched_at
 """
 
@@ -128,6 +129,7 @@ class Switch(Cutover):
             if self.result.first_write_at or time.monotonic() - begun >= self.wait_for_write:
                 break
             time.sleep(BETWEEN_LOOKS_SECONDS)
+        continuity.look(self.session.reverse)
         self.session.reverse.arrive()
         return {"first_write_at": str(self.result.first_write_at or "none yet")}
 

@@ -25,7 +25,7 @@ from pgsplit.postgres.copy import Copied, Progress
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements
+from pgsplit.replication import continuity, requirements
 from pgsplit.replication.shared import needs_monolith
 from pgsplit.replication.slot import exported_snapshot
 from pgsplit.replication.stream import Stream
@@ -109,6 +109,7 @@ def land(
                 try:
                     copied = _copy(stream, connections, tables, on_progress)
                     subscribe(service, connections, target)
+                    continuity.look(stream)
                 except BaseException:
                     # If this fails, because a server is gone or somebody's view needs a table,
                     # the next landing clears, or says why it can't.

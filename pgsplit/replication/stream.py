@@ -16,6 +16,7 @@ from psycopg import sql
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
 from pgsplit.project.project import Service
+from pgsplit.replication import continuity
 from pgsplit.replication import slot as slots
 from pgsplit.replication import subscription as subscriptions
 from pgsplit.replication.slot import Connection, Slot
@@ -81,6 +82,14 @@ class Stream:
             f"runner.py land {self.service.role} --recopy\n"
             "It copies the mirror again. The service's tables stay; the next build compares them."
         )
+
+    @property
+    def proven_by(self) -> str:
+        """The command after which a stream that may have left something out is proven again."""
+        stands = state(self.monolith, self.service)
+        if stands.reached(State.BUILT) and not stands.reached(State.SWITCHED):
+            return f"runner.py verify {self.service.role}"
+        return self.fixed_by
 
     def slot(self) -> Slot | None:
         """Look up the slot at the source; None if there is none."""
@@ -151,6 +160,7 @@ class Stream:
 
         The slot comes first: one that is left behind keeps its WAL forever.
         """
+        continuity.suspend(self)
         if self.subscription():  # its worker would keep using the slot
             self._alter("disable")
         slots.drop(self.source, self.name)
@@ -158,15 +168,21 @@ class Stream:
             sql.SQL("drop publication if exists {}").format(sql.Identifier(self.name))
         )
         subscriptions.drop(self.target, self.name)
+        continuity.forget(self)
 
     def _alter(self, how: str) -> None:
         subscriptions.alter(self.target, self.name, how)
 
     def beat(self) -> datetime:
-        """Write the stream's heartbeat at its source; give its time, by that clock."""
+        """Write the stream's heartbeat at its source; give its time, by that clock.
+
+        It is always later than the one before, even if the clock was set back.
+        """
         row = self.source.execute(
             "insert into split.heartbeats (service, at) values (%s, clock_timestamp())"
-            " on conflict (service) do update set at = excluded.at returning at",
+            " on conflict (service) do update"
+            " set at = greatest(excluded.at, heartbeats.at + interval '1 microsecond')"
+            " returning at",
             (self.heartbeat_key,),
         ).fetchone()
         assert row is not None

@@ -1,8 +1,8 @@
 """The schema `split`: static SQL with a version, in the monolith and in each service's database.
 
 `sql/monolith.sql` and `sql/service.sql` with `sql/service/` make it in its newest version, and can
-be run again. `sql/upgrades/` holds what leads an older one there: `service_3.sql` goes from version
-2 to 3. A schema that has no number is version 0.
+be run again; `sql/both/` belongs to either. `sql/upgrades/` holds what leads an older one there:
+`service_3.sql` goes from version 2 to 3. A schema that has no number is version 0.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ def _scripts(kind: str, found: int | None) -> list[Path]:
     return [
         *(path for path in upgrades if path.exists()),
         FOLDER / f"{kind}.sql",
+        *sorted((FOLDER / "both").glob("*.sql")),
         *sorted((FOLDER / kind).glob("*.sql")),
     ]
 
