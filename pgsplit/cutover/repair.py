@@ -145,6 +145,7 @@ class Repair(Operation[list[Repaired]]):
         A stream only brings both ends together; what captures changes may have missed some.
         """
         is_switched = self.ledger.state(self.service) is State.SWITCHED
+        apply_changes(session.database)  # what was captured says nothing about what is broken
         session.database.execute(STALE)
         done = apply_changes(session.database)
         counted = {table: done.upserted[table] + done.deleted[table] for table in done.upserted}

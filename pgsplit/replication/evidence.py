@@ -158,27 +158,35 @@ def _published(name: str, table: str, was: Facts, now: Facts | None) -> Iterator
 
 
 def _slot(name: str, seen: Facts, source: End, target: End) -> Iterator[str]:
-    """A slot has no identity; its counters and positions tell whether it is the same one."""
+    """A slot has no identity; what its server has counted for it tells whether it is the same one.
+
+    Its counters bear the time at which we reset them. A new slot has new ones, and a crash discards
+    them.
+    """
     was, now, s = seen["source"]["slot"], source.counters["slot"], seen["source"]
+    before, after = seen["target"]["subscription"], target.counters["subscription"]
     if not now or now["lost"]:
         yield f"the slot {name} is gone" if not now else f"the server gave the slot {name} up"
         return
-    if not was or (now["reader"] and now["reader"] == was["reader"]):
+    if not was or not before or not after or (now["reader"] and now["reader"] == was["reader"]):
         return  # whoever reads it has kept it in use ever since
-    if min(now["restart"], now["confirmed"]) <= s["written"]:
-        return  # a new slot begins later
-    has_crashed = source.counters["statistics"] != s["statistics"]
-    if not has_crashed and now["reset"] == was["reset"] is None:
-        if now["sent"] < was["sent"] or now["bytes"] < was["bytes"]:
+    is_altered = before["row"] != after["row"]
+    if not (now["reader"] or was["reader"] or after["enabled"] or is_altered):
+        if now["confirmed"] != was["confirmed"]:
+            yield f"the slot {name} was moved on by hand"
+        return
+    if now["reset"] and now["reset"] == was["reset"]:
+        return
+    if source.counters["statistics"] == s["statistics"] and not now["reset"]:
+        if was["reset"] or now["sent"] < was["sent"] or now["bytes"] < was["bytes"]:
             yield f"the slot {name} was dropped and created again: it has sent less than before"
             return
         if now["sent"] > source.counters["transactions"] - s["transactions"]:
-            return  # there were not so many transactions since
-    before, after = seen["target"]["subscription"], target.counters["subscription"]
-    if before and after and before["row"] != after["row"]:
+            return  # so many transactions there were not since
+    if min(now["restart"], now["confirmed"]) > s["written"] and is_altered:
         yield (
             f"the subscription {name} was altered, and nothing tells whether its slot is still the"
-            " same one"
+            " same one: it begins after the last time that somebody looked"
         )
 
 

@@ -153,7 +153,9 @@ class Stream:
         if found and not found.has_slot:
             self._alter(f"set (slot_name = {self.name})")
         if found and not found.enabled:
+            continuity.look(self)  # nobody else has altered it
             self._alter("enable")
+            continuity.look(self)
 
     def remove(self) -> None:
         """Drop slot, publication and subscription, whichever are there; idempotent.

@@ -38,7 +38,7 @@ begin
     if published is not null then
         here := here || jsonb_build_object(
             'publication',
-            (select publications.oid || ' ' || publications.xmin from pg_publication as publications where publications.oid = published),
+            (select concat_ws(' ', publications.oid, publications.xmin) from pg_publication as publications where publications.oid = published),
             'slot',
             (
                 select concat_ws(' ', plugin, slot_type, database, two_phase)
@@ -51,7 +51,7 @@ begin
                         namespaces.nspname || '.' || class.relname,
                         jsonb_build_object(
                             'oid', class.oid::text,
-                            'member', members.oid || ' ' || members.xmin,
+                            'member', concat_ws(' ', members.oid, members.xmin),
                             'file', class.relfilenode::text,
                             'columns',
                             (
@@ -85,12 +85,12 @@ begin
         here := here || jsonb_build_object(
             'subscription',
             (
-                select subscriptions.oid || ' ' || coalesce(subslotname, 'none') || ' ' || subpublications::text
+                select concat_ws(' ', subscriptions.oid, subslotname, subpublications::text)
                 from pg_subscription as subscriptions where subscriptions.oid = subscribed
             ),
             'subscribed',
             (
-                select jsonb_object_agg(namespaces.nspname || '.' || class.relname, class.oid || ' ' || srsubstate)
+                select jsonb_object_agg(namespaces.nspname || '.' || class.relname, concat_ws(' ', class.oid, srsubstate))
                 from pg_subscription_rel as members
                 inner join pg_class as class on class.oid = members.srrelid
                 inner join pg_namespace as namespaces on namespaces.oid = class.relnamespace
@@ -106,7 +106,7 @@ begin
                 select
                     jsonb_object_agg(
                         namespaces.nspname || '.' || class.relname || ': ' || tgname,
-                        triggers.oid || ' ' || triggers.xmin || ' ' || tgenabled
+                        concat_ws(' ', triggers.oid, triggers.xmin, tgenabled)
                     )
                 from pg_trigger as triggers
                 inner join pg_class as class on class.oid = tgrelid
