@@ -103,7 +103,7 @@ def sync(service: Service, connections: Connections) -> Synced:
         done = apply_changes(upstreams.database)
         if upstreams.back:
             upstreams.back.arrive()
-    warnings = tuple(str(breach.error()) for breach in upstreams.breaches)
+        warnings = tuple(str(breach.error()) for breach in upstreams.breaches)
     return replace(done, seconds=time.monotonic() - started, warnings=warnings)
 
 

@@ -52,15 +52,6 @@ begin
                         jsonb_build_object(
                             'oid', class.oid::text,
                             'member', concat_ws(' ', members.oid, members.xmin),
-                            'file', class.relfilenode::text,
-                            'columns',
-                            (
-                                select jsonb_object_agg(attname, attributes.xmin::text)
-                                from pg_attribute as attributes
-                                where
-                                    attrelid = class.oid and attnum > 0 and not attisdropped
-                                    and (members.prattrs is null or attnum = any(members.prattrs::int2[]))
-                            ),
                             -- One that was made as a part had no rows then.
                             'parts',
                             coalesce(
