@@ -13,7 +13,7 @@ from pgsplit.project.project import Service
 from pgsplit.prove.checks import require_unaltered
 from pgsplit.prove.verify import outdated
 from pgsplit.replication import continuity, requirements
-from pgsplit.replication.session import Session
+from pgsplit.replication.session import Session, forgotten_switch
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.sync import apply_changes
 from pgsplit.routing import env_file
@@ -209,9 +209,17 @@ def require_state(session: Session, ledger: Ledger, wanted: State, done: str) ->
     service, state = session.service, ledger.state(session.service)
     where = describe(ledger.connection.info.dsn)
     require_finished(service, ledger)
+    role = service.role
+    if since := forgotten_switch(session):
+        raise NotReady(
+            f"{service.database} has been the source of truth since {since:%Y-%m-%d %H:%M:%S %Z},"
+            " and the monolith does not know: it was restored, or failed over, to a moment before"
+            " that. Nothing was changed.",
+            where=where,
+            hint=f"runner.py repair {role}",
+        )
     if state is wanted:
         return
-    role = service.role
     if state is State.COMPLETED:
         what, hint = "there is no rollback any more", "runner.py backups"
     elif state.reached(State.SWITCHED):

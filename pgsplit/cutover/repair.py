@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 from psycopg import errors, sql
 
 from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.cutover.locks import change_definitions
 from pgsplit.cutover.operation import Operation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.postgres.connect import ALIKE, connect, describe
@@ -117,6 +119,9 @@ class Repair(Operation[list[Repaired]]):
         """Check that the service is switched; before that, its mirror can be copied again."""
         service, ledger = self.service, self.ledger
         require_finished(service, ledger, but=[Kind.SWITCH, Kind.ROLLBACK])
+        with open_session(service, self.connections) as session:
+            if forgotten_switch(session):
+                return PreflightReport()
         if not ledger.state(service).reached(State.SWITCHED):
             raise NotReady(
                 f"{service.database} is {ledger.state(service).value}: the monolith is its source"
@@ -129,6 +134,8 @@ class Repair(Operation[list[Repaired]]):
     def execute(self) -> None:
         """Re-create what is broken; the ledger has an entry for each stream."""
         with open_session(self.service, self.connections) as session:
+            if since := forgotten_switch(session):
+                self._record_switch(session, since)
             for needed in self._needed(session):
                 name = needed.stream.name
                 self.say(name)
@@ -138,6 +145,15 @@ class Repair(Operation[list[Repaired]]):
                         step.detail.update(rows=rows, kept=kept)
                     self.result.append(Repaired(name, rows, kept))
             self._sync(session)
+
+    def _record_switch(self, session: Session, since: datetime) -> None:
+        """Tell a monolith that has lost its recent past what it has forgotten; idempotent."""
+        fence, service, monolith = session.monolith_fence, self.service, session.monolith
+        with self.ledger.step(service, "repair", enters=State.SWITCHED, switched_at=str(since)):
+            fence.prepare(f"database {service.database}", closed=True)
+            change_definitions(monolith, fence.tables, fence.enable_triggers)
+            owned = list(service.owned_tables)
+            drop_tables(monolith, session.forward.name, service.mirror, owned)
 
     def _sync(self, session: Session) -> None:
         """Compare the service's tables with its mirror, in both directions, and write what differs.

@@ -179,7 +179,7 @@ def _look_at_stream(stream: Stream, found: Status) -> tuple[str, float | None]:
     """Tell a stream's status in a word, and a heartbeat's time; warn of problems."""
     breach = continuity.look(stream)
     try:
-        stream.require_unbroken()
+        continuity.require_parts(stream, breach)
     except SplitError as error:
         found.warnings.append(str(error))
         return "broken", None
@@ -222,6 +222,12 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
     row = stream.database.execute("select synced_at from split.service").fetchone()
     found.synced_at = row[0] if row else None
     _look_at_records(stream, found)
+    if not found.state.reached(State.SWITCHED) and (since := _switched_at(stream)):
+        found.warnings.append(
+            f"{found.service.database} has been the source of truth since {since}, and the monolith"
+            " does not know: it was restored, or failed over, to a moment before that.\n"
+            f"  hint:  runner.py repair {found.service.role}"
+        )
     if found.reads_at == Side.SERVICE.value or found.state.reached(State.SWITCHED):
         _warn_of_no_follower(stream, found)
     found.rows = dict(stream.database.execute(ROWS).fetchall())
@@ -234,6 +240,14 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
             )
             if counted := stream.database.execute(query).fetchone():
                 found.caches[model.entity] = counted
+
+
+def _switched_at(stream: Stream) -> str | None:
+    row = stream.database.execute(
+        "select switched_at::timestamptz(0)::text from split.service"
+    ).fetchone()
+    is_under_way = stream.service.database in left_unfinished(stream.monolith)
+    return row[0] if row and not is_under_way else None
 
 
 def _look_at_records(stream: Stream, found: Status) -> None:

@@ -114,9 +114,27 @@ def require_unbroken(streams: Iterable[Stream]) -> None:
     """
     for stream in streams:
         breach = look(stream)
-        stream.require_unbroken()  # a missing part has another remedy
+        require_parts(stream, breach)
         if breach:
             raise breach.error()
+
+
+def require_parts(stream: Stream, breach: Breach | None) -> None:
+    """Refuse a stream that lacks a part, and tell what else was found: that has another remedy.
+
+    Raises:
+        NotReady: see `Stream.require_unbroken`.
+    """
+    try:
+        stream.require_unbroken()
+    except NotReady as error:
+        if breach is None:
+            raise
+        raise NotReady(
+            f"{error.what} Found on {breach.at:%Y-%m-%d %H:%M:%S %Z}: {breach.reason}.",
+            where=error.where,
+            hint=error.hint,
+        ) from error
 
 
 def begin_proof(stream: Stream) -> Breach | None:

@@ -214,7 +214,8 @@ def test_a_service_keeps_what_it_acknowledged_when_the_monolith_is_copied_again(
         kept = one(database, "select kept_in from split.quarantined")
         assert one(database, f"select id from audit.{kept}") == "acknowledged"
         assert (
-            one(database, "select count(*) from payments_db.payments where id='acknowledged'") == 0
+            one(database, "select count(*) from payments_db.payments where id = 'acknowledged'")
+            == 0
         )
     assert f"payments_db.audit.{kept} (1 row(s))" in ran(switched, "status", "payments")
     # Once everything is proven, a comparison keeps nothing more.
