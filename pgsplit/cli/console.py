@@ -174,6 +174,12 @@ def show_warnings(warnings: Iterable[str]) -> None:
         out.print(f"[bold red]warning:[/] {escape(named(warning))}", soft_wrap=True)
 
 
+def show_quarantined(kept: Mapping[str, int]) -> None:
+    """Say where rows were copied before something replaced or deleted them."""
+    for table, rows in kept.items():
+        out.print(f"note: {rows:,} row(s) were copied to {table} before they were replaced.")
+
+
 def show_json(data: Mapping[str, Any]) -> None:
     """Print data as JSON on standard output, for programs."""
     print(printable_json(json.dumps(data, indent=2, default=str, ensure_ascii=False)))

@@ -16,7 +16,7 @@ from pgsplit.project import drift
 from pgsplit.project.project import Service
 from pgsplit.prove.checks import require_unaltered
 from pgsplit.prove.verify import outdated
-from pgsplit.replication import requirements, triggers
+from pgsplit.replication import continuity, requirements, triggers
 from pgsplit.replication.session import Session
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State, completed
@@ -78,7 +78,8 @@ class PreflightReport:
 
     def add(self, what: str, hint: str) -> None:
         """Note a problem."""
-        self.problems.append((what, hint))
+        if (what, hint) not in self.problems:
+            self.problems.append((what, hint))
 
     def require(self, service: Service, where: str, operation: str) -> None:
         """Raise NotReady with all problems in one message, if there are any."""
@@ -130,6 +131,7 @@ def for_switch(
     if not found.problems:
         _collect(found, lambda: later.try_reverse_stream(session))
     say("how far behind")
+    _collect(found, lambda: continuity.require_unbroken([session.forward]))
     _collect(found, lambda: _explained(session, lambda: _time_stream(found, session)))
     if not found.problems:
         say("reverse replication, row by row")
@@ -167,6 +169,7 @@ def for_rollback(
         lambda: later.require_can_end(session.reverse),
         lambda: later.try_to_publish(session),
     )
+    _collect(found, lambda: continuity.require_unbroken([session.forward]))
     _collect(found, session.forward.require_running)
     return found
 
@@ -264,6 +267,8 @@ def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightR
     """Check that what the service has written is in the monolith, or will be soon."""
     found, stream = PreflightReport(), session.reverse
     say("how far the monolith is behind")
+
+    _collect(found, lambda: continuity.require_unbroken([stream]))
 
     def look() -> None:
         stream.require_running()

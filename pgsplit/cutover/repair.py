@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from psycopg import errors, sql
 
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.cutover.complete import has_ended_reverse
-from pgsplit.cutover.locks import patiently
+from pgsplit.cutover.locks import change_definitions, patiently
 from pgsplit.cutover.operation import Operation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.postgres.connect import connect, describe
@@ -25,7 +26,8 @@ from pgsplit.postgres.row_diff import differing_keys
 from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication.session import Session, open_session
+from pgsplit.replication import continuity
+from pgsplit.replication.session import Session, forgotten_switch, open_session
 from pgsplit.replication.shared import (
     SharedStream,
     completed_owners,
@@ -44,14 +46,30 @@ if TYPE_CHECKING:
     from typing import LiteralString
 
 BATCH = 1_000
+# From here the next sync compares all rows, even if this runner is killed.
+STALE = """
+    update split.service_tables set is_stale = true;
+    update split.mirror_tables set is_stale = true
+    where exists (select from split.service where switched_at is not null)
+"""
+QUARANTINE = """
+    select kept_in, rows from split.quarantine(
+        %(table)s, %(query)s, 'Rows as they were before a repair replaced them.', null, %(ids)s
+    )
+"""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """A stream that was re-created, and the rows that were written for it, by table."""
+    """A stream that was re-created, and the rows that were written for it, by table.
+
+    Without a stream, rows of the service's own tables and of its mirror. `kept` counts by table of
+    the schema audit what was copied there before it was replaced.
+    """
 
     stream: str
     rows: dict[str, int]
+    kept: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,9 +87,9 @@ class _Needed:
     replicated: Mapping[str, tuple[str, ...]]
 
     def is_broken(self) -> bool:
-        """Tell whether it has lost a part."""
+        """Tell whether it has lost a part, or may have left something out."""
         try:
-            self.stream.require_unbroken()
+            continuity.require_unbroken([self.stream])
         except SplitError:
             return True
         return False
@@ -105,6 +123,9 @@ class Repair(Operation[list[Repaired]]):
         if not has_ended_reverse(service, ledger):
             allowed.append(Kind.COMPLETE)  # its resume may need the streams that are repaired
         require_finished(service, ledger, but=allowed)
+        with open_session(service, self.connections) as session:
+            if forgotten_switch(session):
+                return PreflightReport()
         if not ledger.state(service).reached(State.SWITCHED):
             raise NotReady(
                 f"{service.database} is {ledger.state(service).value}: the monolith is its source"
@@ -119,15 +140,43 @@ class Repair(Operation[list[Repaired]]):
         with open_session(self.service, self.connections) as session:
             # A stream that an interrupted repair has left looks whole, but may lack rows.
             left = unfinished_repairs(session.monolith, self.service)
+            if since := forgotten_switch(session):
+                self._record_switch(session, since)
             for needed in self._needed(session):
                 name = needed.stream.name
                 self.say(name)
                 if self.full or name in left or needed.is_broken():
                     with self.ledger.step(self.service, "repair", way=name) as step:
-                        rows = _recreate(needed, self.connections)
-                        step.detail["rows"] = rows
-                    self.result.append(Repaired(name, rows))
-            apply_changes(session.database)
+                        rows, kept = _recreate(needed, self.connections)
+                        step.detail.update(rows=rows, kept=kept)
+                    self.result.append(Repaired(name, rows, kept))
+            self._sync(session)
+
+    def _record_switch(self, session: Session, since: datetime) -> None:
+        """Tell a monolith that has lost its recent past what it has forgotten; idempotent."""
+        fence, service, monolith = session.monolith_fence, self.service, session.monolith
+        with self.ledger.step(service, "repair", enters=State.SWITCHED, switched_at=str(since)):
+            fence.prepare(f"database {service.database}", closed=True)
+            change_definitions(monolith, fence.tables, fence.enable_triggers)
+            owned = list(service.owned_tables)
+            drop_tables(monolith, session.forward.name, service.mirror, owned)
+
+    def _sync(self, session: Session) -> None:
+        """Compare the service's tables with its mirror, in both directions, and write what differs.
+
+        A stream only brings both ends together; what captures changes may have missed some.
+        """
+        is_switched = self.ledger.state(self.service) is State.SWITCHED
+        apply_changes(session.database)  # what was captured says nothing about what is broken
+        session.database.execute(STALE)
+        done = apply_changes(session.database)
+        counted = {table: done.upserted[table] + done.deleted[table] for table in done.upserted}
+        if rows := {table: count for table, count in counted.items() if count}:
+            with self.ledger.step(self.service, "repair", tables=list(rows)) as step:
+                step.detail.update(rows=rows, kept=done.quarantined)
+            self.result.append(Repaired("", rows, dict(done.quarantined)))
+        if is_switched:
+            session.reverse.arrive()
 
     def _needed(self, session: Session) -> Iterator[_Needed]:
         """Give all streams that the service needs in its state."""
@@ -184,29 +233,37 @@ def repair(
     return Repair(service, connections, ledger, say, full=full).run()
 
 
-def _recreate(needed: _Needed, connections: Connections) -> dict[str, int]:
+def _recreate(needed: _Needed, connections: Connections) -> tuple[dict[str, int], dict[str, int]]:
     stream, service = needed.stream, needed.stream.service
     patiently(stream.remove, stream.source, stream.target, hint=f"runner.py repair {service.role}")
     stream.create(needed.known, connections)
     idle = [name for name in needed.known if name not in needed.replicated]
     drop_tables(stream.source, stream.name, stream.service.mirror, idle)
     with exported_snapshot(connections, stream.name, needed.source) as snapshot:
-        rows = {
-            table: _apply_differences(needed, table, columns, snapshot, connections)
-            for table, columns in needed.replicated.items()
-        }
+        rows, kept = dict[str, int](), dict[str, int]()
+        for table, columns in needed.replicated.items():
+            rows[table] = _apply_differences(needed, table, columns, snapshot, connections, kept)
     if needed.target != connections.monolith:
         # What was written here without replication was not captured.
         stream.target.execute("update split.service_tables set is_stale = true")
     stream.enable()
     stream.arrive()
-    return rows
+    continuity.look(stream)
+    return rows, kept
 
 
 def _apply_differences(
-    needed: _Needed, table: str, columns: tuple[str, ...], snapshot: str, connections: Connections
+    needed: _Needed,
+    table: str,
+    columns: tuple[str, ...],
+    snapshot: str,
+    connections: Connections,
+    kept: dict[str, int],
 ) -> int:
-    """Make a target's table equal to its source's at a snapshot; count the rows that differed."""
+    """Make a target's table equal to its source's at a snapshot; count the rows that differed.
+
+    What the target has is quarantined first, in its own database: the source may have lost it.
+    """
     there = partial(_at_snapshot, connections.urls[needed.source], needed.source, snapshot)
     here = partial(connect, connections.urls[needed.target], needed.target)
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
@@ -222,19 +279,27 @@ def _apply_differences(
             target.execute("set session_replication_role = replica")
         target.execute("set split.is_syncing = on")
         try:
-            _write(source, target, differing, statements, makes_way=False)
+            found = _write(source, target, differing, statements, makes_way=False)
         except errors.UniqueViolation:
-            _write(source, target, differing, statements, makes_way=True)
+            found = _write(source, target, differing, statements, makes_way=True)
+    if found:
+        kept[f"{needed.target}.audit.{found[0]}"] = found[1]
     return len(differing)
 
 
 @dataclass(frozen=True)
 class _Statements:
+    table: str
+    of_target: sql.Composed
     read: sql.Composed
     delete: sql.Composed
     make_way: sql.Composed | None
     upsert: sql.Composed
     id_at: int
+
+    def quarantine(self, ids: list[str]) -> dict[str, object]:
+        """Give the parameters of `QUARANTINE` for rows that are about to be replaced."""
+        return {"table": self.table, "query": self.of_target.as_string(), "ids": ids}
 
 
 def _statements(service: Service, table: str, columns: tuple[str, ...]) -> _Statements:
@@ -248,6 +313,8 @@ def _statements(service: Service, table: str, columns: tuple[str, ...]) -> _Stat
 
     unique = [name for name in columns if name in expected.unique]
     return _Statements(
+        table,
+        sql.SQL("select * from {} where id = any($1)").format(relation),
         sql.SQL("select {} from {} where id = any(%s)").format(each("{}::text", columns), relation),
         sql.SQL("delete from {} where id = any(%s) and id <> all(%s)").format(relation),
         sql.SQL("update {} set {} where id = any(%s)").format(
@@ -276,14 +343,15 @@ def _write(
     statements: _Statements,
     *,
     makes_way: bool,
-) -> None:
-    """Write the rows that differ; atomic.
+) -> tuple[str, int] | None:
+    """Write the rows that differ; atomic. Give the table that keeps what was there, and its rows.
 
     If rows have swapped unique values, or one has a value that another gave up, all of them have to
     make way first.
     """
     batches = [differing[first : first + BATCH] for first in range(0, len(differing), BATCH)]
     with target.transaction(), target.cursor() as cursor:
+        kept = cursor.execute(QUARANTINE, statements.quarantine(differing)).fetchone()
         if makes_way and statements.make_way:
             for batch in batches:
                 cursor.execute(statements.make_way, (batch,))
@@ -291,6 +359,7 @@ def _write(
             rows = source.execute(statements.read, (batch,)).fetchall()
             cursor.execute(statements.delete, (batch, [row[statements.id_at] for row in rows]))
             cursor.executemany(statements.upsert, rows)
+    return kept if kept and kept[0] else None
 
 
 @contextmanager

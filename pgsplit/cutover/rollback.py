@@ -122,9 +122,10 @@ class Rollback(Cutover):
     def finish(self) -> dict[str, Any]:
         """Quarantine what the monolith can't hold, and remove the reverse stream."""
         self._follow_again()
-        disable_triggers(self.new)
+        # The stream goes first: without the triggers on its tables it would prove nothing.
         session = self.session
         patiently(session.reverse.remove, session.monolith, session.database)
+        disable_triggers(self.new)
         broken = reverse.broken_keys(session.monolith, self.service)
         self.result.warnings += [
             f"{rows:,} row(s) of {table} break its foreign key {key}, which replication does not"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
-from pgsplit.replication.session import Session
+from pgsplit.replication.session import Session, forgotten_switch
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
 
@@ -18,9 +18,17 @@ def require_state(session: Session, ledger: Ledger, wanted: State, done: str) ->
     service, state = session.service, ledger.state(session.service)
     where = describe(ledger.connection.info.dsn)
     require_finished(service, ledger)
+    role = service.role
+    if since := forgotten_switch(session):
+        raise NotReady(
+            f"{service.database} has been the source of truth since {since:%Y-%m-%d %H:%M:%S %Z},"
+            " and the monolith does not know: it was restored, or failed over, to a moment before"
+            " that. Nothing was changed.",
+            where=where,
+            hint=f"runner.py repair {role}",
+        )
     if state is wanted:
         return
-    role = service.role
     if state is State.COMPLETED:
         what, hint = "there is no rollback any more", "runner.py backups"
     elif state.reached(State.SWITCHED):

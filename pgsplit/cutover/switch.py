@@ -23,7 +23,7 @@ from pgsplit.cutover.rollback import Rollback
 from pgsplit.cutover.stands import require_state
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import reverse
+from pgsplit.replication import continuity, reverse
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session, lock_syncs, open_session
 from pgsplit.replication.slot import Connection
@@ -40,7 +40,8 @@ PREPARE_SECONDS = 5.0
 BETWEEN_LOOKS_SECONDS = 0.02
 
 START_SERVICE = """
-    update split.service set switched_at = clock_timestamp(), first_write_at = null
+    update split.service
+    set switched_at = clock_timestamp(), first_write_at = null, keeps_replaced = true
 """
 
 
@@ -141,6 +142,7 @@ class Switch(Cutover):
             if self.result.first_write_at or time.monotonic() - begun >= self.wait_for_write:
                 break
             time.sleep(BETWEEN_LOOKS_SECONDS)
+        continuity.look(self.session.reverse)
         self.session.reverse.arrive()
         return {"first_write_at": str(self.result.first_write_at or "none yet")}
 

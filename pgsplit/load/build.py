@@ -19,7 +19,7 @@ from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.prove.verify import outdated
-from pgsplit.replication import login, requirements
+from pgsplit.replication import continuity, login, requirements
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import open_session
 from pgsplit.replication.shared import SharedStream, completed_owners
@@ -53,6 +53,9 @@ class Built:
     tests: Tests
     warnings: list[str]
     seconds: float
+
+
+QUARANTINED = "select kept_in, rows from split.quarantined"
 
 
 @dataclass
@@ -94,6 +97,7 @@ def build(
     with connections.connect(service.database) as database:
         requirements.provisioned(database, service)
         prepare_service(database, service)
+        kept_before = database.execute(QUARANTINED).fetchall()
     outdated_fence = _renew_fence(service, connections)
     _adopt_logins(service, connections)
     started = time.monotonic()
@@ -101,11 +105,16 @@ def build(
         outcome = _dbt_build(service.database, connections, on_node)
         outcome.warnings += outdated_fence
         mirror, tables = _count(service, connections, outcome.tables)
-        if ledger.state(service) == State.LANDED:  # later, an operator may have paused it
-            _follow_from_now(service, connections)
+        # Later, an operator may have paused it.
+        _follow_from_now(service, connections, enables=ledger.state(service) == State.LANDED)
         if said := read_through.try_to_connect(service, connections, ledger):
             outcome.warnings.append(said)
         with connections.connect(service.database) as database:
+            outcome.warnings += [
+                f"{rows:,} row(s) were copied to audit.{table} before they were replaced"
+                for table, rows in database.execute(QUARANTINED).fetchall()
+                if (table, rows) not in kept_before
+            ]
             if ledger.state(service) == State.VERIFIED and outdated(ledger, database, service):
                 ledger.return_to(service, State.BUILT)
         step.detail.update(
@@ -141,12 +150,15 @@ def _adopt_logins(service: Service, connections: Connections) -> None:
             login.adopt(stream, connections)
 
 
-def _follow_from_now(service: Service, connections: Connections) -> None:
+def _follow_from_now(service: Service, connections: Connections, *, enables: bool) -> None:
     with (
         connections.connect(connections.monolith) as monolith,
         connections.connect(service.database) as database,
     ):
-        Stream(service, monolith, database).enable()
+        stream = Stream(service, monolith, database)
+        if enables:
+            stream.enable()
+        continuity.look(stream)  # it knows the triggers from now on
 
 
 def check_monolith(

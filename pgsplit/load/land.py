@@ -25,7 +25,7 @@ from pgsplit.postgres.copy import Copied, Progress
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import login, requirements
+from pgsplit.replication import continuity, login, requirements
 from pgsplit.replication.shared import needs_monolith
 from pgsplit.replication.slot import exported_snapshot
 from pgsplit.replication.stream import Stream
@@ -110,6 +110,7 @@ def land(
                     url = login.url_for(stream, connections)
                     copied = _copy(stream, connections, tables, on_progress)
                     subscribe(target, stream.name, url)
+                    continuity.look(stream)
                 except BaseException:
                     # If this fails, because a server is gone or somebody's view needs a table,
                     # the next landing clears, or says why it can't.

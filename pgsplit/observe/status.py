@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from psycopg import sql
+from psycopg import errors, sql
 
 from pgsplit.base.errors import SplitError
 from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import login, requirements, triggers
+from pgsplit.replication import continuity, login, requirements, triggers
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
@@ -46,6 +46,14 @@ LAST_SYNC = """
         select from pg_locks where relation = 'split.turn'::regclass and granted
     )
 """
+FAILED_SYNC = """
+    select failed_at::timestamptz(0)::text, failure from split.service where failed_at is not null
+"""
+QUARANTINED = """
+    select current_database() || '.audit.' || kept_in, rows from split.quarantined
+    where to_regclass(format('audit.%I', kept_in)) is not null
+    order by kept_in
+"""
 # An unused sequence has the same last_value as after its first number; is_called tells them apart.
 CACHE = """
     select hits.last_value + hits.is_called::integer, misses.last_value + misses.is_called::integer
@@ -62,7 +70,7 @@ class Status:
     `pending` counts the captured changes that are not yet applied to them. `rows` are the planner's
     estimates. `way_back` is the status of a switched service's reverse stream, with the same
     measures. `caches` counts by entity how often a shared row was found here, and how often its
-    owner was asked.
+    owner was asked. `quarantined` counts rows by the table that keeps them.
     """
 
     service: Service
@@ -85,6 +93,7 @@ class Status:
     caches: dict[str, tuple[int, int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    quarantined: dict[str, int] = field(default_factory=dict)
 
 
 def status(service: Service, connections: Connections) -> Status:
@@ -174,11 +183,14 @@ def _look(stream: Stream, found: Status) -> None:
 
 def _look_at_stream(stream: Stream, found: Status) -> tuple[str, float | None]:
     """Tell a stream's status in a word, and a heartbeat's time; warn of problems."""
+    breach = continuity.look(stream)
     try:
-        stream.require_unbroken()
+        continuity.require_parts(stream, breach)
     except SplitError as error:
         found.warnings.append(str(error))
         return "broken", None
+    if breach:
+        found.warnings.append(str(breach.error()))
     subscription = stream.subscription()
     assert subscription is not None
     if not subscription.enabled:
@@ -187,7 +199,7 @@ def _look_at_stream(stream: Stream, found: Status) -> tuple[str, float | None]:
         return "paused", None
     lag = _probe(stream)
     if lag is not None:
-        return "follows", lag
+        return "unproven" if breach else "follows", lag
     if subscription.running or subscription.stops_for_a_reason:
         found.warnings.append(str(stream.stopped()))
         return "stopped", None
@@ -225,6 +237,13 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
     found.pending, found.lag_seconds = how_far(stream)
     row = stream.database.execute("select synced_at from split.service").fetchone()
     found.synced_at = row[0] if row else None
+    _look_at_records(stream, found)
+    if not found.state.reached(State.SWITCHED) and (since := _switched_at(stream)):
+        found.warnings.append(
+            f"{found.service.database} has been the source of truth since {since}, and the monolith"
+            " does not know: it was restored, or failed over, to a moment before that.\n"
+            f"  hint:  runner.py repair {found.service.role}"
+        )
     if found.reads_at == Side.SERVICE.value or found.state.reached(State.SWITCHED):
         _warn_of_no_follower(stream, found)
     found.rows = dict(stream.database.execute(ROWS).fetchall())
@@ -242,6 +261,33 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
 def _look_at_fences(session: Session, found: Status) -> None:
     fences = session.monolith_fence, session.service_fence
     found.notes += filter(None, (fence.outdated() for fence in fences))
+
+
+def _switched_at(stream: Stream) -> str | None:
+    row = stream.database.execute(
+        "select switched_at::timestamptz(0)::text from split.service"
+    ).fetchone()
+    is_under_way = stream.service.database in left_unfinished(stream.monolith)
+    return row[0] if row and not is_under_way else None
+
+
+def _look_at_records(stream: Stream, found: Status) -> None:
+    """Warn of a sync that fails, and tell where rows are quarantined."""
+    try:
+        failed = stream.database.execute(FAILED_SYNC).fetchone()
+        kept = stream.database.execute(QUARANTINED).fetchall()
+        kept += stream.monolith.execute(QUARANTINED).fetchall() if found.way_back else []
+    except (errors.UndefinedColumn, errors.UndefinedTable):
+        return  # the schema is of an older version
+    if failed:
+        found.warnings.append(
+            f"Every sync of {found.service.database} has failed since {failed[0]}: {failed[1]}\n"
+            f"  hint:  Fix that, then: runner.py sync {found.service.role}"
+        )
+    found.quarantined = dict(kept)
+    if kept:
+        rows = ", ".join(f"{name} ({rows:,} row(s))" for name, rows in kept)
+        found.notes.append(f"{found.service.role}: rows that were replaced are kept in {rows}")
 
 
 def _warn_of_no_follower(stream: Stream, found: Status) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 
+from psycopg import errors
 from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
@@ -20,7 +22,7 @@ from pgsplit.postgres.row_hashes import Connection
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.prove.checks import Check, checks, read_tables
-from pgsplit.replication import requirements
+from pgsplit.replication import continuity, requirements
 from pgsplit.replication.shared import needs_monolith
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import apply_changes, arrive
@@ -80,8 +82,8 @@ def verify(
         are right; it leaves that state if any row is wrong.
 
     Raises:
-        NotReady: the service has not been built, has no such table, or replication has stopped;
-            the databases' encodings differ.
+        NotReady: the service has not been built, has no such table, or replication has stopped or
+            was broken meanwhile; the databases' encodings differ.
         SourceMismatch: the monolith's tables have changed since landing.
         BuildFailed: rows violate a constraint of the service's tables, so that these can't be
             brought up to date.
@@ -96,7 +98,9 @@ def verify(
         stands = ledger.state(service)
         chosen = _chosen(checks(upstreams, connections, stands), table, upstreams)
         # A single table is always compared again.
-        since = None if table else _interrupted_since(ledger, service)
+        breaches = [] if table else [continuity.begin_proof(one) for one in upstreams.streams]
+        # What was proven before a stream was found broken isn't any more.
+        since = None if table or any(breaches) else _interrupted_since(ledger, service)
         found = _proven_since(ledger.connection, service, chosen, since)
         earlier, names = tuple(found), [one.name for one in chosen]
         with ledger.step(
@@ -116,6 +120,7 @@ def verify(
                 step.outcome = "failed"
                 step.detail["error"] = verified.complaint
             elif table is None:
+                _end_proof(upstreams, is_switched=verified.is_switched)
                 step.enters = State.VERIFIED
             step.detail.update(
                 rows=sum(one.rows for one in found.values()),
@@ -145,6 +150,15 @@ def outdated(ledger: Ledger, database: Connection, service: Service) -> list[str
         ).fetchall()
     )
     return [one.name for one in read_tables(database) if proven.get(one.name) != one.digest]
+
+
+def _end_proof(upstreams: Upstreams, *, is_switched: bool) -> None:
+    """Let the streams count as unbroken; before a switch, nobody needs what is replaced, either."""
+    for stream in upstreams.streams:
+        continuity.end_proof(stream)
+    if not is_switched:
+        with suppress(errors.UndefinedColumn):  # in a schema of an older version
+            upstreams.database.execute("update split.service set keeps_replaced = false")
 
 
 def _chosen(found: list[Check], table: str | None, stream: Stream) -> list[Check]:

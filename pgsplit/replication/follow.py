@@ -11,6 +11,7 @@ from threading import Event
 from pgsplit.base.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication import continuity
 from pgsplit.replication.stream import LOOK_SECONDS, PATIENCE_SECONDS, Stream
 from pgsplit.replication.sync import apply_changes, how_far
 from pgsplit.replication.upstreams import Busy, Upstreams, open_upstreams
@@ -136,7 +137,7 @@ class _Watch:
         self.upstreams = upstreams
         self.looked_at = 0.0
         self.stopped_at: float | None = None
-        self.trouble = ""
+        self.trouble = self.breach = ""
 
     def look(self) -> bool:
         """Look, if it is time; False if the service has other streams by now."""
@@ -145,10 +146,12 @@ class _Watch:
         self.looked_at = time.monotonic()
         if self.upstreams.have_changed():
             return False
-        stopped = None
+        stopped, self.breach = None, ""
         for stream in self.upstreams.streams:
-            stream.beat()
+            if breach := continuity.look(stream):
+                self.breach = str(breach.error())
             stream.require_unbroken()
+            stream.beat()
             found = stream.subscription()
             assert found is not None
             if not found.running or found.blockers:
@@ -185,7 +188,7 @@ def _ticks(upstreams: Upstreams, rows: int, stop: Event, interval: float) -> Ite
             lag,
             sum(slot.behind_bytes for slot in slots if slot) if any(slots) else None,
             pending,
-            watch.trouble,
+            watch.trouble or watch.breach,
         )
         stop.wait(interval)
 

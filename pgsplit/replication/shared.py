@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication import continuity
 from pgsplit.replication.session import Session, lock_syncs
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import Stream
@@ -123,3 +124,4 @@ def reparent(session: Session, consumer: Service, stream: Stream, connections: C
     # An interrupted run that is resumed here finds everything created, and only enables it.
     shared_stream.enable()
     shared_stream.arrive()
+    continuity.look(shared_stream)

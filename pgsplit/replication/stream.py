@@ -17,7 +17,7 @@ from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import login
+from pgsplit.replication import continuity, login
 from pgsplit.replication import slot as slots
 from pgsplit.replication import subscription as subscriptions
 from pgsplit.replication.slot import Connection, Slot
@@ -85,6 +85,14 @@ class Stream:
             "It copies the mirror again. The service's tables stay; the next build compares them."
         )
 
+    @property
+    def proven_by(self) -> str:
+        """The command after which a stream that may have left something out is proven again."""
+        stands = state(self.monolith, self.service)
+        if stands.reached(State.BUILT) and not stands.reached(State.SWITCHED):
+            return f"runner.py verify {self.service.role}"
+        return self.fixed_by
+
     def slot(self) -> Slot | None:
         """Look up the slot at the source; None if there is none."""
         return slots.slot(self.source, self.name)
@@ -147,12 +155,15 @@ class Stream:
 
         A stream with a slot that is disabled looks like one that somebody has paused.
         """
+        found = self.subscription()
+        if not found or found.enabled:
+            return
+        continuity.look(self)  # nobody else has altered it
         with self.target.transaction():
-            found = self.subscription()
-            if found and not found.has_slot:
+            if not found.has_slot:
                 self._alter(f"set (slot_name = {self.name})")
-            if found and not found.enabled:
-                self._alter("enable")
+            self._alter("enable")
+        continuity.look(self)
 
     def remove(self) -> None:
         """Drop slot, publication, subscription and login, whichever are there; idempotent.
@@ -162,6 +173,7 @@ class Stream:
         Raises:
             NotReady: somebody goes on reading the slot; the rest is still there.
         """
+        continuity.suspend(self)
         if self.subscription():  # its worker would keep using the slot
             self._alter("disable")
         slots.drop(self.source, self.name)
@@ -170,6 +182,7 @@ class Stream:
         )
         subscriptions.drop(self.target, self.name)
         login.drop(self)
+        continuity.forget(self)
 
     def unreachable(self, said: str) -> NotReady:
         """Give the error for a target's server that can't log in to the source."""
@@ -187,10 +200,15 @@ class Stream:
         subscriptions.alter(self.target, self.name, how)
 
     def beat(self) -> datetime:
-        """Write the stream's heartbeat at its source; give its time, by that clock."""
+        """Write the stream's heartbeat at its source; give its time, by that clock.
+
+        It is always later than the one before, even if the clock was set back.
+        """
         row = self.source.execute(
             "insert into split.heartbeats (service, at) values (%s, clock_timestamp())"
-            " on conflict (service) do update set at = excluded.at returning at",
+            " on conflict (service) do update"
+            " set at = greatest(excluded.at, heartbeats.at + interval '1 microsecond')"
+            " returning at",
             (self.heartbeat_key,),
         ).fetchone()
         assert row is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,8 +164,8 @@ def add_tables(
     has = published(connection, name)
     if missing := {table: columns for table, columns in tables.items() if table not in has}:
         connection.execute(
-            sql.SQL("alter publication {} add table {}").format(
-                sql.Identifier(name), listed(schema, missing)
+            sql.SQL("alter publication {} add table {}; {}").format(
+                sql.Identifier(name), listed(schema, missing), _changed(name, schema, missing)
             )
         )
 
@@ -177,11 +177,22 @@ def drop_tables(connection: Connection, name: str, schema: str, tables: Sequence
     """
     if there := published(connection, name) & set(tables):
         connection.execute(
-            sql.SQL("alter publication {} drop table {}").format(
+            sql.SQL("alter publication {} drop table {}; {}").format(
                 sql.Identifier(name),
                 sql.SQL(", ").join(sql.Identifier(schema, table) for table in sorted(there)),
+                _changed(name, schema, there),
             )
         )
+
+
+def _changed(name: str, schema: str, tables: Iterable[str]) -> sql.Composed:
+    """Keep the evidence that the stream is unbroken in step with a change of its publication."""
+    names = [f"{schema}.{table}" for table in tables]
+    return sql.SQL(
+        # Schemas of an older version have no evidence.
+        "do $changed$ begin if to_regclass('split.streams') is not null then"
+        " perform split.tables_changed({}, {}); end if; end $changed$"
+    ).format(sql.Literal(name), sql.Literal(names))
 
 
 def create_subscription(target: Connection, name: str, url: str, slot_name: str) -> None:

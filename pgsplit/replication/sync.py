@@ -8,12 +8,13 @@ and replicated like any other, tells how far both are, by the monolith's own clo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
-from psycopg import errors
+from psycopg import Error, errors
 
 from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.postgres.connect import describe
@@ -36,12 +37,18 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Synced:
-    """What a sync did: rows by table, seconds, and the monolith's time that the tables show."""
+    """What a sync did: rows by table, seconds, and the monolith's time that the tables show.
+
+    `quarantined` counts by table of the schema audit the rows that were copied there before they
+    were replaced. `warnings` name streams that prove nothing any more.
+    """
 
     upserted: Mapping[str, int]
     deleted: Mapping[str, int]
     seconds: float
     as_of: datetime | None
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -96,7 +103,8 @@ def sync(service: Service, connections: Connections) -> Synced:
         done = apply_changes(upstreams.database)
         if upstreams.back:
             upstreams.back.arrive()
-    return Synced(done.upserted, done.deleted, time.monotonic() - started, done.as_of)
+        warnings = tuple(str(breach.error()) for breach in upstreams.breaches)
+    return replace(done, seconds=time.monotonic() - started, warnings=warnings)
 
 
 def arrive(upstreams: Upstreams) -> None:
@@ -148,9 +156,14 @@ def apply_changes_and_look(
         return bool(within_seconds) and time.monotonic() - started > within_seconds
 
     try:
-        return retrying(
-            CONFLICTS, tries=SYNC_TRIES, seconds=FIRST_PAUSE_SECONDS, doubles=True, until=is_over
-        )(_apply_once, database, look, started, within_seconds)
+        with _failure_recorded(database):
+            return retrying(
+                CONFLICTS,
+                tries=SYNC_TRIES,
+                seconds=FIRST_PAUSE_SECONDS,
+                doubles=True,
+                until=is_over,
+            )(_apply_once, database, look, started, within_seconds)
     except CONFLICTS as error:
         raise Busy(
             f"A sync failed {SYNC_TRIES} times: {error.diag.message_primary}",
@@ -168,6 +181,22 @@ def apply_changes_and_look(
         ) from error
 
 
+@contextmanager
+def _failure_recorded(database: Connection) -> Iterator[None]:
+    """Record why a sync fails, for `status`; the next one that succeeds removes it."""
+    try:
+        yield
+    except Error as error:
+        # Not if the server is gone, nor in a schema of an older version.
+        with suppress(Error):
+            database.execute(
+                "update split.service"
+                " set failed_at = coalesce(failed_at, clock_timestamp()), failure = %s",
+                (error.diag.message_primary or str(error),),
+            )
+        raise
+
+
 def _apply_once(
     database: Connection, look: Callable[[Connection], Found], started: float, within_seconds: float
 ) -> tuple[Synced, Found]:
@@ -179,11 +208,13 @@ def _apply_once(
         lock_syncs(database)
         rows = database.execute("select * from split.sync()").fetchall()
         as_of = database.execute("select as_of from split.service").fetchone()
+        kept = {table: rows for table, rows, _ in rows if table.startswith("audit.")}
         synced = Synced(
-            {table: upserted for table, upserted, _ in rows},
-            {table: deleted for table, _, deleted in rows},
+            {table: upserted for table, upserted, _ in rows if table not in kept},
+            {table: deleted for table, _, deleted in rows if table not in kept},
             time.monotonic() - started,
             as_of[0] if as_of else None,
+            kept,
         )
         return synced, look(database)
 

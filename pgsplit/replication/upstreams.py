@@ -13,7 +13,8 @@ from pgsplit.postgres.connect import describe, explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements
+from pgsplit.replication import continuity, requirements
+from pgsplit.replication.continuity import Breach
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
 from pgsplit.replication.slot import Connection
@@ -32,11 +33,13 @@ class Upstreams(Stream):
     """All streams into a service's mirror, and the reverse stream if the service is switched.
 
     `incoming` is the stream from the monolith, as long as the service gets anything from there,
-    and a shared stream from each completed owner of what the service shares.
+    and a shared stream from each completed owner of what the service shares. `breaches` tell which
+    of all these were found to prove nothing any more.
     """
 
     incoming: tuple[Stream, ...] = ()
     back: ReverseStream | None = None
+    breaches: tuple[Breach, ...] = ()
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -90,10 +93,11 @@ def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstr
         drift.drift(monolith, database, service, completed(monolith))
         incoming = _incoming(service, connections, monolith, database, opened)
         back = ReverseStream(service, monolith, database) if stands is State.SWITCHED else None
-        upstreams = Upstreams(service, monolith, database, incoming, back)
-        for stream in upstreams.streams:
+        streams = (*incoming, back) if back else incoming
+        found = tuple(breach for stream in streams if (breach := continuity.look(stream)))
+        for stream in streams:
             stream.require_unbroken()
-        yield upstreams
+        yield Upstreams(service, monolith, database, incoming, back, found)
 
 
 def _incoming(

@@ -32,9 +32,9 @@ def command(service: Service, full: bool, anew: bool, as_json: bool) -> None:
         watcher.step(f"{service.role}: repair") as step,
     ):
         done = repair.repair(service, connections, ledger, step.say, full=full or anew)
-        step.say(f"{len(done)} re-created")
+        step.say(f"{sum(bool(one.stream) for one in done)} re-created")
     if as_json:
-        console.show_json({service.database: {one.stream: one.rows for one in done}})
+        console.show_json({service.database: {one.stream or "tables": one.rows for one in done}})
     else:
         show_repaired(done)
 
@@ -43,6 +43,8 @@ def show_repaired(done: Sequence[Repaired]) -> None:
     """Print a line for each stream that was re-created."""
     for one in done:
         rows = ", ".join(f"{table} {count:,}" for table, count in one.rows.items())
-        console.say(f"{one.stream} is re-created; rows that differed: {rows}")
+        what = f"{one.stream} is re-created" if one.stream else "tables are compared"
+        console.say(f"{what}; rows that differed: {rows}")
+        console.show_quarantined(one.kept)
     if not done:
         console.say("Nothing is broken.")

@@ -73,6 +73,9 @@ def show_synced(synced: Mapping[Service, Synced]) -> None:
         upserted, deleted = sum(one.upserted.values()), sum(one.deleted.values())
         rows.add_row(service.database, f"{upserted:,}", f"{deleted:,}", f"{one.seconds:.2f}")
     out.print(rows)
+    for one in synced.values():
+        console.show_quarantined(one.quarantined)
+    console.show_warnings(warning for one in synced.values() for warning in one.warnings)
 
 
 @dataclass

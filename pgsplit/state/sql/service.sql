@@ -28,7 +28,10 @@ create table if not exists split.service (
     keep_events interval not null default interval '30 days',
     database text not null,
     mirror text not null,
-    database_oid oid
+    database_oid oid,
+    failed_at timestamptz,
+    failure text,
+    keeps_replaced boolean not null default false
 );
 insert into split.service (database, mirror, database_oid)
 select
@@ -52,6 +55,11 @@ comment on column split.service.database is
 comment on column split.service.mirror is 'The schema of the mirror.';
 comment on column split.service.database_oid is
 'The database in which table oids were recorded; a restored dump is in another one.';
+comment on column split.service.failed_at is 'Since when every sync has failed; null if the last one has not.';
+comment on column split.service.failure is 'What it failed with.';
+comment on column split.service.keeps_replaced is
+'Whether rows that a comparison of a whole table replaces or deletes are copied to the schema audit'
+' first: from the switch, or a broken stream, until a verification has proven every row.';
 
 create table if not exists split.inboxes (
     entity text primary key,
@@ -94,6 +102,8 @@ create table if not exists split.changes (
     key text,
     at timestamptz
 );
+-- Without a key, so that a row costs little to write; another tool may still publish its deletion.
+alter table split.changes replica identity full;
 comment on table split.changes is
 'Keys of rows that have changed since the last sync; a null key means all rows. `at` is set for'
 ' what the service itself has written.';
@@ -104,6 +114,7 @@ create table if not exists split.deleted_rows (
     row jsonb not null,
     deleted_at timestamptz not null default clock_timestamp()
 );
+alter table split.deleted_rows replica identity full;
 create index if not exists deleted_rows_key_idx on split.deleted_rows (table_name, key);
 comment on table split.deleted_rows is
 'Rows that the service has deleted although others share columns of them, so that runner.py'

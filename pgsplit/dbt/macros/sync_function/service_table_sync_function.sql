@@ -27,6 +27,7 @@
     as $sync$
     #variable_conflict use_column
     declare
+        _stale boolean := _whole;
         -- More keys than this cost more than comparing the whole table, or what it follows, does.
         _most real := (
             select greatest(max(reltuples) / 8, 10000) from pg_class

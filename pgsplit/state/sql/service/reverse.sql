@@ -94,27 +94,25 @@ begin
         order by tables.table_name
     loop
         table_name := made.table_name;
-        kept_in := format('%s_%s', made.table_name, label);
-        execute format(
-            $query$
-                create table audit.%I as
-                select actual.*
-                from (select * from %s where %s) as actual
-                left join (%s) as expected on actual.%s = expected.%s
-                where
-                    row(%s) is distinct from row(%s)
-            $query$,
-            kept_in, made.relation, made.owned_rows, made.definition, made.key, made.key,
-            made.actual, made.expected
-        );
-        get diagnostics rows = row_count;
-        if rows = 0 then
-            execute format('drop table audit.%I', kept_in);
-        else
-            execute format(
-                'comment on table audit.%I is %L', kept_in,
-                'Rows as the service had them before a rollback; the monolith could not hold all of them.'
-            );
+        select kept.kept_in, kept.rows into kept_in, rows
+        from split.quarantine(
+            made.table_name,
+            format(
+                $query$
+                    select actual.*
+                    from (select * from %s where %s) as actual
+                    left join (%s) as expected on actual.%s = expected.%s
+                    where
+                        row(%s) is distinct from row(%s)
+                $query$,
+                made.relation, made.owned_rows, made.definition, made.key, made.key,
+                made.actual, made.expected
+            ),
+            'Rows as the service had them before a rollback; the monolith could not hold all of them.',
+            label,
+            null
+        ) as kept;
+        if kept_in is not null then
             return next;
         end if;
     end loop;

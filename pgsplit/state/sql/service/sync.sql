@@ -48,6 +48,8 @@ $recognize$;
 -- | upserted      | rows of it that were inserted or updated                           |
 -- | deleted       | rows of it that were deleted                                       |
 --
+-- If rows had to be quarantined first, there is a line for each table: audit.TABLE, and its rows.
+--
 -- dbt, the runner or any scheduler calls it so:
 --
 --     begin isolation level repeatable read;
@@ -140,11 +142,21 @@ begin
         return next;
     end loop;
 
+    for service_table, upserted, deleted in
+        select 'audit.' || kept_in, rows, 0 from split.quarantined
+        where transaction = pg_current_xact_id()
+        order by kept_in
+    loop
+        return next;
+    end loop;
+
     set constraints all immediate;
     perform set_config('split.is_syncing', '', true);
     update split.service
     set
         synced_at = clock_timestamp(),
+        failed_at = null,
+        failure = null,
         as_of = split.mirror_as_of(),
         first_write_at = coalesce(first_write_at, (select min(at) from split.changes));
     delete from split.deleted_rows

@@ -1,0 +1,208 @@
+"""A server fails over to a standby: nothing acknowledged is lost, or replaced in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from demo.project import MONOLITH, PROJECT
+from pgsplit.load import sample as demo
+from pgsplit.project.endpoints import resolve
+from tests.blytz_hire.test_switch_faults import Apart
+from tests.support.servers import newest, oldest
+from tests.support.split import Split
+from tests.support.stage import SAMPLE_ROWS, environment
+from tests.support.standby import standby
+from tests.support.switching import (
+    NEW_PAYMENT,
+    PAYMENTS,
+    Side,
+    as_service,
+    bring_to_verified,
+    move,
+    one,
+    ran,
+)
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
+    folder = tmp_path_factory.mktemp("failover")
+    with oldest() as monolith, newest(folder / "server") as service:
+        url = monolith.url(MONOLITH)
+        demo.create(PROJECT, url, SAMPLE_ROWS)
+        environ = {
+            **environment(url, folder, folder / "dbt"),
+            "PAYMENTS_DB_URL": service.url(PAYMENTS.database),
+        }
+        split = Split(monolith.server, resolve(PROJECT, environ), environ)
+        yield Apart(split, {"monolith": monolith, "service": service})
+
+
+def pay_service(split: Split, name: str) -> None:
+    with as_service(split) as service:
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": name})
+    ran(split, "sync", "payments")
+    assert holds(split, Side.MONOLITH, name)
+
+
+def pay_monolith(split: Split, name: str) -> None:
+    with split.monolith() as monolith:
+        monolith.execute(NEW_PAYMENT[Side.MONOLITH], {"id": name})
+    ran(split, "sync", "payments")
+    assert holds(split, Side.SERVICE, name)
+
+
+def holds(split: Split, side: Side, name: str) -> bool:
+    place = {Side.MONOLITH: split.monolith, Side.SERVICE: lambda: split.service("payments_db")}
+    schema = {Side.MONOLITH: "blytz_hire", Side.SERVICE: "payments_db"}[side]
+    with place[side]() as database:
+        return bool(one(database, f"select count(*) from {schema}.payments where id = %s", name))
+
+
+def kept(split: Split, side: Side, name: str) -> bool:
+    """Tell whether a row is in a table of the side's schema audit."""
+    place = split.monolith() if side is Side.MONOLITH else split.service("payments_db")
+    with place as database:
+        tables = database.execute("select kept_in from split.quarantined").fetchall()
+        return any(
+            one(database, f"select count(*) from audit.{table} where id = %s", name)
+            for (table,) in tables
+        )
+
+
+def refused(split: Split, command: str) -> str:
+    """Check that status and an operation refuse; give what they say."""
+    said = ran(split, "status", "payments", code=4)
+    return said + ran(split, command, "payments", "--dry-run", code=4)
+
+
+@pytest.mark.parametrize("lags", [False, True], ids=["in step", "lagging"])
+def test_monolith_fails_over_while_it_follows(apart: Apart, lags: bool) -> None:
+    split, name = apart.split, f"written back, {lags}"
+    bring_to_verified(split)
+    move(split, "switch")
+    with standby(apart.clusters["monolith"]) as other:
+        if lags:
+            other.cut_off()
+        pay_service(split, name)
+        if not lags:
+            until(other.has_everything)
+        other.take_over()
+    assert holds(split, Side.MONOLITH, name) is not lags
+    said = refused(split, "rollback")
+    assert "the server of the monolith has failed over, or was restored" in said
+    assert "runner.py repair payments" in said
+    ran(split, "repair", "payments")
+    assert holds(split, Side.MONOLITH, name) and holds(split, Side.SERVICE, name)
+    ran(split, "status", "payments")
+    ran(split, "verify", "payments")
+    move(split, "rollback")
+    assert holds(split, Side.MONOLITH, name) and holds(split, Side.SERVICE, name)
+
+
+@pytest.mark.parametrize("lags", [False, True], ids=["in step", "lagging"])
+def test_service_fails_over_while_it_is_the_source_of_truth(apart: Apart, lags: bool) -> None:
+    split, name = apart.split, f"acknowledged, {lags}"
+    bring_to_verified(split)
+    move(split, "switch")
+    with standby(apart.clusters["service"]) as other:
+        if lags:
+            other.cut_off()
+        pay_service(split, name)
+        if not lags:
+            until(other.has_everything)
+        other.take_over()
+    assert holds(split, Side.SERVICE, name) is not lags
+    said = refused(split, "rollback")
+    assert "the server of payments_db has failed over, or was restored" in said
+    said = ran(split, "repair", "payments")
+    # What only the monolith has is kept there before the service's rows replace it.
+    assert kept(split, Side.MONOLITH, name) is lags
+    assert ("copied to blytz_hire.audit.payments_" in said) is lags
+    ran(split, "status", "payments")
+    move(split, "rollback")
+
+
+@pytest.mark.parametrize("lags", [False, True], ids=["in step", "lagging"])
+def test_monolith_fails_over_before_the_switch(apart: Apart, lags: bool) -> None:
+    split, name = apart.split, f"arrived, {lags}"
+    bring_to_verified(split)
+    with standby(apart.clusters["monolith"]) as other:
+        if lags:
+            other.cut_off()
+        pay_monolith(split, name)
+        if not lags:
+            until(other.has_everything)
+        other.take_over()
+    said = refused(split, "switch")
+    assert "the server of the monolith has failed over, or was restored" in said
+    assert "runner.py land payments --recopy" in said
+    ran(split, "land", "payments", "--recopy")
+    ran(split, "run", "payments")
+    # The service is the only one who has what the monolith has lost.
+    assert kept(split, Side.SERVICE, name) is lags
+    ran(split, "verify", "payments")
+    ran(split, "status", "payments")
+    ran(split, "switch", "payments", "--dry-run")
+
+
+def test_service_fails_over_before_the_switch(apart: Apart) -> None:
+    split, name = apart.split, "lost by the service"
+    bring_to_verified(split)
+    with standby(apart.clusters["service"]) as other:
+        other.cut_off()
+        pay_monolith(split, name)
+        other.take_over()
+    said = refused(split, "switch")
+    assert "the server of payments_db has failed over, or was restored" in said
+    assert "runner.py verify payments" in said
+    said = ran(split, "verify", "payments", code=9)
+    assert f"missing {name}" in said and "land payments --recopy" in said
+    ran(split, "land", "payments", "--recopy")
+    ran(split, "run", "payments")
+    ran(split, "verify", "payments")
+    ran(split, "switch", "payments", "--dry-run")
+
+
+def test_monolith_fails_over_after_a_rollback(apart: Apart) -> None:
+    split, name = apart.split, "came back"
+    bring_to_verified(split)
+    move(split, "switch")
+    with standby(apart.clusters["monolith"]) as other:
+        other.cut_off()
+        pay_service(split, name)
+        move(split, "rollback")
+        other.take_over()
+    # The monolith has forgotten the rollback too, and takes the service for the source of truth.
+    assert "has failed over, or was restored" in refused(split, "rollback")
+    ran(split, "repair", "payments")
+    move(split, "rollback")
+    assert holds(split, Side.MONOLITH, name) and holds(split, Side.SERVICE, name)
+    pay_monolith(split, "it takes writes again")
+    ran(split, "verify", "payments")
+
+
+def test_monolith_fails_over_to_before_the_switch(apart: Apart) -> None:
+    split, name = apart.split, "only the service has it"
+    bring_to_verified(split)
+    with standby(apart.clusters["monolith"]) as other:
+        other.cut_off()
+        move(split, "switch")
+        pay_service(split, name)
+        other.take_over()
+    said = ran(split, "status", "payments", code=4)
+    assert "payments_db has been the source of truth since" in said
+    assert "runner.py repair payments" in said
+    assert "runner.py repair payments" in ran(split, "switch", "payments", "--dry-run", code=4)
+    ran(split, "repair", "payments")
+    assert holds(split, Side.MONOLITH, name)
+    ran(split, "status", "payments")
+    with split.monolith() as monolith, pytest.raises(Exception, match="payments_db"):
+        monolith.execute(NEW_PAYMENT[Side.MONOLITH], {"id": "no longer here"})
+    move(split, "rollback")
+    assert holds(split, Side.MONOLITH, name)
