@@ -13,6 +13,7 @@ from pgsplit.project.project import Service
 from pgsplit.prove.checks import require_unaltered
 from pgsplit.prove.verify import outdated
 from pgsplit.replication import requirements
+from pgsplit.replication.own_changes import Harm, harmful
 from pgsplit.replication.session import Session
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.sync import apply_changes
@@ -90,6 +91,13 @@ UNKNOWN = """
         )
     union all
     select
+        format('row security of %%s is forced on its owner, who replicates', owned.name),
+        format('alter table %%s no force row level security;', owned.name)
+    from owned inner join pg_class as class on class.oid = owned.oid
+    inner join pg_roles as owner on owner.oid = class.relowner
+    where relrowsecurity and relforcerowsecurity and not (rolsuper or rolbypassrls)
+    union all
+    select
         format('trigger %%I on %%s fires for replication, too', tgname, owned.name),
         format('alter table %%s enable trigger %%I;', owned.name, tgname)
     from owned inner join pg_trigger on tgrelid = owned.oid
@@ -141,6 +149,8 @@ def for_switch(session: Session, ledger: Ledger, say: Callable[[str], None]) -> 
     require_state(session, ledger, State.VERIFIED, "switched")
     found, service = PreflightReport(), session.service
     _find_old_proof(found, session, ledger)
+    if _find_own_changes(found, session, Harm.FORWARD, Harm.REVERSE):
+        return found
     _collect(found, lambda: _require_as_made(session))
     _collect(found, lambda: env_file.read(service, session.connections))
     _find_unknown(found, session)
@@ -179,7 +189,12 @@ def _find_old_proof(found: PreflightReport, session: Session, ledger: Ledger) ->
 def for_rollback(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be rolled back; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "rolled back")
-    found = _reverse_checked(session, say)
+    found = PreflightReport()
+    if _find_own_changes(found, session, Harm.FORWARD, Harm.REVERSE):
+        return found
+    _reverse_checked(found, session, say)
+    owned = session.service.owned_tables
+    _collect(found, lambda: drift.check(session.service.project, session.monolith, owned))
     _collect(found, lambda: env_file.read(session.service, session.connections))
     tables = [f"{session.service.database}.{name}" for name in session.service_fence.tables]
     _find_long_transactions(found, session.database, tables, READERS)
@@ -190,7 +205,10 @@ def for_rollback(session: Session, ledger: Ledger, say: Callable[[str], None]) -
 def for_completion(session: Session, ledger: Ledger, say: Callable[[str], None]) -> PreflightReport:
     """Check that a service can be completed; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "completed")
-    found = _reverse_checked(session, say)
+    found = PreflightReport()
+    if _find_own_changes(found, session, Harm.REVERSE):
+        return found
+    _reverse_checked(found, session, say)
     # Tables that are read can't be moved to another schema.
     owned = [f"{session.service.mirror}.{name}" for name in session.service.owned_tables]
     _find_long_transactions(found, session.monolith, owned, ())
@@ -266,9 +284,18 @@ def _time_stream(found: PreflightReport, session: Session) -> None:
             )
 
 
-def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightReport:
+def _find_own_changes(found: PreflightReport, session: Session, *harms: Harm) -> bool:
+    """Find changes of the service's tables that a later step would fail on; true if any.
+
+    They come first, and alone: the other checks read these tables.
+    """
+    found.problems += harmful(session.database, *harms)
+    return bool(found.problems)
+
+
+def _reverse_checked(found: PreflightReport, session: Session, say: Callable[[str], None]) -> None:
     """Check that what the service has written is in the monolith, or will be soon."""
-    found, stream = PreflightReport(), session.reverse
+    stream = session.reverse
     say("how far the monolith is behind")
 
     def look() -> None:
@@ -283,7 +310,6 @@ def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightR
             )
 
     _collect(found, look)
-    return found
 
 
 def _find_unknown(found: PreflightReport, session: Session) -> None:

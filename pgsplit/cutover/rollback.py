@@ -7,14 +7,18 @@ from contextlib import ExitStack
 from datetime import datetime, timezone
 from typing import Any
 
+from psycopg import sql
+
+from pgsplit.base.errors import NotReady
 from pgsplit.cutover import preflight
 from pgsplit.cutover.cutover import Cutover, Moved
-from pgsplit.cutover.locks import disable_triggers
+from pgsplit.cutover.locks import change_definitions, disable_triggers
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse
 from pgsplit.replication.fence import Fence
+from pgsplit.replication.own_changes import as_warning
 from pgsplit.replication.session import lock_syncs, open_session
 from pgsplit.replication.subscription import add_tables, drop_tables
 from pgsplit.replication.sync import apply_changes
@@ -92,8 +96,9 @@ class Rollback(Cutover):
 
     def open(self) -> dict[str, Any] | None:
         """Publish the monolith's tables and open its fence; atomic, and under the sync lock."""
-        self._hold_syncs()
-        if self.new.is_open():
+        is_open = self.new.is_open()
+        self._hold_syncs(lock_mirror=is_open)
+        if is_open:
             return None
         monolith = self.session.monolith
         with monolith.transaction():
@@ -116,16 +121,21 @@ class Rollback(Cutover):
         ]
         return {"kept": dict(self.result.kept), "broken_keys": broken}
 
-    def _hold_syncs(self) -> None:
+    def _hold_syncs(self, *, lock_mirror: bool = False) -> None:
         """Take the sync lock, and see the mirror as it is before anybody writes the monolith.
 
-        `finish` releases it. If it never gets there, the connection's end does.
+        `finish` releases it. If it never gets there, the connection's end does. If the monolith is
+        open already, its writes go on arriving: `lock_mirror` lets them wait until the release.
         """
         database = self.session.database
         with ExitStack() as lock:
             lock.enter_context(database.transaction())
             database.execute("set transaction isolation level repeatable read")
             lock_syncs(database)
+            if lock_mirror:
+                tables = [sql.Identifier(self.service.mirror, name) for name in self.owned]
+                listed = sql.SQL(", ").join(tables)
+                database.execute(sql.SQL("lock table {} in exclusive mode").format(listed))
             row = database.execute("select switched_at is not null from split.service").fetchone()
             self.is_switched = row == (True,)
             self.sync_lock = lock.pop_all()
@@ -135,12 +145,32 @@ class Rollback(Cutover):
         database, label = self.session.database, f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
         with self.sync_lock:
             if self.is_switched:
-                for table, quarantine, rows in database.execute(
-                    "select * from split.keep_unlike(%s)", (label,)
-                ).fetchall():
-                    self.result.kept[table] = (f"audit.{quarantine}", rows)
+                self._rest_triggers()
+                database.execute("select * from split.keep_unlike(%s)", (label,))
                 database.execute(STOP_SERVICE)
-        apply_changes(database)
+        # Read, not returned: whoever resumes this has to say it, too.
+        for table, quarantine, rows in database.execute(
+            "select table_name, kept_in, rows from split.quarantined order by 1"
+        ).fetchall():
+            self.result.kept[table] = (f"audit.{quarantine}", rows)
+        with as_warning(self.service, self.result.warnings):
+            apply_changes(database)
+
+    def _rest_triggers(self) -> None:
+        """Disable the service's own triggers, so that its tables get what the monolith has."""
+        database = self.session.database
+        try:
+            change_definitions(
+                database,
+                self.service_fence.tables,
+                lambda: database.execute("select * from split.rest_own_triggers()"),
+            )
+        except NotReady as error:
+            self.result.warnings.append(
+                f"The service's own triggers are still enabled: {error.what}\n"
+                f"  hint:  runner.py psql {self.service.role} -c"
+                " 'select * from split.rest_own_triggers()'"
+            )
 
 
 def rollback(

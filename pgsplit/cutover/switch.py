@@ -11,13 +11,15 @@ from typing import Any
 
 from pgsplit.cutover import preflight
 from pgsplit.cutover.cutover import AFTER_CHANGE_SECONDS, FIRST_WRITE_SECONDS, Cutover, Moved
-from pgsplit.cutover.locks import disable_triggers
+from pgsplit.cutover.locks import LOCK_SECONDS, disable_triggers, locked
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.cutover.rollback import Rollback
+from pgsplit.postgres.retry import LOCKED
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse
 from pgsplit.replication.fence import Fence
+from pgsplit.replication.own_changes import forget_resting_triggers, has_resting_triggers
 from pgsplit.replication.session import Session, lock_syncs, open_session
 from pgsplit.replication.subscription import add_tables, drop_tables
 from pgsplit.replication.sync import apply_changes
@@ -44,6 +46,7 @@ class Switch(Cutover):
     enters = State.SWITCHED
     side = Side.SERVICE
     clock_sign = 1
+    wakes_triggers = False  # set by `prepare`
 
     @property
     def old(self) -> Fence:
@@ -77,11 +80,14 @@ class Switch(Cutover):
             self.session.database.execute("select split.prepare_switch(%s)", (self.service.login,))
             self.new.lock(PREPARE_SECONDS)
             self.new.enable_triggers()
+        self.wakes_triggers = has_resting_triggers(self.session.database)
         reverse.prepare(self.session.reverse, self.connections)
 
     def undo_prepare(self) -> None:
         """Remove the reverse stream; fences that are open stay."""
         self.session.reverse.remove()
+        if has_resting_triggers(self.session.database):
+            self.session.database.execute("select split.rest_known_triggers()")
 
     def catch_up(self) -> dict[str, Any]:
         """Sync until a sync is short."""
@@ -91,8 +97,20 @@ class Switch(Cutover):
         """Let the service have the rest, within the pause."""
         arrived_after = self.arrive(self.session.forward)
         done = apply_changes(self.session.database)
+        if self.wakes_triggers:
+            self._wake_triggers()
         self.remaining()
         return {"arrived": round(arrived_after, 4), "rows": done.rows, "synced": done.seconds}
+
+    def _wake_triggers(self) -> None:
+        """Enable the service's own triggers again, now that nothing is left to sync."""
+        database, patience = self.session.database, min(LOCK_SECONDS, self.remaining())
+        try:
+            with database.transaction():
+                database.execute(f"set local lock_timeout = {max(1, int(patience * 1000))}")
+                database.execute("select split.wake_own_triggers()")
+        except LOCKED as error:
+            raise locked(self.new, 1) from error
 
     def commit(self) -> None:
         """Close the monolith's fence for good and unpublish its tables; atomic."""
@@ -120,6 +138,7 @@ class Switch(Cutover):
     def finish(self) -> dict[str, Any]:
         """Wait a moment for the first write, and let it arrive in the monolith."""
         disable_triggers(self.new)
+        forget_resting_triggers(self.session.database)
         database, begun = self.session.database, time.monotonic()
         while True:
             apply_changes(database)

@@ -15,6 +15,7 @@ from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import requirements
+from pgsplit.replication.own_changes import Harm, own_changes
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
 from pgsplit.replication.slot import Connection, Slot, slot
@@ -133,6 +134,7 @@ def status(service: Service, connections: Connections) -> Status:
                     _look_at_shared(SharedStream(service, monolith, database, owner, there), found)
                 _look_at_reverse(ReverseStream(service, monolith, database), found)
                 if found.state.reached(State.BUILT):
+                    _look_at_own_changes(database, found)
                     _look_at_tables(stream, found)
         except SplitError as error:
             found.replication = found.replication or "unknown"
@@ -203,6 +205,15 @@ def _look_at_reverse(stream: ReverseStream, found: Status) -> None:
     if held := stream.slot():
         found.way_back_kept_bytes = held.kept_bytes
         _warn_of_kept(found, stream.name, held, found.service.database)
+
+
+def _look_at_own_changes(database: Connection, found: Status) -> None:
+    """Say what the service has changed of our tables; nothing depends on it once completed."""
+    if found.state is State.COMPLETED:
+        return
+    for change in own_changes(database):
+        said = found.notes if change.harm is Harm.NONE else found.warnings
+        said.append(str(change))
 
 
 def _look_at_tables(stream: Stream, found: Status) -> None:
