@@ -27,6 +27,7 @@ from pgsplit.cutover.locks import (
     next_patience,
 )
 from pgsplit.cutover.operation import SagaOperation
+from pgsplit.cutover.recall import recall
 from pgsplit.postgres.retry import LOCKED, retrying
 from pgsplit.project.project import Service
 from pgsplit.replication.fence import Fence
@@ -64,6 +65,15 @@ class Moved:
     kept: dict[str, tuple[str, int]] = field(default_factory=dict)
     backup: Backup | None = None
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def quarantined(self) -> list[str]:
+        """What was quarantined, in words."""
+        return [
+            f"the monolith can't hold {rows:,} row(s) of {table} as they were; the originals are in"
+            f" {kept_in}"
+            for table, (kept_in, rows) in self.kept.items()
+        ]
 
 
 class Cutover(SagaOperation[Moved]):
@@ -198,6 +208,9 @@ class Cutover(SagaOperation[Moved]):
         """Finish it if it was committed, else undo it; `warnings` say which."""
         whole = self.steps()
         if whole.is_committed():
+            before = recall(self.service, self.kind.value, self.ledger)
+            self.result.closed_at, self.result.opened_at = before.closed_at, before.opened_at
+            self.clock_offset = self.session.clock_offset()
             self.steps(from_commit=True).run(self.ledger, self.say, resumes=True)
             self.announce()
             said = f"The {self.kind} had been committed and is finished now."
@@ -288,7 +301,7 @@ class Cutover(SagaOperation[Moved]):
         """Work out how long writers stood still."""
         result = self.result
         if not result.closed_at or not result.opened_at:
-            return {}  # resumed: another runner has seen the pause
+            return {}  # resumed, and the other runner has not recorded when it began
         offset = self.clock_sign * self.clock_offset
         result.paused_seconds = (result.opened_at - result.closed_at).total_seconds() - offset
         if result.first_write_at:

@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from pgsplit.base.errors import NotReady
 from tests.blytz_hire.test_switch_faults import kill_at
 from tests.support.split import Split
@@ -266,8 +268,11 @@ def test_change_after_the_decision_does_not_hold_up_the_rollback(switched: Split
     assert_alike(switched)
 
 
+@pytest.mark.parametrize(
+    ("entry", "moment"), [("rollback: open", "recorded"), ("rollback: finish", "done")]
+)
 def test_resumed_rollback_quarantines_what_the_service_wrote_and_nothing_else(
-    switched: Split,
+    switched: Split, entry: str, moment: str
 ) -> None:
     """The monolith has been written since it was opened, also the very row to quarantine."""
     with as_service(switched) as service:
@@ -277,7 +282,7 @@ def test_resumed_rollback_quarantines_what_the_service_wrote_and_nothing_else(
             "insert into payments_db.refunds (payment_id, reason, amount)"
             " values ('no object', 'nowhere to put it', 1.00)"
         )
-    kill_at(switched, "rollback: open", "recorded", "rollback", "payments", "--no-backup")
+    kill_at(switched, entry, moment, "rollback", "payments", "--no-backup")
     with switched.monolith() as monolith:
         monolith.execute("update blytz_hire.payments set status = 'later'")
         monolith.execute("update blytz_hire.reviews set helpful = helpful + 1")
@@ -287,10 +292,9 @@ def test_resumed_rollback_quarantines_what_the_service_wrote_and_nothing_else(
     said = ran(switched, "resume")
     (kept,) = set_aside(switched)
     assert kept.startswith("refunds_")
-    assert (
-        f"the monolith can't hold 1 row(s) of refunds as they were; the originals are in audit.{kept}"
-        in said
-    )
+    assert "the monolith can't hold 1 row(s) of refunds as they were" in said
+    assert f"the originals are in audit.{kept}" in said
+    assert "Writes were paused for" in said
     with switched.service("payments_db") as database:
         assert one(database, f"select reason from audit.{kept}") == "nowhere to put it"
         assert one(database, "select array_agg(distinct status) from payments_db.payments") == [
