@@ -50,7 +50,16 @@ def check(
             continue
         for column in columns:
             wanted, has = project.tables[name].columns[column], table.columns.get(column)
-            if has is None:
+            if column in table.generated:
+                wrong.append(
+                    (
+                        f'column {qualified}."{column}" is generated: replication does not carry it'
+                        " in all versions, and never back",
+                        f'Take "{column}" out of models/_sources.yml and'
+                        " seeds/column_ownership.csv; compute it in the service's model",
+                    )
+                )
+            elif has is None:
                 wrong.append(_missing(project.schema, table, project.tables[name], column))
             elif has != wanted:
                 wrong.append(
@@ -124,7 +133,11 @@ def drift(
     notes: list[str] = []
     for name, columns in names.items():
         there, here, qualified = source[name], mirror.get(name), f"{service.mirror}.{name}"
-        added = [c for c in there.columns if c not in service.project.tables[name].columns]
+        added = [
+            column
+            for column in there.columns
+            if column not in service.project.tables[name].columns and column not in there.generated
+        ]
         notes += [
             f'{qualified}."{column}" is new in the monolith and goes nowhere: say in'
             " seeds/column_ownership.csv where it shall go"
