@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from psycopg.errors import DatatypeMismatch
+
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.postgres.connect import describe
 from pgsplit.project import drift
@@ -349,15 +351,23 @@ def _find_long_transactions(
 
 def _try_reverse(found: PreflightReport, session: Session) -> None:
     for table in session.service.owned_tables:
-        rows = session.database.execute(
-            "select id, difference, count(*) over () from split.way_back_differs(%s) limit %s",
-            (table, SAMPLES),
-        ).fetchall()
+        model = f"models/{session.service.database}/reverse/monolith_{table}.sql"
+        try:
+            rows = session.database.execute(
+                "select id, difference, count(*) over () from split.way_back_differs(%s) limit %s",
+                (table, SAMPLES),
+            ).fetchall()
+        except DatatypeMismatch as error:
+            found.add(
+                f"reverse replication can't write {table}: {error.diag.message_primary}",
+                f"Give the columns of {model} the types of models/_sources.yml.",
+            )
+            continue
         if rows:
             shown = ", ".join(f"{id} ({difference})" for id, difference, _ in rows)
             found.add(
                 f"reverse replication would change {rows[0][2]} row(s) of {table}: {shown}",
-                f"Fix models/{session.service.database}/reverse/monolith_{table}.sql; to see all:"
+                f"Fix {model}; to see all:"
                 f' runner.py psql {session.service.role} -c "select * from'
                 f" split.way_back_differs('{table}')\"",
             )

@@ -100,6 +100,32 @@ def check(
         )
 
 
+def _recopied(
+    database: psycopg.Connection[Any],
+    service: Service,
+    qualified: str,
+    wanted: Mapping[str, str],
+    here: LiveTable | None,
+) -> list[str]:
+    """Give what gives a mirror's table its columns again; a switched one can't be copied anew."""
+    row = database.execute("select switched_at is not null from split.service").fetchone()
+    if row != (True,) or here is None:
+        return [f"runner.py land {service.role} --recopy"]
+    has = here.columns
+    changes = [f'DROP COLUMN "{column}"' for column in has if column not in wanted]
+    changes += [f'ADD COLUMN "{c}" {kind}' for c, kind in wanted.items() if c not in has]
+    changes += [
+        f'ALTER COLUMN "{c}" TYPE {kind} USING "{c}"::{kind}'
+        for c, kind in wanted.items()
+        if has.get(c, kind) != kind
+    ]
+    statement = f"ALTER TABLE {qualified} {', '.join(changes)}"
+    return [
+        f"runner.py psql {service.role} -c '{statement}', then runner.py repair"
+        f" {service.role} --full"
+    ]
+
+
 def drift(
     monolith: psycopg.Connection[Any],
     database: psycopg.Connection[Any],
@@ -146,7 +172,8 @@ def drift(
         ]
         if here is None or dict(here.columns) != {c: there.columns[c] for c in columns}:
             wrong.append(f"the mirror {qualified} does not have the columns that have landed")
-            hint.append(f"runner.py land {service.role} --recopy")
+            wanted = {column: there.columns[column] for column in columns}
+            hint += _recopied(database, service, qualified, wanted, here)
             continue
         for column in sorted(here.not_null - there.not_null):
             wrong.append(f'column {qualified}."{column}" may be null in the monolith now')

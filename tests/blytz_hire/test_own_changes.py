@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pgsplit.base.errors import NotReady
+from pgsplit.base.errors import BuildFailed, DataDiffers, NotReady
 from tests.blytz_hire.test_switch_faults import kill_at
 from tests.support.split import Split
 from tests.support.switching import (
@@ -302,3 +302,61 @@ def test_resumed_rollback_quarantines_what_the_service_wrote_and_nothing_else(
         ]
     assert_alike(switched)
     assert assert_agreed(switched) == "verified"
+
+
+def test_sync_that_fails_on_an_own_change_names_it_and_its_fix(switched: Split) -> None:
+    change(switched, "alter table payments_db.payments rename column receiver_id to payee")
+    with as_service(switched) as service:
+        service.execute("update payments_db.payments set status = 'x'")
+    said = ran(switched, "sync", "payments", code=BuildFailed.exit_code)
+    assert "column payments_db.payments.receiver_id is gone; perhaps it is payee now" in said
+    fix = "alter table payments_db.payments rename column payee to receiver_id;"
+    assert f"hint: {fix}" in said
+    said = ran(switched, "complete", "payments", "--dry-run", code=NotReady.exit_code)
+    assert f"hint: {fix}" in said
+    change(switched, fix)
+    ran(switched, "sync", "payments")
+    assert_alike(switched)
+
+
+def test_trigger_that_changes_what_a_sync_writes_is_named_as_the_reason(verified: Split) -> None:
+    """Before the switch, too; the statement that is printed lets it rest until then."""
+    change(verified, *(one for one in CARRIED if "touch" in one))
+    with verified.monolith() as monolith:
+        monolith.execute("update blytz_hire.payments set status = 'paid'")
+    said = ran(verified, "verify", "payments", code=DataDiffers.exit_code)
+    reason = "trigger touched on payments_db.payments is the service's own, and fires for"
+    assert f"this may be why: {reason}" in said
+    assert reason in ran(verified, "status", "payments", code=NotReady.exit_code)
+    change(verified, "select * from split.rest_own_triggers()")
+    with verified.service("payments_db") as database:
+        database.execute("update split.service_tables set is_stale = true")
+    ran(verified, "verify", "payments")
+    ran(verified, "status", "payments")
+    move(verified, "switch")
+    with as_service(verified) as service:
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "own"})
+        assert one(service, "select status from payments_db.payments where id = 'own'") == "touched"
+
+
+def test_undone_switch_lets_own_triggers_rest(switched: Split) -> None:
+    change(switched, *(one for one in CARRIED if "touch" in one))
+    move(switched, "rollback")
+    enabled = "select tgenabled::text from pg_trigger where tgname = 'touched'"
+    kill_at(switched, "switch: drain", "recorded", "switch", "payments", "--no-backup")
+    with switched.service("payments_db") as database:
+        assert one(database, enabled) == "O"
+        ran(switched, "resume")
+        assert one(database, enabled) == "D"
+    move(switched, "switch")
+    with switched.service("payments_db") as database:
+        assert one(database, enabled) == "O"
+
+
+def test_rollback_is_refused_if_the_monolith_lacks_a_column(switched: Split) -> None:
+    """Found before anything is closed, not behind the point of no return."""
+    with switched.monolith() as monolith:
+        monolith.execute('alter table blytz_hire.payments drop column "refundedAt"')
+        said = ran(switched, "rollback", "payments", "--dry-run", code=NotReady.exit_code)
+    assert 'column blytz_hire.payments."refundedAt" is missing' in said
+    assert 'ALTER TABLE blytz_hire.payments ADD COLUMN "refundedAt"' in said
