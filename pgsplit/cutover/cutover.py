@@ -31,6 +31,7 @@ from pgsplit.cutover.locks import (
 )
 from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.operation import SagaOperation
+from pgsplit.cutover.recall import recall
 from pgsplit.postgres.retry import LOCKED, retrying
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import Session
@@ -188,6 +189,9 @@ class Cutover(Holding, SagaOperation[Moved]):
             whole = self.steps()
             is_committed = whole.is_committed()
             if is_committed:
+                before = recall(self.service, self.kind.value, self.ledger)
+                self.result.closed_at, self.result.opened_at = before.closed_at, before.opened_at
+                self.clock_offset = self.session.clock_offset()
                 rest = self.steps(from_commit=True)
                 self.result.warnings += rest.run(self.ledger, self.say, resumes=True)
             else:

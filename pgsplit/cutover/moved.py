@@ -32,6 +32,15 @@ class Moved:
     backup: Backup | None = None
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def quarantined(self) -> list[str]:
+        """What was quarantined, in words."""
+        return [
+            f"the monolith can't hold {rows:,} row(s) of {table} as they were; the originals are in"
+            f" {kept_in}"
+            for table, (kept_in, rows) in self.kept.items()
+        ]
+
     def measure(self, clock_offset: float, waited_before: float) -> dict[str, Any]:
         """Work out how long writers stood still.
 

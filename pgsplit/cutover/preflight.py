@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from psycopg.errors import DatatypeMismatch
+
 from pgsplit.backup.ready import require_ready
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.cutover import later, surroundings
@@ -17,6 +19,7 @@ from pgsplit.project.project import Service
 from pgsplit.prove.checks import require_unaltered
 from pgsplit.prove.verify import outdated
 from pgsplit.replication import continuity, requirements, triggers
+from pgsplit.replication.own_changes import Harm, harmful
 from pgsplit.replication.session import Session
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State, completed
@@ -65,6 +68,13 @@ UNKNOWN = """
             left join pg_attribute on attrelid = owned.oid and pg_attribute.attnum = part.attnum
             where coalesce(format('%%s.%%s', owned.relname, attname) <> all(%(unique)s), true)
         )
+    union all
+    select
+        format('row security of %%s is forced on its owner, who replicates', owned.name),
+        format('alter table %%s no force row level security;', owned.name)
+    from owned inner join pg_class as class on class.oid = owned.oid
+    inner join pg_roles as owner on owner.oid = class.relowner
+    where relrowsecurity and relforcerowsecurity and not (rolsuper or rolbypassrls)
 """
 
 
@@ -116,6 +126,8 @@ def for_switch(
     require_state(session, ledger, State.VERIFIED, "switched")
     found, service = PreflightReport(), session.service
     _find_old_proof(found, session, ledger)
+    if _find_own_changes(found, session, Harm.FORWARD, Harm.REVERSE):
+        return found
     _collect(found, lambda: _require_as_made(session))
     _find_unknown(found, session)
     before = ledger.was_begun(service, Kind.SWITCH.entry("prepare"))
@@ -159,7 +171,12 @@ def for_rollback(
 ) -> PreflightReport:
     """Check that a service can be rolled back; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "rolled back")
-    found = _reverse_checked(session, say)
+    found = PreflightReport()
+    if _find_own_changes(found, session, Harm.FORWARD, Harm.REVERSE):
+        return found
+    _reverse_checked(found, session, say)
+    owned = session.service.owned_tables
+    _collect(found, lambda: drift.check(session.service.project, session.monolith, owned))
     say("what the later steps need")
     _look_around(found, session, session.service.database if with_backup else "")
     _look_ahead(
@@ -179,11 +196,10 @@ def for_completion(
 ) -> PreflightReport:
     """Check that a service can be completed; see `for_switch`."""
     require_state(session, ledger, State.SWITCHED, "completed")
-    found, service, connections = (
-        _reverse_checked(session, say),
-        session.service,
-        session.connections,
-    )
+    found, service, connections = PreflightReport(), session.service, session.connections
+    if _find_own_changes(found, session, Harm.REVERSE):
+        return found
+    _reverse_checked(found, session, say)
     say("what the later steps need")
     if with_backup:
         tables = [(service.mirror, name) for name in service.owned_tables]
@@ -263,9 +279,18 @@ def _time_stream(found: PreflightReport, session: Session) -> None:
             )
 
 
-def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightReport:
+def _find_own_changes(found: PreflightReport, session: Session, *harms: Harm) -> bool:
+    """Find changes of the service's tables that a later step would fail on; true if any.
+
+    They come first, and alone: the other checks read these tables.
+    """
+    found.problems += harmful(session.database, *harms)
+    return bool(found.problems)
+
+
+def _reverse_checked(found: PreflightReport, session: Session, say: Callable[[str], None]) -> None:
     """Check that what the service has written is in the monolith, or will be soon."""
-    found, stream = PreflightReport(), session.reverse
+    stream = session.reverse
     say("how far the monolith is behind")
 
     _collect(found, lambda: continuity.require_unbroken([stream]))
@@ -282,7 +307,6 @@ def _reverse_checked(session: Session, say: Callable[[str], None]) -> PreflightR
             )
 
     _collect(found, lambda: _explained(session, look))
-    return found
 
 
 def _explained(session: Session, look: Callable[[], None]) -> None:
@@ -316,15 +340,23 @@ def _find_unknown(found: PreflightReport, session: Session) -> None:
 
 def _try_reverse(found: PreflightReport, session: Session) -> None:
     for table in session.service.owned_tables:
-        rows = session.database.execute(
-            "select id, difference, count(*) over () from split.way_back_differs(%s) limit %s",
-            (table, SAMPLES),
-        ).fetchall()
+        model = f"models/{session.service.database}/reverse/monolith_{table}.sql"
+        try:
+            rows = session.database.execute(
+                "select id, difference, count(*) over () from split.way_back_differs(%s) limit %s",
+                (table, SAMPLES),
+            ).fetchall()
+        except DatatypeMismatch as error:
+            found.add(
+                f"reverse replication can't write {table}: {error.diag.message_primary}",
+                f"Give the columns of {model} the types of models/_sources.yml.",
+            )
+            continue
         if rows:
             shown = ", ".join(f"{id} ({difference})" for id, difference, _ in rows)
             found.add(
                 f"reverse replication would change {rows[0][2]} row(s) of {table}: {shown}",
-                f"Fix models/{session.service.database}/reverse/monolith_{table}.sql; to see all:"
+                f"Fix {model}; to see all:"
                 f' runner.py psql {session.service.role} -c "select * from'
                 f" split.way_back_differs('{table}')\"",
             )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pgsplit.cutover import switch as switching
 from pgsplit.cutover.abort import abort
 from pgsplit.cutover.complete import complete
+from pgsplit.cutover.moved import Moved
+from pgsplit.cutover.recall import recall
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.ledger import Ledger
@@ -32,13 +34,27 @@ def resume(
     Returns:
         What became of it, for people.
     """
-    kind = Kind(operation)
+    kind, before = Kind(operation), recall(service, operation, ledger)
+    dumped = [f"Backup: {before.backup}"] if before.backup else []
     if kind is Kind.COMPLETE:
         done = complete(service, connections, ledger, say, with_backup=False, resumes=True)
         if done.is_undone:
             return [f"The {kind} had changed nothing yet: runner.py complete {service.role}"]
-        return ["It is completed now.", *done.warnings]
+        said = ["It is completed now."]
+        if done.retired:
+            said.append(f"Retired in the monolith: {', '.join(done.retired)}")
+        said += [f"{one} now gets its shared rows from here." for one in done.handed_over]
+        said += [f"dropped {definition}" for definition in done.detached]
+        return said + dumped + done.warnings
     if kind is Kind.ABORT:
-        abort(service, connections, ledger, say)
-        return ["It is aborted now."]
-    return switching.resume(service, operation, connections, ledger, say).warnings
+        aborted = abort(service, connections, ledger, say)
+        removed = [f"Removed: {', '.join(aborted.removed)}."] if aborted.removed else []
+        return ["It is aborted now.", *removed, *aborted.notes]
+    moved = switching.resume(service, operation, connections, ledger, say)
+    return [*moved.warnings, *_pause(moved), *moved.quarantined, *dumped]
+
+
+def _pause(moved: Moved) -> list[str]:
+    if moved.paused_seconds is None:
+        return []
+    return [f"Writes were paused for {moved.paused_seconds * 1000:,.0f} ms."]

@@ -6,19 +6,26 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from psycopg import sql
 from psycopg.errors import LockNotAvailable
 
-from pgsplit.base.errors import SplitError
+from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.cutover import preflight
 from pgsplit.cutover.cutover import Cutover
 from pgsplit.cutover.holding import milliseconds
-from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, disable_triggers, patiently
+from pgsplit.cutover.locks import (
+    SYNC_LOCK_SECONDS,
+    change_definitions,
+    disable_triggers,
+    patiently,
+)
 from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse
 from pgsplit.replication.fence import Fence
+from pgsplit.replication.own_changes import as_warning
 from pgsplit.replication.session import lock_syncs, open_session
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.subscription import add_tables, drop_tables
@@ -32,6 +39,9 @@ STOP_SERVICE = """
     update split.service set switched_at = null;
     update split.service_tables set is_stale = true where owned_rows <> 'false'
 """
+
+
+KEPT = "select table_name, kept_in, rows from split.quarantined where is_latest order by 1"
 
 
 class Rollback(Cutover):
@@ -96,9 +106,14 @@ class Rollback(Cutover):
         holder.execute("begin isolation level repeatable read")
         holder.execute(timeout)
         lock_syncs(holder)
+        is_open = self.new.is_open()
+        if is_open:  # resumed: what the monolith writes meanwhile has to wait outside the mirror
+            tables = [sql.Identifier(self.service.mirror, name) for name in self.owned]
+            listed = sql.SQL(", ").join(tables)
+            holder.execute(sql.SQL("lock table {} in exclusive mode").format(listed))
         row = holder.execute("select switched_at is not null from split.service").fetchone()
         self.is_switched = row == (True,)
-        if self.new.is_open():
+        if is_open:
             return
         monolith, self.is_held = self.session.monolith, True
         monolith.execute("begin")
@@ -136,19 +151,37 @@ class Rollback(Cutover):
 
     def _follow_again(self) -> None:
         """Quarantine rows that the monolith can't hold; only then the tables follow it again."""
-        label = f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
+        database, label = self.session.database, f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
         if self.is_switched:
-            for table, quarantine, rows in self.holder.execute(
-                "select * from split.keep_unlike(%s)", (label,)
-            ).fetchall():
-                self.result.kept[table] = (f"audit.{quarantine}", rows)
+            self._rest_triggers()
+            self.holder.execute("select * from split.keep_unlike(%s)", (label,))
             self.holder.execute(STOP_SERVICE)
         self.holder.commit()
+        # Read, not returned: whoever resumes this has to say it, too.
+        for table, kept_in, rows in database.execute(KEPT).fetchall():
+            self.result.kept[table] = (f"audit.{kept_in}", rows)
         try:
-            apply_changes(self.session.database, SYNC_LOCK_SECONDS)
+            with as_warning(self.service, self.result.warnings):
+                apply_changes(database, SYNC_LOCK_SECONDS)
         except (SplitError, LockNotAvailable) as error:
             # The next sync does it: nothing is lost, and the monolith takes writes.
             self.result.warnings.append(f"The service's tables don't follow yet: {error}")
+
+    def _rest_triggers(self) -> None:
+        """Disable the service's own triggers, so that its tables get what the monolith has."""
+        database = self.session.database
+        try:
+            change_definitions(
+                database,
+                self.service_fence.tables,
+                lambda: database.execute("select * from split.rest_own_triggers()"),
+            )
+        except NotReady as error:
+            self.result.warnings.append(
+                f"The service's own triggers are still enabled: {error.what}\n"
+                f"  hint:  runner.py psql {self.service.role} -c"
+                " 'select * from split.rest_own_triggers()'"
+            )
 
 
 def rollback(

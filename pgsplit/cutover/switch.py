@@ -25,6 +25,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, reverse
 from pgsplit.replication.fence import Fence
+from pgsplit.replication.own_changes import forget_resting_triggers
 from pgsplit.replication.session import Session, lock_syncs, open_session
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.subscription import add_tables, drop_tables
@@ -116,6 +117,7 @@ class Switch(Cutover):
         lock_syncs(database)
         add_tables(database, self.session.reverse.name, self.service.mirror, self.owned)
         self.new.open()
+        database.execute("select split.wake_own_triggers()")
         database.execute(START_SERVICE)
 
     def held(self) -> Sequence[Connection]:
@@ -134,6 +136,7 @@ class Switch(Cutover):
     def finish(self) -> dict[str, Any]:
         """Wait a moment for the first write, and let it arrive in the monolith."""
         disable_triggers(self.new)
+        forget_resting_triggers(self.session.database)
         database, begun = self.session.database, time.monotonic()
         while True:
             apply_changes(database, SYNC_LOCK_SECONDS)

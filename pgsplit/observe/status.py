@@ -15,6 +15,7 @@ from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, login, requirements, triggers
+from pgsplit.replication.own_changes import Harm, own_changes
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
@@ -147,6 +148,7 @@ def status(service: Service, connections: Connections) -> Status:
                 _look_at_reverse(back, found)
                 found.notes += login.notes_of(back, connections)
                 if found.state.reached(State.BUILT):
+                    _look_at_own_changes(database, found)
                     _look_at_tables(stream, found)
                     _look_at_fences(Session(service, connections, monolith, database), found)
         except SplitError as error:
@@ -231,6 +233,15 @@ def _look_at_triggers(stream: Stream, found: Status) -> None:
     for database, tables in sides:
         names = [f"{service.mirror}.{name}" for name in (*tables,)]
         found.warnings += triggers.warnings(database, names, database.info.dbname)
+
+
+def _look_at_own_changes(database: Connection, found: Status) -> None:
+    """Say what the service has changed of our tables; nothing depends on it once completed."""
+    if found.state is State.COMPLETED:
+        return
+    for change in own_changes(database):
+        said = found.notes if change.harm is Harm.NONE else found.warnings
+        said.append(str(change))
 
 
 def _look_at_tables(stream: Stream, found: Status) -> None:

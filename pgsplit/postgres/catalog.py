@@ -15,6 +15,7 @@ class LiveTable:
 
     columns: Mapping[str, str]
     not_null: frozenset[str]
+    generated: frozenset[str]
     primary_key: tuple[str, ...]
     replica_identity: str
     rows_estimate: int
@@ -51,6 +52,12 @@ LIVE_TABLES = """
         ),
         array(
             select attribute.attname
+            from pg_attribute as attribute
+            where attribute.attrelid = class.oid and attribute.attnum > 0
+                and attribute.attgenerated <> '' and not attribute.attisdropped
+        ),
+        array(
+            select attribute.attname
             from pg_index as index
             cross join unnest(index.indkey) with ordinality as part (attnum, position)
             inner join pg_attribute as attribute
@@ -76,10 +83,11 @@ def live_tables(connection: psycopg.Connection[Any], schema: str) -> dict[str, L
     """
     tables = {}
     for row in connection.execute(LIVE_TABLES, (schema,)):
-        name, identity, rows, size, pages, columns, types, not_null, key = row
+        name, identity, rows, size, pages, columns, types, not_null, generated, key = row
         tables[name] = LiveTable(
             dict(zip(columns, types, strict=True)),
             frozenset(not_null),
+            frozenset(generated),
             tuple(key),
             identity,
             rows,

@@ -50,7 +50,16 @@ def check(
             continue
         for column in columns:
             wanted, has = project.tables[name].columns[column], table.columns.get(column)
-            if has is None:
+            if column in table.generated:
+                wrong.append(
+                    (
+                        f'column {qualified}."{column}" is generated: replication does not carry it'
+                        " in all versions, and never back",
+                        f'Take "{column}" out of models/_sources.yml and'
+                        " seeds/column_ownership.csv; compute it in the service's model",
+                    )
+                )
+            elif has is None:
                 wrong.append(_missing(project.schema, table, project.tables[name], column))
             elif has != wanted:
                 wrong.append(
@@ -91,6 +100,32 @@ def check(
         )
 
 
+def _recopied(
+    database: psycopg.Connection[Any],
+    service: Service,
+    qualified: str,
+    wanted: Mapping[str, str],
+    here: LiveTable | None,
+) -> list[str]:
+    """Give what gives a mirror's table its columns again; a switched one can't be copied anew."""
+    row = database.execute("select switched_at is not null from split.service").fetchone()
+    if row != (True,) or here is None:
+        return [f"runner.py land {service.role} --recopy"]
+    has = here.columns
+    changes = [f'DROP COLUMN "{column}"' for column in has if column not in wanted]
+    changes += [f'ADD COLUMN "{c}" {kind}' for c, kind in wanted.items() if c not in has]
+    changes += [
+        f'ALTER COLUMN "{c}" TYPE {kind} USING "{c}"::{kind}'
+        for c, kind in wanted.items()
+        if has.get(c, kind) != kind
+    ]
+    statement = f"ALTER TABLE {qualified} {', '.join(changes)}"
+    return [
+        f"runner.py psql {service.role} -c '{statement}', then runner.py repair"
+        f" {service.role} --full"
+    ]
+
+
 def drift(
     monolith: psycopg.Connection[Any],
     database: psycopg.Connection[Any],
@@ -124,7 +159,11 @@ def drift(
     notes: list[str] = []
     for name, columns in names.items():
         there, here, qualified = source[name], mirror.get(name), f"{service.mirror}.{name}"
-        added = [c for c in there.columns if c not in service.project.tables[name].columns]
+        added = [
+            column
+            for column in there.columns
+            if column not in service.project.tables[name].columns and column not in there.generated
+        ]
         notes += [
             f'{qualified}."{column}" is new in the monolith and goes nowhere: say in'
             " seeds/column_ownership.csv where it shall go"
@@ -133,7 +172,8 @@ def drift(
         ]
         if here is None or dict(here.columns) != {c: there.columns[c] for c in columns}:
             wrong.append(f"the mirror {qualified} does not have the columns that have landed")
-            hint.append(f"runner.py land {service.role} --recopy")
+            wanted = {column: there.columns[column] for column in columns}
+            hint += _recopied(database, service, qualified, wanted, here)
             continue
         for column in sorted(here.not_null - there.not_null):
             wrong.append(f'column {qualified}."{column}" may be null in the monolith now')

@@ -284,7 +284,7 @@ def _require_as_made(table: ServiceTable, stream: Stream) -> None:
 
 
 def _shape(key: str, key_type: str | None, expected: _Side, actual: _Side) -> Shape:
-    """Give the columns of both sides; refuse sides whose names or types differ."""
+    """Give the columns of both sides; refuse types that differ. A service may have more columns."""
     query = sql.SQL("select * from ({}) as compared limit 0")
     columns, has = (
         {
@@ -295,9 +295,9 @@ def _shape(key: str, key_type: str | None, expected: _Side, actual: _Side) -> Sh
     )
     wrong = [
         f"{name} is {has[name][1] if name in has else 'missing'}"
-        f" where the model gives {columns[name][1] if name in columns else 'no such column'}"
-        for name in {**columns, **has}
-        if has.get(name, (0,))[0] != columns.get(name, (0,))[0]
+        f" where the model gives {columns[name][1]}"
+        for name in columns
+        if has.get(name, (0,))[0] != columns[name][0]
     ]
     if wrong:
         raise NotReady(

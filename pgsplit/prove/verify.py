@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from psycopg import errors
@@ -23,6 +23,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.prove.checks import Check, checks, read_tables
 from pgsplit.replication import continuity, requirements
+from pgsplit.replication.own_changes import Harm, own_changes
 from pgsplit.replication.shared import needs_monolith
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import apply_changes, arrive
@@ -35,6 +36,7 @@ class Verified:
     """How a service's tables compare; `earlier` are those that an interrupted run has proven.
 
     If the service is switched, the monolith's tables are among them, named with their schema.
+    `own_changes` are changes of the service's tables that may be why rows differ.
     """
 
     service: Service
@@ -42,6 +44,7 @@ class Verified:
     earlier: tuple[str, ...]
     seconds: float
     is_switched: bool = False
+    own_changes: tuple[str, ...] = ()
 
     @property
     def proven(self) -> bool:
@@ -115,6 +118,10 @@ def verify(
                     _record(ledger, service, one, found[one.name])
             seconds = time.monotonic() - started
             verified = Verified(service, found, earlier, seconds, stands.reached(State.SWITCHED))
+            if not verified.proven:
+                suspects = own_changes(upstreams.database)
+                reasons = tuple(str(one) for one in suspects if one.harm is not Harm.NONE)
+                verified = replace(verified, own_changes=reasons)
             if not verified.proven:
                 ledger.return_to(service, State.BUILT)
                 step.outcome = "failed"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
+import psycopg
 from psycopg import Error, errors
 
 from pgsplit.base.errors import BuildFailed, NotReady
@@ -21,6 +22,7 @@ from pgsplit.postgres.connect import describe
 from pgsplit.postgres.retry import CONFLICTS, retrying
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication.own_changes import Harm, own_changes
 from pgsplit.replication.session import lock_syncs
 from pgsplit.replication.shared import SharedStream
 from pgsplit.replication.slot import Connection
@@ -145,8 +147,8 @@ def apply_changes_and_look(
         Rows upserted and deleted by table, and seconds; and what `look` has found.
 
     Raises:
-        BuildFailed: rows break a rule of the service's tables. Nothing was changed, and no change
-            is lost.
+        BuildFailed: rows break a rule of the service's tables, or these are no longer as they were
+            made. Nothing was changed, and no change is lost.
         Busy: somebody else was in the way at every try.
         psycopg.errors.LockNotAvailable: somebody else had a lock for longer.
     """
@@ -179,6 +181,23 @@ def apply_changes_and_look(
             " table. Nothing was changed, and what has changed in the monolith is kept for the"
             " next sync.",
         ) from error
+    except (errors.ProgrammingError, errors.RaiseException) as error:
+        raise _changed(database, error) from error
+
+
+def _changed(database: Connection, error: psycopg.Error) -> BuildFailed:
+    """Say what a table is like now that a sync can't work with, or that a trigger refuses."""
+    changed = own_changes(database)
+    fixes = [one.hint for one in changed if one.harm in (Harm.FORWARD, Harm.REVERSE)]
+    said = [error.diag.message_primary or str(error).strip()]
+    said += [one.what for one in changed if fixes or "trigger" in one.what]
+    return BuildFailed(
+        "A sync failed: " + "\n  ".join(dict.fromkeys(said)),
+        where=describe(database.info.dsn),
+        hint="\n".join(fixes)
+        or error.diag.message_hint
+        or "Fix the cause. Nothing was changed, and no change is lost.",
+    )
 
 
 @contextmanager

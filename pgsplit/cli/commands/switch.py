@@ -124,11 +124,7 @@ def show_moved(moved: Moved) -> None:
         console.say("No write has come yet.")
     role = moved.service.role
     console.say(ROUTED.format(role=role))
-    console.show_notes(
-        f"the monolith can't hold {count:,} row(s) of {table} as they were; the originals are in"
-        f" {kept_in}"
-        for table, (kept_in, count) in moved.kept.items()
-    )
+    console.show_notes(moved.quarantined)
     if moved.backup:
         console.show_notes(moved.backup.notes)
     console.show_warnings(moved.warnings)

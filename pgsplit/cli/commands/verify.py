@@ -62,6 +62,7 @@ def _as_data(one: Verified) -> dict[str, Any]:
         "proven": one.proven,
         "seconds": round(one.seconds, 3),
         "proven_by_a_run_cut_short": one.earlier,
+        "own_changes": one.own_changes,
         "tables": {
             name: {"identical": found.identical, **asdict(found)}
             for name, found in one.tables.items()
@@ -88,6 +89,7 @@ def show_verified(verified: Sequence[Verified], *, thrown_away: bool = False) ->
                 f"note: {one.service.role}: an interrupted verification had already proven"
                 f" {', '.join(one.earlier)}; they were not compared again."
             )
+    console.show_notes(f"this may be why: {said}" for one in verified for said in one.own_changes)
     differing = [one for one in verified if _differs(one)]
     if differing and thrown_away:
         out.print("[bold red]Not proven.[/] These rows differ from what the monolith yields.")

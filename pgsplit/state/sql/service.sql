@@ -85,6 +85,27 @@ comment on table split.service_tables is
 ' switched, the column that marks rows missing from the mirror, and whether all rows must be'
 ' compared.';
 
+create table if not exists split.made_objects (
+    table_name text not null,
+    kind text not null,
+    name text not null,
+    definition text not null,
+    primary key (table_name, kind, name)
+);
+comment on table split.made_objects is
+'Columns, constraints, unique indexes and the like of the tables that this project made, as it made'
+' them; split.own_changes() compares them with what is there.';
+
+create table if not exists split.resting_triggers (
+    table_name text not null,
+    trigger_name text not null,
+    was "char" not null,
+    primary key (table_name, trigger_name)
+);
+comment on table split.resting_triggers is
+'The service''s own triggers that are disabled while its tables follow the monolith, and how they'
+' were enabled; the next switch enables them again.';
+
 create table if not exists split.mirror_tables (
     table_name text primary key,
     definition text not null,

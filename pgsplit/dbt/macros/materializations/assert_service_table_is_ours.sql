@@ -16,7 +16,8 @@
         {% do exceptions.raise_compiler_error(
             name ~ " in " ~ target.dbname ~ " was made on " ~ made.built_at ~ " with other columns, keys or indexes"
             ~ " than " ~ model.patch_path ~ " has now. Nothing was changed. As long as the service does not write to"
-            ~ " it, re-create it: drop table " ~ name ~ " cascade; then dbt build --target " ~ target.name
+            ~ " it, re-create it, and the tables that refer to it: cascade drops their foreign keys, and no build adds them"
+            ~ " again. drop table " ~ name ~ " cascade; then dbt build --target " ~ target.name
         ) %}
     {% endif %}
 {% endmacro %}

@@ -71,6 +71,7 @@
         {% call statement('follow') %}
             {{ pgsplit.service_table_sync_function(relation, sql) }}
             {{ pgsplit.service_table_record(relation, sql, is_stale=false) }}
+            select split.note_made({{ dbt.string_literal(relation.identifier) }});
         {% endcall %}
         {% do persist_docs(relation, model) %}
     {% else %}

@@ -1,6 +1,7 @@
 {#
     Asks the live monolith's catalogue: every column it has is owned or dropped with a reason,
-    and every column that is said to be owned exists. Kept beside the ledger, not in `audit`:
+    and every column that is said to be owned exists. A generated column is no concern of a service:
+    the monolith computes it from others. Kept beside the ledger, not in `audit`:
     the monolith is given one schema of ours and no more. A completed service's tables are retired,
     in a schema beside.
 #}
@@ -22,6 +23,7 @@ live as (
         and class.relkind in ('r', 'p')
         and attribute.attnum > 0
         and not attribute.attisdropped
+        and attribute.attgenerated = ''
 ),
 
 owned as (

@@ -4,10 +4,12 @@ create table if not exists split.quarantined (
     table_name text not null,
     rows bigint not null,
     transaction xid8 not null default pg_current_xact_id(),
-    at timestamptz not null default clock_timestamp()
+    at timestamptz not null default clock_timestamp(),
+    is_latest boolean not null default false
 );
 comment on table split.quarantined is
-'Tables of the schema audit that hold rows as they were before something replaced or deleted them.';
+'Tables of the schema audit that hold rows as they were before something replaced or deleted them;'
+' `is_latest` if the last rollback made them.';
 
 -- split.quarantine() copies rows to a new table of the schema `audit`.
 --

@@ -118,12 +118,17 @@ declare
 begin
     perform split.recognize_tables();
     for made in
-        select followed::regclass as relation, replace(followed, '.', '_') as name
-        from (select distinct unnest(follows) as followed from split.mirror_tables) as tables
+        select tables.relation, tables.name
+        from (
+            select distinct
+                format('%I.%I', split_part(followed, '.', 1), split_part(followed, '.', 2))::regclass as relation,
+                replace(followed, '.', '_') as name
+            from split.mirror_tables cross join unnest(follows) as followed
+        ) as tables
         where not exists (
-            select from pg_trigger where tgrelid = followed::regclass and tgname = 'split_capture'
+            select from pg_trigger where tgrelid = tables.relation and tgname = 'split_capture'
         )
-        order by followed
+        order by tables.name
     loop
         execute format(
             'create trigger split_capture after insert or update or delete on %s for each row %s'

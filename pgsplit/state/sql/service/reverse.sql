@@ -13,12 +13,23 @@ returns table (id text, difference text)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $differs$
 declare
     schema text := (select service.mirror from split.service);
     model record;
+    rebuilt text;
+    mirrored text;
 begin
     select * into strict model from split.mirror_tables where table_name = mirror;
+    select
+        string_agg(format('rebuilt.%I', attname), ', ' order by attnum),
+        string_agg(format('mirrored.%I', attname), ', ' order by attnum)
+    into rebuilt, mirrored
+    from pg_attribute
+    where
+        attrelid = format('%I.%I', schema, mirror)::regclass and attnum > 0 and not attisdropped
+        and attgenerated = '';
     return query execute format(
         $query$
             with
@@ -31,9 +42,12 @@ begin
                         when mirrored.id is null then 'added'
                         else 'changed'
                     end as difference
-                from (%s) as rebuilt
+                from (%s
+                ) as rebuilt
                 full join %I.%I as mirrored on rebuilt.id = mirrored.id
-                where record_image_ne(row(rebuilt.*), row(mirrored.*))
+                where
+                    rebuilt.id is null or mirrored.id is null
+                    or record_image_ne(row(%s), row(%s))
             )
 
             select * from compared
@@ -44,7 +58,7 @@ begin
                     and changes.changed_table = any($1)
             )
         $query$,
-        model.definition, schema, mirror
+        model.definition, schema, mirror, rebuilt, mirrored
     )
     using model.follows || format('%s.%s', schema, mirror);
 end
@@ -60,61 +74,114 @@ $differs$;
 --
 -- A rollback calls it before the service's tables follow the monolith again. From then on a row is
 -- what the monolith's row yields, and anything else in it is gone, such as the time at which a
--- message was read. Equal values, such as 5 and 5.00, lose nothing, and a table that loses nothing
--- gets no copy. The caller's snapshot must show the mirror as it was before anybody wrote to the
--- monolith again. Reads the mirror and the tables once.
+-- message was read. So are values in the service's own columns, once their row is written anew. A
+-- table that loses nothing gets no copy. What is returned is also in split.quarantined. Reads the
+-- mirror and the tables once.
+--
+-- The mirror has to be as it was before anybody wrote to the monolith again. If the caller's
+-- snapshot shows later writes, the caller has locked the mirror; then it is rebuilt for the
+-- comparison, from the service's tables, which nobody has written since.
+--
+-- Never fails because of what the service has made of a table: one that can't be compared is copied
+-- whole. Runs as the schema's owner, whoever calls it.
 create or replace function split.keep_unlike(label text)
 returns table (table_name text, kept_in text, rows bigint)
 language plpgsql
+security definer
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $keep$
 declare
     made record;
+    unlike jsonb;
+    why constant text :=
+        'Rows as the service had them before a rollback; the monolith could not hold all of them.';
 begin
     perform split.recognize_tables();
+    update split.quarantined as kept set is_latest = false where kept.is_latest;
+    if exists (
+        select from split.changes cross join split.service
+        inner join split.mirror_tables as mirrored
+            on changes.changed_table = service.mirror || '.' || mirrored.table_name
+    ) then
+        unlike := split.unlike_before_later_writes();
+    end if;
     for made in
         select
-            tables.*,
-            tables.table_oid::regclass as relation,
-            quote_ident(key.attname) as key,
-            shape.actual,
-            shape.expected
+            tables.table_name as name, tables.owned_rows, class.oid::regclass as relation,
+            split.key_of(class.oid) as key
         from split.service_tables as tables
-        inner join pg_index as index on index.indrelid = tables.table_oid and index.indisprimary
-        inner join pg_attribute as key
-            on key.attrelid = tables.table_oid and key.attnum = index.indkey[0]
-        cross join lateral (
-            select
-                string_agg(format('actual.%I', attname), ', ' order by attnum) as actual,
-                string_agg(format('expected.%I', attname), ', ' order by attnum) as expected
-            from pg_attribute
-            where attrelid = tables.table_oid and attnum > 0 and not attisdropped
-        ) as shape
+        inner join pg_class as class on class.oid = tables.table_oid
         where tables.owned_rows <> 'false'
         order by tables.table_name
     loop
-        table_name := made.table_name;
-        select kept.kept_in, kept.rows into kept_in, rows
-        from split.quarantine(
-            made.table_name,
-            format(
-                $query$
-                    select actual.*
-                    from (select * from %s where %s) as actual
-                    left join (%s) as expected on actual.%s = expected.%s
-                    where
-                        row(%s) is distinct from row(%s)
-                $query$,
-                made.relation, made.owned_rows, made.definition, made.key, made.key,
-                made.actual, made.expected
-            ),
-            'Rows as the service had them before a rollback; the monolith could not hold all of them.',
-            label,
-            null
-        ) as kept;
+        table_name := made.name;
+        begin
+            select kept.kept_in, kept.rows into kept_in, rows
+            from split.quarantine(
+                made.name,
+                case
+                    when unlike is null then split.unlike_rows(made.name)
+                    else format('select * from %s where %I::text = any($1)', made.relation, made.key)
+                end,
+                why,
+                label,
+                array(select jsonb_array_elements_text(unlike -> made.name))
+            ) as kept;
+        exception
+            when syntax_error_or_access_rule_violation or data_exception then
+                select kept.kept_in, kept.rows into kept_in, rows
+                from split.quarantine(
+                    made.name,
+                    format('select * from %s where %s', made.relation, made.owned_rows),
+                    why,
+                    label,
+                    null
+                ) as kept;
+        end;
         if kept_in is not null then
+            update split.quarantined as kept set is_latest = true
+            where kept.kept_in = keep_unlike.kept_in;
             return next;
         end if;
     end loop;
 end
 $keep$;
+
+-- The keys of rows to quarantine, by table, as they were before the monolith was written again.
+-- What it writes meanwhile to the mirror, it takes back.
+create or replace function split.unlike_before_later_writes()
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $unlike$
+declare
+    made record;
+    keys text[];
+    found jsonb := '{}';
+begin
+    begin
+        perform set_config('split.is_syncing', 'on', true);
+        for made in select tables.table_name from split.mirror_tables as tables order by 1 loop
+            execute format('select from split.%I(true)', 'sync_monolith_' || made.table_name);
+        end loop;
+        for made in
+            select tables.table_name as name, split.key_of(class.oid) as key
+            from split.service_tables as tables
+            inner join pg_class as class on class.oid = tables.table_oid
+            where tables.owned_rows <> 'false'
+        loop
+            execute format(
+                'select coalesce(array_agg(%I::text), ''{}'') from (%s) as unlike', made.key, split.unlike_rows(made.name)
+            ) into keys;
+            found := found || jsonb_build_object(made.name, keys);
+        end loop;
+        raise exception using errcode = 'SPL00';
+    exception
+        when sqlstate 'SPL00' then
+            return found;
+        when syntax_error_or_access_rule_violation or data_exception then
+            return null;
+    end;
+end
+$unlike$;

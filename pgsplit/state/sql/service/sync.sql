@@ -76,6 +76,8 @@ returns table (service_table text, upserted bigint, deleted bigint)
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+-- Rows that a policy hides would be taken for deleted ones.
+set row_security = off
 as $sync$
 declare
     here record;
