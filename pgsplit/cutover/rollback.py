@@ -25,7 +25,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse
 from pgsplit.replication.fence import Fence
-from pgsplit.replication.own_changes import as_warning
+from pgsplit.replication.own_changes import as_warning, can_tell
 from pgsplit.replication.session import lock_syncs, open_session
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.subscription import add_tables, drop_tables
@@ -39,8 +39,6 @@ STOP_SERVICE = """
     update split.service set switched_at = null;
     update split.service_tables set is_stale = true where owned_rows <> 'false'
 """
-
-
 KEPT = "select table_name, kept_in, rows from split.quarantined where is_latest order by 1"
 
 
@@ -152,13 +150,18 @@ class Rollback(Cutover):
     def _follow_again(self) -> None:
         """Quarantine rows that the monolith can't hold; only then the tables follow it again."""
         database, label = self.session.database, f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
+        knows, kept = can_tell(database), []  # a schema of an older version doesn't
         if self.is_switched:
-            self._rest_triggers()
-            self.holder.execute("select * from split.keep_unlike(%s)", (label,))
+            if knows:
+                self._rest_triggers()
+            kept = self.holder.execute("select * from split.keep_unlike(%s)", (label,)).fetchall()
             self.holder.execute(STOP_SERVICE)
+            if knows:  # the next comparison replaces nothing that is not kept by now
+                self.holder.execute("update split.service set keeps_replaced = false")
         self.holder.commit()
-        # Read, not returned: whoever resumes this has to say it, too.
-        for table, kept_in, rows in database.execute(KEPT).fetchall():
+        if knows:  # recorded, since whoever resumes this has to say it, too
+            kept = database.execute(KEPT).fetchall()
+        for table, kept_in, rows in kept:
             self.result.kept[table] = (f"audit.{kept_in}", rows)
         try:
             with as_warning(self.service, self.result.warnings):

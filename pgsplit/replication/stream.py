@@ -158,7 +158,8 @@ class Stream:
         found = self.subscription()
         if not found or found.enabled:
             return
-        continuity.look(self)  # nobody else has altered it
+        if found.has_slot:
+            continuity.look(self)  # nobody else has altered it
         with self.target.transaction():
             if not found.has_slot:
                 self._alter(f"set (slot_name = {self.name})")
