@@ -60,6 +60,7 @@ def _look(
         sql.SQL("{}::name[]").format(schemas),
         sql.SQL("{}::name").format(own),
         sql.SQL("{}::name[]").format([name for one in streams for name in _names(one)]),
+        sql.SQL("{}::name").format("" if service else project.schema),
     )
     jinja = jinja2.Environment(extensions=["jinja2.ext.do"])  # as dbt's
     module: Any = jinja.from_string(QUERY.read_text(encoding="utf-8")).module
