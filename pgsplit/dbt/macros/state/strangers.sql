@@ -150,12 +150,13 @@
             select 'pg_statistic_ext'::regclass, oid, stxrelid from pg_catalog.pg_statistic_ext
         ) as part
         inner join pg_catalog.pg_class as class on class.oid = part.relation
-        inner join pg_catalog.pg_namespace as schema on schema.oid = class.relnamespace and schema.nspname = {{ reads }}
+        inner join pg_catalog.pg_namespace as namespace on namespace.oid = class.relnamespace
         inner join pg_catalog.pg_depend as dependency
             on dependency.classid = part.classid and dependency.objid = part.objid
             and dependency.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
         left join pg_catalog.pg_operator as operator
             on dependency.refclassid = 'pg_operator'::regclass and operator.oid = dependency.refobjid
+        where namespace.nspname = {{ reads }}
     ),
 
     found as (
