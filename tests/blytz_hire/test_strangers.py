@@ -224,6 +224,10 @@ def test_role_of_an_application_is_no_operator(split: Split) -> None:
         "create index trap on blytz_hire.payments (id) where 1 operator(theirs.@@) 1",
         "alter table blytz_hire.payments add constraint trap check (theirs.trap(1)) not valid",
         "create statistics trap on (theirs.trap(1)), id from blytz_hire.payments",
+        "alter table blytz_hire.payments add column trap boolean"
+        " generated always as (theirs.trap(1)) stored",
+        "create domain public.d as int check (theirs.trap(value));"
+        " alter table blytz_hire.payments add column trap public.d",
     ],
 )
 def test_function_that_a_reader_would_run_is_named(split: Split, made: str) -> None:

@@ -137,9 +137,10 @@
         where entry.privilege_type <> 'SELECT'
     ),
 
-    -- Indexes, checks, statistics and partition keys of tables that are only read, with their functions.
+    -- Indexes, checks, statistics, partition keys and generated columns of tables that are only read, with
+    -- their functions. A dry run restores a copy, and so works out checks and generated columns.
     planned as (
-        select dependency.classid, dependency.objid, coalesce(operator.oprcode, dependency.refobjid) as function
+        select distinct dependency.classid, dependency.objid, coalesce(operator.oprcode, dependency.refobjid) as function
         from (
             select 'pg_class'::regclass as classid, indexrelid as objid, indrelid as relation from pg_catalog.pg_index
             union all
@@ -148,6 +149,16 @@
             select 'pg_constraint'::regclass, oid, conrelid from pg_catalog.pg_constraint where contype = 'c'
             union all
             select 'pg_statistic_ext'::regclass, oid, stxrelid from pg_catalog.pg_statistic_ext
+            union all
+            select 'pg_attrdef'::regclass, value.oid, value.adrelid
+            from pg_catalog.pg_attrdef as value
+            inner join pg_catalog.pg_attribute as part on part.attrelid = value.adrelid and part.attnum = value.adnum
+            where part.attgenerated <> ''
+            union all
+            select 'pg_constraint'::regclass, domain.oid, part.attrelid
+            from pg_catalog.pg_constraint as domain
+            inner join pg_catalog.pg_attribute as part on part.atttypid = domain.contypid
+            where domain.contypid <> 0
         ) as part
         inner join pg_catalog.pg_class as class on class.oid = part.relation
         inner join pg_catalog.pg_namespace as namespace on namespace.oid = class.relnamespace
