@@ -23,6 +23,7 @@ from pgsplit.postgres.row_diff import differing_keys
 from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication import triggers
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.shared import (
     SharedStream,
@@ -179,6 +180,8 @@ def repair(
 
 def _recreate(needed: _Needed, connections: Connections) -> dict[str, int]:
     stream = needed.stream
+    written = [f"{stream.service.mirror}.{name}" for name in needed.replicated]
+    triggers.require_none(stream.target, written)
     stream.remove()
     stream.create(needed.known, connections.for_servers(needed.source))
     idle = [name for name in needed.known if name not in needed.replicated]
