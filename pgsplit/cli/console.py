@@ -135,9 +135,23 @@ def watching() -> Iterator[Steps]:
         yield Steps(progress)
 
 
+class _SafeTable(Table):
+    """A table whose cells are as wide as what is shown of them."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row; control characters in its texts are shown as escapes."""
+        super().add_row(*map(_shown, cells), **options)
+
+
+def _shown(cell: RenderableType | None) -> RenderableType | None:
+    if isinstance(cell, Text):
+        return cell if cell.plain.isprintable() else Text(printable(cell.plain), style=cell.style)
+    return printable(cell) if isinstance(cell, str) else cell
+
+
 def table(*headings: str) -> Table:
     """Make an empty table; a heading that begins with `>` right-aligns its column."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = _SafeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         made.add_column(heading.removeprefix(">"), justify="right" if heading[0] == ">" else "left")
     return made

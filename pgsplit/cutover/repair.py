@@ -26,7 +26,7 @@ from pgsplit.postgres.row_diff import differing_keys
 from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import continuity
+from pgsplit.replication import continuity, triggers
 from pgsplit.replication.session import Session, forgotten_switch, open_session
 from pgsplit.replication.shared import (
     SharedStream,
@@ -235,6 +235,7 @@ def repair(
 
 def _recreate(needed: _Needed, connections: Connections) -> tuple[dict[str, int], dict[str, int]]:
     stream, service = needed.stream, needed.stream.service
+    triggers.require_none(stream.target, [f"{service.mirror}.{name}" for name in needed.replicated])
     patiently(stream.remove, stream.source, stream.target, hint=f"runner.py repair {service.role}")
     stream.create(needed.known, connections)
     idle = [name for name in needed.known if name not in needed.replicated]

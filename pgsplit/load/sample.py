@@ -8,6 +8,7 @@ import psycopg
 from psycopg import conninfo, errors, sql
 
 from pgsplit.base.errors import ConnectionFailed, NotReady, TargetOccupied
+from pgsplit.postgres import session_settings
 from pgsplit.project.project import Project
 
 # Raise it whenever the same number of rows gives other data than before.
@@ -82,7 +83,8 @@ def create(
 def _connect(url: str, name: str) -> psycopg.Connection:
     try:
         # The SQL files are UTF-8, whatever the terminal uses.
-        return psycopg.connect(url, dbname=name, client_encoding="utf8")
+        options = session_settings.options(conninfo.conninfo_to_dict(url).get("options"))
+        return psycopg.connect(url, dbname=name, client_encoding="utf8", options=options)
     except psycopg.OperationalError as error:
         raise ConnectionFailed(
             str(error).strip(),

@@ -66,6 +66,11 @@ UNDO = r"""
             )
         )
 """
+# Reading a view or a foreign table runs its owner's functions. Known since 15.8, 16.4 and 17.
+ONLY_TABLES = """
+    select pg_catalog.set_config(name, 'view, foreign-table', false)
+    from pg_catalog.pg_settings where name = 'restrict_nonsystem_relation_kind'
+"""
 UNDONE = """
     select name, setting from pg_catalog.pg_settings
     where source = 'session' and category !~ '^Reporting' order by name

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import ConnectionFailed
-from pgsplit.postgres import embedded
+from pgsplit.postgres import embedded, session_settings
 from pgsplit.postgres.connect import DEFAULTS, connect, url_of
 from pgsplit.project import strangers
 from pgsplit.project.project import Project
@@ -99,6 +99,8 @@ class Connections:
                 database.close()
                 raise
             self._own.add(target)
+        if target == self.monolith and "replication" not in parameters:
+            database.execute(session_settings.ONLY_TABLES)
         return database
 
 

@@ -6,6 +6,7 @@ rows that are not theirs. So it is asked before anything else, and of the catalo
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,16 @@ def _look(
         sql.SQL("{}::name[]").format(schemas),
         sql.SQL("{}::name").format(own),
         sql.SQL("{}::name[]").format([name for one in streams for name in _names(one)]),
+        sql.SQL("{}::name").format("" if service else project.schema),
     )
+    query = _macros().strangers(*(one.as_string(database) for one in arguments))
+    return database.execute(query).fetchall()
+
+
+@cache
+def _macros() -> Any:
     jinja = jinja2.Environment(extensions=["jinja2.ext.do"])  # as dbt's
-    module: Any = jinja.from_string(QUERY.read_text(encoding="utf-8")).module
-    return database.execute(
-        module.strangers(*(one.as_string(database) for one in arguments))
-    ).fetchall()
+    return jinja.from_string(QUERY.read_text(encoding="utf-8")).module
 
 
 def _names(service: Service) -> list[str]:

@@ -11,6 +11,9 @@ from typing import Any
 
 import psycopg
 
+from pgsplit.base.errors import NotReady
+from pgsplit.postgres.connect import describe
+
 # The triggers and rules on some tables that fire for replication, but for those that call a
 # function of the schema split. psycopg's parameter is `tables`, a list of names.
 FIRES = """
@@ -70,3 +73,24 @@ def warnings(database: psycopg.Connection[Any], tables: Sequence[str], where: st
         f"In {where}, {what}: it runs with the rights of {rights}.\n  hint:  {fix}"
         for what, fix in fires(database, tables)
     ]
+
+
+def require_none(database: psycopg.Connection[Any], tables: Sequence[str]) -> None:
+    """Refuse to write tables as replication does if code of others would run with our rights.
+
+    Args:
+        database: a connection to their database.
+        tables: names with their schemas, quoted where they have to be.
+
+    Raises:
+        NotReady: there is such a trigger or rule; all are named.
+    """
+    found = fires(database, tables)
+    if found:
+        raise NotReady(
+            f"Rows would be written as {database.info.user}, and others' code would run then, too:"
+            + "".join(f"\n  - {what}" for what, _ in found)
+            + "\nNothing was changed.",
+            where=describe(database.info.dsn),
+            hint="\n".join(fix for _, fix in found),
+        )

@@ -57,15 +57,19 @@ def test_others_can_not_take_the_lock(landed: Split) -> None:
             assert landed.runner("build", "payments").returncode == 0
 
 
-def test_nobody_else_has_any_right_on_the_schema_split(switched: Split) -> None:
+def test_nobody_else_may_change_the_schema_split(switched: Split) -> None:
     rights = """
         select entry.grantee, entry.privilege_type, relation.relname
         from pg_class as relation, aclexplode(relation.relacl) as entry
-        where relation.relnamespace = 'split'::regnamespace and entry.grantee <> relation.relowner
+        where
+            relation.relnamespace = 'split'::regnamespace and entry.grantee <> relation.relowner
+            and (entry.grantee = 0 or entry.privilege_type <> 'SELECT')
         union all
         select entry.grantee, entry.privilege_type, 'schema'
         from pg_namespace as schema, aclexplode(schema.nspacl) as entry
-        where schema.nspname = 'split' and entry.grantee <> schema.nspowner
+        where
+            schema.nspname = 'split' and entry.grantee <> schema.nspowner
+            and (entry.grantee = 0 or entry.privilege_type <> 'USAGE')
     """
     for connection in (switched.monolith(), switched.service("payments_db")):
         with connection:

@@ -214,3 +214,63 @@ def test_role_of_an_application_is_no_operator(split: Split) -> None:
     done = split.runner("provision", "payments", BLYTZ_HIRE_URL=url)
     assert done.returncode == TargetOccupied.exit_code
     assert "the schema split belongs to application" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "create index trap on blytz_hire.payments (id) where theirs.trap(1)",
+        "create index trap on blytz_hire.payments (theirs.trap(1))",
+        "create index trap on blytz_hire.payments (id) where 1 operator(theirs.@@) 1",
+        "alter table blytz_hire.payments add constraint trap check (theirs.trap(1)) not valid",
+        "create statistics trap on (theirs.trap(1)), id from blytz_hire.payments",
+        "alter table blytz_hire.payments add column trap boolean"
+        " generated always as (theirs.trap(1)) stored",
+        "create domain public.d as int check (theirs.trap(value));"
+        " alter table blytz_hire.payments add column trap public.d",
+    ],
+)
+def test_function_that_a_reader_would_run_is_named(split: Split, made: str) -> None:
+    """PostgreSQL works out such a function's constants while it plans a query of the table."""
+    split.server.execute("create role stranger")
+    execute(
+        split,
+        "blytz_hire",
+        "create schema theirs authorization stranger;"
+        " create function theirs.trap(a int) returns boolean language sql immutable"
+        " as 'select true';"
+        " create function theirs.same(a int, b int) returns boolean language sql immutable"
+        " as 'select true';"
+        " create operator theirs.@@ (leftarg = int, rightarg = int, function = theirs.same);"
+        f" {made};"
+        " alter function theirs.trap(int) owner to stranger;"
+        " alter function theirs.same(int, int) owner to stranger",
+    )
+    done = split.runner("provision", "payments")
+    which = "same(integer,integer)" if "@@" in made else "trap(integer)"
+    assert_refused(
+        split, done, f"calls theirs.{which} of stranger with the rights of whoever reads"
+    )
+    fix = f"alter function theirs.{which} owner to postgres;"
+    assert fix in done.stderr
+    execute(split, "blytz_hire", fix)
+    assert split.runner("provision", "payments").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["analyze", "verify", "parity", "status", "sync"])
+def test_view_in_a_table_s_place_is_not_read(living: Split, command: str) -> None:
+    living.server.execute("create role stranger")
+    execute(
+        living,
+        "blytz_hire",
+        "grant create on schema blytz_hire to stranger;"
+        " create function blytz_hire.trap() returns boolean language plpgsql as $$ begin"
+        " if current_user = 'postgres' then execute 'alter role stranger superuser'; end if;"
+        " return true; end $$;"
+        " alter table blytz_hire.payments rename to payments_before;"
+        " create view blytz_hire.payments as select * from blytz_hire.payments_before"
+        " where blytz_hire.trap()",
+    )
+    living.runner(command, *(["payments"] if command != "analyze" else []))
+    became = "select rolsuper from pg_roles where rolname = 'stranger'"
+    assert living.server.execute(became) == [(False,)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from pgsplit.base.errors import NotReady
 from pgsplit.replication import triggers
 from tests.support.servers import oldest
 from tests.support.split import Split
@@ -46,6 +47,19 @@ def test_trigger_in_the_monolith_is_named_once_the_service_is_switched(switched:
     done = switched.runner("status", "payments")
     said = f"In blytz_hire, trigger touch on {TABLE} fires for replication, too"
     assert said in " ".join(done.stdout.split()), done.stdout
+
+
+def test_repair_does_not_let_it_fire(switched: Split) -> None:
+    add(switched, "blytz_hire", "enable always")
+    done = switched.runner("repair", "payments", "--full")
+    assert done.returncode == NotReady.exit_code, done.stdout + done.stderr
+    assert f"trigger touch on {TABLE} fires for replication, too" in done.stderr
+    assert "Nothing was changed" in done.stderr
+    fix = f"alter table {TABLE} enable trigger touch;"
+    assert fix in done.stderr
+    with switched.monolith() as monolith:
+        monolith.execute(fix)
+    assert switched.runner("repair", "payments", "--full").returncode == 0
 
 
 def test_subscriptions_apply_rows_as_their_tables_owner(switched: Split) -> None:

@@ -10,7 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.cli.commands.url import is_monolith, url
 from pgsplit.cli.options import current_project
-from pgsplit.postgres import programs
+from pgsplit.postgres import programs, session_settings
 
 
 @click.command("psql", context_settings={"ignore_unknown_options": True})
@@ -23,7 +23,7 @@ def command(target: str, as_service: bool, arguments: tuple[str, ...]) -> None:
     TARGET is "monolith" or a service. Further arguments go to psql.
     """
     program = programs.find("psql")
-    options = {} if as_service or is_monolith(target) else _search_path(target)
+    options = {} if as_service else _settings(target)
     address = url(target, as_service)
     password = str(conninfo_to_dict(address).get("password", ""))
     if password:  # in the environment: everybody may read a command line
@@ -32,6 +32,10 @@ def command(target: str, as_service: bool, arguments: tuple[str, ...]) -> None:
     os.execve(program, [program, address, *arguments], {**os.environ, **options})
 
 
-def _search_path(target: str) -> dict[str, str]:
+def _settings(target: str) -> dict[str, str]:
+    """Give psql our own settings. In the monolith anybody's functions might be on the path."""
+    if is_monolith(target):
+        return {"PGOPTIONS": session_settings.options()}
     (service,) = current_project().select((target,))
-    return {"PGOPTIONS": f"-c search_path={service.database},{service.mirror}"}
+    path = f"pg_catalog,{service.database},{service.mirror},pg_temp"
+    return {"PGOPTIONS": session_settings.options(search_path=path)}

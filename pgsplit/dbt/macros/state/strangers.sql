@@ -1,5 +1,5 @@
 {#
-    strangers(mark, schemas, own, streams): a query for what somebody else owns, or may change, of what
+    strangers(mark, schemas, own, streams, reads): a query for what somebody else owns, or may change, of what
     this project is about to use in a database. Each row says what was found, and the statement that fixes
     it. It reads the catalogue only, so it runs nobody's code.
 
@@ -9,12 +9,14 @@
     | schemas  | array['split', 'audit', 'shop', 'owner']    | where everything has to be ours             |
     | own      | 'ordering'                                  | a schema that has to be ours; '' if none    |
     | streams  | array['split_ordering']                     | names of publications and subscriptions     |
+    | reads    | 'shop'                                      | a schema whose tables are only read; or ''  |
 
     Arguments are SQL. Ours are superusers, this login, the owner role with the mark, and roles that this
     login or a superuser has made this login a member of, unless they own anything else in the database:
-    that would be the role of an application. pgsplit/project/strangers.py runs this query too.
+    that would be the role of an application. Who reads a table runs the functions of its partial indexes,
+    checks and statistics, while PostgreSQL plans the query. pgsplit/project/strangers.py runs this query too.
 #}
-{% macro strangers(mark, schemas, own, streams) %}
+{% macro strangers(mark, schemas, own, streams, reads) %}
     with recursive me as (
         select oid, rolname from pg_catalog.pg_roles where rolname = current_user
     ),
@@ -135,6 +137,39 @@
         where entry.privilege_type <> 'SELECT'
     ),
 
+    -- Indexes, checks, statistics, partition keys and generated columns of tables that are only read, with
+    -- their functions. A dry run restores a copy, and so works out checks and generated columns.
+    planned as (
+        select distinct dependency.classid, dependency.objid, coalesce(operator.oprcode, dependency.refobjid) as function
+        from (
+            select 'pg_class'::regclass as classid, indexrelid as objid, indrelid as relation from pg_catalog.pg_index
+            union all
+            select 'pg_class'::regclass, partrelid, partrelid from pg_catalog.pg_partitioned_table
+            union all
+            select 'pg_constraint'::regclass, oid, conrelid from pg_catalog.pg_constraint where contype = 'c'
+            union all
+            select 'pg_statistic_ext'::regclass, oid, stxrelid from pg_catalog.pg_statistic_ext
+            union all
+            select 'pg_attrdef'::regclass, value.oid, value.adrelid
+            from pg_catalog.pg_attrdef as value
+            inner join pg_catalog.pg_attribute as part on part.attrelid = value.adrelid and part.attnum = value.adnum
+            where part.attgenerated <> ''
+            union all
+            select 'pg_constraint'::regclass, domain.oid, part.attrelid
+            from pg_catalog.pg_constraint as domain
+            inner join pg_catalog.pg_attribute as part on part.atttypid = domain.contypid
+            where domain.contypid <> 0
+        ) as part
+        inner join pg_catalog.pg_class as class on class.oid = part.relation
+        inner join pg_catalog.pg_namespace as namespace on namespace.oid = class.relnamespace
+        inner join pg_catalog.pg_depend as dependency
+            on dependency.classid = part.classid and dependency.objid = part.objid
+            and dependency.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+        left join pg_catalog.pg_operator as operator
+            on dependency.refclassid = 'pg_operator'::regclass and operator.oid = dependency.refobjid
+        where namespace.nspname = {{ reads }}
+    ),
+
     found as (
         select
             1 as place,
@@ -180,6 +215,18 @@
             )
         from granted
         where grantee not in (select oid from ours)
+        union all
+        select
+            5,
+            format(
+                'the %s calls %s of %I with the rights of whoever reads its table',
+                pg_describe_object(planned.classid, planned.objid, 0), proc.oid::regprocedure,
+                pg_get_userbyid(proc.proowner)
+            ),
+            format('alter function %s owner to %I;', proc.oid::regprocedure, me.rolname)
+        from planned
+        inner join pg_catalog.pg_proc as proc on proc.oid = planned.function, me
+        where proc.proowner not in (select oid from ours)
     )
 
     select what, fix from found order by place, what
@@ -191,13 +238,14 @@
 #}
 {% macro require_no_strangers() %}
     {% if pgsplit.is_monolith() %}
-        {% set query = pgsplit.strangers("''", "array['split']::name[]", "null", "array[]::name[]") %}
+        {% set query = pgsplit.strangers("''", "array['split']::name[]", "null", "array[]::name[]", "'" ~ pgsplit.monolith_schema() ~ "'") %}
     {% else %}
         {% set query = pgsplit.strangers(
             "'made by the " ~ project_name ~ " split for " ~ target.name ~ "'",
             "array['split', 'audit', 'owner', '" ~ pgsplit.monolith_schema() ~ "']::name[]",
             "'" ~ target.name ~ "'",
-            "array['split_" ~ target.name ~ "', 'split_" ~ target.name ~ "_back']::name[]"
+            "array['split_" ~ target.name ~ "', 'split_" ~ target.name ~ "_back']::name[]",
+            "''"
         ) %}
     {% endif %}
     {% set found = run_query(query).rows %}
