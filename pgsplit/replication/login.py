@@ -20,7 +20,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgsplit.base.errors import NotReady, TargetOccupied
+from pgsplit.base.errors import TargetOccupied
 from pgsplit.postgres.connect import conninfo, describe, with_database
 from pgsplit.postgres.quiet import quiet, unquiet
 from pgsplit.project.endpoints import Connections
@@ -101,27 +101,21 @@ def adopt(stream: Stream, connections: Connections) -> None:
 def drop(stream: Stream) -> None:
     """Drop a stream's login, if it is there and ours; idempotent.
 
-    Raises:
-        NotReady: somebody has given it further rights.
+    One to which somebody has given further rights stays, and nobody can log in as it. No operation
+    may stop because of that.
     """
     source, role = stream.source, sql.Identifier(stream.name)
     if _mark(source, stream.name) != (stream.service.mark,):
         return
+    database = sql.Identifier(source.info.dbname)
     try:
         with source.transaction():
-            source.execute(
-                sql.SQL("revoke all on database {} from {}").format(
-                    sql.Identifier(source.info.dbname), role
-                )
-            )
+            source.execute(sql.SQL("revoke all on database {} from {}").format(database, role))
             source.execute(sql.SQL("drop role {}").format(role))
-    except psycopg.errors.DependentObjectsStillExist as error:
-        raise NotReady(
-            f"The role {stream.name}, by which replication logged in, has rights that this project"
-            f" did not give it: {error.diag.message_detail}",
-            where=describe(source.info.dsn),
-            hint=f'DROP OWNED BY "{stream.name}"; in each of these databases, then again.',
-        ) from error
+    except psycopg.errors.DependentObjectsStillExist:
+        source.execute(sql.SQL("alter role {} nologin noreplication password null").format(role))
+    except psycopg.errors.InsufficientPrivilege:
+        return  # somebody with more rights has made it, with another login of the runner's
 
 
 def advice(stream: Stream, connections: Connections) -> str:

@@ -9,16 +9,16 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row
 
-from pgsplit.postgres.connect import LOCK_TIMEOUT, conninfo
+from pgsplit.postgres.connect import CONNECT_TIMEOUT_SECONDS, LOCK_TIMEOUT, conninfo
 from pgsplit.postgres.quiet import quiet
 from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
 
 PROBE = "split_probe"
-TRY_TIMEOUT = "15s"
 
 SUBSCRIPTION = """
     select
@@ -241,10 +241,15 @@ def try_to_connect(target: Connection, url: str) -> str:
     """
     try:
         with quiet(target), target.transaction(force_rollback=True):
-            target.execute(f"set local statement_timeout = '{TRY_TIMEOUT}'")
-            create_subscription(target, PROBE, url, "none")
+            create_subscription(target, PROBE, _in_time(url), "none")
     except (psycopg.OperationalError, psycopg.errors.ProhibitedSqlStatementAttempted) as error:
         if target.broken:
             raise
         return str(error).strip()
     return ""
+
+
+def _in_time(url: str) -> str:
+    """Give a URL with a limit on how long connecting may take, unless it has one."""
+    fields = {k: str(v) for k, v in conninfo_to_dict(url).items() if v is not None}
+    return make_conninfo(**{"connect_timeout": str(CONNECT_TIMEOUT_SECONDS), **fields})

@@ -122,6 +122,20 @@ def test_subscription_logs_in_with_a_login_of_its_own(split: Split) -> None:
     assert roles(split) == before
 
 
+def test_login_with_rights_that_somebody_gave_it_stops_nothing(split: Split) -> None:
+    tcp = over_tcp(split)
+    ran(tcp, "provision", "payments")
+    ran(tcp, "land", "payments")
+    with tcp.monolith() as monolith:
+        monolith.execute(f"grant select on blytz_hire.users to {FORWARD}")
+        ran(tcp, "abort", "payments")
+        left = "select rolcanlogin or rolreplication from pg_roles where rolname = %s"
+        assert one(monolith, left, FORWARD) is False
+    ran(tcp, "provision", "payments")
+    ran(tcp, "land", "payments")
+    assert stored(tcp, "payments_db")[FORWARD]["user"] == FORWARD
+
+
 def test_subscription_without_a_password_gets_no_login(landed: Split) -> None:
     assert "password" not in stored(landed, "payments_db")[FORWARD]
     assert not [name for name in roles(landed) if name.startswith("split_")]
@@ -204,7 +218,7 @@ def test_login_without_the_right_is_told_the_statements(split: Split) -> None:
             monolith.execute(sql.SQL(statement).format(sql.Literal(PASSWORD), mover=mover))
     url = with_database(split.server.tcp, MONOLITH, user="mover")
     tcp = over_tcp(split, BLYTZ_HIRE_URL=url)
-    said = ran(tcp, "provision", "payments")
+    said = noted = ran(tcp, "provision", "payments")
     statements = 'CREATE ROLE "{role}" LOGIN REPLICATION; GRANT CONNECT ON DATABASE "{database}"'
     statements += ' TO "{role}";'
     role = "blytz_hire_replication"
@@ -226,8 +240,8 @@ def test_login_without_the_right_is_told_the_statements(split: Split) -> None:
     assert "logs in to the monolith" not in said
     psycopg.connect(named).close()
     # And what keeps a password out of that server's log.
-    assert "may log the password by which it reads the monolith: mover may not turn" in said
-    assert 'GRANT SET ON PARAMETER log_min_error_statement TO "mover";' in said
+    assert "may log the password by which it reads the monolith: mover may not turn" in noted
+    assert 'GRANT SET ON PARAMETER log_min_error_statement TO "mover";' in noted
     split.server.execute("alter system set log_statement = 'ddl'")
     split.server.execute("select pg_reload_conf()")
     said = ran(tcp, "provision", "payments")
@@ -264,6 +278,25 @@ def test_streams_of_an_earlier_version_get_logins_of_their_own_by_a_build(stage:
         service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "new"})
     assert_alike(split)
     assert "logs in to" not in ran(tcp, "status", "payments")
+
+
+def test_backup_holds_no_password_of_a_user_mapping(living: Split) -> None:
+    odd = "it's \\ an odd one"
+    with living.service("payments_db") as database:
+        options = one(database, "select umoptions from pg_user_mappings")
+        secret = dict(option.split("=", 1) for option in options)["password"]
+        database.execute("create server of_the_team foreign data wrapper postgres_fdw")
+        database.execute(
+            sql.SQL(
+                "create user mapping for public server of_the_team options (password {})"
+            ).format(sql.Literal(odd))
+        )
+    ran(living, "backup", "payments")
+    (path,) = Path(living.environ["BLYTZ_HIRE_BACKUPS"]).glob("*/toc.dat")
+    text = path.read_bytes()
+    assert b"password 'xxxxxxxx" in text
+    assert secret.encode() not in text
+    assert b"an odd one" not in text
 
 
 @pytest.mark.parametrize("run", [oldest, newest], ids=["15", "newest"])
