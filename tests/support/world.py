@@ -99,6 +99,7 @@ class World:
                 self.links[f"{who} to {name}"] = Proxy(free_port(), node.port)
         self.children: list[subprocess.Popen[str]] = []
         self.follower: subprocess.Popen[str] | None = None
+        self.takes: dict[str, float] = {}  # seconds that each command has taken, without a fault
         self.said: list[str] = []  # what each command has printed since a state was entered
         self._first = dict(self.nodes)
 

@@ -20,7 +20,7 @@ from tests.torture.recovery import recover
 
 # An operation may refuse, and undo itself, when clients or a slow machine keep it waiting.
 MAY_REFUSE = ("The pause was longer", "is locked by", "are in use", "keeps reading or writing")
-# Faults come within this time after an operation begins.
+# Faults come while an operation is under way: within the time that the last one has taken here.
 FAULT_SECONDS = {"run": 5.0}
 OTHER_FAULT_SECONDS = 0.8
 FAULTY = 0.75
@@ -112,7 +112,8 @@ class Cycle:
             self.world.stop_following()
         scene = Scene(self.world, self.random)
         fault = draw(self.random, self.faults) if self.random.random() < FAULTY else None
-        delay = self.random.uniform(0, FAULT_SECONDS.get(command[0], OTHER_FAULT_SECONDS))
+        takes = self.world.takes.get(command[0], FAULT_SECONDS.get(command[0], OTHER_FAULT_SECONDS))
+        delay = self.random.random() * takes
         if fault and fault.prepare:
             fault.prepare(scene)
         begun = time.monotonic()
@@ -128,6 +129,7 @@ class Cycle:
             thread.join()
         else:
             done = self.world.ended(scene.process)
+            self.world.takes[command[0]] = time.monotonic() - begun
         said = f"{' '.join(word for word in command[:3] if word not in QUICKLY)}"
         if fault:
             said += f" [{fault.name}: {', '.join(happened) or 'broke'}, after {delay:.2f} s]"
