@@ -12,9 +12,10 @@ from pathlib import Path
 from random import Random
 from signal import SIGINT
 
+from tests.support.bouncer import PGBOUNCER
 from tests.support.clients import Client, Table, account
 from tests.support.leftovers import leftovers
-from tests.support.world import MONOLITH, QUICKLY, SERVICE, SYNCED, Done, World
+from tests.support.world import MONOLITH, QUICKLY, SAMPLE, SERVICE, SYNCED, Done, World
 from tests.torture.faults import FAULTS, Fault, Scene, draw
 from tests.torture.recovery import recover
 
@@ -24,6 +25,7 @@ MAY_REFUSE = ("The pause was longer", "is locked by", "are in use", "keeps readi
 FAULT_SECONDS = {"run": 5.0}
 OTHER_FAULT_SECONDS = 0.8
 FAULTY = 0.75
+POOLED = 0.25
 # Followers run beside these; the others end or begin what they follow.
 FOLLOWED = ("verify", "switch", "rollback")
 
@@ -59,6 +61,7 @@ class Cycle:
         self.lost: list[tuple[str, float, float]] = []
         self.follows = self.random.random() < 0.5
         self.begins = self.random.choice(begins)
+        self.pools = PGBOUNCER is not None and self.random.random() < POOLED
         services = {one.role: one for one in world.project.services.values()}
         self.roles = [table.role for table in tables]
         self.clients = [
@@ -79,6 +82,11 @@ class Cycle:
         world.prepare(self.begins)  # once in a world, so it is not this cycle's time
         started = time.monotonic()
         world.enter(self.begins)
+        if self.pools and self.begins != SAMPLE:
+            world.pool()
+            for client in self.clients[::2]:
+                client.pool = world.bouncer.url(client.service.role)
+            outcome.life.append("half of the clients by PgBouncer")
         versions = "/".join(world.nodes[side].version for side in (MONOLITH, SERVICE))
         outcome.life.append(
             f"{world.project.name} on {versions}, {self.begins}" + self.follows * ", with followers"
