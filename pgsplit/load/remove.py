@@ -23,6 +23,13 @@ QUARANTINED = """
         and obj_description(oid, 'pg_class') like 'Rows as the service had them%'
     order by 1
 """
+EMPTIED = """
+    select
+        to_regnamespace('split') is null
+        and pg_get_userbyid(datdba) = %s
+        and shobj_description(datdba, 'pg_authid') = %s
+    from pg_database where datname = current_database()
+"""
 
 
 def remove(service: Service, connections: Connections, ledger: Ledger) -> list[str]:
@@ -91,12 +98,16 @@ def _exists(server: psycopg.Connection[Any], name: str) -> bool:
 
 
 def _drop_schemas(service: Service, url: str) -> bool:
-    """Drop the project's schemas in one transaction; return False if they are somebody else's."""
+    """Drop the project's schemas in one transaction; return False if they are somebody else's.
+
+    An abort that was killed after this transaction, or a provisioning before its own, has left a
+    database without them; the owner role tells that it is ours.
+    """
     with connect(url, service.database) as inside, inside.transaction():
         strangers.require_none(inside, service.project, service.database)
         mark = inside.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
         if mark.fetchone() != (service.mark,):
-            return False
+            return inside.execute(EMPTIED, (service.owner, service.mark)).fetchone() == (True,)
         require_nothing_kept(inside, service)
         drop = sql.SQL("drop schema if exists {} cascade")
         for schema in (service.database, service.mirror, "split", "audit", "owner"):

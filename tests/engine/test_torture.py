@@ -74,13 +74,22 @@ def test_operation_killed_after_each_statement_is_resumed(world: World, name: st
     assert found == {}
 
 
+# A part of the statement after which something was half done once, and the statements after it.
+HALF_DONE = [
+    ("repair", "set (slot_name", 2),  # before the stream was enabled
+    ("abort", "reset all", 3),  # the database had lost what told whose it is
+]
+
+
 @pytest.mark.slow
-def test_repair_killed_before_its_stream_is_enabled_is_repaired_again(world: World) -> None:
-    listed = killing.statements(world, OPERATIONS["repair"])
-    slot = next(line for line in listed if "set (slot_name" in line)
-    number = int(slot.partition("\t")[0])
-    for after in (number, number + 1, number + 2):
-        assert killed_after(world, OPERATIONS["repair"], after) == (True, [])
+@pytest.mark.parametrize(("name", "part", "more"), HALF_DONE)
+def test_operation_killed_around_a_statement_is_resumed(
+    world: World, name: str, part: str, more: int
+) -> None:
+    listed = killing.statements(world, OPERATIONS[name])
+    first = next(number for number, line in enumerate(listed, 1) if part in line)
+    for number in range(first, first + more + 1):
+        assert killed_after(world, OPERATIONS[name], number) == (True, [])
 
 
 @pytest.mark.slow

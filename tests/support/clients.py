@@ -164,11 +164,21 @@ class Row:
 
 
 class Client:
-    """An application of one service; it writes where the service's routes lead."""
+    """An application of one service; it writes where the service's routes lead.
+
+    With the URL of a `pool` it writes wherever PgBouncer leads.
+    """
 
     def __init__(
-        self, table: Table, service: Service, connections: Connections, tag: str, random: Random
+        self,
+        table: Table,
+        service: Service,
+        connections: Connections,
+        tag: str,
+        random: Random,
+        pool: str = "",
     ) -> None:
+        self.pool = pool
         self.table, self.service, self.connections = table, service, connections
         self.tag, self.random, self.number = tag, random, 0
         self.rows: dict[str, Row] = {}
@@ -223,6 +233,8 @@ class Client:
             self.failures.append(f"client {self.tag}: {type(error).__name__}: {error}")
 
     def _route(self) -> tuple[str, Side]:
+        if self.pool:
+            return self.pool, Side.MONOLITH  # which side it is, `_connected` asks
         try:
             routes = env_file.read(self.service, self.connections)
         except SplitError:
@@ -238,7 +250,10 @@ class Client:
                 autocommit=True,
                 connect_timeout=CONNECT_SECONDS,
                 application_name=f"client {self.tag}",
+                prepare_threshold=None,
             )
+            if self.pool:
+                side = self._side(connection)
         except psycopg.Error:
             self.counts["not connected"] += 1
             self._stop.wait(0.05)
@@ -248,6 +263,11 @@ class Client:
                 self._stop.wait(self.random.uniform(0.005, 0.03))
                 if self._route()[0] != url:
                     return
+
+    def _side(self, connection: Connection) -> Side:
+        with Watch(connection):
+            row = connection.execute("select current_database()").fetchone()
+        return Side.SERVICE if row == (self.service.database,) else Side.MONOLITH
 
     def _written(self, connection: Connection, side: Side) -> bool:
         """Do one write; tell whether the connection is good for another one."""

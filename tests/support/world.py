@@ -30,6 +30,7 @@ from pgsplit.observe.status import status
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Project
 from pgsplit.replication.sync import sync
+from tests.support.bouncer import Bouncer
 from tests.support.nodes import Node, ServerFailed
 from tests.support.proxy import Proxy
 from tests.support.run_folder import VARIABLE
@@ -98,7 +99,9 @@ class World:
             for who in ("people", "servers"):
                 self.links[f"{who} to {name}"] = Proxy(free_port(), node.port)
         self.children: list[subprocess.Popen[str]] = []
+        self.bouncer = Bouncer(folder / "bouncer")
         self.follower: subprocess.Popen[str] | None = None
+        self.takes: dict[str, float] = {}  # seconds that each command has taken, without a fault
         self.said: list[str] = []  # what each command has printed since a state was entered
         self._first = dict(self.nodes)
 
@@ -123,7 +126,7 @@ class World:
             "COLUMNS": "300",
         }
 
-    @cached_property
+    @property
     def as_people(self) -> Connections:
         """The same for functions, by the links that people use."""
         return resolve(self.project, self.environ)
@@ -208,6 +211,8 @@ class World:
             process.wait()
         self.children.clear()
         self.follower = None
+        self.bouncer.stop()
+        self.environ.pop("PGBOUNCER_ADMIN_URL", None)
         for node in self.nodes.values():
             node.destroy()
         for name, node in self._first.items():
@@ -229,6 +234,17 @@ class World:
                 with suppress(Exception):
                     process.send_signal(signal.SIGCONT)
             node.start()
+
+    def pool(self) -> None:
+        """Put a PgBouncer before the services that are provisioned, for clients that want it."""
+        self.environ["PGBOUNCER_ADMIN_URL"] = self.bouncer.console
+        self.bouncer.prepare(self.folder / "connections")
+        made = [role for role, stands in self.states().items() if stands != "absent"]
+        done = self.runner("provision", *made)  # which writes its routes, too
+        assert done.returncode == 0, done.stdout
+        self.bouncer.start()
+        if not wait_until(20, self.bouncer.answers):
+            raise ServerFailed("PgBouncer did not start")
 
     def lead(self, name: str, node: Node) -> None:
         """Put a server in charge: all links lead to it."""

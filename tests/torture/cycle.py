@@ -12,18 +12,20 @@ from pathlib import Path
 from random import Random
 from signal import SIGINT
 
+from tests.support.bouncer import PGBOUNCER
 from tests.support.clients import Client, Table, account
 from tests.support.leftovers import leftovers
-from tests.support.world import MONOLITH, QUICKLY, SERVICE, SYNCED, Done, World
+from tests.support.world import MONOLITH, QUICKLY, SAMPLE, SERVICE, SYNCED, Done, World
 from tests.torture.faults import FAULTS, Fault, Scene, draw
 from tests.torture.recovery import recover
 
 # An operation may refuse, and undo itself, when clients or a slow machine keep it waiting.
 MAY_REFUSE = ("The pause was longer", "is locked by", "are in use", "keeps reading or writing")
-# Faults come within this time after an operation begins.
+# Faults come while an operation is under way: within the time that the last one has taken here.
 FAULT_SECONDS = {"run": 5.0}
 OTHER_FAULT_SECONDS = 0.8
 FAULTY = 0.75
+POOLED = 0.25
 # Followers run beside these; the others end or begin what they follow.
 FOLLOWED = ("verify", "switch", "rollback")
 
@@ -59,6 +61,7 @@ class Cycle:
         self.lost: list[tuple[str, float, float]] = []
         self.follows = self.random.random() < 0.5
         self.begins = self.random.choice(begins)
+        self.pools = PGBOUNCER is not None and self.random.random() < POOLED
         services = {one.role: one for one in world.project.services.values()}
         self.roles = [table.role for table in tables]
         self.clients = [
@@ -79,6 +82,11 @@ class Cycle:
         world.prepare(self.begins)  # once in a world, so it is not this cycle's time
         started = time.monotonic()
         world.enter(self.begins)
+        if self.pools and self.begins != SAMPLE:
+            world.pool()
+            for client in self.clients[::2]:
+                client.pool = world.bouncer.url(client.service.role)
+            outcome.life.append("half of the clients by PgBouncer")
         versions = "/".join(world.nodes[side].version for side in (MONOLITH, SERVICE))
         outcome.life.append(
             f"{world.project.name} on {versions}, {self.begins}" + self.follows * ", with followers"
@@ -112,7 +120,8 @@ class Cycle:
             self.world.stop_following()
         scene = Scene(self.world, self.random)
         fault = draw(self.random, self.faults) if self.random.random() < FAULTY else None
-        delay = self.random.uniform(0, FAULT_SECONDS.get(command[0], OTHER_FAULT_SECONDS))
+        takes = self.world.takes.get(command[0], FAULT_SECONDS.get(command[0], OTHER_FAULT_SECONDS))
+        delay = self.random.random() * takes
         if fault and fault.prepare:
             fault.prepare(scene)
         begun = time.monotonic()
@@ -128,6 +137,7 @@ class Cycle:
             thread.join()
         else:
             done = self.world.ended(scene.process)
+            self.world.takes[command[0]] = time.monotonic() - begun
         said = f"{' '.join(word for word in command[:3] if word not in QUICKLY)}"
         if fault:
             said += f" [{fault.name}: {', '.join(happened) or 'broke'}, after {delay:.2f} s]"
