@@ -22,6 +22,7 @@ from tests.support.split import Split
 from tests.support.stage import Stage
 from tests.support.switching import (
     PAYMENTS,
+    as_service,
     assert_agreed,
     assert_alike,
     both_ends,
@@ -264,6 +265,17 @@ def test_problem_of_a_later_step_is_found_by_the_dry_run_and_the_real_one(
             assert done.returncode == NotReady.exit_code, done.stdout + done.stderr
             assert said in words(done.stderr)
             assert "Nothing was changed" in words(done.stderr)
+
+
+def test_abort_that_would_stop_half_way_is_refused(living: Split) -> None:
+    with as_service(living) as client:
+        client.execute("set application_name = 'a shop'")
+        with unchanged(living):
+            said = ran(living, "abort", "payments", code=NotReady.exit_code)
+    assert "somebody is connected to payments_db: payments_service (a shop)" in said
+    assert "select pg_terminate_backend(pid) from pg_stat_activity where datname" in said
+    ran(living, "abort", "payments")
+    assert stands(living) == "absent"
 
 
 def test_rights_that_later_steps_need_are_asked_for(switched: Split) -> None:
