@@ -158,7 +158,7 @@ def try_reverse_stream(session: Session) -> None:
     with tried(stream.source):
         create_publication(
             stream.source,
-            f"{stream.name}_try",
+            f"split_try_{stream.source.info.backend_pid}",
             session.service.mirror,
             session.service.owned_tables,
             stream.heartbeat_key,
@@ -177,7 +177,6 @@ def try_subscription(session: Session, stream: Stream) -> None:
     source, target = stream.labels
     subscriptions.try_to_subscribe(
         stream.target,
-        stream.name,
         session.connections.for_servers(session.service.database),
         unreachable=f"The server of {target} can't reach {source}",
         variable=f"{session.service.database.upper()}_REPLICATION_URL",

@@ -220,19 +220,16 @@ def create_subscription(
         ) from error
 
 
-def try_to_subscribe(
-    target: Connection, name: str, url: str, *, unreachable: str, variable: str
-) -> None:
+def try_to_subscribe(target: Connection, url: str, *, unreachable: str, variable: str) -> None:
     """Check that a subscription could be created; it is, and is rolled back.
 
     Arguments and errors are those of `create_subscription`. The target's server connects to the
     publisher as it would later, for replication.
     """
+    trial = f"split_try_{target.info.backend_pid}"
     with target.transaction(force_rollback=True):
         target.execute(f"set local statement_timeout = '{TRY_TIMEOUT}'")
-        create_subscription(
-            target, f"{name}_try", url, "none", unreachable=unreachable, variable=variable
-        )
+        create_subscription(target, trial, url, "none", unreachable=unreachable, variable=variable)
 
 
 def subscribe(service: Service, connections: Connections, target: Connection) -> None:

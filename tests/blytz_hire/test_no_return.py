@@ -16,6 +16,7 @@ from pgsplit.cutover.cutover import Cutover
 from pgsplit.cutover.rollback import Rollback
 from pgsplit.postgres import embedded, programs
 from pgsplit.postgres.connect import with_database
+from pgsplit.replication import capacity
 from pgsplit.replication import slot as slots
 from tests.support.servers import DEBIAN_15, PASSWORD
 from tests.support.split import Split
@@ -276,6 +277,19 @@ def test_abort_that_would_stop_half_way_is_refused(living: Split) -> None:
     assert "select pg_terminate_backend(pid) from pg_stat_activity where datname" in said
     ran(living, "abort", "payments")
     assert stands(living) == "absent"
+
+
+def test_streams_that_are_about_to_be_made_need_room_for_all_of_them(living: Split) -> None:
+    """One slot is free, and two services are about to follow this one."""
+    with living.service("payments_db") as database:
+        free = one(
+            database,
+            "select current_setting('max_replication_slots')::integer - count(*)"
+            " from pg_replication_slots",
+        )
+        capacity.can_publish(database, "one", "payments_db", free - 1)
+        with pytest.raises(NotReady, match="No replication slot is free: 40 of 40 are in use, or"):
+            capacity.can_publish(database, "one more", "payments_db", free)
 
 
 def test_rights_that_later_steps_need_are_asked_for(switched: Split) -> None:
