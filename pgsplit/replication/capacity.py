@@ -108,6 +108,17 @@ def can_publish(source: Connection, slot: str, name: str, promised: int = 0) -> 
 
 
 def can_subscribe(database: Connection, subscription: str, server: str, promised: int = 0) -> None:
+    """Check that this login may subscribe in a database, and that its server has room for it.
+
+    Args:
+        database: a connection to it.
+        subscription: the subscription's name, which doesn't count.
+        server: the server, for people.
+        promised: how many subscriptions are about to be made there.
+
+    Raises:
+        NotReady: it may not, or no worker or no origin is free.
+    """
     row = database.execute(
         "select rolsuper or (current_setting('server_version_num')::integer >= 160000"
         " and pg_has_role((select oid from pg_roles where rolname = 'pg_create_subscription'),"
