@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.cutover import later
+from pgsplit.cutover.blockers import blockers
 from pgsplit.cutover.locks import change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
@@ -75,13 +77,24 @@ class Abort(SagaOperation[Aborted]):
                 else "runner.py history",
             )
         require_finished(service, self.ledger, but=[self.kind])
+        found = PreflightReport()
         if service.database not in unfinished(self.ledger):
             with (
                 suppress(ConnectionFailed),
                 open_session(service, self.connections) as session,
             ):
                 remove.require_nothing_kept(session.database, service)
-        return PreflightReport()
+                for what, hint in blockers(later.for_abort(session)):
+                    found.add(what, hint)
+                is_dropped = self.ledger.has_made(service, "provision", "created")
+                if is_dropped and (clients := remove.clients(session.database)):
+                    found.add(
+                        f"somebody is connected to {service.database}: {', '.join(clients)}",
+                        "Let them disconnect, or: select pg_terminate_backend(pid) from"
+                        f" pg_stat_activity where datname = '{session.database.info.dbname}'"
+                        " and pid <> pg_backend_pid();",
+                    )
+        return found
 
     def steps(self) -> Saga:
         """Give the steps; there is nothing to undo, since all of them only remove."""

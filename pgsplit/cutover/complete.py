@@ -224,7 +224,8 @@ class Complete(SagaOperation[Completed]):
         return {"warnings": self.result.warnings}
 
     def _check_consumers(self, found: PreflightReport) -> None:
-        """Consumers must be built, and there must be room for a shared stream to each."""
+        """Consumers must be built, and there must be room for shared streams to all of them."""
+        servers: list[tuple[str, int]] = []  # of those before
         for consumer in shared.consumers(self.service):
             if not self.ledger.state(consumer).reached(State.BUILT):
                 found.add(
@@ -234,9 +235,12 @@ class Complete(SagaOperation[Completed]):
                 )
                 continue
             with self.connections.connect(consumer.database) as database:
+                server = (database.info.host, database.info.port)
+                promised = (len(servers), servers.count(server))
+                servers.append(server)
                 try:
                     requirements.shared_stream(
-                        self.session.database, database, self.service, consumer
+                        self.session.database, database, self.service, consumer, promised=promised
                     )
                     stream = shared.SharedStream(
                         consumer,

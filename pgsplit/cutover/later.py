@@ -105,6 +105,16 @@ def for_completion(session: Session) -> list[Needed]:
     ]
 
 
+def for_abort(session: Session) -> list[Needed]:
+    """Give the tables that an abort has to lock."""
+    fence = session.monolith_fence
+    fenced = [f"{fence.schema}.{name}" for name in fence.tables] if fence.exists() else []
+    return [
+        Needed(session.monolith, fenced, STOP_MOVING),
+        Needed(session.database, ["pg_subscription"], STOP_MOVING),
+    ]
+
+
 def _always(session: Session) -> list[Needed]:
     return [
         Needed(session.monolith, own_tables(session.monolith), STOP_WRITERS),
@@ -148,7 +158,7 @@ def try_reverse_stream(session: Session) -> None:
     with tried(stream.source):
         create_publication(
             stream.source,
-            f"{stream.name}_try",
+            f"split_try_{stream.source.info.backend_pid}",
             session.service.mirror,
             session.service.owned_tables,
             stream.heartbeat_key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any
 
 from psycopg import sql
@@ -78,6 +79,19 @@ class Rollback(Cutover):
     def prepare(self) -> None:
         """Check the reverse stream, which the rest depends on; there is nothing to make."""
         self.session.reverse.require_unbroken()
+        assert self.read_tables  # asked now, and not in the pause
+
+    @cached_property
+    def read_tables(self) -> str:
+        """The mirror's and the service's tables, as a statement lists them."""
+        row = self.session.database.execute(
+            "select string_agg(oid::regclass::text, ', ') from pg_class"
+            " where relkind in ('r', 'p')"
+            " and relnamespace in (to_regnamespace(%s), to_regnamespace(%s))",
+            (self.service.mirror, self.service.database),
+        ).fetchone()
+        assert row is not None
+        return str(row[0])
 
     def undo_prepare(self) -> None:
         """Nothing was made."""
@@ -97,7 +111,8 @@ class Rollback(Cutover):
     def hold(self, seconds: float) -> None:
         """Publish the monolith's tables and open its fence, uncommitted, and under the sync lock.
 
-        The sync lock comes with a snapshot of the mirror before anybody writes the monolith.
+        The sync lock comes with a snapshot of the mirror before anybody writes the monolith, and
+        with locks on all that `finish` reads in it.
         `finish` ends both. If it never gets there, the connection's end does.
         """
         holder, timeout = self.holder, f"set local lock_timeout = {milliseconds(seconds)}"
@@ -109,6 +124,7 @@ class Rollback(Cutover):
             tables = [sql.Identifier(self.service.mirror, name) for name in self.owned]
             listed = sql.SQL(", ").join(tables)
             holder.execute(sql.SQL("lock table {} in exclusive mode").format(listed))
+        holder.execute(f"lock table {self.read_tables} in access share mode")
         row = holder.execute("select switched_at is not null from split.service").fetchone()
         self.is_switched = row == (True,)
         if is_open:

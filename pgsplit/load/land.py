@@ -114,7 +114,7 @@ def land(
                 except BaseException:
                     # If this fails, because a server is gone or somebody's view needs a table,
                     # the next landing clears, or says why it can't.
-                    with suppress(psycopg.Error):
+                    with suppress(psycopg.Error, NotReady):
                         _clear(stream)
                     raise
                 seconds = round(time.monotonic() - started, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import psycopg
@@ -16,6 +17,9 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.ledger import Ledger
 
+# Whoever has just disconnected is still listed for an instant.
+LOOKS = 5
+BETWEEN_LOOKS_SECONDS = 0.2
 # Tables that a rollback has quarantined; it marks them with this comment.
 QUARANTINED = """
     select format('%I.%I', 'audit', relname) from pg_class
@@ -90,6 +94,25 @@ def require_nothing_kept(inside: psycopg.Connection[Any], service: Service) -> N
             hint="Keep them elsewhere (pg_dump --schema=audit), drop these tables, then:"
             f" runner.py abort {service.role}",
         )
+
+
+def clients(inside: psycopg.Connection[Any]) -> list[str]:
+    """Name those who are connected to a service's database, and still are a moment later."""
+    names: list[str] = []
+    for _ in range(LOOKS):
+        names = [
+            row[0]
+            for row in inside.execute(
+                "select distinct format('%s (%s)', usename, application_name)"
+                " from pg_stat_activity where datname = current_database()"
+                " and pid <> pg_backend_pid() and usename is not null"
+                " and coalesce(backend_type, 'client backend') = 'client backend' order by 1"
+            )
+        ]
+        if not names:
+            break
+        time.sleep(BETWEEN_LOOKS_SECONDS)
+    return names
 
 
 def _exists(server: psycopg.Connection[Any], name: str) -> bool:

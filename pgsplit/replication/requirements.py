@@ -10,52 +10,10 @@ import psycopg
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.postgres.connect import describe
 from pgsplit.project.project import Service
+from pgsplit.replication.capacity import can_publish, can_subscribe
 from pgsplit.state.schema import require_known
 
 Connection = psycopg.Connection[Any]
-
-# What subscriptions of a server share, and what is used of it without the one that is named. Until
-# PostgreSQL 17 the limit of slots is also that of origins. The launcher is a worker process, too,
-# and so are those of extensions.
-ROOM = """
-    with
-
-    others as (
-        select count(*)::integer as number from pg_subscription where subname <> %(subscription)s
-    )
-
-    select
-        current_setting('max_logical_replication_workers')::integer,
-        others.number,
-        current_setting('max_worker_processes')::integer,
-        others.number + 1 + (
-            select count(*)::integer from pg_stat_activity
-            where
-                backend_type not in (
-                    'client backend', 'autovacuum launcher', 'autovacuum worker', 'archiver',
-                    'background writer', 'checkpointer', 'io worker', 'logger', 'parallel worker',
-                    'slotsync worker', 'standalone backend', 'startup', 'walreceiver', 'walsender',
-                    'walsummarizer', 'walwriter'
-                )
-                and backend_type not like 'logical replication%%'
-        ),
-        coalesce(
-            current_setting('max_active_replication_origins', true),
-            current_setting('max_replication_slots')
-        )::integer,
-        (
-            select count(*)::integer from pg_replication_origin
-            where roname not in (
-                select 'pg_' || oid from pg_subscription where subname = %(subscription)s
-            )
-        ),
-        case
-            when current_setting('max_active_replication_origins', true) is null
-            then 'max_replication_slots'
-            else 'max_active_replication_origins'
-        end
-    from others
-"""
 
 
 def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[str, ...]]) -> None:
@@ -69,7 +27,7 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
     Raises:
         NotReady: `wal_level` is not logical, no slot or sender is free, or privileges are missing.
     """
-    _can_publish(monolith, service.replication, "the monolith")
+    can_publish(monolith, service.replication, "the monolith")
     lacking = _lacking_rights(monolith)
     for name in tables:
         lacking += _lacking_rights_on(monolith, f"{service.mirror}.{name}")
@@ -124,47 +82,6 @@ def _lacking_rights_on(monolith: Connection, table: str) -> list[tuple[str, str]
     return lacking
 
 
-def _can_publish(source: Connection, slot: str, name: str) -> None:
-    """Check that a server offers logical decoding, and has a free slot and a free sender."""
-    where = describe(source.info.dsn)
-    if source.execute("select pg_is_in_recovery()").fetchone() == (True,):
-        raise NotReady(
-            f"The server of {name} is a standby, which can't be written.",
-            where=where,
-            hint="Give the URL of the primary.",
-        )
-    settings = dict(
-        source.execute(
-            "select name, setting from pg_settings"
-            " where name in ('wal_level', 'max_replication_slots', 'max_wal_senders')"
-        ).fetchall()
-    )
-    if settings["wal_level"] != "logical":
-        raise NotReady(
-            f"wal_level is {settings['wal_level']}; following {name} needs logical.",
-            where=where,
-            hint=f"ALTER SYSTEM SET wal_level = 'logical'; then restart the server of {name}.",
-        )
-    row = source.execute(
-        "select (select count(*) from pg_replication_slots where slot_name <> %s),"
-        " (select count(*) from pg_stat_replication)",
-        (slot,),
-    ).fetchone()
-    assert row is not None
-    for setting, used, what in (
-        ("max_replication_slots", row[0], "replication slot"),
-        ("max_wal_senders", row[1], "WAL sender"),
-    ):
-        if used >= int(settings[setting]):
-            raise NotReady(
-                f"No {what} is free: {used} of {settings[setting]} are in use.",
-                where=where,
-                hint=f"ALTER SYSTEM SET {setting} = {int(settings[setting]) + 20}; then restart"
-                f" the server of {name}; or drop a slot that nobody uses:"
-                " select * from pg_replication_slots where not active;",
-            )
-
-
 def reverse(
     database: Connection, monolith: Connection, service: Service, *, made_before: bool
 ) -> None:
@@ -181,8 +98,8 @@ def reverse(
         TargetOccupied: somebody else's publication, slot or subscription has the name.
     """
     name = service.reverse_replication
-    _can_publish(database, name, service.database)
-    _can_subscribe(monolith, name, "the monolith's server")
+    can_publish(database, name, service.database)
+    can_subscribe(monolith, name, "the monolith's server")
     for connection, what, question in (
         (database, "publication", "select true from pg_publication where pubname = %s"),
         (database, "slot", "select true from pg_replication_slots where slot_name = %s"),
@@ -202,7 +119,12 @@ def reverse(
 
 
 def shared_stream(
-    owner: Connection, consumer: Connection, source: Service, target: Service
+    owner: Connection,
+    consumer: Connection,
+    source: Service,
+    target: Service,
+    *,
+    promised: tuple[int, int] = (0, 0),
 ) -> None:
     """Check that one service's database can subscribe to another's.
 
@@ -211,13 +133,15 @@ def shared_stream(
         consumer: a connection to the database that is to subscribe.
         source: the service that publishes.
         target: the service that subscribes.
+        promised: how many others are about to publish at the one server, and to subscribe at the
+            other.
 
     Raises:
         NotReady: `wal_level`, a slot, a sender, a worker or a privilege is missing.
     """
     name = f"{target.replication}_from_{source.database}"
-    _can_publish(owner, name, source.database)
-    _can_subscribe(consumer, name, f"the server of {target.database}")
+    can_publish(owner, name, source.database, promised[0])
+    can_subscribe(consumer, name, f"the server of {target.database}", promised[1])
 
 
 def target(database: Connection, service: Service) -> None:
@@ -230,48 +154,7 @@ def target(database: Connection, service: Service) -> None:
     Raises:
         NotReady: it may not, or the server has no free worker.
     """
-    _can_subscribe(database, service.replication, "the service's server")
-
-
-def _can_subscribe(database: Connection, subscription: str, server: str) -> None:
-    row = database.execute(
-        "select rolsuper or (current_setting('server_version_num')::integer >= 160000"
-        " and pg_has_role((select oid from pg_roles where rolname = 'pg_create_subscription'),"
-        " 'usage'))"
-        " from pg_roles where rolname = current_user"
-    ).fetchone()
-    if row != (True,):
-        raise NotReady(
-            f"{database.info.user} may not create a subscription.",
-            where=describe(database.info.dsn),
-            hint="Connect as a superuser, or on PostgreSQL 16 and later:"
-            f' GRANT pg_create_subscription TO "{database.info.user}";',
-        )
-    _has_room(database, subscription, server)
-
-
-def _has_room(database: Connection, subscription: str, server: str) -> None:
-    """Check that a server has a worker and an origin left; all its databases share them."""
-    row = database.execute(ROOM, {"subscription": subscription}).fetchone()
-    assert row is not None
-    workers, others, processes, busy, origins, used, setting = row
-    if others >= workers or busy >= processes:
-        what = f"{others} subscriptions share {workers}"
-        if others < workers:
-            what = f"{busy} of {processes} max_worker_processes are in use"
-        raise NotReady(
-            f"No logical replication worker is free: {what}.",
-            where=describe(database.info.dsn),
-            hint=f"ALTER SYSTEM SET max_logical_replication_workers = {others + 10};"
-            f" ALTER SYSTEM SET max_worker_processes = {busy + 20};"
-            f" then restart {server}.",
-        )
-    if used >= origins:
-        raise NotReady(
-            f"No replication origin is free: {used} of {origins} are in use.",
-            where=describe(database.info.dsn),
-            hint=f"ALTER SYSTEM SET {setting} = {used + 10}; then restart {server}.",
-        )
+    can_subscribe(database, service.replication, "the service's server")
 
 
 def provisioned(database: Connection, service: Service) -> None:

@@ -133,7 +133,7 @@ def try_to_create(source: Connection, name: str, long_seconds: float) -> None:
             where=describe(source.info.dsn),
             hint="Wait for them, or end them:\n" + "\n".join(end for _, end in old),
         )
-    create(source, trial := f"{name}_{source.info.backend_pid}", is_temporary=True)
+    create(source, trial := f"split_try_{source.info.backend_pid}", is_temporary=True)
     source.execute("select pg_drop_replication_slot(%s)", (trial,))
 
 

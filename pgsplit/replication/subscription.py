@@ -18,7 +18,7 @@ from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
 
-PROBE = "split_probe"
+TRY_TIMEOUT = "15s"
 
 SUBSCRIPTION = """
     select
@@ -241,7 +241,9 @@ def try_to_connect(target: Connection, url: str) -> str:
     """
     try:
         with quiet(target), target.transaction(force_rollback=True):
-            create_subscription(target, PROBE, _in_time(url), "none")
+            target.execute(f"set local statement_timeout = '{TRY_TIMEOUT}'")
+            trial = f"split_try_{target.info.backend_pid}"
+            create_subscription(target, trial, _in_time(url), "none")
     except (psycopg.OperationalError, psycopg.errors.ProhibitedSqlStatementAttempted) as error:
         if target.broken:
             raise

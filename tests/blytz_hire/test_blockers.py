@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,12 +19,14 @@ import psycopg
 import pytest
 
 from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.cutover import locks
+from pgsplit.cutover.complete import complete
 from pgsplit.cutover.resume import resume
 from pgsplit.cutover.rollback import rollback
 from pgsplit.cutover.switch import switch
 from pgsplit.postgres import embedded
 from pgsplit.state.ledger import open_ledger
-from pgsplit.state.saga import Unfinished, unfinished
+from pgsplit.state.saga import Stopped, Unfinished, unfinished
 from tests.blytz_hire.test_switch_faults import kill_at
 from tests.support.split import Split
 from tests.support.stage import Stage
@@ -164,6 +167,53 @@ def test_any_blocker_in_front_of_any_step_leaves_nothing_half_done(
         assert_done_or_undone(split, operation, step, *blocker)
         go_back(split, operation)
     assert_alike(split)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("operation", "step"), list(product(BEFORE, STEPS)))
+def test_interrupt_in_front_of_any_step_is_undone_or_resumed(
+    request: pytest.FixtureRequest, operation: str, step: str
+) -> None:
+    split = request.getfixturevalue(BEFORE[operation])
+
+    def on_step(name: str) -> None:
+        if name == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    do = {"switch": switch, "rollback": rollback}[operation]
+    is_committed = STEPS.index(step) >= STEPS.index("decide")
+    with (
+        open_ledger(split.connections) as ledger,
+        pytest.raises(Unfinished if is_committed else Stopped),
+    ):
+        do(PAYMENTS, split.connections, ledger, 5.0, on_step, with_backup=False)
+    if is_committed:
+        ran(split, "resume")
+    assert assert_agreed(split) == (AFTER if is_committed else BEFORE)[operation]
+    assert_alike(split)
+
+
+@pytest.mark.slow
+def test_completion_that_cannot_retire_names_the_reader_and_is_resumed(
+    switched: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "DEFINITION_TRIES", 2)
+    with switched.monolith() as reader:
+        pid = reader.info.backend_pid
+
+        def on_step(name: str) -> None:
+            if name == "retire":
+                reader.execute("begin; lock table blytz_hire.reviews in access share mode")
+
+        with (
+            open_ledger(switched.connections) as ledger,
+            pytest.raises(Unfinished, match=f"blytz_hire.reviews: process {pid}") as caught,
+        ):
+            complete(PAYMENTS, switched.connections, ledger, on_step, with_backup=False)
+        assert f"select pg_terminate_backend({pid});" in str(caught.value)
+        assert "kept out" not in str(caught.value)
+    assert "It is completed now." in ran(switched, "resume")
+    assert stands(switched) == "completed"
 
 
 @contextmanager

@@ -16,12 +16,14 @@ from pgsplit.cutover.cutover import Cutover
 from pgsplit.cutover.rollback import Rollback
 from pgsplit.postgres import embedded, programs
 from pgsplit.postgres.connect import with_database
+from pgsplit.replication import capacity
 from pgsplit.replication import slot as slots
 from tests.support.servers import DEBIAN_15, PASSWORD
 from tests.support.split import Split
 from tests.support.stage import Stage
 from tests.support.switching import (
     PAYMENTS,
+    as_service,
     assert_agreed,
     assert_alike,
     both_ends,
@@ -66,8 +68,8 @@ def test_stream_that_an_operation_was_removing_is_its_own(
     assert "Somebody has paused" not in said
     ran(switched, "resume")
     assert "Nothing was interrupted." in ran(switched, "resume")
-    with switched.monolith() as monolith:
-        assert one(monolith, "select count(*) from pg_subscription") == (operation == "rollback")
+    with both_ends(switched) as session:
+        assert not session.reverse.is_there() and session.reverse.slot() is None
     if operation == "rollback":
         assert assert_agreed(switched) == "verified"
         assert_alike(switched)
@@ -149,6 +151,9 @@ def test_rollback_after_which_a_sync_fails_is_a_rollback(
                 "alter table payments_db.reviews add constraint none_helps check (helpful < 0)"
                 " not valid"
             )
+        with switched.monolith() as monolith:
+            monolith.execute("update blytz_hire.reviews set helpful = helpful + 1")
+        self.session.forward.arrive()
         follow(self)
 
     monkeypatch.setattr(Rollback, "_follow_again", a_row_breaks_a_rule)
@@ -261,6 +266,30 @@ def test_problem_of_a_later_step_is_found_by_the_dry_run_and_the_real_one(
             assert done.returncode == NotReady.exit_code, done.stdout + done.stderr
             assert said in words(done.stderr)
             assert "Nothing was changed" in words(done.stderr)
+
+
+def test_abort_that_would_stop_half_way_is_refused(living: Split) -> None:
+    with as_service(living) as client:
+        client.execute("set application_name = 'a shop'")
+        with unchanged(living):
+            said = ran(living, "abort", "payments", code=NotReady.exit_code)
+    assert "somebody is connected to payments_db: payments_service (a shop)" in said
+    assert "select pg_terminate_backend(pid) from pg_stat_activity where datname" in said
+    ran(living, "abort", "payments")
+    assert stands(living) == "absent"
+
+
+def test_streams_that_are_about_to_be_made_need_room_for_all_of_them(living: Split) -> None:
+    """One slot is free, and two services are about to follow this one."""
+    with living.service("payments_db") as database:
+        free = one(
+            database,
+            "select current_setting('max_replication_slots')::integer - count(*)"
+            " from pg_replication_slots",
+        )
+        capacity.can_publish(database, "one", "payments_db", free - 1)
+        with pytest.raises(NotReady, match="No replication slot is free: 40 of 40 are in use, or"):
+            capacity.can_publish(database, "one more", "payments_db", free)
 
 
 def test_rights_that_later_steps_need_are_asked_for(switched: Split) -> None:
