@@ -26,7 +26,7 @@ from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity
-from pgsplit.replication.session import Session, open_session
+from pgsplit.replication.session import Session, forgotten_switch, open_session
 from pgsplit.replication.shared import (
     SharedStream,
     completed_owners,
@@ -119,9 +119,10 @@ class Repair(Operation[list[Repaired]]):
         """Check that the service is switched; before that, its mirror can be copied again."""
         service, ledger = self.service, self.ledger
         require_finished(service, ledger, but=[Kind.SWITCH, Kind.ROLLBACK])
-        with open_session(service, self.connections) as session:
-            if forgotten_switch(session):
-                return PreflightReport()
+        if ledger.state(service).reached(State.LANDED):
+            with open_session(service, self.connections) as session:
+                if forgotten_switch(session):
+                    return PreflightReport()
         if not ledger.state(service).reached(State.SWITCHED):
             raise NotReady(
                 f"{service.database} is {ledger.state(service).value}: the monolith is its source"
