@@ -81,6 +81,8 @@ class Abort(SagaOperation[Aborted]):
                 open_session(service, self.connections) as session,
             ):
                 remove.require_nothing_kept(session.database, service)
+                if self.ledger.was_begun(service, Kind.SWITCH.entry("open")):
+                    remove.require_proven(session.database, service)
         return PreflightReport()
 
     def steps(self) -> Saga:

@@ -23,6 +23,11 @@ QUARANTINED = """
     order by 1
 """
 
+BROKEN = """
+    select reason from split.streams
+    where broken_at is not null and exists (select from split.service where keeps_replaced)
+"""
+
 
 def remove(service: Service, connections: Connections, ledger: Ledger) -> list[str]:
     """Drop a service's database and its two roles; idempotent.
@@ -81,6 +86,27 @@ def require_nothing_kept(inside: psycopg.Connection[Any], service: Service) -> N
             where=describe(inside.info.dsn),
             hint="Keep them elsewhere (pg_dump --schema=audit), drop these tables, then:"
             f" runner.py abort {service.role}",
+        )
+
+
+def require_proven(inside: psycopg.Connection[Any], service: Service) -> None:
+    """Refuse to remove a database that may hold rows which the monolith has lost.
+
+    Args:
+        inside: a connection to the service's database.
+        service: a service that was switched once.
+
+    Raises:
+        NotReady: a stream was broken since its rows were last proven to be in the monolith.
+    """
+    broken = inside.execute(BROKEN).fetchone()
+    if broken:
+        raise NotReady(
+            f"{service.database} may hold rows that the monolith has lost: {broken[0]}. Nothing was"
+            " changed.",
+            where=describe(inside.info.dsn),
+            hint=f"runner.py land {service.role} --recopy, then runner.py run {service.role}"
+            f" copies them to the schema audit, and runner.py abort {service.role} names them",
         )
 
 
