@@ -84,6 +84,8 @@ class Abort(SagaOperation[Aborted]):
                 open_session(service, self.connections) as session,
             ):
                 remove.require_nothing_kept(session.database, service)
+                if self.ledger.was_begun(service, Kind.SWITCH.entry("open")):
+                    remove.require_proven(session.database, service)
                 for what, hint in blockers(later.for_abort(session)):
                     found.add(what, hint)
                 is_dropped = self.ledger.has_made(service, "provision", "created")

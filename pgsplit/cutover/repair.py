@@ -123,9 +123,10 @@ class Repair(Operation[list[Repaired]]):
         if not has_ended_reverse(service, ledger):
             allowed.append(Kind.COMPLETE)  # its resume may need the streams that are repaired
         require_finished(service, ledger, but=allowed)
-        with open_session(service, self.connections) as session:
-            if forgotten_switch(session):
-                return PreflightReport()
+        if ledger.state(service).reached(State.LANDED):
+            with open_session(service, self.connections) as session:
+                if forgotten_switch(session):
+                    return PreflightReport()
         if not ledger.state(service).reached(State.SWITCHED):
             raise NotReady(
                 f"{service.database} is {ledger.state(service).value}: the monolith is its source"

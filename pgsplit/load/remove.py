@@ -35,6 +35,11 @@ EMPTIED = """
     from pg_database where datname = current_database()
 """
 
+BROKEN = """
+    select reason from split.streams
+    where broken_at is not null and exists (select from split.service where keeps_replaced)
+"""
+
 
 def remove(service: Service, connections: Connections, ledger: Ledger) -> list[str]:
     """Drop a service's database and its two roles; idempotent.
@@ -113,6 +118,27 @@ def clients(inside: psycopg.Connection[Any]) -> list[str]:
             break
         time.sleep(BETWEEN_LOOKS_SECONDS)
     return names
+
+
+def require_proven(inside: psycopg.Connection[Any], service: Service) -> None:
+    """Refuse to remove a database that may hold rows which the monolith has lost.
+
+    Args:
+        inside: a connection to the service's database.
+        service: a service that was switched once.
+
+    Raises:
+        NotReady: a stream was broken since its rows were last proven to be in the monolith.
+    """
+    broken = inside.execute(BROKEN).fetchone()
+    if broken:
+        raise NotReady(
+            f"{service.database} may hold rows that the monolith has lost: {broken[0]}. Nothing was"
+            " changed.",
+            where=describe(inside.info.dsn),
+            hint=f"runner.py land {service.role} --recopy, then runner.py run {service.role}"
+            f" copies them to the schema audit, and runner.py abort {service.role} names them",
+        )
 
 
 def _exists(server: psycopg.Connection[Any], name: str) -> bool:

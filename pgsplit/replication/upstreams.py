@@ -94,7 +94,7 @@ def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstr
         incoming = _incoming(service, connections, monolith, database, opened)
         back = ReverseStream(service, monolith, database) if stands is State.SWITCHED else None
         streams = (*incoming, back) if back else incoming
-        found = tuple(breach for stream in streams if (breach := continuity.look(stream)))
+        found = tuple(breach for stream in streams if (breach := continuity.look_if_due(stream)))
         for stream in streams:
             stream.require_unbroken()
         yield Upstreams(service, monolith, database, incoming, back, found)

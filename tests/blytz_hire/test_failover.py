@@ -9,6 +9,8 @@ import pytest
 from demo.project import MONOLITH, PROJECT
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import resolve
+from pgsplit.replication import continuity
+from pgsplit.replication.session import Session
 from tests.blytz_hire.test_switch_faults import Apart
 from tests.support.servers import newest, oldest
 from tests.support.split import Split
@@ -206,3 +208,23 @@ def test_monolith_fails_over_to_before_the_switch(apart: Apart) -> None:
         monolith.execute(NEW_PAYMENT[Side.MONOLITH], {"id": "no longer here"})
     move(split, "rollback")
     assert holds(split, Side.MONOLITH, name)
+
+
+@pytest.mark.parametrize("side", ["monolith", "service"])
+def test_a_crash_ends_no_proof(apart: Apart, side: str) -> None:
+    split, cluster = apart.split, apart.clusters[side]
+    bring_to_verified(split)
+    move(split, "switch")
+    with split.monolith() as monolith, split.service("payments_db") as database:
+        found = Session(PAYMENTS, split.connections, monolith, database)
+        assert not continuity.look(found.forward) and not continuity.look(found.reverse)
+    for number in range(2):
+        with as_service(split) as service:
+            service.execute(NEW_PAYMENT[Side.SERVICE], {"id": f"before {side} {number}"})
+        cluster.crash()
+        with as_service(split) as service:
+            service.execute(NEW_PAYMENT[Side.SERVICE], {"id": f"after {side} {number}"})
+        ran(split, "sync", "payments")
+        ran(split, "status", "payments")
+    ran(split, "rollback", "payments", "--dry-run")
+    move(split, "rollback")

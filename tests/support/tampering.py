@@ -190,17 +190,6 @@ HARMLESS = [
         "disabled and enabled with looks",
         (("S", DISABLE), ("look", ""), ("M", LOST), ("S", ENABLE)),
     ),
-    Deed(
-        "another connection string",
-        (
-            (
-                "S",
-                "do $$ begin execute format('alter subscription"
-                f" {STREAM} connection %L', (select subconninfo || '&application_name=other' from"
-                f" pg_subscription where subname = '{STREAM}')); end $$",
-            ),
-        ),
-    ),
     on_monolith(
         "upkeep",
         "",

@@ -131,7 +131,17 @@ returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $counters$
+declare
+    version text;
 begin
+    -- Column privileges, which everybody has on this catalogue, don't include it.
+    if has_table_privilege('pg_subscription', 'select') then
+        execute
+            'select xmin::text from pg_subscription where subname = $1 and subdbid ='
+            ' (select oid from pg_database where datname = current_database())'
+        into version
+        using name;
+    end if;
     return jsonb_build_object(
         'at', extract(epoch from clock_timestamp()),
         'flushed', pg_current_wal_flush_lsn() - '0/0',
@@ -164,7 +174,7 @@ begin
         (
             select
                 jsonb_build_object(
-                    'row', subscriptions.xmin::text,
+                    'row', version,
                     'enabled', subenabled,
                     'errors', coalesce(apply_error_count, 0)
                 )
