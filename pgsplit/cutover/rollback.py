@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from typing import Any
@@ -18,7 +18,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse
 from pgsplit.replication.fence import Fence
-from pgsplit.replication.own_changes import as_warning
+from pgsplit.replication.own_changes import as_warning, can_tell
 from pgsplit.replication.session import lock_syncs, open_session
 from pgsplit.replication.subscription import add_tables, drop_tables
 from pgsplit.replication.sync import apply_changes
@@ -143,18 +143,21 @@ class Rollback(Cutover):
     def _follow_again(self) -> None:
         """Quarantine rows that the monolith can't hold; only then the tables follow it again."""
         database, label = self.session.database, f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
+        known = can_tell(database)  # a schema that an older pgsplit has made has no such records
         with self.sync_lock:
             if self.is_switched:
-                self._rest_triggers()
-                database.execute("select * from split.keep_unlike(%s)", (label,))
+                if known:
+                    self._rest_triggers()
+                quarantined = database.execute("select * from split.keep_unlike(%s)", (label,))
+                self._note_kept(quarantined)
                 database.execute(STOP_SERVICE)
-        # Read, not returned: whoever resumes this has to say it, too.
-        for table, quarantine, rows in database.execute(
-            "select table_name, kept_in, rows from split.quarantined order by 1"
-        ).fetchall():
-            self.result.kept[table] = (f"audit.{quarantine}", rows)
+        if known:  # whoever resumes this has to say it, too
+            self._note_kept(database.execute("select * from split.quarantined order by 1"))
         with as_warning(self.service, self.result.warnings):
             apply_changes(database)
+
+    def _note_kept(self, rows: Iterable[tuple[str, str, int]]) -> None:
+        self.result.kept = {table: (f"audit.{kept_in}", count) for table, kept_in, count in rows}
 
     def _rest_triggers(self) -> None:
         """Disable the service's own triggers, so that its tables get what the monolith has."""

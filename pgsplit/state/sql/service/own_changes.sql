@@ -292,6 +292,14 @@ as $changes$
             else 'The monolith does not get it; a rollback also copies its values to the schema audit.'
         end
     from new_columns
+    where
+        not needs_a_value or is_generated
+        or not exists (  -- then it is one of ours, renamed
+            select from compared as gone
+            where
+                gone.table_name = new_columns.table_name and gone.kind = 'column' and gone.is_now is null
+                and replace(gone.was, ' not null', '') = replace(new_columns.is_now, ' not null', '')
+        )
     union all
     select
         gone.table_name,
