@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from datetime import datetime, timezone
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from pgsplit.base.errors import NotReady
@@ -168,9 +169,10 @@ class Rollback(Cutover):
                 self.service_fence.tables,
                 lambda: database.execute("select * from split.rest_own_triggers()"),
             )
-        except NotReady as error:
+        except (NotReady, psycopg.ProgrammingError) as error:
+            said = error.what if isinstance(error, NotReady) else str(error).strip()
             self.result.warnings.append(
-                f"The service's own triggers are still enabled: {error.what}\n"
+                f"The service's own triggers are still enabled: {said}\n"
                 f"  hint:  runner.py psql {self.service.role} -c"
                 " 'select * from split.rest_own_triggers()'"
             )

@@ -80,3 +80,7 @@ set search_path = pg_catalog, pg_temp
 as $rest$
     select split.set_resting_triggers(is_awake => false)
 $rest$;
+
+revoke execute on function split.rest_own_triggers() from public;
+revoke execute on function split.wake_own_triggers() from public;
+revoke execute on function split.rest_known_triggers() from public;

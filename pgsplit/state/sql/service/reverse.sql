@@ -130,7 +130,7 @@ begin
             end if;
             get diagnostics rows = row_count;
         exception
-            when syntax_error_or_access_rule_violation or data_exception then
+            when syntax_error_or_access_rule_violation or data_exception or integrity_constraint_violation then
                 execute format(
                     'create table audit.%I as select * from %s where %s', kept_in, made.relation, made.owned_rows
                 );
@@ -149,6 +149,8 @@ begin
     end loop;
 end
 $keep$;
+
+revoke execute on function split.keep_unlike(text) from public;
 
 -- The keys of rows to quarantine, by table, as they were before the monolith was written again.
 -- What it writes meanwhile to the mirror, it takes back.
@@ -182,7 +184,7 @@ begin
     exception
         when sqlstate 'SPL00' then
             return found;
-        when syntax_error_or_access_rule_violation or data_exception then
+        when syntax_error_or_access_rule_violation or data_exception or integrity_constraint_violation then
             return null;
     end;
 end

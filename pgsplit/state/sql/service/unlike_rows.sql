@@ -46,7 +46,7 @@ begin
             'numeric'::regtype in (select type from base where base.attnum = attribute.attnum) as is_numeric,
             replace(split_part(objects.definition, ' not null', 1), ' identity', '')
             = format_type(atttypid, atttypmod) as is_alike,
-            coalesce(case when split.is_constant(attrdef.adbin) then pg_get_expr(adbin, adrelid) end, 'null') as given
+            case when split.is_constant(attrdef.adbin) then pg_get_expr(adbin, adrelid) end as given
         from pg_attribute as attribute
         left join pg_attrdef as attrdef on adrelid = attrelid and adnum = attribute.attnum
         left join split.made_objects as objects
@@ -59,7 +59,11 @@ begin
     sides as (
         select
             attnum,
-            is_modelled and is_alike and is_numeric as by_value,
+            case
+                when not is_modelled and given is null then format(' or actual.%I is distinct from null', attname)
+                when is_modelled and is_alike and is_numeric
+                    then format(' or actual.%I is distinct from expected.%I', attname, attname)
+            end as by_value,
             case
                 when not is_modelled or is_alike then format('actual.%I', attname)
                 else format('actual.%I::text', attname)
@@ -73,9 +77,9 @@ begin
     )
 
     select
-        string_agg(actual, ', ' order by attnum) filter (where not by_value) as actual,
-        string_agg(expected, ', ' order by attnum) filter (where not by_value) as expected,
-        string_agg(format(' or %s is distinct from %s', actual, expected), '') filter (where by_value) as by_value
+        string_agg(actual, ', ' order by attnum) filter (where by_value is null) as actual,
+        string_agg(expected, ', ' order by attnum) filter (where by_value is null) as expected,
+        string_agg(by_value, '' order by attnum) as by_value
     into shape
     from sides;
 
@@ -160,3 +164,5 @@ begin
     end loop;
 end
 $try$;
+
+revoke execute on function split.try_to_follow() from public;
