@@ -285,14 +285,17 @@ class Client:
                     with connection.transaction():
                         for text, key, number in statements:
                             connection.execute(text, {"id": key, "number": number})
-        except psycopg.OperationalError as error:
-            is_refused = isinstance(error, REFUSALS) and not connection.broken
-            outcome = "refused" if is_refused else "unknown"
-            why = str(error)
         except psycopg.Error as error:
-            outcome, why = "refused", str(error)
-            if not isinstance(error, REFUSALS):
-                self.failures.append(f"client {self.tag}: {type(error).__name__}: {error}")
+            why = str(error)
+            is_known = isinstance(error, REFUSALS) or not isinstance(
+                error, psycopg.OperationalError
+            )
+            if connection.broken or not is_known:
+                outcome = "unknown"
+            else:
+                outcome = "refused"
+                if not isinstance(error, REFUSALS) and NO_ROOM not in why:
+                    self.failures.append(f"client {self.tag}: {type(error).__name__}: {why}")
         else:
             why = ""
         self._learn(writes, outcome)
@@ -352,6 +355,8 @@ class Watch:
             same.shutdown(socket.SHUT_RDWR)
 
 
+# What a server says whose files may not get longer, as on a full disk.
+NO_ROOM = "File too large"
 REFUSALS = (
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.SerializationFailure,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -83,7 +84,7 @@ class Node:
         """Run one of its programs as the server's account."""
         done = subprocess.run(
             [str(programs(self.version) / program), *options],
-            **self._as_account(),
+            **self.as_account(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -111,7 +112,7 @@ class Node:
                         str(self.data),
                         *options,
                     ],
-                    **self._as_account(),
+                    **self.as_account(),
                     start_new_session=True,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -192,9 +193,10 @@ class Node:
                         one.kill()
             time.sleep(0.01)
 
-    def _as_account(self) -> dict[str, object]:
+    def as_account(self) -> dict[str, Any]:
+        """Give what subprocess needs to run a program as the server's account."""
         uid, gid = account()
-        options: dict[str, object] = {"cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C"}}
+        options: dict[str, Any] = {"cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C"}}
         if os.geteuid() == 0:
             options |= {"user": uid, "group": gid, "extra_groups": []}
         return options

@@ -13,7 +13,7 @@ from random import Random
 from signal import SIGINT
 
 from tests.support.bouncer import PGBOUNCER
-from tests.support.clients import Client, Table, account
+from tests.support.clients import NO_ROOM, Client, Table, account
 from tests.support.leftovers import leftovers
 from tests.support.world import MONOLITH, QUICKLY, SAMPLE, SERVICE, SYNCED, Done, World
 from tests.torture.faults import FAULTS, Fault, Scene, draw
@@ -153,7 +153,7 @@ class Cycle:
     def _judge(self, command: tuple[str, ...], done: Done, is_faulty: bool) -> Iterator[str]:
         # Exit code 1 is a bug; Ctrl-C before Python has started shows its own traceback.
         is_bug = done.returncode == 1 or ("Traceback" in done.stdout and done.returncode != -SIGINT)
-        if is_bug:
+        if is_bug and NO_ROOM not in done.stdout:
             yield f"{' '.join(command)}: {done.stdout}"
         may_refuse = is_faulty or any(one in done.stdout for one in MAY_REFUSE)
         if done.returncode and not may_refuse:
