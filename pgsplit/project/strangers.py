@@ -14,7 +14,7 @@ import jinja2
 import psycopg
 from psycopg import sql
 
-from pgsplit.base.errors import TargetOccupied
+from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.base.text import few
 from pgsplit.postgres.connect import describe
 from pgsplit.project.project import Project, Service
@@ -33,31 +33,51 @@ def require_none(database: psycopg.Connection[Any], project: Project, target: st
         target: the target: the monolith, or a service's database.
 
     Raises:
+        NotReady: it is another service's database.
         TargetOccupied: there are such objects, or others may change ours; they and their owners
             are named.
     """
-    found = _look(database, project, target)
+    service = project.services.get(target)
+    if service and mark(database) not in (None, service.mark):
+        raise not_provisioned(database, service)
+    found = _look(database, project, service)
     if found:
         raise TargetOccupied(
             f"This project uses only what is its own, and in {database.info.dbname}"
             f" {few([what for what, _ in found], SHOWN)}. Nothing was changed.",
             where=describe(database.info.dsn),
-            hint="Look at it, then as a superuser or as its owner:\n"
-            + "\n".join(fix for _, fix in found[:SHOWN]),
+            hint=f"Check {project.variable('URL', target)}. If it is right, look at this, then as a"
+            " superuser or as its owner:\n" + "\n".join(fix for _, fix in found[:SHOWN]),
         )
 
 
+def mark(database: psycopg.Connection[Any]) -> str | None:
+    """Read the comment on the schema `split`, which says whose database it is."""
+    row = database.execute(
+        "select obj_description(to_regnamespace('split'), 'pg_namespace')"
+    ).fetchone()
+    return row[0] if row else None
+
+
+def not_provisioned(database: psycopg.Connection[Any], service: Service) -> NotReady:
+    """Give the error for a database that is not the one that was provisioned for a service."""
+    return NotReady(
+        f"This database was not provisioned for {service.database}. Nothing was changed.",
+        where=describe(database.info.dsn),
+        hint=f"Check {service.database.upper()}_URL, or runner.py provision {service.role}",
+    )
+
+
 def _look(
-    database: psycopg.Connection[Any], project: Project, target: str
+    database: psycopg.Connection[Any], project: Project, service: Service | None
 ) -> list[tuple[str, str]]:
-    service = project.services.get(target)
-    mark, own, schemas = "", None, ["split"]
+    carries, own, schemas = "", None, ["split"]
     if service:
-        mark, own = service.mark, service.database
+        carries, own = service.mark, service.database
         schemas += ["audit", "owner", service.mirror]
     streams = [service] if service else list(project.services.values())
     arguments = (
-        sql.SQL("{}::text").format(mark),
+        sql.SQL("{}::text").format(carries),
         sql.SQL("{}::name[]").format(schemas),
         sql.SQL("{}::name").format(own),
         sql.SQL("{}::name[]").format([name for one in streams for name in _names(one)]),

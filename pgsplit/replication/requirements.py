@@ -9,6 +9,7 @@ import psycopg
 
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.postgres.connect import describe
+from pgsplit.project import strangers
 from pgsplit.project.project import Service
 from pgsplit.replication.capacity import can_publish, can_subscribe
 from pgsplit.state.schema import require_known
@@ -168,13 +169,8 @@ def provisioned(database: Connection, service: Service) -> None:
         NotReady: it does not carry the service's mark, or a newer pgsplit has upgraded it; nothing
             may be made or removed there.
     """
-    found = database.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
-    if found.fetchone() != (service.mark,):
-        raise NotReady(
-            f"This database was not provisioned for {service.database}. Nothing was changed.",
-            where=describe(database.info.dsn),
-            hint=f"Check {service.database.upper()}_URL, or runner.py provision {service.role}",
-        )
+    if strangers.mark(database) != service.mark:
+        raise strangers.not_provisioned(database, service)
     require_known(database)
 
 
