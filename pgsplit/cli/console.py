@@ -58,6 +58,8 @@ out = SafeConsole(highlight=False)
 
 Result = TypeVar("Result")
 
+LONGEST = 60  # characters beside a step
+
 program = "runner.py"  # what people called this program; `main.run` sets it
 
 
@@ -69,6 +71,7 @@ class StepLine:
     task: TaskID
     nodes: int = 0
     mark: str = "[green]✓[/]"
+    told: str = ""
 
     def copied(self, copied: Copied) -> None:
         """Show how many rows and bytes have been copied."""
@@ -80,8 +83,12 @@ class StepLine:
         )
 
     def say(self, said: str) -> None:
-        """Show the step's result, or how far it is."""
-        self.progress.update(self.task, said=said)
+        """Show the step's result, or how far it is; print what is longer than a line, once."""
+        if len(said) <= LONGEST:
+            self.progress.update(self.task, said=said)
+        elif said != self.told:
+            self.told = said
+            self.progress.console.print(named(said), markup=False, soft_wrap=True)
 
     def fail(self, said: str) -> None:
         """Show that the step ended and found something wrong."""

@@ -58,7 +58,9 @@ class Holding(ABC):
                 self.release()
                 self.watches.cancel_vacuums()
                 refusal = self.watches.refusal(error)
-                self.say(f"{refusal.what} {refusal.hint}")
+                self.say(
+                    f"It waits, and goes on by itself. {refusal.what}\n  hint:  {refusal.hint}"
+                )
                 time.sleep(BETWEEN_OPEN_TRIES_SECONDS)
 
     def release(self) -> None:

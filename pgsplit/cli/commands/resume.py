@@ -21,7 +21,7 @@ def command(as_json: bool) -> None:
     """Finish or undo every interrupted operation.
 
     A switch or rollback that was past its point of no return is finished; before that it is undone.
-    A complete or abort is always finished.
+    A complete that has changed a stream and an abort are finished.
     """
     connections, resumed = connect_project(), dict[str, list[str]]()
     with open_ledger(connections) as ledger, console.watching() as watcher:
