@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from demo.project import PROJECT
 from pgsplit.postgres import embedded, wheel
@@ -121,10 +122,16 @@ def apart(stage: Stage, state: str, folder: Path) -> Iterator[tuple[Split, dict[
         ends["split_payments_db_back"] = ("service", "payments_db", "monolith", "blytz_hire")
         for name in made:
             source, published, target, subscribed = ends[name]
-            url = clusters[target].url(subscribed)
-            conninfo = make_conninfo(clusters[source].url(published))
-            alter(url, name, f"connection '{conninfo}'")
-            alter(url, name, "enable")
+            url, origin = clusters[target].url(subscribed), clusters[source]
+            with psycopg.connect(url, autocommit=True) as connection:
+                row = connection.execute(
+                    "select subconninfo from pg_subscription where subname = %s", (name,)
+                ).fetchone()
+            assert row is not None
+            address = conninfo_to_dict(origin.url(published))
+            moved = {**conninfo_to_dict(row[0]), "host": address["host"], "port": address["port"]}
+            alter(url, name, f"connection '{make_conninfo(**moved)}'")  # type: ignore[arg-type]
+            until(partial(_streams, url, name, origin))
         environ = {**stage.environ, "PAYMENTS_DB_URL": clusters["service"].url("payments_db")}
         for file in (stage.root / "connections").glob("*payments*"):
             if state == "switched":
@@ -133,6 +140,15 @@ def apart(stage: Stage, state: str, folder: Path) -> Iterator[tuple[Split, dict[
         yield Split(stage.server, resolve(PROJECT, environ), environ), clusters
     finally:
         embedded.wipe(folder)
+
+
+def _streams(url: str, name: str, origin: Cluster) -> bool:
+    """Enable a subscription, which wakes the launcher, and tell whether its slot is read."""
+    alter(url, name, "enable")
+    time.sleep(0.5)
+    query = f"select from pg_replication_slots where slot_name = '{name}' and active"
+    with psycopg.connect(origin.url("postgres"), autocommit=True) as connection:
+        return bool(connection.execute(query.encode()).fetchall())
 
 
 def settings_host(folder: Path) -> str:
@@ -154,7 +170,9 @@ def standby(cluster: Cluster) -> Iterator[Standby]:
         primary.execute("checkpoint")
     made = Standby(cluster, cluster.data.with_name("standby"), str(free_port()))
     source = make_conninfo(cluster.url("postgres"), application_name="standby")
-    data = str(made.data)
+    data, account = str(made.data), os.stat(cluster.data)
+    made.data.mkdir(mode=0o700)
+    os.chown(made.data, account.st_uid, account.st_gid)
     made.run("pg_basebackup", "-D", data, "-R", "-X", "stream", "-c", "fast", "-d", source)
     settings = {**AT_LEAST, "port": made.port, "unix_socket_directories": data}
     options = " ".join(f"-c {name}={setting}" for name, setting in settings.items())
