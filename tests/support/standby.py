@@ -88,7 +88,7 @@ def apart(stage: Stage, state: str, folder: Path) -> Iterator[tuple[Split, dict[
     made = {
         name: database
         for name, database in streams.items()
-        if stage.server.execute(f"select from pg_subscription where subname = '{name}'")
+        if stage.server.execute(f"select 1 from pg_subscription where subname = '{name}'")
     }
     for name, database in made.items():
         alter(with_database(stage.server.socket, database), name, "disable")
@@ -146,7 +146,7 @@ def _streams(url: str, name: str, origin: Cluster) -> bool:
     """Enable a subscription, which wakes the launcher, and tell whether its slot is read."""
     alter(url, name, "enable")
     time.sleep(0.5)
-    query = f"select from pg_replication_slots where slot_name = '{name}' and active"
+    query = f"select 1 from pg_replication_slots where slot_name = '{name}' and active"
     with psycopg.connect(origin.url("postgres"), autocommit=True) as connection:
         return bool(connection.execute(query.encode()).fetchall())
 
@@ -174,7 +174,7 @@ def standby(cluster: Cluster) -> Iterator[Standby]:
     made.data.mkdir(mode=0o700)
     os.chown(made.data, account.st_uid, account.st_gid)
     made.run("pg_basebackup", "-D", data, "-R", "-X", "stream", "-c", "fast", "-d", source)
-    settings = {**AT_LEAST, "port": made.port, "unix_socket_directories": data}
+    settings = {**AT_LEAST, "port": made.port, "unix_socket_directories": ""}
     options = " ".join(f"-c {name}={setting}" for name, setting in settings.items())
     made.run("pg_ctl", "-w", "-D", data, "-l", f"{data}/log.txt", "-o", options, "start")
     try:
