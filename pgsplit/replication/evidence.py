@@ -98,9 +98,9 @@ def _breaches(name: str, source: End, target: End) -> Iterator[str]:
     for end in (source, target):
         if end.kept:
             yield from _parts(name, end.kept, end.identity)
-    if seen := newest(source, target):  # a crash may have taken the last one from one end
-        yield from _slot(name, seen, source, target)
-        yield from _skipped(name, seen, t["subscription"])
+    if last := newest(source, target):  # a crash may have taken the last one from one end
+        yield from _slot(name, last, source, target)
+        yield from _skipped(name, last, t["subscription"])
 
 
 def _lost(end: End, how: str) -> str:
