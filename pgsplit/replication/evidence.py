@@ -50,9 +50,8 @@ def first(source: End, target: End) -> dict[str, Any]:
 def renewed(source: End, target: End) -> dict[str, Any]:
     """Give what is recorded of a stream that is found unbroken."""
     found = first(source, target)
-    if not (records := [one for one in (source.seen, target.seen) if one]):
+    if not (seen := newest(source, target)):
         return found
-    seen = max(records, key=lambda one: one["source"]["at"])
     before, now = seen["target"], target.counters
     slot, was, sub = source.counters["slot"], before["subscription"], now["subscription"]
     # What the target had received then it has confirmed, and so written to its disk.
@@ -63,6 +62,12 @@ def renewed(source: End, target: End) -> dict[str, Any]:
     elif sub != was or (now["heartbeat"] or 0) <= (before["heartbeat"] or 0):
         found["settled"] = seen["settled"]
     return found
+
+
+def newest(source: End, target: End) -> Facts | None:
+    """Give the newer one of both ends' records; None if there is none."""
+    records = [one for one in (source.seen, target.seen) if one]
+    return max(records, key=lambda one: one["source"]["at"], default=None)
 
 
 def breach(name: str, source: End, target: End) -> str | None:
@@ -93,9 +98,9 @@ def _breaches(name: str, source: End, target: End) -> Iterator[str]:
     for end in (source, target):
         if end.kept:
             yield from _parts(name, end.kept, end.identity)
-    for seen in records:
-        yield from _slot(name, seen, source, target)
-        yield from _skipped(name, seen, t["subscription"])
+    if last := newest(source, target):  # a crash may have taken the last one from one end
+        yield from _slot(name, last, source, target)
+        yield from _skipped(name, last, t["subscription"])
 
 
 def _lost(end: End, how: str) -> str:

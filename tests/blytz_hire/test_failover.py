@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from demo.project import MONOLITH, PROJECT
-from pgsplit.load import sample as demo
-from pgsplit.project.endpoints import resolve
 from pgsplit.replication import continuity
 from pgsplit.replication.session import Session
-from tests.blytz_hire.test_switch_faults import Apart
-from tests.support.servers import newest, oldest
+from tests.support.servers import Cluster
 from tests.support.split import Split
-from tests.support.stage import SAMPLE_ROWS, environment
-from tests.support.standby import standby
-from tests.support.switching import (
-    NEW_PAYMENT,
-    PAYMENTS,
-    Side,
-    as_service,
-    bring_to_verified,
-    move,
-    one,
-    ran,
-)
+from tests.support.stage import Stage
+from tests.support.standby import apart, standby
+from tests.support.switching import NEW_PAYMENT, PAYMENTS, Side, move, one, ran
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
-    folder = tmp_path_factory.mktemp("failover")
-    with oldest() as monolith, newest(folder / "server") as service:
-        url = monolith.url(MONOLITH)
-        demo.create(PROJECT, url, SAMPLE_ROWS)
-        environ = {
-            **environment(url, folder, folder / "dbt"),
-            "PAYMENTS_DB_URL": service.url(PAYMENTS.database),
-        }
-        split = Split(monolith.server, resolve(PROJECT, environ), environ)
-        yield Apart(split, {"monolith": monolith, "service": service})
+@dataclass(frozen=True)
+class Apart:
+    """A monolith and a service, each on its own server."""
+
+    split: Split
+    clusters: dict[str, Cluster]
+
+
+@pytest.fixture
+def switched_apart(stage: Stage, tmp_path: Path) -> Iterator[Apart]:
+    with apart(stage, "switched", tmp_path / "service") as made:
+        yield Apart(*made)
+
+
+@pytest.fixture
+def verified_apart(stage: Stage, tmp_path: Path) -> Iterator[Apart]:
+    with apart(stage, "verified", tmp_path / "service") as made:
+        yield Apart(*made)
 
 
 def pay_service(split: Split, name: str) -> None:
-    with as_service(split) as service:
+    with split.service("payments_db") as service:
         service.execute(NEW_PAYMENT[Side.SERVICE], {"id": name})
     ran(split, "sync", "payments")
     assert holds(split, Side.MONOLITH, name)
@@ -84,11 +79,9 @@ def refused(split: Split, command: str) -> str:
 
 
 @pytest.mark.parametrize("lags", [False, True], ids=["in step", "lagging"])
-def test_monolith_fails_over_while_it_follows(apart: Apart, lags: bool) -> None:
-    split, name = apart.split, f"written back, {lags}"
-    bring_to_verified(split)
-    move(split, "switch")
-    with standby(apart.clusters["monolith"]) as other:
+def test_monolith_fails_over_while_it_follows(switched_apart: Apart, lags: bool) -> None:
+    split, name = switched_apart.split, f"written back, {lags}"
+    with standby(switched_apart.clusters["monolith"]) as other:
         if lags:
             other.cut_off()
         pay_service(split, name)
@@ -108,11 +101,11 @@ def test_monolith_fails_over_while_it_follows(apart: Apart, lags: bool) -> None:
 
 
 @pytest.mark.parametrize("lags", [False, True], ids=["in step", "lagging"])
-def test_service_fails_over_while_it_is_the_source_of_truth(apart: Apart, lags: bool) -> None:
-    split, name = apart.split, f"acknowledged, {lags}"
-    bring_to_verified(split)
-    move(split, "switch")
-    with standby(apart.clusters["service"]) as other:
+def test_service_fails_over_while_it_is_the_source_of_truth(
+    switched_apart: Apart, lags: bool
+) -> None:
+    split, name = switched_apart.split, f"acknowledged, {lags}"
+    with standby(switched_apart.clusters["service"]) as other:
         if lags:
             other.cut_off()
         pay_service(split, name)
@@ -131,10 +124,9 @@ def test_service_fails_over_while_it_is_the_source_of_truth(apart: Apart, lags: 
 
 
 @pytest.mark.parametrize("lags", [False, True], ids=["in step", "lagging"])
-def test_monolith_fails_over_before_the_switch(apart: Apart, lags: bool) -> None:
-    split, name = apart.split, f"arrived, {lags}"
-    bring_to_verified(split)
-    with standby(apart.clusters["monolith"]) as other:
+def test_monolith_fails_over_before_the_switch(verified_apart: Apart, lags: bool) -> None:
+    split, name = verified_apart.split, f"arrived, {lags}"
+    with standby(verified_apart.clusters["monolith"]) as other:
         if lags:
             other.cut_off()
         pay_monolith(split, name)
@@ -153,10 +145,9 @@ def test_monolith_fails_over_before_the_switch(apart: Apart, lags: bool) -> None
     ran(split, "switch", "payments", "--dry-run")
 
 
-def test_service_fails_over_before_the_switch(apart: Apart) -> None:
-    split, name = apart.split, "lost by the service"
-    bring_to_verified(split)
-    with standby(apart.clusters["service"]) as other:
+def test_service_fails_over_before_the_switch(verified_apart: Apart) -> None:
+    split, name = verified_apart.split, "lost by the service"
+    with standby(verified_apart.clusters["service"]) as other:
         other.cut_off()
         pay_monolith(split, name)
         other.take_over()
@@ -171,11 +162,9 @@ def test_service_fails_over_before_the_switch(apart: Apart) -> None:
     ran(split, "switch", "payments", "--dry-run")
 
 
-def test_monolith_fails_over_after_a_rollback(apart: Apart) -> None:
-    split, name = apart.split, "came back"
-    bring_to_verified(split)
-    move(split, "switch")
-    with standby(apart.clusters["monolith"]) as other:
+def test_monolith_fails_over_after_a_rollback(switched_apart: Apart) -> None:
+    split, name = switched_apart.split, "came back"
+    with standby(switched_apart.clusters["monolith"]) as other:
         other.cut_off()
         pay_service(split, name)
         move(split, "rollback")
@@ -189,10 +178,9 @@ def test_monolith_fails_over_after_a_rollback(apart: Apart) -> None:
     ran(split, "verify", "payments")
 
 
-def test_monolith_fails_over_to_before_the_switch(apart: Apart) -> None:
-    split, name = apart.split, "only the service has it"
-    bring_to_verified(split)
-    with standby(apart.clusters["monolith"]) as other:
+def test_monolith_fails_over_to_before_the_switch(verified_apart: Apart) -> None:
+    split, name = verified_apart.split, "only the service has it"
+    with standby(verified_apart.clusters["monolith"]) as other:
         other.cut_off()
         move(split, "switch")
         pay_service(split, name)
@@ -211,18 +199,16 @@ def test_monolith_fails_over_to_before_the_switch(apart: Apart) -> None:
 
 
 @pytest.mark.parametrize("side", ["monolith", "service"])
-def test_a_crash_ends_no_proof(apart: Apart, side: str) -> None:
-    split, cluster = apart.split, apart.clusters[side]
-    bring_to_verified(split)
-    move(split, "switch")
+def test_a_crash_ends_no_proof(switched_apart: Apart, side: str) -> None:
+    split, cluster = switched_apart.split, switched_apart.clusters[side]
     with split.monolith() as monolith, split.service("payments_db") as database:
         found = Session(PAYMENTS, split.connections, monolith, database)
         assert not continuity.look(found.forward) and not continuity.look(found.reverse)
     for number in range(2):
-        with as_service(split) as service:
+        with split.service("payments_db") as service:
             service.execute(NEW_PAYMENT[Side.SERVICE], {"id": f"before {side} {number}"})
         cluster.crash()
-        with as_service(split) as service:
+        with split.service("payments_db") as service:
             service.execute(NEW_PAYMENT[Side.SERVICE], {"id": f"after {side} {number}"})
         ran(split, "sync", "payments")
         ran(split, "status", "payments")

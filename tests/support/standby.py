@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgsplit.postgres import wheel
-from tests.support.servers import DEBIAN_15, Cluster, end_at_once, free_port
+from demo.project import PROJECT
+from pgsplit.postgres import embedded, wheel
+from pgsplit.postgres.connect import with_database
+from pgsplit.project.endpoints import resolve
+from tests.support.servers import DEBIAN_15, Cluster, Server, end_at_once, free_port
+from tests.support.split import Split
+from tests.support.stage import Stage
 from tests.support.waiting import until
 
 # A standby needs as many as its primary has.
@@ -73,15 +81,100 @@ class Standby:
 
 
 @contextmanager
+def apart(stage: Stage, state: str, folder: Path) -> Iterator[tuple[Split, dict[str, Cluster]]]:
+    """Put a state's monolith and service on a server each, by copying the server that has both."""
+    stage.enter(state)
+    streams = {"split_payments_db": "payments_db", "split_payments_db_back": "blytz_hire"}
+    made = {
+        name: database
+        for name, database in streams.items()
+        if stage.server.execute(f"select 1 from pg_subscription where subname = '{name}'")
+    }
+    for name, database in made.items():
+        alter(with_database(stage.server.socket, database), name, "disable")
+    embedded.stop(stage.root)
+    folder.joinpath(".postgres").mkdir(parents=True, mode=0o711)
+    subprocess.run(["cp", "-a", stage.data, folder / ".postgres" / "data"], check=True)
+    settings = {**stage.settings, "port": str(free_port())}
+
+    def start() -> object:
+        return embedded.start(folder, settings)
+
+    start()
+    try:
+        embedded.start(stage.root, stage.settings)
+        there = embedded.url(folder, "postgres")
+        clusters = {
+            "monolith": Cluster(
+                stage.data,
+                stage.server,
+                partial(with_database, stage.server.socket),
+                partial(embedded.start, stage.root, stage.settings),
+            ),
+            "service": Cluster(
+                folder / ".postgres" / "data",
+                Server(there, there),
+                partial(with_database, there),
+                start,
+            ),
+        }
+        ends = {"split_payments_db": ("monolith", "blytz_hire", "service", "payments_db")}
+        ends["split_payments_db_back"] = ("service", "payments_db", "monolith", "blytz_hire")
+        for name in made:
+            source, published, target, subscribed = ends[name]
+            url, origin = clusters[target].url(subscribed), clusters[source]
+            with psycopg.connect(url, autocommit=True) as connection:
+                row = connection.execute(
+                    "select subconninfo from pg_subscription where subname = %s", (name,)
+                ).fetchone()
+            assert row is not None
+            address = conninfo_to_dict(origin.url(published))
+            moved = {**conninfo_to_dict(row[0]), "host": address["host"], "port": address["port"]}
+            alter(url, name, f"connection '{make_conninfo(**moved)}'")  # type: ignore[arg-type]
+            until(partial(_streams, url, name, origin))
+        environ = {**stage.environ, "PAYMENTS_DB_URL": clusters["service"].url("payments_db")}
+        for file in (stage.root / "connections").glob("*payments*"):
+            if state == "switched":
+                text = file.read_text("utf-8").replace(stage.address["host"], settings_host(folder))
+                file.write_text(text.replace(stage.address["port"], settings["port"]), "utf-8")
+        yield Split(stage.server, resolve(PROJECT, environ), environ), clusters
+    finally:
+        embedded.wipe(folder)
+
+
+def _streams(url: str, name: str, origin: Cluster) -> bool:
+    """Enable a subscription, which wakes the launcher, and tell whether its slot is read."""
+    alter(url, name, "enable")
+    time.sleep(0.5)
+    query = f"select 1 from pg_replication_slots where slot_name = '{name}' and active"
+    with psycopg.connect(origin.url("postgres"), autocommit=True) as connection:
+        return bool(connection.execute(query.encode()).fetchall())
+
+
+def settings_host(folder: Path) -> str:
+    """Give the host by which a folder's server is reached."""
+    return str(embedded.socket_directory(folder))
+
+
+def alter(url: str, name: str, how: str) -> None:
+    """Alter a subscription."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"alter subscription {name} {how}".encode())
+
+
+@contextmanager
 def standby(cluster: Cluster) -> Iterator[Standby]:
     """Run a streaming standby of a cluster for the block, in a folder beside it."""
     with psycopg.connect(cluster.url("postgres"), autocommit=True) as primary:
         # Idle walsenders that hold nothing, so that a base backup needs no long checkpoint.
         primary.execute("checkpoint")
-    made = Standby(cluster, cluster.data.with_name("standby"), free_port())
-    source, data = f"{cluster.url('postgres')}?application_name=standby", str(made.data)
+    made = Standby(cluster, cluster.data.with_name("standby"), str(free_port()))
+    source = make_conninfo(cluster.url("postgres"), application_name="standby")
+    data, account = str(made.data), os.stat(cluster.data)
+    made.data.mkdir(mode=0o700)
+    os.chown(made.data, account.st_uid, account.st_gid)
     made.run("pg_basebackup", "-D", data, "-R", "-X", "stream", "-c", "fast", "-d", source)
-    settings = {**AT_LEAST, "port": made.port, "unix_socket_directories": data}
+    settings = {**AT_LEAST, "port": made.port, "unix_socket_directories": ""}
     options = " ".join(f"-c {name}={setting}" for name, setting in settings.items())
     made.run("pg_ctl", "-w", "-D", data, "-l", f"{data}/log.txt", "-o", options, "start")
     try:
