@@ -148,7 +148,10 @@ class Switch(Cutover):
                 break
             time.sleep(BETWEEN_LOOKS_SECONDS)
         self.session.reverse.arrive()
-        return {"first_write_at": str(self.result.first_write_at or "none yet")}
+        return {
+            "first_write_at": str(self.result.first_write_at or "none yet"),
+            "broken_keys": reverse.broken_keys(self.session.monolith, self.service),
+        }
 
 
 def switch(
