@@ -156,7 +156,7 @@ class Rollback(Cutover):
         session = self.session
         patiently(session.reverse.remove, session.monolith, session.database)
         disable_triggers(self.new)
-        broken = self._broken_keys()
+        broken = self._broken_since_the_switch()
         self.result.warnings += [
             f"{rows:,} row(s) of {table} break its foreign key {key}, which replication does not"
             f" check. To find them: runner.py parity {self.service.role}"
@@ -164,15 +164,20 @@ class Rollback(Cutover):
         ]
         return {"kept": dict(self.result.kept), "broken_keys": broken}
 
-    def _broken_keys(self) -> list[tuple[str, str, int]]:
+    def _broken_since_the_switch(self) -> list[tuple[str, str, int]]:
+        """Count by key the rows that break it; not as many as did before, such as of NOT VALID."""
+        known = self.ledger.last(self.service, Kind.SWITCH.entry("finish")).get("broken_keys", [])
+        before = {(table, key): rows for table, key, rows in known}
         try:
-            return reverse.broken_keys(self.session.monolith, self.service)
+            found = reverse.broken_keys(self.session.monolith, self.service)
         except LockNotAvailable as error:
             self.result.warnings.append(
                 f"Foreign keys were not checked: {str(error).strip()}\nTo check them: runner.py"
                 f" parity {self.service.role}"
             )
             return []
+        worse = [(table, key, rows - before.get((table, key), 0)) for table, key, rows in found]
+        return [one for one in worse if one[2] > 0]
 
     def _follow_again(self) -> None:
         """Quarantine rows that the monolith can't hold; only then the tables follow it again."""

@@ -147,7 +147,10 @@ class Switch(Cutover):
             time.sleep(BETWEEN_LOOKS_SECONDS)
         continuity.look(self.session.reverse)
         self.session.reverse.arrive()
-        return {"first_write_at": str(self.result.first_write_at or "none yet")}
+        return {
+            "first_write_at": str(self.result.first_write_at or "none yet"),
+            "broken_keys": reverse.broken_keys(self.session.monolith, self.service),
+        }
 
 
 def switch(
