@@ -204,7 +204,7 @@ def _look(
                 requirements.source(monolith, services[0], needed)
             except NotReady as error:
                 stops.append(error)  # the copy needs only a login that may read
-            live = live_tables(monolith, connections.project.schema)
+            live = live_tables(monolith, connections.project.schema, sized=True)
         except psycopg.errors.LockNotAvailable as error:
             raise locked("A table of the monolith", connections.monolith_url) from error
     copied = sum(live[table].bytes for table in needed)
@@ -276,7 +276,7 @@ def _copy(
             database.execute(sql.SQL("analyze {}").format(relation))
             row = database.execute(sql.SQL("select count(*) from {}").format(relation)).fetchone()
             rows += row[0] if row else 0
-        copied = live_tables(database, schema)
+        copied = live_tables(database, schema, sized=True)
     return rows, sum(copied[table].bytes for table in needed)
 
 

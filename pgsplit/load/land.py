@@ -228,7 +228,8 @@ def _clear(stream: Stream) -> None:
 
 def _create_mirror(stream: Stream, tables: Mapping[str, tuple[str, ...]]) -> dict[str, LiveTable]:
     service, database = stream.service, stream.database
-    live, owner = live_tables(stream.monolith, service.mirror), sql.Identifier(service.owner)
+    live = live_tables(stream.monolith, service.mirror, sized=True)
+    owner = sql.Identifier(service.owner)
     prepare_service(database, service)
     with database.transaction():
         database.execute("delete from split.heartbeats")

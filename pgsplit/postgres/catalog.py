@@ -11,7 +11,11 @@ import psycopg
 
 @dataclass(frozen=True)
 class LiveTable:
-    """A table as the database defines it."""
+    """A table as the database defines it.
+
+    `heirs` are the tables that inherit from it and are no partitions. `bytes` and `pages` are 0
+    unless they were asked for.
+    """
 
     columns: Mapping[str, str]
     not_null: frozenset[str]
@@ -21,6 +25,7 @@ class LiveTable:
     rows_estimate: int
     bytes: int
     pages: int
+    heirs: tuple[str, ...]
 
 
 LIVE_TABLES = """
@@ -28,8 +33,12 @@ LIVE_TABLES = """
         class.relname,
         class.relreplident,
         greatest(class.reltuples, 0)::bigint,
-        pg_table_size(class.oid),
-        pg_relation_size(class.oid) / current_setting('block_size')::integer,
+        -- A size waits for whoever has locked the table.
+        case when %(sized)s then pg_table_size(class.oid) else 0 end,
+        case
+            when %(sized)s then pg_relation_size(class.oid) / current_setting('block_size')::integer
+            else 0
+        end,
         array(
             select attribute.attname
             from pg_attribute as attribute
@@ -65,25 +74,35 @@ LIVE_TABLES = """
             where index.indrelid = class.oid and index.indisprimary
                 and index.indimmediate and index.indisvalid
             order by part.position
+        ),
+        array(
+            select heir.oid::regclass::text
+            from pg_inherits as inherits
+            inner join pg_class as heir on heir.oid = inherits.inhrelid
+            where inherits.inhparent = class.oid and not heir.relispartition
+            order by 1
         )
     from pg_class as class
-    where class.relnamespace = to_regnamespace(%s) and class.relkind in ('r', 'p')
+    where class.relnamespace = to_regnamespace(%(schema)s) and class.relkind in ('r', 'p')
 """
 
 
-def live_tables(connection: psycopg.Connection[Any], schema: str) -> dict[str, LiveTable]:
+def live_tables(
+    connection: psycopg.Connection[Any], schema: str, *, sized: bool = False
+) -> dict[str, LiveTable]:
     """Read a schema's present tables.
 
     Args:
         connection: a connection to the database.
         schema: the schema's name.
+        sized: also ask for their sizes, which waits for locks.
 
     Returns:
         The tables by name, with their columns in order.
     """
     tables = {}
-    for row in connection.execute(LIVE_TABLES, (schema,)):
-        name, identity, rows, size, pages, columns, types, not_null, generated, key = row
+    for row in connection.execute(LIVE_TABLES, {"schema": schema, "sized": sized}):
+        name, identity, rows, size, pages, columns, types, not_null, generated, key, heirs = row
         tables[name] = LiveTable(
             dict(zip(columns, types, strict=True)),
             frozenset(not_null),
@@ -93,5 +112,6 @@ def live_tables(connection: psycopg.Connection[Any], schema: str) -> dict[str, L
             rows,
             size,
             pages,
+            tuple(heirs),
         )
     return tables

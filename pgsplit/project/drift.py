@@ -39,7 +39,8 @@ def check(
 
     Raises:
         SourceMismatch: a table or column is missing or of another type, a table has no primary
-            key, or its replica identity is not its primary key. One message has all findings.
+            key, its replica identity is not its primary key, or other tables inherit from it. One
+            message has all findings.
     """
     found = live_tables(monolith, project.schema)
     wrong: list[tuple[str, str]] = []
@@ -80,6 +81,16 @@ def check(
                 (
                     f"table {qualified} has a replica identity other than its primary key",
                     f"ALTER TABLE {qualified} REPLICA IDENTITY DEFAULT;",
+                )
+            )
+        elif table.heirs:
+            wrong.append(
+                (
+                    f"tables inherit from {qualified}: {', '.join(table.heirs)}; it has their rows,"
+                    " too, but replication does not carry them as its own",
+                    "\n".join(
+                        f"ALTER TABLE {heir} NO INHERIT {qualified};" for heir in table.heirs
+                    ),
                 )
             )
         elif missing := set(table.primary_key) - set(columns):

@@ -14,7 +14,8 @@
     Arguments are SQL. Ours are superusers, this login, the owner role with the mark, and roles that this
     login or a superuser has made this login a member of, unless they own anything else in the database:
     that would be the role of an application. Who reads a table runs the functions of its partial indexes,
-    checks and statistics, while PostgreSQL plans the query. pgsplit/project/strangers.py runs this query too.
+    checks and statistics, and of those that inherit from it, while PostgreSQL plans the query.
+    pgsplit/project/strangers.py runs this query too.
 #}
 {% macro strangers(mark, schemas, own, streams, reads) %}
     with recursive me as (
@@ -137,37 +138,95 @@
         where entry.privilege_type <> 'SELECT'
     ),
 
+    -- Whoever reads a table reads its partitions and the tables that inherit from it, too, in any schema.
+    read as (
+        select class.oid
+        from pg_catalog.pg_class as class
+        inner join pg_catalog.pg_namespace as namespace on namespace.oid = class.relnamespace
+        where namespace.nspname = {{ reads }} and class.relkind in ('r', 'p', 'f')
+        union
+        select inherits.inhrelid
+        from pg_catalog.pg_inherits as inherits
+        inner join read on read.oid = inherits.inhparent
+    ),
+
+    -- The types of their columns, and what those are made of.
+    types as (
+        select part.atttypid as oid
+        from pg_catalog.pg_attribute as part
+        inner join read on read.oid = part.attrelid
+        where part.attnum > 0 and not part.attisdropped
+        union
+        select inside.oid
+        from types
+        inner join pg_catalog.pg_type as type on type.oid = types.oid
+        left join pg_catalog.pg_range as ranges on types.oid in (ranges.rngtypid, ranges.rngmultitypid)
+        cross join lateral (
+            values (type.typbasetype), (type.typelem), (ranges.rngsubtype)
+            union all
+            select part.atttypid
+            from pg_catalog.pg_attribute as part
+            where part.attrelid = type.typrelid and part.attnum > 0 and not part.attisdropped
+        ) as inside (oid)
+        where inside.oid <> 0
+    ),
+
+    checks as (
+        select oid, conbin::text as expression
+        from pg_catalog.pg_constraint
+        where contype = 'c' and (conrelid in (select oid from read) or contypid in (select oid from types))
+    ),
+
     -- Indexes, checks, statistics, partition keys and generated columns of tables that are only read, with
-    -- their functions. A dry run restores a copy, and so works out checks and generated columns.
+    -- their functions, and those of casts. A dry run restores a copy, and so works out checks and generated
+    -- columns.
     planned as (
         select distinct dependency.classid, dependency.objid, coalesce(operator.oprcode, dependency.refobjid) as function
         from (
-            select 'pg_class'::regclass as classid, indexrelid as objid, indrelid as relation from pg_catalog.pg_index
+            select 'pg_class'::regclass as classid, indexrelid as objid from pg_catalog.pg_index
+            where indrelid in (select oid from read)
             union all
-            select 'pg_class'::regclass, partrelid, partrelid from pg_catalog.pg_partitioned_table
+            select 'pg_class'::regclass, partrelid from pg_catalog.pg_partitioned_table
+            where partrelid in (select oid from read)
             union all
-            select 'pg_constraint'::regclass, oid, conrelid from pg_catalog.pg_constraint where contype = 'c'
+            select 'pg_constraint'::regclass, oid from checks
             union all
-            select 'pg_statistic_ext'::regclass, oid, stxrelid from pg_catalog.pg_statistic_ext
+            select 'pg_statistic_ext'::regclass, oid from pg_catalog.pg_statistic_ext
+            where stxrelid in (select oid from read)
             union all
-            select 'pg_attrdef'::regclass, value.oid, value.adrelid
+            select 'pg_attrdef'::regclass, value.oid
             from pg_catalog.pg_attrdef as value
             inner join pg_catalog.pg_attribute as part on part.attrelid = value.adrelid and part.attnum = value.adnum
-            where part.attgenerated <> ''
+            where part.attgenerated <> '' and value.adrelid in (select oid from read)
             union all
-            select 'pg_constraint'::regclass, domain.oid, part.attrelid
-            from pg_catalog.pg_constraint as domain
-            inner join pg_catalog.pg_attribute as part on part.atttypid = domain.contypid
-            where domain.contypid <> 0
+            -- PostgreSQL finds casts by their types, whatever the search path is.
+            select 'pg_cast'::regclass, oid from pg_catalog.pg_cast
+            where castsource in (select oid from types) or casttarget in (select oid from types)
         ) as part
-        inner join pg_catalog.pg_class as class on class.oid = part.relation
-        inner join pg_catalog.pg_namespace as namespace on namespace.oid = class.relnamespace
         inner join pg_catalog.pg_depend as dependency
             on dependency.classid = part.classid and dependency.objid = part.objid
             and dependency.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
         left join pg_catalog.pg_operator as operator
             on dependency.refclassid = 'pg_operator'::regclass and operator.oid = dependency.refobjid
-        where namespace.nspname = {{ reads }}
+    ),
+
+    -- Functions of PostgreSQL and of extensions that do something, or run what they are given, with the
+    -- rights of whoever writes a row. No dependency on PostgreSQL's own is recorded.
+    powerful as (
+        select distinct checks.oid, proc.oid as function
+        from checks
+        cross join lateral regexp_matches(checks.expression, ':(?:op)?funcid (\d+)', 'g') as called (function)
+        inner join pg_catalog.pg_proc as proc on proc.oid = called.function[1]::oid
+        where
+            (proc.provolatile = 'v' or proc.proname ~ '_to_xml|^pg_input_')
+            and proc.proname not in ('clock_timestamp', 'timeofday', 'random', 'gen_random_uuid')
+            and (
+                proc.pronamespace = 'pg_catalog'::regnamespace
+                or exists (
+                    select from pg_catalog.pg_depend as member
+                    where member.classid = 'pg_proc'::regclass and member.objid = proc.oid and member.deptype = 'e'
+                )
+            )
     ),
 
     found as (
@@ -227,6 +286,23 @@
         from planned
         inner join pg_catalog.pg_proc as proc on proc.oid = planned.function, me
         where proc.proowner not in (select oid from ours)
+        union all
+        select
+            6,
+            format(
+                'the %s calls %s with the rights of whoever writes a row',
+                pg_describe_object('pg_constraint'::regclass, powerful.oid, 0), powerful.function::regprocedure
+            ),
+            format(
+                'alter %s drop constraint %I;',
+                case
+                    when rules.contypid <> 0 then 'domain ' || rules.contypid::regtype
+                    else 'table ' || rules.conrelid::regclass
+                end,
+                rules.conname
+            )
+        from powerful
+        inner join pg_catalog.pg_constraint as rules on rules.oid = powerful.oid
     )
 
     select what, fix from found order by place, what

@@ -52,12 +52,16 @@ begin
                         jsonb_build_object(
                             'oid', class.oid::text,
                             'member', concat_ws(' ', members.oid, members.xmin),
-                            -- One that was made as a part had no rows then.
+                            -- One that was made as a partition had no rows then, and what it gets is
+                            -- published. A table that only inherits is not published by itself.
                             'parts',
                             coalesce(
                                 (
-                                    select jsonb_object_agg(inhrelid::text, inherits.xmin = types.xmin)
+                                    select jsonb_object_agg(
+                                        inhrelid::text, inherits.xmin = types.xmin and part.relispartition
+                                    )
                                     from pg_inherits as inherits
+                                    inner join pg_class as part on part.oid = inhrelid
                                     inner join pg_type as types on types.typrelid = inhrelid
                                     where inhparent = class.oid
                                 ),
