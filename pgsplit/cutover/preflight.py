@@ -184,8 +184,9 @@ def for_rollback(
         later.for_rollback(session),
         lambda: later.require_ours(session),
         lambda: later.require_can_end(session.reverse),
-        lambda: later.try_to_publish(session),
     )
+    if not found.problems:  # with another column missing, say, this only says so again
+        _collect(found, lambda: later.try_to_publish(session))
     _collect(found, lambda: continuity.require_unbroken([session.forward]))
     _collect(found, session.forward.require_running)
     return found

@@ -145,6 +145,10 @@ class Switch(Cutover):
             if self.result.first_write_at or time.monotonic() - begun >= self.wait_for_write:
                 break
             time.sleep(BETWEEN_LOOKS_SECONDS)
+        # The fence's triggers have changed since the stream was created, by our own hand.
+        self.session.monolith.execute(
+            "select split.triggers_changed(%s)", (self.session.reverse.name,)
+        )
         continuity.look(self.session.reverse)
         self.session.reverse.arrive()
         return {

@@ -491,7 +491,7 @@ def assert_completes(
         for entry, moment in killed_at:
             kill_at(split, entry, moment, *command)
             writer.assert_gets_through(Side.SERVICE)
-            if entry in CHANGES_NOTHING:
+            if entry in CHANGES_NOTHING and (entry, moment) != ("complete", "done"):
                 assert "The complete had changed nothing yet" in ran(split, "resume")
                 assert assert_agreed(split) == "switched"
             else:

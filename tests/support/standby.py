@@ -134,9 +134,12 @@ def apart(stage: Stage, state: str, folder: Path) -> Iterator[tuple[Split, dict[
             until(partial(_streams, url, name, origin))
         environ = {**stage.environ, "PAYMENTS_DB_URL": clusters["service"].url("payments_db")}
         for file in (stage.root / "connections").glob("*payments*"):
-            if state == "switched":
-                text = file.read_text("utf-8").replace(stage.address["host"], settings_host(folder))
-                file.write_text(text.replace(stage.address["port"], settings["port"]), "utf-8")
+            lines = file.read_text("utf-8").splitlines(keepends=True)
+            for number, line in enumerate(lines):
+                if "/payments_db" in line or "dbname=payments_db" in line:
+                    line = line.replace(stage.address["host"], settings_host(folder))
+                    lines[number] = line.replace(stage.address["port"], settings["port"])
+            file.write_text("".join(lines), "utf-8")
         yield Split(stage.server, resolve(PROJECT, environ), environ), clusters
     finally:
         embedded.wipe(folder)

@@ -79,5 +79,6 @@ begin
             execute format('alter table %s disable trigger %I', made.relation, made.name);
         end if;
     end loop;
+    perform split.triggers_changed();
 end
 $renew$;

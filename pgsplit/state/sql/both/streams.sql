@@ -214,3 +214,15 @@ begin atomic
         )
     where stream = name and identity ? 'published';
 end;
+
+-- Keeps the evidence of a stream, or of all that begin or end here, in step with our own change of
+-- triggers, in the same transaction.
+create or replace function split.triggers_changed(name text default null)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+begin atomic
+    update split.streams
+    set identity = jsonb_set(identity, '{triggers}', split.stream_identity(stream) -> 'triggers')
+    where (name is null or stream = name) and broken_at is null;
+end;
