@@ -101,3 +101,7 @@ class DataDiffers(SplitError):
     """A service's rows differ from the monolith's."""
 
     exit_code = 9
+
+
+class Busy(NotReady):
+    """Somebody else's writes or locks keep a sync from finishing."""

@@ -15,7 +15,7 @@ from rich.text import Text
 from pgsplit.base.errors import ConnectionFailed, SplitError
 from pgsplit.cli import console
 from pgsplit.cli.options import current_project
-from pgsplit.postgres.connect import is_lost
+from pgsplit.postgres.connect import held_lock, is_lost
 
 # In the order of a split. `commands/NAME.py` has the command NAME.
 GROUPS = {
@@ -117,6 +117,8 @@ def run(arguments: Sequence[str], program: str) -> int:
         cli(list(arguments), prog_name=program, standalone_mode=False)
     except SplitError as error:
         return console.show_error(error, as_json)
+    except psycopg.errors.LockNotAvailable as error:
+        return console.show_error(held_lock(error, "a table of the monolith"), as_json)
     except psycopg.Error as error:
         said = str(error).strip()
         refused = SplitError(

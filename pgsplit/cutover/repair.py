@@ -236,7 +236,8 @@ def repair(
 
 def _recreate(needed: _Needed, connections: Connections) -> tuple[dict[str, int], dict[str, int]]:
     stream, service = needed.stream, needed.stream.service
-    triggers.require_none(stream.target, [f"{service.mirror}.{name}" for name in needed.replicated])
+    written = {f"{service.mirror}.{name}": columns for name, columns in needed.replicated.items()}
+    triggers.require_none(stream.target, written)
     patiently(stream.remove, stream.source, stream.target, hint=f"runner.py repair {service.role}")
     stream.create(needed.known, connections)
     idle = [name for name in needed.known if name not in needed.replicated]

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.base.errors import Busy, ConnectionFailed, NotReady
 from pgsplit.postgres import embedded, session_settings
 
 SERVER_GONE = ("57P01", "57P02", "57P03")
@@ -144,6 +144,17 @@ def locked(what: str, url: str) -> NotReady:
         where=describe(url),
         hint="Wait for them: select pid, relation::regclass from pg_locks"
         " where mode = 'AccessExclusiveLock';",
+    )
+
+
+def held_lock(error: errors.LockNotAvailable, where: str) -> Busy:
+    """Give the error for a lock that could not be had in time, wherever it was."""
+    return Busy(
+        "Somebody holds a lock that keeps everybody out:"
+        f" {error.diag.message_primary or str(error).strip()}.",
+        where=where,
+        hint="Wait for them, or see who it is: select pid, relation::regclass from pg_locks"
+        " where mode = 'AccessExclusiveLock' and granted;",
     )
 
 

@@ -22,6 +22,8 @@ from pgsplit.postgres.connect import DEFAULTS, connect, url_of
 from pgsplit.project import strangers
 from pgsplit.project.project import Project
 
+# How long a statement on the monolith waits for a lock, unless it says otherwise.
+LONGEST_WAIT = "10s"
 RESERVED = ("postgres", "template0", "template1")
 
 
@@ -100,6 +102,8 @@ class Connections:
                 raise
             self._own.add(target)
         if target == self.monolith and "replication" not in parameters:
+            # An application may lock its tables for as long as it likes.
+            database.execute(f"set lock_timeout = '{LONGEST_WAIT}'")
             database.execute(session_settings.ONLY_TABLES)
         return database
 

@@ -8,13 +8,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event
 
-from pgsplit.base.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch
+from pgsplit.base.errors import BuildFailed, Busy, ConnectionFailed, NotReady, SourceMismatch
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity
 from pgsplit.replication.stream import LOOK_SECONDS, PATIENCE_SECONDS, Stream
 from pgsplit.replication.sync import apply_changes, how_far
-from pgsplit.replication.upstreams import Busy, Upstreams, open_upstreams
+from pgsplit.replication.upstreams import Upstreams, open_upstreams
 from pgsplit.state.saga import left_unfinished
 
 # How long a follower waits before it tries again: at first, and at most if the trouble goes on.

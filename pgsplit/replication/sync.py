@@ -17,7 +17,7 @@ from typing import TypeVar
 import psycopg
 from psycopg import Error, errors
 
-from pgsplit.base.errors import BuildFailed, NotReady
+from pgsplit.base.errors import BuildFailed, Busy, NotReady
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.retry import CONFLICTS, retrying
 from pgsplit.project.endpoints import Connections
@@ -27,7 +27,7 @@ from pgsplit.replication.session import lock_syncs
 from pgsplit.replication.shared import SharedStream
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import Stream
-from pgsplit.replication.upstreams import Busy, Upstreams, open_upstreams
+from pgsplit.replication.upstreams import Upstreams, open_upstreams
 from pgsplit.state.ledger import State, state
 
 # How often a sync is tried, and the first pause, which doubles: five seconds in all.

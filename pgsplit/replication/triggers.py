@@ -6,7 +6,8 @@ superuser when the subscription is made. Whoever owns a table could have a trigg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -38,6 +39,8 @@ FIRES = """
     order by 1
 """
 # Event triggers fire for definitions only; their makers are superusers.
+# Functions that an inserted row runs for columns that are left out.
+DEFAULTS = Path(__file__).with_name("defaults.sql").read_bytes()
 
 
 def fires(database: psycopg.Connection[Any], tables: Sequence[str]) -> list[tuple[str, str]]:
@@ -75,17 +78,22 @@ def warnings(database: psycopg.Connection[Any], tables: Sequence[str], where: st
     ]
 
 
-def require_none(database: psycopg.Connection[Any], tables: Sequence[str]) -> None:
+def require_none(database: psycopg.Connection[Any], tables: Mapping[str, Sequence[str]]) -> None:
     """Refuse to write tables as replication does if code of others would run with our rights.
 
     Args:
         database: a connection to their database.
-        tables: names with their schemas, quoted where they have to be.
+        tables: names with their schemas, quoted where they have to be, and the columns that are
+            written.
 
     Raises:
-        NotReady: there is such a trigger or rule; all are named.
+        NotReady: there is such a trigger or rule, or such a default of another column; all are
+            named.
     """
-    found = fires(database, tables)
+    found = fires(database, list(tables))
+    for table, columns in tables.items():
+        given = {"table": table, "columns": list(columns)}
+        found += database.execute(DEFAULTS, given).fetchall()
     if found:
         raise NotReady(
             f"Rows would be written as {database.info.user}, and others' code would run then, too:"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from psycopg import errors
 
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.postgres.connect import describe, explained
+from pgsplit.postgres.connect import describe, explained, held_lock
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -22,10 +22,6 @@ from pgsplit.replication.stream import Stream
 from pgsplit.state.ledger import State, completed, state
 
 LOCK_TIMEOUT = "10s"
-
-
-class Busy(NotReady):
-    """Somebody else's writes or locks keep a sync from finishing."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +117,4 @@ def _locks_explained(url: str) -> Iterator[None]:
     try:
         yield
     except errors.LockNotAvailable as error:
-        raise Busy(
-            f"Somebody holds a lock that keeps everybody out: {str(error).strip()}",
-            where=f"the monolith, or {describe(url)}",
-            hint="Wait for them, or see who it is: select pid, relation::regclass from pg_locks"
-            " where mode = 'AccessExclusiveLock' and granted;",
-        ) from error
+        raise held_lock(error, f"the monolith, or {describe(url)}") from error

@@ -282,7 +282,9 @@
                 pg_describe_object(planned.classid, planned.objid, 0), proc.oid::regprocedure,
                 pg_get_userbyid(proc.proowner)
             ),
-            format('alter function %s owner to %I;', proc.oid::regprocedure, me.rolname)
+            -- One that keeps running as its owner would give our rights to whoever calls it.
+            case when proc.prosecdef then format('alter function %s security invoker; ', proc.oid::regprocedure) else '' end
+            || format('alter function %s owner to %I;', proc.oid::regprocedure, me.rolname)
         from planned
         inner join pg_catalog.pg_proc as proc on proc.oid = planned.function, me
         where proc.proowner not in (select oid from ours)
