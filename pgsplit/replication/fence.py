@@ -133,19 +133,17 @@ class Fence:
         """
         with self.database.transaction():
             self.lock(timeout_seconds)
-            for table in self._fenced_tables():
-                for name in TRIGGERS:
-                    self._alter(table, "disable", name)
+            for table, name in self._triggers():
+                self._alter(table, "disable", name)
 
     def remove(self) -> None:
         """Drop the triggers and the fence's row; idempotent."""
-        for table in self._fenced_tables():
-            for name in TRIGGERS:
-                self.database.execute(
-                    sql.SQL("drop trigger if exists {} on {}").format(
-                        sql.Identifier(name), self._relation(table)
-                    )
+        for table, name in self._triggers():
+            self.database.execute(
+                sql.SQL("drop trigger if exists {} on {}").format(
+                    sql.Identifier(name), self._relation(table)
                 )
+            )
         if self.exists():
             self.database.execute(
                 "delete from split.gates where service = %s", (self.service.database,)
@@ -179,18 +177,23 @@ class Fence:
         ).fetchone()
 
     def enable_triggers(self) -> None:
-        """Create or enable the triggers, in the caller's transaction, which holds `lock`."""
-        fenced = self._fenced_tables()
+        """Create or enable the triggers, in the caller's transaction, which holds `lock`.
+
+        A trigger of somebody else that has such a name is replaced.
+        """
+        there = self._triggers()
         for table in self.tables:
             for name, how in TRIGGERS.items():
-                if table in fenced:
+                if (table, name) in there:
                     self._alter(table, "enable", name)
                     continue
                 row = self.database.execute("select split.unless_syncing()").fetchone()
                 assert row is not None
                 self.database.execute(
                     sql.SQL(
-                        "create trigger {} " + how + " {} execute function split.guard({}, {})"
+                        "create or replace trigger {} "
+                        + how
+                        + " {} execute function split.guard({}, {})"
                     ).format(  # fmt: skip
                         sql.Identifier(name),
                         self._relation(table),
@@ -230,16 +233,16 @@ class Fence:
                 (self._relation(table).as_string(),),
             )
 
-    def _fenced_tables(self) -> list[str]:
-        """Name the tables that have the triggers, enabled or not."""
-        rows = self.database.execute(
-            "select distinct relname from pg_trigger"
+    def _triggers(self) -> list[tuple[str, str]]:
+        """Give the tables that have the triggers, enabled or not, and the triggers' names."""
+        return self.database.execute(
+            "select relname, tgname from pg_trigger"
             " inner join pg_class on pg_class.oid = tgrelid"
-            " where tgname = any(%s) and relnamespace = to_regnamespace(%s) and relname = any(%s)"
-            " order by relname",
+            " where tgname = any(%s) and tgfoid = to_regprocedure('split.guard()')"
+            " and relnamespace = to_regnamespace(%s) and relname = any(%s)"
+            " order by relname, tgname",
             (list(TRIGGERS), self.schema, list(self.tables)),
-        )
-        return [row[0] for row in rows]
+        ).fetchall()
 
     def _alter(self, table: str, how: str, trigger: str) -> None:
         self.database.execute(
