@@ -17,7 +17,7 @@ from pgsplit.cutover.blockers import blockers
 from pgsplit.cutover.locks import change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
-from pgsplit.load import remove
+from pgsplit.load import remove, rights_elsewhere
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -86,7 +86,11 @@ class Abort(SagaOperation[Aborted]):
                 remove.require_nothing_kept(session.database, service)
                 if self.ledger.was_begun(service, Kind.SWITCH.entry("open")):
                     remove.require_proven(session.database, service)
-                for what, hint in blockers(later.for_abort(session)):
+                roles, home = (service.login, service.owner), session.database.info.dbname
+                for what, hint in (
+                    *blockers(later.for_abort(session)),
+                    *rights_elsewhere.owned(session.database, roles, home),
+                ):
                     found.add(what, hint)
                 is_dropped = self.ledger.has_made(service, "provision", "created")
                 if is_dropped and (clients := remove.clients(session.database)):

@@ -10,6 +10,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady
+from pgsplit.load import rights_elsewhere
 from pgsplit.load.provision import maintenance_url, mark_of_role
 from pgsplit.postgres.connect import connect, describe
 from pgsplit.project import strangers
@@ -75,7 +76,7 @@ def remove(service: Service, connections: Connections, ledger: Ledger) -> list[s
             if _exists(server, name):
                 revoke = sql.SQL("revoke all on database {} from {}")
                 server.execute(revoke.format(sql.Identifier(name), identifier))
-            server.execute(sql.SQL("drop role {}").format(identifier))
+            rights_elsewhere.take_away(server, role, name, maintenance_url(url))
             removed.append(f"role {role}")
     return removed
 
