@@ -464,7 +464,7 @@ def test_restore_into_a_non_empty_database_is_refused(
     assert "It holds public.kept." in ran.stderr
     assert one(scratch, "select id from public.kept") == 1
     with connect(scratch, "database") as database:
-        database.execute("drop table kept")
+        database.execute("drop table public.kept")
     done = runner(split, home, "restore", made.path.name, scratch)
     assert done.returncode == 0, done.stderr
     assert f"Restored {made.path.name}: the rows of {len(made.tables)} tables" in done.stdout
