@@ -125,6 +125,26 @@ def _always(session: Session) -> list[Needed]:
     ]
 
 
+def require_unaltered(session: Session) -> None:
+    """Check that the monolith's tables get what the service writes, and nothing else.
+
+    Raises:
+        NotReady: a trigger or a setting may alter or drop rows of reverse replication.
+    """
+    rows = session.monolith.execute(
+        "select what, hint from split.altered_by(array("
+        "select to_regclass(name)::oid from unnest(%s::text[]) as name))",
+        (of_mirror(session),),
+    ).fetchall()
+    if rows:
+        raise NotReady(
+            "Rows of reverse replication may be altered or dropped by"
+            f" {', '.join(f'the {what}' for what, _ in rows)}.",
+            where=describe(session.monolith.info.dsn),
+            hint="\n".join(hint for _, hint in rows),
+        )
+
+
 def require_ours(session: Session) -> None:
     """Check that this login may change what later steps change, on both sides."""
     streams = [session.forward.name, session.reverse.name]

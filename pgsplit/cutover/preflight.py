@@ -18,7 +18,7 @@ from pgsplit.project import drift
 from pgsplit.project.project import Service
 from pgsplit.prove.checks import require_unaltered
 from pgsplit.prove.verify import outdated
-from pgsplit.replication import continuity, requirements, triggers
+from pgsplit.replication import continuity, requirements
 from pgsplit.replication.own_changes import Harm, harmful
 from pgsplit.replication.session import Session
 from pgsplit.replication.sync import apply_changes
@@ -130,6 +130,7 @@ def for_switch(
         return found
     _collect(found, lambda: _require_as_made(session))
     _find_unknown(found, session)
+    _collect(found, lambda: later.require_unaltered(session))
     before = ledger.was_begun(service, Kind.SWITCH.entry("prepare"))
     _collect(
         found,
@@ -175,6 +176,7 @@ def for_rollback(
     if _find_own_changes(found, session, Harm.FORWARD, Harm.REVERSE):
         return found
     _reverse_checked(found, session, say)
+    _collect(found, lambda: later.require_unaltered(session))
     owned = session.service.owned_tables
     _collect(found, lambda: drift.check(session.service.project, session.monolith, owned))
     say("what the later steps need")
@@ -331,10 +333,7 @@ def _find_unknown(found: PreflightReport, session: Session) -> None:
             "unique": [*unique, *(f"{name}.id" for name in tables)],
         },
     )
-    fires = triggers.fires(
-        session.monolith, [f"{session.service.mirror}.{name}" for name in tables]
-    )
-    for what, hint in (*rows.fetchall(), *fires):
+    for what, hint in rows.fetchall():
         found.add(
             f"{what}: reverse replication could fail on it, or could not keep it up to date", hint
         )

@@ -140,6 +140,11 @@ def _parts(name: str, was: Facts, now: Facts) -> Iterator[str]:
     for table, member in (was.get("subscribed") or {}).items():
         if tables.get(table) != member:
             yield f"the table {table} was renamed or re-created where {name} ends"
+    # A record of an older version has none.
+    known = was.get("altered_by", now.get("altered_by")) or []
+    for what in now.get("altered_by") or []:
+        if what not in known:
+            yield f"the {what} may have altered what arrived where {name} ends"
     for trigger, row in was["triggers"].items():
         if now["triggers"].get(trigger) != row:
             yield f"the trigger on {trigger} was disabled, altered or re-created"

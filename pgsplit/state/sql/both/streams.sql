@@ -13,6 +13,43 @@ comment on table split.streams is
 'Streams that begin or end here: what this end consisted of when the stream was last proven, what'
 ' both ends had counted when somebody last looked, and since when and why it proves nothing.';
 
+-- What may alter or refuse rows, without an error, when replication writes some tables: triggers of others,
+-- and settings by which values are read. Rules don't work for replication.
+create or replace function split.altered_by(relations oid[])
+returns table (what text, hint text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $altered$
+    select
+        format('trigger %I on %s', tgname, tgrelid::regclass),
+        format('alter table %s enable trigger %I;', tgrelid::regclass, tgname)
+    from pg_trigger
+    inner join pg_proc on pg_proc.oid = tgfoid
+    where
+        tgrelid = any(relations)
+        and tgenabled in ('A', 'R')
+        and not tgisinternal
+        and pronamespace <> 'split'::regnamespace
+    union all
+    select
+        format('setting %s of database %I', given.setting, current_database()),
+        format('alter database %I reset %s;', current_database(), split_part(given.setting, '=', 1))
+    from pg_db_role_setting
+    cross join unnest(setconfig) as given (setting)
+    where
+        setrole = 0
+        and setdatabase = (select databases.oid from pg_database as databases where datname = current_database())
+        and (
+            given.setting ~* '^array_nulls=(o?f|f|n|0)'
+            -- The mark of a decimal point depends on it.
+            or given.setting ~ '^lc_monetary=' and exists (
+                select from pg_attribute where attrelid = any(relations) and atttypid = 'money'::regtype
+            )
+        )
+    order by 1
+$altered$;
+
 -- What one end of a stream consists of. Whoever replaces a part, by hand or by a restore, can't
 -- give it the same oid or row version.
 create or replace function split.stream_identity(name text)
@@ -82,6 +119,13 @@ begin
             (
                 select concat_ws(' ', subscriptions.oid, subslotname, subpublications::text)
                 from pg_subscription as subscriptions where subscriptions.oid = subscribed
+            ),
+            'altered_by',
+            (
+                select coalesce(jsonb_agg(altered.what), '[]')
+                from split.altered_by(
+                    array(select srrelid from pg_subscription_rel where srsubid = subscribed)
+                ) as altered
             ),
             'subscribed',
             (
