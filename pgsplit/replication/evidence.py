@@ -160,7 +160,10 @@ def _published(name: str, table: str, was: Facts, now: Facts | None) -> Iterator
     parts = now["parts"]
     attached = [one for one, is_born in parts.items() if one not in was["parts"] and not is_born]
     if attached or any(one not in parts for one in was["parts"]):
-        yield f"partitions of {table} were attached or detached, which isn't replicated"
+        yield (
+            f"partitions of {table} were attached or detached, or tables inherit from it, which"
+            " isn't replicated"
+        )
 
 
 def _slot(name: str, seen: Facts, source: End, target: End) -> Iterator[str]:
