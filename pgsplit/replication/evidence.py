@@ -140,6 +140,8 @@ def _parts(name: str, was: Facts, now: Facts) -> Iterator[str]:
     for table, member in (was.get("subscribed") or {}).items():
         if tables.get(table) != member:
             yield f"the table {table} was renamed or re-created where {name} ends"
+    for table, parts in (was.get("columns") or {}).items():
+        yield from _columns(table, parts, (now.get("columns") or {}).get(table))
     # A record of an older version has none.
     known = was.get("altered_by", now.get("altered_by")) or []
     for what in now.get("altered_by") or []:
@@ -164,6 +166,19 @@ def _published(name: str, table: str, was: Facts, now: Facts | None) -> Iterator
             f"partitions of {table} were attached or detached, or tables inherit from it, which"
             " isn't replicated"
         )
+
+
+def _columns(table: str, was: Facts, now: Facts | None) -> Iterator[str]:
+    """Compare a table's columns: definitions can change all values, and nothing replicates that."""
+    if now is None:
+        return  # said already, or taken out on purpose
+    for column, row in was["rows"].items():
+        if not (found := now["rows"].get(column)) or found == row:
+            continue
+        if found.split()[0] != row.split()[0]:
+            yield f"the column {column} of {table} is another one than before"
+        elif now["file"] != was["file"]:
+            yield f"the column {column} of {table} was rewritten, which isn't replicated"
 
 
 def _slot(name: str, seen: Facts, source: End, target: End) -> Iterator[str]:

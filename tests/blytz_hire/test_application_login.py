@@ -287,3 +287,54 @@ def test_abort_takes_away_rights_that_others_gave(verified: Split) -> None:
     assert done.returncode == 0, words(done)
     left = verified.server.execute("select rolname from pg_roles where rolname ~ '^payments'")
     assert left == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            f"alter table {PAYMENTS} alter column method type text using 'theirs'",
+            f"the column method of {PAYMENTS} was rewritten, which isn't replicated",
+        ),
+        (
+            f"alter table {PAYMENTS} drop column method;"
+            f" alter table {PAYMENTS} add column method text not null default 'theirs'",
+            f"the column method of {PAYMENTS} is another one than before",
+        ),
+    ],
+    ids=["rewritten", "replaced"],
+)
+def test_definition_that_changes_values_ends_the_proof(
+    switched: Split, change: str, said: str
+) -> None:
+    with application(switched) as their:
+        their.execute(change)
+    done = switched.runner("rollback", "payments")
+    assert done.returncode == NotReady.exit_code, words(done)
+    assert said in words(done)
+    done = switched.runner("repair", "payments")
+    assert done.returncode == 0, words(done)
+    done = switched.runner("rollback", "payments")
+    assert done.returncode == 0, words(done)
+    assert switched.runner("verify", "payments").returncode == 0
+
+
+def test_columns_that_swap_their_names_end_the_proof(verified: Split) -> None:
+    with application(verified) as their:
+        their.execute(
+            f'alter table {PAYMENTS} rename "jobId" to was;'
+            f' alter table {PAYMENTS} rename "matchId" to "jobId";'
+            f' alter table {PAYMENTS} rename was to "matchId"'
+        )
+    done = verified.runner("switch", "payments", *QUICKLY)
+    assert done.returncode == NotReady.exit_code, words(done)
+    assert f"of {PAYMENTS} is another one than before" in words(done)
+
+
+def test_rewriting_a_table_or_tuning_a_column_proves_nothing_wrong(switched: Split) -> None:
+    with application(switched) as their:
+        their.execute(f"vacuum full {PAYMENTS}")
+        assert switched.runner("status", "payments").returncode == 0
+        their.execute(f"alter table {PAYMENTS} alter column method set statistics 200")
+    done = switched.runner("rollback", "payments")
+    assert done.returncode == 0, words(done)

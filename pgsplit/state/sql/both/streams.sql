@@ -137,8 +137,33 @@ begin
             )
         );
     end if;
-    -- What captures changes of the mirror, where it ends, and of the service, where it begins.
+    -- A table that was rewritten has another file, and a column that was altered another row version.
     return here || jsonb_build_object(
+        'columns',
+        coalesce(
+            (
+                select
+                    jsonb_object_agg(
+                        namespaces.nspname || '.' || class.relname,
+                        jsonb_build_object(
+                            'file', class.relfilenode::text,
+                            'rows',
+                            (
+                                select jsonb_object_agg(attname, concat_ws(' ', attnum, parts.xmin))
+                                from pg_attribute as parts
+                                where attrelid = class.oid and attnum > 0 and not attisdropped
+                            )
+                        )
+                    )
+                from pg_class as class
+                inner join pg_namespace as namespaces on namespaces.oid = class.relnamespace
+                where
+                    class.oid in (select prrelid from pg_publication_rel where prpubid = published)
+                    or class.oid in (select srrelid from pg_subscription_rel where srsubid = subscribed)
+            ),
+            '{}'
+        ),
+        -- What captures changes of the mirror, where it ends, and of the service, where it begins.
         'triggers',
         coalesce(
             (
