@@ -83,7 +83,7 @@ class Switch(Cutover):
         )
 
     def execute(self) -> None:
-        """Upgrade the schema `split`, before this operation's own locks keep it as it is; switch."""
+        """Upgrade the schema `split`, before our own locks keep it as it is, and switch."""
         prepare_service(self.session.database, self.service)
         super().execute()
 
