@@ -29,7 +29,8 @@ Connection = psycopg.Connection[Any]
 FENCE_SQL = Path(__file__).with_name("fence.sql").read_bytes()
 # Conflicts with every writer and with no reader: whoever gets it knows that no writer is left.
 LOCK = sql.SQL("lock table {} in share row exclusive mode")
-# As split.outdated_triggers() finds them, which an older schema split lacks.
+# As split.outdated_triggers() finds them, which an older schema split lacks. To write a definition,
+# PostgreSQL would lock the table.
 OUTDATED = """
     select distinct relname from pg_trigger
     inner join pg_class on pg_class.oid = tgrelid
@@ -37,8 +38,10 @@ OUTDATED = """
     where
         pronamespace = to_regnamespace('split') and tgqual is not null and tgparentid = 0
         and relnamespace = to_regnamespace(%s) and relname = any(%s)
-        and pg_get_triggerdef(pg_trigger.oid) ~ 'split\\.is_syncing'
-        and pg_get_triggerdef(pg_trigger.oid) !~ 'has_schema_privilege'
+        and tgqual::text
+        ~ (':funcid ' || 'current_setting(text, boolean)'::regprocedure::oid || ' ')
+        and tgqual::text
+        !~ (':funcid ' || 'has_schema_privilege(name, text, text)'::regprocedure::oid || ' ')
     order by 1
 """
 RENEW_TRIES = 5

@@ -203,6 +203,17 @@ def test_locked_table_keeps_no_command_waiting(
             assert "select pid, relation::regclass from pg_locks" in words(done)
 
 
+def test_status_waits_for_no_lock_after_a_switch_either(
+    switched: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "LONGEST_WAIT", "300ms")
+    with application(switched) as their, their.transaction():
+        their.execute(f"lock table {PAYMENTS} in access exclusive mode")
+        done = switched.runner("status", "payments")
+        assert "switched" in words(done) and "can't be" not in words(done), words(done)
+        assert "Somebody holds a lock" not in words(done)
+
+
 def test_trigger_with_the_fences_name_is_no_fence(verified: Split) -> None:
     with application(verified) as their:
         their.execute(
