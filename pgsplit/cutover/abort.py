@@ -140,7 +140,7 @@ class Abort(SagaOperation[Aborted]):
 
     def remove_database(self) -> Mapping[str, Any]:
         """Drop the service's database and its roles; idempotent."""
-        removed = remove.remove(self.service, self.connections, self.ledger)
+        removed, self.result.notes[:] = remove.remove(self.service, self.connections, self.ledger)
         removed += read_through.remove(self.service, self.connections)
         self.result.removed += removed
         return {"removed": removed}

@@ -187,7 +187,9 @@ def apply_changes_and_look(
 
 def _changed(database: Connection, error: psycopg.Error) -> BuildFailed:
     """Say what a table is like now that a sync can't work with, or that a trigger refuses."""
-    changed = own_changes(database)
+    changed = []
+    with suppress(NotReady):  # somebody has locked a table; what failed counts
+        changed = own_changes(database)
     fixes = [one.hint for one in changed if one.harm in (Harm.FORWARD, Harm.REVERSE)]
     said = [error.diag.message_primary or str(error).strip()]
     said += [one.what for one in changed if fixes or "trigger" in one.what]
