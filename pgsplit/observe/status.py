@@ -9,7 +9,7 @@ from datetime import datetime
 
 from psycopg import errors, sql
 
-from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.base.errors import SplitError
 from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
@@ -148,8 +148,8 @@ def status(service: Service, connections: Connections) -> Status:
                 _look_at_reverse(back, found)
                 found.notes += login.notes_of(back, connections)
                 if found.state.reached(State.BUILT):
-                    _look_at_own_changes(database, found)
                     _look_at_tables(stream, found)
+                    _look_at_own_changes(database, found)
                     _look_at_fences(Session(service, connections, monolith, database), found)
         except SplitError as error:
             found.replication = found.replication or "unknown"
@@ -239,12 +239,7 @@ def _look_at_own_changes(database: Connection, found: Status) -> None:
     """Say what the service has changed of our tables; nothing depends on it once completed."""
     if found.state is State.COMPLETED:
         return
-    try:
-        changes = own_changes(database)
-    except NotReady as error:  # somebody has locked a table
-        found.warnings.append(str(error))
-        return
-    for change in changes:
+    for change in own_changes(database):
         said = found.notes if change.harm is Harm.NONE else found.warnings
         said.append(str(change))
 
@@ -276,11 +271,7 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
 
 def _look_at_fences(session: Session, found: Status) -> None:
     fences = session.monolith_fence, session.service_fence
-    try:
-        found.notes += filter(None, [fence.outdated() for fence in fences])
-    except NotReady as error:
-        if str(error) not in found.warnings:
-            found.warnings.append(str(error))
+    found.notes += filter(None, [fence.outdated() for fence in fences])
 
 
 def _switched_at(stream: Stream) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,27 @@ HOLDERS = """
 """
 
 
+def refusal(waited: Sequence[psycopg.Connection[Any]], error: psycopg.Error) -> NotReady:
+    """Give the message about a lock that could not be had, with those who hold such locks.
+
+    Args:
+        waited: connections to the databases in which it may have been, in no failed transaction.
+        error: what the server said.
+
+    Returns:
+        The message.
+    """
+    found = [row for one in waited for row in one.execute(HOLDERS, ()).fetchall()]
+    said = few([who for who, _ in found]) or (error.diag.message_primary or str(error)).strip()
+    return NotReady(
+        f"Somebody holds a lock that this waits for: {said}.",
+        where=" or ".join(dict.fromkeys(describe(one.info.dsn) for one in waited)),
+        hint="Wait for them, or end them:\n" + "\n".join(dict.fromkeys(end for _, end in found))
+        if found
+        else "Wait for them, then try again.",
+    )
+
+
 @contextmanager
 def patience(database: psycopg.Connection[Any]) -> Iterator[None]:
     """Let a transaction wait for no lock for long; if it would, say who holds it.
@@ -61,14 +82,4 @@ def patience(database: psycopg.Connection[Any]) -> Iterator[None]:
             database.execute(f"set local lock_timeout = '{PATIENCE}'")
             yield
     except errors.LockNotAvailable as error:
-        found = database.execute(HOLDERS, ()).fetchall()
-        said = few([who for who, _ in found]) or (
-            error.diag.message_primary or "a lock was waited for"
-        )
-        raise NotReady(
-            f"Somebody holds a lock that this waits for: {said}.",
-            where=describe(database.info.dsn),
-            hint="Wait for them, or end them:\n" + "\n".join(dict.fromkeys(end for _, end in found))
-            if found
-            else "Wait for them, then try again.",
-        ) from error
+        raise refusal([database], error) from error

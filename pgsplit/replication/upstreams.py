@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from psycopg import errors
 
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.postgres.connect import describe, explained
+from pgsplit.postgres.holders import refusal
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -76,7 +77,7 @@ def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstr
         ExitStack() as opened,
         connections.connect(connections.monolith) as monolith,
         explained(connections.monolith_url, connections.monolith),
-        _locks_explained(url),
+        _locks_explained(looked_at := [monolith]),
     ):
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         stands = state(monolith, service)
@@ -88,6 +89,7 @@ def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstr
                 hint=f"runner.py run {service.role}",
             )
         database = opened.enter_context(connections.connect(service.database))
+        looked_at.append(database)
         opened.enter_context(explained(url, service.database, database))
         requirements.provisioned(database, service)
         drift.drift(monolith, database, service, completed(monolith))
@@ -117,13 +119,9 @@ def _incoming(
 
 
 @contextmanager
-def _locks_explained(url: str) -> Iterator[None]:
+def _locks_explained(looked_at: Sequence[Connection]) -> Iterator[None]:
     try:
         yield
     except errors.LockNotAvailable as error:
-        raise Busy(
-            f"Somebody holds a lock that keeps everybody out: {str(error).strip()}",
-            where=f"the monolith, or {describe(url)}",
-            hint="Wait for them, or see who it is: select pid, relation::regclass from pg_locks"
-            " where mode = 'AccessExclusiveLock' and granted;",
-        ) from error
+        found = refusal(looked_at, error)
+        raise Busy(found.what, where=found.where, hint=found.hint) from error

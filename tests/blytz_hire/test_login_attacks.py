@@ -66,6 +66,7 @@ def test_table_that_the_login_locks_is_named_with_who_locks_it(
     """Who may update a table may lock it, for as long as it likes."""
     monkeypatch.setattr("pgsplit.postgres.holders.PATIENCE", "100ms")
     login = as_login(switched)
+    login.execute("update payments_db.payments set status = 'seen'")  # so that a sync has work
     with login.transaction():
         login.execute(f"lock table payments_db.payments in {mode} mode")
         who = f"process {login.info.backend_pid} has locked payments_db.payments"
@@ -78,9 +79,10 @@ def test_table_that_the_login_locks_is_named_with_who_locks_it(
         done = switched.runner("status")
         if mode == "access exclusive":
             assert who in " ".join(done.stdout.split()) + " ".join(done.stderr.split())
-            done = switched.runner("parity", "payments")
-            assert done.returncode == NotReady.exit_code
-            assert who in " ".join(done.stderr.split())
+            for command in ("sync", "parity", "reconcile"):
+                done = switched.runner(command, "payments")
+                assert done.returncode == NotReady.exit_code
+                assert who in " ".join(done.stderr.split())
     assert switched.runner("rollback", "payments", "--no-backup").returncode == 0
 
 
