@@ -197,6 +197,8 @@ class Rollback(Cutover):
         try:
             with as_warning(self.service, self.result.warnings):
                 apply_changes(database, SYNC_LOCK_SECONDS)
+                if knows:
+                    database.execute("update split.service set keeps_replaced = true")
         except (SplitError, LockNotAvailable) as error:
             # The next sync does it: nothing is lost, and the monolith takes writes.
             self.result.warnings.append(f"The service's tables don't follow yet: {error}")

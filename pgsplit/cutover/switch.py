@@ -82,9 +82,13 @@ class Switch(Cutover):
             self.session, self.ledger, self.say, with_backup=self.with_backup
         )
 
+    def execute(self) -> None:
+        """Upgrade the schema `split`, before our own locks keep it as it is, and switch."""
+        prepare_service(self.session.database, self.service)
+        super().execute()
+
     def prepare(self) -> None:
         """Make both fences and the reverse stream, which is idle until `open`; idempotent."""
-        prepare_service(self.session.database, self.service)
         self.old.prepare()
         self.new.prepare("monolith", closed=True)  # nobody writes there yet
         with self.session.database.transaction():

@@ -22,7 +22,8 @@ Connection = psycopg.Connection[Any]
 # dbt's macro state_version() gives the same number.
 VERSION = 2
 FOLDER = Path(__file__).with_name("sql")
-# An upgrade that others keep from renewing a table's triggers is tried so often.
+# An upgrade waits no longer for each lock that others have, since others wait behind it meanwhile.
+UPGRADE_LOCK_TIMEOUT = "1s"
 UPGRADE_TRIES = 5
 BETWEEN_TRIES_SECONDS = 0.5
 WRITERS = """
@@ -163,6 +164,8 @@ def _upgrade(kind: str, connection: Connection, names: dict[str, str]) -> None:
         found = _recorded(connection)
         if found == VERSION:
             return
+        if kind == "service":  # whose writers hold locks on what is altered
+            connection.execute(f"set local lock_timeout = '{UPGRADE_LOCK_TIMEOUT}'")
         for name, value in names.items():
             connection.execute("select set_config(%s, %s, true)", (f"split.{name}", value))
         if found is None and _exists(connection, FIRST_TABLES[kind]):

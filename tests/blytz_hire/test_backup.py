@@ -457,14 +457,14 @@ def test_restore_into_a_non_empty_database_is_refused(
 ) -> None:
     made = take(split)
     with connect(scratch, "database") as database:
-        database.execute("create table kept (id int); insert into kept values (1)")
+        database.execute("create table public.kept (id int); insert into public.kept values (1)")
     ran = runner(split, home, "restore", made.path.name, scratch)
     assert ran.returncode == NotReady.exit_code
     assert "The database scratch is not empty" in ran.stderr
     assert "It holds public.kept." in ran.stderr
-    assert one(scratch, "select id from kept") == 1
+    assert one(scratch, "select id from public.kept") == 1
     with connect(scratch, "database") as database:
-        database.execute("drop table kept")
+        database.execute("drop table public.kept")
     done = runner(split, home, "restore", made.path.name, scratch)
     assert done.returncode == 0, done.stderr
     assert f"Restored {made.path.name}: the rows of {len(made.tables)} tables" in done.stdout

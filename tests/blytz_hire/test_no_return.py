@@ -158,7 +158,7 @@ def test_rollback_after_which_a_sync_fails_is_a_rollback(
     monkeypatch.setattr(Rollback, "_follow_again", a_row_breaks_a_rule)
     said = move(switched, "rollback")
     assert "The monolith is now the source of truth" in said
-    assert "warning: The service's tables don't follow yet: Rows of the monolith break" in said
+    assert "The tables of payments_db do not follow the monolith yet: Rows of the monolith" in said
     assert "no_barter" in said
     assert assert_agreed(switched) == "verified"
     assert "Nothing was interrupted." in ran(switched, "resume")

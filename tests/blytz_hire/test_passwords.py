@@ -308,7 +308,7 @@ def test_statement_in_quiet_reaches_no_log_and_settings_come_back(run: Any, tmp_
         with connect(cluster.server.tcp, "m") as connection:
             connection.execute("load 'auto_explain'")
             connection.execute("set auto_explain.log_min_duration = 0")
-            connection.execute("create extension pg_stat_statements")
+            connection.execute("create extension pg_stat_statements schema public")
             before = dict(connection.execute("select name, setting from pg_settings").fetchall())
             with quiet(connection):
                 connection.execute("select 'hidden 1'")
@@ -383,7 +383,7 @@ def apart(
                 "alter system set shared_preload_libraries = 'pg_stat_statements', 'auto_explain'"
             )
             cluster.crash()
-            cluster.server.execute("create extension pg_stat_statements")
+            cluster.server.execute("create extension pg_stat_statements schema public")
             cluster.server.execute("alter system set auto_explain.log_min_duration = 0")
             cluster.server.execute("select pg_reload_conf()")
         url = monolith.url(MONOLITH)
@@ -430,7 +430,7 @@ def test_no_password_is_written_anywhere_in_a_whole_life(
     texts = {f"output {n}": text for n, text in enumerate(said)}
     for cluster in clusters:
         texts[f"log of {cluster.data}"] = (cluster.data.parent / "log").read_text(errors="replace")
-        counted = cluster.server.execute("select query from pg_stat_statements")
+        counted = cluster.server.execute("select query from public.pg_stat_statements")
         texts[f"statements of {cluster.data}"] = str(counted)
     for path in folder.rglob("*"):
         private = "connections" in path.parts or "data" in path.parts

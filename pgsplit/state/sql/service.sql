@@ -55,7 +55,8 @@ comment on column split.service.database is
 comment on column split.service.mirror is 'The schema of the mirror.';
 comment on column split.service.database_oid is
 'The database in which table oids were recorded; a restored dump is in another one.';
-comment on column split.service.failed_at is 'Since when every sync has failed; null if the last one has not.';
+comment on column split.service.failed_at is
+'Since when every sync has failed; null if the last one has not.';
 comment on column split.service.failure is 'What it failed with.';
 comment on column split.service.keeps_replaced is
 'Whether rows that a comparison of a whole table replaces or deletes are copied to the schema audit'

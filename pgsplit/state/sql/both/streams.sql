@@ -13,8 +13,8 @@ comment on table split.streams is
 'Streams that begin or end here: what this end consisted of when the stream was last proven, what'
 ' both ends had counted when somebody last looked, and since when and why it proves nothing.';
 
--- What one end of a stream consists of. Whoever replaces a part, by hand or by a restore, can't give
--- it the same oid or row version.
+-- What one end of a stream consists of. Whoever replaces a part, by hand or by a restore, can't
+-- give it the same oid or row version.
 create or replace function split.stream_identity(name text)
 returns jsonb
 language plpgsql
@@ -188,8 +188,8 @@ begin
 end
 $counters$;
 
--- Keeps the evidence in step with our own change of a publication, in the same transaction. Only the
--- tables that were added or dropped are looked at, named with their schema.
+-- Keeps the evidence in step with our own change of a publication, in the same transaction. Only
+-- the tables that were added or dropped are looked at, named with their schema.
 create or replace function split.tables_changed(name text, tables text[])
 returns void
 language sql
@@ -201,9 +201,9 @@ begin atomic
             identity, '{published}',
             ((identity -> 'published') - tables) || coalesce(
                 (
-                    select jsonb_object_agg(now_published.key, now_published.value)
-                    from jsonb_each(split.stream_identity(name) -> 'published') as now_published
-                    where now_published.key = any(tables)
+                    select jsonb_object_agg(key, value)
+                    from jsonb_each(split.stream_identity(name) -> 'published')
+                    where key = any(tables)
                 ),
                 '{}'
             )

@@ -1,2 +1,2 @@
--- Triggers that an earlier version has put on the service's tables. Last, since it takes their lock.
+-- Triggers that an earlier version has put on the service's tables. Last, since it locks them.
 select split.renew_triggers();
