@@ -24,7 +24,7 @@ def drop(server: psycopg.Connection[Any], name: str) -> str:
         name: the role, which is there.
 
     Returns:
-        What it still owns; nothing if it is dropped.
+        What depends on it; nothing if it is dropped.
     """
     role = sql.Identifier(name)
     try:
@@ -45,7 +45,7 @@ def drop(server: psycopg.Connection[Any], name: str) -> str:
 
 
 def advice(name: str, owns: str, user: str) -> str:
-    """Say what a role that was not dropped still owns, and how to drop it.
+    """Say what depends on a role that was not dropped, and how to drop it.
 
     Args:
         name: the role.
@@ -54,8 +54,9 @@ def advice(name: str, owns: str, user: str) -> str:
     """
     role, heir = (sql.Identifier(one).as_string() for one in (name, user))
     return (
-        f"The role {name} is still there, but nobody can log in as it any more: it is {owns}. To"
-        " drop it, look at that, and in each database that holds some of it:"
-        f" REASSIGN OWNED BY {role} TO {heir}; DROP OWNED BY {role}; and at last:"
-        f" DROP ROLE {role};"
+        f"The role {name} is still there, but nobody can log in as it any more. This depends on it:"
+        f" {owns}. To drop it, look at that, and in each database that holds some of it: REASSIGN"
+        f" OWNED BY {role} TO {heir}; DROP OWNED BY {role}; and at last: DROP ROLE {role}; If it"
+        " has sessions: SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename ="
+        f" {sql.Literal(name).as_string()};"
     )
