@@ -17,7 +17,7 @@ from pgsplit.cutover.blockers import blockers
 from pgsplit.cutover.locks import change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
-from pgsplit.load import remove, rights_elsewhere
+from pgsplit.load import remove
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -86,11 +86,7 @@ class Abort(SagaOperation[Aborted]):
                 remove.require_nothing_kept(session.database, service)
                 if self.ledger.was_begun(service, Kind.SWITCH.entry("open")):
                     remove.require_proven(session.database, service)
-                roles, home = (service.login, service.owner), session.database.info.dbname
-                for what, hint in (
-                    *blockers(later.for_abort(session)),
-                    *rights_elsewhere.owned(session.database, roles, home),
-                ):
+                for what, hint in blockers(later.for_abort(session)):
                     found.add(what, hint)
                 is_dropped = self.ledger.has_made(service, "provision", "created")
                 if is_dropped and (clients := remove.clients(session.database)):
@@ -144,7 +140,7 @@ class Abort(SagaOperation[Aborted]):
 
     def remove_database(self) -> Mapping[str, Any]:
         """Drop the service's database and its roles; idempotent."""
-        removed = remove.remove(self.service, self.connections, self.ledger)
+        removed, self.result.notes[:] = remove.remove(self.service, self.connections, self.ledger)
         removed += read_through.remove(self.service, self.connections)
         self.result.removed += removed
         return {"removed": removed}

@@ -287,9 +287,9 @@ def _find_own_changes(found: PreflightReport, session: Session, *harms: Harm) ->
 
     They come first, and alone: the other checks read these tables.
     """
-    changed = harmful(session.database, *harms)
-    found.problems += changed
-    return bool(changed)
+    before = len(found.problems)
+    _collect(found, lambda: found.problems.extend(harmful(session.database, *harms)))
+    return len(found.problems) > before
 
 
 def _reverse_checked(found: PreflightReport, session: Session, say: Callable[[str], None]) -> None:

@@ -135,6 +135,8 @@ def _renew_fence(service: Service, connections: Connections) -> list[str]:
             fence.renew_triggers()
         except LOCKED as error:
             return [f"{fence.outdated()}: {str(error).strip()}"]
+        except NotReady as error:
+            return [str(error)]
     return []
 
 

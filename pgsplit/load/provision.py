@@ -220,6 +220,10 @@ def _roles(server: psycopg.Connection[Any], service: Service, new_password: bool
             ([service.owner, service.login],),
         )
     }
+    # An abort that could not drop the login has left it so that nobody can use it.
+    can_log_in = server.execute(
+        "select true from pg_roles where rolname = %s and rolcanlogin", (service.login,)
+    ).fetchone()
     owner, login = sql.Identifier(service.owner), sql.Identifier(service.login)
     if service.owner not in existing:
         with server.transaction():
@@ -227,7 +231,7 @@ def _roles(server: psycopg.Connection[Any], service: Service, new_password: bool
             server.execute(sql.SQL("comment on role {} is {}").format(owner, service.mark))
     # Unless it is a superuser, our login must be a member to create the role's objects.
     server.execute(sql.SQL("grant {} to {}").format(owner, sql.Identifier(server.info.user)))
-    if service.login in existing and not new_password:
+    if can_log_in and not new_password:
         return ""
     password = secrets.token_urlsafe(24)
     # Encrypted here, so that the server's log never sees it.

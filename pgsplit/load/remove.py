@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgsplit.base.errors import NotReady
 from pgsplit.load import rights_elsewhere
 from pgsplit.load.provision import maintenance_url, mark_of_role
+from pgsplit.postgres import roles
 from pgsplit.postgres.connect import connect, describe
 from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
@@ -42,7 +43,9 @@ BROKEN = """
 """
 
 
-def remove(service: Service, connections: Connections, ledger: Ledger) -> list[str]:
+def remove(
+    service: Service, connections: Connections, ledger: Ledger
+) -> tuple[list[str], list[str]]:
     """Drop a service's database and its two roles; idempotent.
 
     If the database existed before provisioning, only this project's schemas are dropped.
@@ -53,13 +56,13 @@ def remove(service: Service, connections: Connections, ledger: Ledger) -> list[s
         ledger: the monolith's ledger, which knows what was created.
 
     Returns:
-        What was dropped.
+        What was dropped, and notes on roles that own something in another database.
 
     Raises:
         NotReady: somebody is connected to the database, or it holds quarantined rows.
     """
     url = connections.urls[service.database]
-    name, removed = str(conninfo_to_dict(url)["dbname"]), list[str]()
+    name, removed, notes = str(conninfo_to_dict(url)["dbname"]), list[str](), list[str]()
     with connect(maintenance_url(url), service.database) as server:
         if _exists(server, name) and _drop_schemas(service, url):
             if ledger.has_made(service, "provision", "created"):
@@ -77,8 +80,11 @@ def remove(service: Service, connections: Connections, ledger: Ledger) -> list[s
                 revoke = sql.SQL("revoke all on database {} from {}")
                 server.execute(revoke.format(sql.Identifier(name), identifier))
             rights_elsewhere.take_away(server, role, name, maintenance_url(url))
-            removed.append(f"role {role}")
-    return removed
+            if owns := roles.drop(server, role):
+                notes.append(roles.advice(role, owns, server.info.user))
+            else:
+                removed.append(f"role {role}")
+    return removed, notes
 
 
 def require_nothing_kept(inside: psycopg.Connection[Any], service: Service) -> None:

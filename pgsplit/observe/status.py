@@ -148,8 +148,8 @@ def status(service: Service, connections: Connections) -> Status:
                 _look_at_reverse(back, found)
                 found.notes += login.notes_of(back, connections)
                 if found.state.reached(State.BUILT):
-                    _look_at_own_changes(database, found)
                     _look_at_tables(stream, found)
+                    _look_at_own_changes(database, found)
                     _look_at_fences(Session(service, connections, monolith, database), found)
         except SplitError as error:
             found.replication = found.replication or "unknown"
@@ -271,7 +271,7 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
 
 def _look_at_fences(session: Session, found: Status) -> None:
     fences = session.monolith_fence, session.service_fence
-    found.notes += filter(None, (fence.outdated() for fence in fences))
+    found.notes += filter(None, [fence.outdated() for fence in fences])
 
 
 def _switched_at(stream: Stream) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +21,10 @@ Connection = psycopg.Connection[Any]
 ORPHANS = """
     select {key}::text, {column}::text from {orphans}
 """
-# The newest copy of each deleted row; a table's rows with one key are restored together.
+# The newest copy of each deleted row; a table's rows with one key are restored together. As text:
+# Python knows numbers of few digits only.
 KEPT = """
-    select distinct on (table_name, key) table_name, key, row
+    select distinct on (table_name, key) table_name, key, row::text
     from split.deleted_rows where key = any(%s) and table_name = any(%s)
     order by table_name, key, deleted_at desc
 """
@@ -147,7 +149,7 @@ def _restoring(
         return None  # the monolith's own foreign key applies, or the row never existed
     with connections.connect(owner.database) as database:
         tables = [row[0] for row in database.execute(TABLES, (table,))]
-        rows: dict[str, dict[str, Any]] = {}
+        rows: dict[str, dict[str, str]] = {}
         for key in sorted(keys):
             found = _kept(database, tables, [key])
             if key in found.get(table, {}) and _with_parents(database, owner.database, found):
@@ -163,15 +165,15 @@ def _restoring(
 
 def _kept(
     database: Connection, tables: Sequence[str], keys: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Give the kept copies of deleted rows, by table and key."""
-    rows: dict[str, dict[str, Any]] = {}
+) -> dict[str, dict[str, str]]:
+    """Give the kept copies of deleted rows, as JSON, by table and key."""
+    rows: dict[str, dict[str, str]] = {}
     for name, key, row in database.execute(KEPT, (list(keys), list(tables))):
         rows.setdefault(name, {})[key] = row
     return rows
 
 
-def _with_parents(database: Connection, schema: str, rows: dict[str, dict[str, Any]]) -> bool:
+def _with_parents(database: Connection, schema: str, rows: dict[str, dict[str, str]]) -> bool:
     """Add the deleted rows to which kept rows refer within the service; False if one is not kept.
 
     In the monolith, the foreign key that protected a row protected its parents too.
@@ -181,13 +183,13 @@ def _with_parents(database: Connection, schema: str, rows: dict[str, dict[str, A
     while not is_whole:
         is_whole = True
         for child, column, parent, parent_key, tables in references:
-            wanted = {row[column] for row in rows.get(child, {}).values()} - {None}
+            wanted = {_value(row, column) for row in rows.get(child, {}).values()} - {None}
             query = sql.SQL(MISSING).format(
                 table=sql.Identifier(schema, parent), key=sql.Identifier(parent_key)
             )
             missing = {
                 key
-                for (key,) in database.execute(query, (sorted(wanted),))
+                for (key,) in database.execute(query, (list(wanted),))
                 if key not in rows.get(parent, {})
             }
             if not missing:
@@ -214,3 +216,9 @@ def _in_monolith(reference: Reference, project: Project) -> tuple[str, str]:
         and pair.total == "same"
     )
     return found
+
+
+def _value(row: str, column: str) -> str | None:
+    """Read a key's column of a row that is JSON; numbers stay as they are written."""
+    value: str | None = json.loads(row, parse_int=str, parse_float=str)[column]
+    return value

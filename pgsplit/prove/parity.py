@@ -13,6 +13,7 @@ from psycopg import errors, sql
 
 from pgsplit.base.errors import BuildFailed, DataDiffers
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.holders import patience
 from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -221,10 +222,11 @@ def _run(test: _Test, connections: Connections) -> Reference:
                 database.execute(
                     "select from split.parity_tests where name = %s for update", (test.name,)
                 )
-                database.execute(sql.SQL("drop table if exists {}").format(stored))
-                found = database.execute(
-                    sql.SQL("create table {} as {}").format(stored, sql.SQL(test.definition))
-                )
+                with patience(database):
+                    database.execute(sql.SQL("drop table if exists {}").format(stored))
+                    found = database.execute(
+                        sql.SQL("create table {} as {}").format(stored, sql.SQL(test.definition))
+                    )
         except (errors.ProgrammingError, errors.DataError) as error:
             raise BuildFailed(
                 f"The test {test.name} can't run: {error.diag.message_primary}",
@@ -274,5 +276,15 @@ def _with_samples(one: Reference, connections: Connections) -> Reference:
             )
         )
         names = [column.name for column in cursor.description or ()]
-        rows = tuple(dict(zip(names, row, strict=True)) for row in cursor)
-    return replace(one, samples=rows)
+        # As text, since a column may hold times that Python does not know, such as infinity.
+        found, rows = cursor.pgresult, range(cursor.rowcount)
+        assert found is not None
+        samples = tuple(
+            {name: _text(found.get_value(row, place)) for place, name in enumerate(names)}
+            for row in rows
+        )
+    return replace(one, samples=samples)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()

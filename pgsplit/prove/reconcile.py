@@ -170,10 +170,10 @@ def _restore(database: Connection, action: Action) -> list[str]:
         for key, row in rows.items():
             done = database.execute(
                 sql.SQL(
-                    "insert into {} select (jsonb_populate_record(null::{}, %s)).*"
+                    "insert into {} select (jsonb_populate_record(null::{}, %s::jsonb)).*"
                     " on conflict ({}) do nothing returning true"
                 ).format(relation, relation, own),
-                (Jsonb(row),),
+                (_as_json(row),),
             ).fetchone()
             if done:
                 restored.append(f"{table} {key}")
@@ -190,9 +190,9 @@ def _remove(database: Connection, action: Action) -> list[str]:
             done = database.execute(
                 sql.SQL(
                     "delete from {} as one"
-                    " where one = jsonb_populate_record(null::{}, %s) returning true"
+                    " where one = jsonb_populate_record(null::{}, %s::jsonb) returning true"
                 ).format(relation, relation),
-                (Jsonb(row),),
+                (_as_json(row),),
             ).fetchone()
             if done:
                 removed.append(f"{table} {key}")
@@ -205,3 +205,8 @@ def _render(template: Any, action: Action) -> sql.Composed:
         column=sql.Identifier(action.column),
         key=sql.Identifier(action.key),
     )
+
+
+def _as_json(row: str | dict[str, Any]) -> str | Jsonb:
+    """Give a kept row as PostgreSQL wants it; an earlier version has recorded it as an object."""
+    return row if isinstance(row, str) else Jsonb(row)

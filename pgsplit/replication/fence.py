@@ -21,6 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgsplit.postgres.holders import patience
 from pgsplit.postgres.retry import LOCKED, retrying
 from pgsplit.project.project import Service
 
@@ -210,8 +211,13 @@ class Fence:
         """Name the tables whose triggers let pass whoever says that it syncs.
 
         An earlier version has made them; `renew_triggers` renews them.
+
+        Raises:
+            NotReady: somebody has locked such a table, even against readers of its definition.
         """
-        return [row[0] for row in self.database.execute(OUTDATED, (self.schema, list(self.tables)))]
+        with patience(self.database):
+            rows = self.database.execute(OUTDATED, (self.schema, list(self.tables))).fetchall()
+        return [row[0] for row in rows]
 
     def outdated(self) -> str:
         """Say that triggers are outdated, with what renews them; nothing if none is."""

@@ -21,6 +21,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import TargetOccupied
+from pgsplit.postgres import roles
 from pgsplit.postgres.connect import conninfo, describe, with_database
 from pgsplit.postgres.quiet import quiet, unquiet
 from pgsplit.project.endpoints import Connections
@@ -111,9 +112,7 @@ def drop(stream: Stream) -> None:
     try:
         with source.transaction():
             source.execute(sql.SQL("revoke all on database {} from {}").format(database, role))
-            source.execute(sql.SQL("drop role {}").format(role))
-    except psycopg.errors.DependentObjectsStillExist:
-        source.execute(sql.SQL("alter role {} nologin noreplication password null").format(role))
+            roles.drop(source, stream.name)
     except psycopg.errors.InsufficientPrivilege:
         return  # somebody with more rights has made it, with another login of the runner's
 

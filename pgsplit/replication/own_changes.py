@@ -17,6 +17,7 @@ import psycopg
 
 from pgsplit.base.errors import BuildFailed, NotReady, SplitError
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.holders import patience
 from pgsplit.project.project import Service
 from pgsplit.replication.session import lock_syncs
 from pgsplit.replication.slot import Connection
@@ -61,13 +62,17 @@ def own_changes(database: Connection) -> list[OwnChange]:
 
     Returns:
         The changes; none, if the schema `split` is too old to tell.
+
+    Raises:
+        NotReady: somebody has locked such a table, even against readers of its definition.
     """
     if not can_tell(database):
         return []
-    return [
-        OwnChange(table, what, Harm(harm), hint)
-        for table, what, harm, hint in database.execute("select * from split.own_changes()")
-    ]
+    with patience(database):
+        return [
+            OwnChange(table, what, Harm(harm), hint)
+            for table, what, harm, hint in database.execute("select * from split.own_changes()")
+        ]
 
 
 def harmful(database: Connection, *harms: Harm) -> list[tuple[str, str]]:
@@ -80,11 +85,14 @@ def harmful(database: Connection, *harms: Harm) -> list[tuple[str, str]]:
 
     Returns:
         What is wrong, and the statement that fixes it.
+
+    Raises:
+        NotReady: somebody has locked such a table.
     """
     found = [(one.what, one.hint) for one in own_changes(database) if one.harm in harms]
     if found or Harm.FORWARD not in harms or not can_tell(database):
         return found
-    with database.transaction(force_rollback=True):
+    with patience(database), database.transaction(force_rollback=True):
         lock_syncs(database)
         return [
             (

@@ -59,7 +59,7 @@ OLD_TRANSACTIONS = """
     union
     select
         format('the prepared transaction %%L in the database %%s', gid, database),
-        format('\\c %%s\nrollback prepared %%L;', database, gid)
+        format('\\c %%I\nrollback prepared %%L;', database, gid)
     from pg_prepared_xacts
     order by 1
 """

@@ -18,6 +18,7 @@ import psycopg
 from psycopg import Error, errors
 
 from pgsplit.base.errors import BuildFailed, Busy, NotReady
+from pgsplit.postgres import holders
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.retry import CONFLICTS, retrying
 from pgsplit.project.endpoints import Connections
@@ -149,8 +150,8 @@ def apply_changes_and_look(
     Raises:
         BuildFailed: rows break a rule of the service's tables, or these are no longer as they were
             made. Nothing was changed, and no change is lost.
-        Busy: somebody else was in the way at every try.
-        psycopg.errors.LockNotAvailable: somebody else had a lock for longer.
+        Busy: somebody else was in the way at every try, or has locked a table.
+        psycopg.errors.LockNotAvailable: somebody else had a lock for longer than `within_seconds`.
     """
     started = time.monotonic()
 
@@ -166,6 +167,11 @@ def apply_changes_and_look(
                 doubles=True,
                 until=is_over,
             )(_apply_once, database, look, started, within_seconds)
+    except errors.LockNotAvailable as error:
+        if within_seconds:
+            raise
+        found = holders.refusal([database], error)
+        raise Busy(found.what, where=found.where, hint=found.hint) from error
     except CONFLICTS as error:
         raise Busy(
             f"A sync failed {SYNC_TRIES} times: {error.diag.message_primary}",
@@ -187,7 +193,9 @@ def apply_changes_and_look(
 
 def _changed(database: Connection, error: psycopg.Error) -> BuildFailed:
     """Say what a table is like now that a sync can't work with, or that a trigger refuses."""
-    changed = own_changes(database)
+    changed = []
+    with suppress(NotReady):  # somebody has locked a table; what failed counts
+        changed = own_changes(database)
     fixes = [one.hint for one in changed if one.harm in (Harm.FORWARD, Harm.REVERSE)]
     said = [error.diag.message_primary or str(error).strip()]
     said += [one.what for one in changed if fixes or "trigger" in one.what]
@@ -225,6 +233,8 @@ def _apply_once(
         database.execute(f"set local lock_timeout = {int(within_seconds * 1000)}")
         # The lock comes before the snapshot, which so contains what the sync before has done.
         lock_syncs(database)
+        if not within_seconds:  # but who has locked a table of the service's is named
+            database.execute(f"set local lock_timeout = '{holders.PATIENCE}'")
         rows = database.execute("select * from split.sync()").fetchall()
         as_of = database.execute("select as_of from split.service").fetchone()
         kept = {table: rows for table, rows, _ in rows if table.startswith("audit.")}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from psycopg import errors
 
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.postgres.connect import describe, explained, held_lock
+from pgsplit.postgres.connect import describe, explained
+from pgsplit.postgres.holders import refusal
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -72,7 +73,7 @@ def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstr
         ExitStack() as opened,
         connections.connect(connections.monolith) as monolith,
         explained(connections.monolith_url, connections.monolith),
-        _locks_explained(url),
+        _locks_explained(looked_at := [monolith]),
     ):
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         stands = state(monolith, service)
@@ -84,6 +85,7 @@ def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstr
                 hint=f"runner.py run {service.role}",
             )
         database = opened.enter_context(connections.connect(service.database))
+        looked_at.append(database)
         opened.enter_context(explained(url, service.database, database))
         requirements.provisioned(database, service)
         drift.drift(monolith, database, service, completed(monolith))
@@ -113,8 +115,9 @@ def _incoming(
 
 
 @contextmanager
-def _locks_explained(url: str) -> Iterator[None]:
+def _locks_explained(looked_at: Sequence[Connection]) -> Iterator[None]:
     try:
         yield
     except errors.LockNotAvailable as error:
-        raise held_lock(error, f"the monolith, or {describe(url)}") from error
+        found = refusal(looked_at, error)
+        raise Busy(found.what, where=found.where, hint=found.hint) from error

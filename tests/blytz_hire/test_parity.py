@@ -345,6 +345,11 @@ def rows_in_users_db(split: Split) -> dict[str, list[Any]]:
 def test_reconcile_restores_deleted_rows_that_others_refer_to(six: Split) -> None:
     for role in ("users", "marketplace"):
         switched(six, role)
+    with six.service("users_db") as database:  # numbers that Python would round
+        database.execute(
+            "update users_db.company_details"
+            """ set social_links = '{"n": 12345678901234567890.50, "much": 1e400}'"""
+        )
     before = rows_in_users_db(six)
     company = delete_company(six)
     assert [len(rows) for rows in rows_in_users_db(six).values()] == [

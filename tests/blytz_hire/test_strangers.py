@@ -168,6 +168,18 @@ def test_member_of_the_owner_role_is_refused(landed: Split, member: str) -> None
     assert landed.runner("build", "payments").returncode == 0
 
 
+def test_own_login_may_be_a_member_of_the_owner_role(landed: Split) -> None:
+    """Such as a scheduler's, that syncs."""
+    landed.server.execute("create role scheduler login")
+    landed.server.execute("grant payments_owner to scheduler")
+    done = landed.runner("build", "payments")
+    trust = "grant scheduler to postgres;"
+    assert done.returncode == TargetOccupied.exit_code
+    assert f"if scheduler is one of your own logins: {trust}" in done.stderr
+    landed.server.execute(trust)
+    assert landed.runner("build", "payments").returncode == 0
+
+
 def test_publication_of_a_stranger_is_refused(trapped: Split) -> None:
     with as_stranger(trapped, "blytz_hire") as stranger:
         stranger.execute("create publication split_payments_db")

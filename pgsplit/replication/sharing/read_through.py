@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.postgres import session_settings
+from pgsplit.postgres import roles, session_settings
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.quiet import quiet
 from pgsplit.project.endpoints import Connections
@@ -103,11 +103,9 @@ def remove(service: Service, connections: Connections) -> list[str]:
                 if _is_ours(source, service):
                     role = sql.Identifier(_role(service))
                     source.execute(sql.SQL("drop owned by {}").format(role))
-                    try:
-                        source.execute(sql.SQL("drop role {}").format(role))
+                    # It may still have rights in another database of the same server.
+                    if not roles.drop(source, _role(service)):
                         removed.append(f"role {_role(service)}")
-                    except psycopg.errors.DependentObjectsStillExist:
-                        continue  # it still has rights in another database of the same server
         except (ConnectionFailed, NotReady):
             continue  # the database is gone, or the role is somebody else's
     return removed

@@ -244,9 +244,13 @@
         select
             2,
             format('%I is a member of %I', pg_get_userbyid(members.oid), members.owner),
-            format('revoke %I from %I;', members.owner, pg_get_userbyid(members.oid))
+            format(
+                'revoke %1$I from %2$I; or, if %2$I is one of your own logins: grant %2$I to %3$I;',
+                members.owner, role.rolname, me.rolname
+            )
         from members
         inner join pg_catalog.pg_roles as role on role.oid = members.oid
+        cross join me
         where members.oid not in (select oid from ours) and not role.rolcreaterole
         union all
         select

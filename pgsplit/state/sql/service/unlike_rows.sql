@@ -156,6 +156,8 @@ begin
             );
             execute format('select * from split.%I(false)', 'sync_' || made.name);
         exception
+            when lock_not_available then
+                raise;
             when others then
                 table_name := made.name;
                 problem := sqlerrm;
