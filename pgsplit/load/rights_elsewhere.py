@@ -6,11 +6,13 @@ anywhere can't be dropped.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from pgsplit.base.errors import ConnectionFailed
 from pgsplit.postgres.connect import connect, with_database
 
 Connection = psycopg.Connection[Any]
@@ -31,18 +33,19 @@ NAMED = """
 
 
 def take_away(server: Connection, role: str, home: str, url: str) -> None:
-    """Take a role's rights in other databases away; idempotent. Nothing that it owns is dropped.
+    """Take a role's rights in other databases away, where we may; nothing that it owns is dropped.
 
     Args:
         server: a connection to any database of its server.
         role: one of the service's roles, which exists.
         home: the service's database.
         url: any URL of that server.
-
-    Raises:
-        ConnectionFailed: such a database can't be reached.
     """
     drop = sql.SQL("drop owned by {}").format(sql.Identifier(role))
     for (name,) in server.execute(NAMED, (role, home)).fetchall():
-        with connect(with_database(url, name), name) as there:
+        # Where we can't, dropping the role says what is left.
+        with (
+            suppress(ConnectionFailed, psycopg.errors.InsufficientPrivilege),
+            connect(with_database(url, name), name) as there,
+        ):
             there.execute(drop)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from psycopg import errors
 
-from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.base.errors import Busy, NotReady, SplitError
 from pgsplit.postgres.connect import describe, explained
 from pgsplit.postgres.holders import refusal
 from pgsplit.project import drift
