@@ -7,7 +7,6 @@ superuser when the subscription is made. Whoever owns a table could have a trigg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -39,8 +38,55 @@ FIRES = """
     order by 1
 """
 # Event triggers fire for definitions only; their makers are superusers.
-# Functions that an inserted row runs for columns that are left out.
-DEFAULTS = Path(__file__).with_name("defaults.sql").read_bytes()
+# What an inserted row runs for the columns that it leaves out: functions of strangers, and those of
+# PostgreSQL and of extensions that do something with our rights. Domains have defaults, too.
+DEFAULTS = r"""
+    select distinct
+        format(
+            'the default of %%s.%%I calls %%s',
+            part.attrelid::regclass, part.attname, proc.oid::regprocedure
+        ),
+        case
+            when value.oid is null
+            then format('alter domain %%s drop default;', part.atttypid::regtype)
+            else format(
+                'alter table %%s alter column %%I drop default;',
+                part.attrelid::regclass, part.attname
+            )
+        end
+    from pg_attribute as part
+    left join pg_attrdef as value on part.attrelid = value.adrelid and part.attnum = value.adnum
+    inner join pg_type as kind on part.atttypid = kind.oid
+    cross join lateral regexp_matches(
+        coalesce(value.adbin, kind.typdefaultbin)::text, ':(?:op)?funcid (\d+)', 'g'
+    ) as called (function)
+    inner join pg_proc as proc on proc.oid = called.function[1]::oid
+    inner join pg_roles as owner on proc.proowner = owner.oid
+    where
+        part.attrelid = to_regclass(%(table)s)
+        and part.attnum > 0
+        and not part.attisdropped
+        and part.attname <> all(%(columns)s)
+        and (
+            not (owner.rolsuper or owner.rolname = current_user)
+            or (
+                (proc.provolatile = 'v' or proc.proname ~ '_to_xml|^pg_input_')
+                and proc.proname
+                !~ '^(nextval|clock_timestamp|timeofday|random|gen_random_uuid|uuid.*)$'
+                and (
+                    proc.pronamespace = 'pg_catalog'::regnamespace
+                    or exists (
+                        select from pg_depend as member
+                        where
+                            member.classid = 'pg_proc'::regclass
+                            and member.objid = proc.oid
+                            and member.deptype = 'e'
+                    )
+                )
+            )
+        )
+    order by 1
+"""
 
 
 def fires(database: psycopg.Connection[Any], tables: Sequence[str]) -> list[tuple[str, str]]:

@@ -13,8 +13,8 @@ comment on table split.streams is
 'Streams that begin or end here: what this end consisted of when the stream was last proven, what'
 ' both ends had counted when somebody last looked, and since when and why it proves nothing.';
 
--- What may alter or refuse rows, without an error, when replication writes some tables: triggers of others,
--- and settings by which values are read. Rules don't work for replication.
+-- What may alter or refuse rows, without an error, when replication writes some tables: triggers of
+-- others, and settings by which values are read. Rules don't work for replication.
 create or replace function split.altered_by(relations oid[])
 returns table (what text, hint text)
 language sql
