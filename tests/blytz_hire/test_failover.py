@@ -72,6 +72,16 @@ def kept(split: Split, side: Side, name: str) -> bool:
         )
 
 
+def confirmed(split: Split, source: Side, slot: str) -> None:
+    """Wait until a slot would not send again what its source has committed so far."""
+    with split.monolith() if source is Side.MONOLITH else split.service("payments_db") as database:
+        written = one(database, "select pg_current_wal_lsn()::text")
+        ran(split, "sync", "payments")  # its heartbeat is confirmed after that
+        confirms = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots"
+        confirms += " where slot_name = %s"
+        until(lambda: bool(database.execute(confirms, (written, slot)).fetchone() == (True,)))
+
+
 def refused(split: Split, command: str) -> str:
     """Check that status and an operation refuse; give what they say."""
     said = ran(split, "status", "payments", code=4)
@@ -85,6 +95,7 @@ def test_monolith_fails_over_while_it_follows(switched_apart: Apart, lags: bool)
         if lags:
             other.cut_off()
         pay_service(split, name)
+        confirmed(split, Side.SERVICE, "split_payments_db_back")
         if not lags:
             until(other.has_everything)
         other.take_over()
@@ -150,6 +161,7 @@ def test_service_fails_over_before_the_switch(verified_apart: Apart) -> None:
     with standby(verified_apart.clusters["service"]) as other:
         other.cut_off()
         pay_monolith(split, name)
+        confirmed(split, Side.MONOLITH, "split_payments_db")
         other.take_over()
     said = refused(split, "switch")
     assert "the server of payments_db has failed over, or was restored" in said

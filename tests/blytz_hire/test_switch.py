@@ -846,13 +846,15 @@ def test_open_read_transactions_do_not_block_switch_or_rollback(verified: Split)
 def test_switch_is_undone_when_it_exceeds_max_pause(verified: Split) -> None:
     """A lock keeps changes out of the mirror, so the drain never ends."""
     with (
+        verified.monolith() as monolith,
         verified.service("payments_db") as database,
         halted(verified, "switch: catch up", "recorded") as halt,
         running(verified, "switch", "payments", "--no-backup", "--max-pause", "300ms") as result,
     ):
         halt.wait()
         database.execute("begin")
-        database.execute("lock table split.heartbeats in share mode")
+        database.execute("lock table blytz_hire.payments in share mode")
+        monolith.execute("update blytz_hire.payments set status = status")
         halt.release()
         code, said = result()
     assert code == NotReady.exit_code
