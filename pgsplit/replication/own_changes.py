@@ -93,6 +93,8 @@ def harmful(database: Connection, *harms: Harm) -> list[tuple[str, str]]:
     if found or Harm.FORWARD not in harms or not can_tell(database):
         return found
     with patience(database), database.transaction(force_rollback=True):
+        # One snapshot, as in a sync: a change that arrives meanwhile would be tried by halves.
+        database.execute("set transaction isolation level repeatable read")
         lock_syncs(database)
         return [
             (

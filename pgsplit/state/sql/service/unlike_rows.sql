@@ -130,6 +130,7 @@ declare
     made record;
 begin
     delete from split.changes;
+    set constraints all deferred;
     perform set_config('split.is_syncing', 'on', true);
     for made in
         select tables.table_name as name, table_oid::regclass as relation
