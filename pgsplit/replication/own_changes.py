@@ -92,16 +92,18 @@ def harmful(database: Connection, *harms: Harm) -> list[tuple[str, str]]:
     found = [(one.what, one.hint) for one in own_changes(database) if one.harm in harms]
     if found or Harm.FORWARD not in harms or not can_tell(database):
         return found
-    with patience(database), database.transaction(force_rollback=True):
+    with database.transaction(force_rollback=True):
         # One snapshot, as in a sync: a change that arrives meanwhile would be tried by halves.
         database.execute("set transaction isolation level repeatable read")
-        lock_syncs(database)
+        with patience(database):
+            lock_syncs(database)
+            failed = database.execute("select * from split.try_to_follow()").fetchall()
         return [
             (
                 f"{table} can't follow the monolith: {problem}",
                 f"Undo the last change of {table}: select * from split.own_changes();",
             )
-            for table, problem in database.execute("select * from split.try_to_follow()")
+            for table, problem in failed
         ]
 
 
