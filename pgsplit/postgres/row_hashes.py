@@ -20,7 +20,7 @@ Pair = tuple[Hashes | None, Hashes | None]
 # There are far fewer buckets than the planner expects, so grouping needs no sort.
 SESSION = """
     set default_transaction_read_only = on;
-    set lock_timeout = '10s'; set jit = off; set enable_sort = off; set work_mem = '64MB'
+    set lock_timeout = '10s'; set enable_sort = off; set work_mem = '64MB'
 """
 MOST_CHARACTERS = 200
 

@@ -39,6 +39,8 @@ SETTINGS: Mapping[str, str] = {
     "default_tablespace": "",
     "temp_tablespaces": "",
     "default_table_access_method": "heap",
+    # Compiling a catalogue query takes seconds where a server has JIT.
+    "jit": "off",
     "client_min_messages": "notice",
     # Both sides write values alike where they are compared as text.
     "client_encoding": "UTF8",
