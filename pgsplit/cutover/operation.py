@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
+from pgsplit.cutover.later import own_tables
 from pgsplit.cutover.locks import Watches
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.postgres.connect import describe
@@ -19,10 +20,6 @@ from pgsplit.state.saga import Kind, Saga
 Result = TypeVar("Result")
 
 RECORDS_TIMEOUT = "2s"
-OWN_TABLES = """
-    select string_agg(oid::regclass::text, ', ' order by relname) from pg_class
-    where relnamespace = to_regnamespace('split') and relkind = 'r' and relname <> 'turn'
-"""
 
 
 class Operation(ABC, Generic[Result]):
@@ -130,6 +127,5 @@ class SagaOperation(Operation[Result]):
             connection.rollback()
             connection.execute("begin")
             connection.execute(f"set local lock_timeout = '{RECORDS_TIMEOUT}'")
-            row = connection.execute(OWN_TABLES).fetchone()
-            if row and row[0]:
-                connection.execute(f"lock table {row[0]} in row exclusive mode")
+            if tables := own_tables(connection):
+                connection.execute(f"lock table {', '.join(tables)} in row exclusive mode")

@@ -118,7 +118,7 @@ def _recopied(
     wanted: Mapping[str, str],
     here: LiveTable | None,
 ) -> list[str]:
-    """Give what gives a mirror's table its columns again; a switched one can't be copied anew."""
+    """Give what gives a mirror's table its columns again; a switched one can't be re-copied."""
     row = database.execute("select switched_at is not null from split.service").fetchone()
     if row != (True,) or here is None:
         return [f"runner.py land {service.role} --recopy"]

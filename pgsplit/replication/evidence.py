@@ -157,7 +157,7 @@ def _published(name: str, table: str, was: Facts, now: Facts | None) -> Iterator
         yield f"the table {table} was renamed, re-created, or taken out of the publication {name}"
         return
     if now["member"] != was["member"]:
-        yield f"{table} was taken out of the publication {name} for a while, or published anew"
+        yield f"{table} was taken out of the publication {name} for a while, or published again"
     # PostgreSQL refuses to rewrite a column that a publication lists.
     parts = now["parts"]
     attached = [one for one, is_born in parts.items() if one not in was["parts"] and not is_born]

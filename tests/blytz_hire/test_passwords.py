@@ -113,7 +113,7 @@ def test_subscription_logs_in_with_a_login_of_its_own(split: Split) -> None:
     with pytest.raises(psycopg.OperationalError, match="CONNECT privilege"):
         psycopg.connect(with_database(url, "payments_db"))
     ran(tcp, "status", "payments")
-    # A copy anew is a subscription anew, and so is its password.
+    # A re-copied mirror has another subscription, and so another password.
     ran(tcp, "land", "payments", "--recopy")
     assert stored(tcp, "payments_db")[FORWARD]["password"] != found["password"]
     with tcp.service("payments_db") as database:

@@ -17,7 +17,7 @@ from pgsplit.cli import console
 from pgsplit.project import dbt
 from tests.support.split import Split
 
-# Clears the screen; begins a line anew; rings; is a C1 code; turns the text; deletes; hides.
+# Clears the screen; begins a line again; rings; is a C1 code; turns the text; deletes; hides.
 CONTROL = "\x1b[2J\r\a\x9b1m\u202e\x7f\u200b"
 SHOWN = r"\x1b[2J\r\x07\x9b1m\u202e\x7f\u200b"
 

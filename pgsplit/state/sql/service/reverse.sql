@@ -74,7 +74,7 @@ $differs$;
 --
 -- A rollback calls it before the service's tables follow the monolith again. From then on a row is
 -- what the monolith's row yields, and anything else in it is gone, such as the time at which a
--- message was read. So are values in the service's own columns, once their row is written anew. A
+-- message was read. So are values in the service's own columns, once their row is written again. A
 -- table that loses nothing gets no copy. What is returned is also in split.quarantined. Reads the
 -- mirror and the tables once.
 --
