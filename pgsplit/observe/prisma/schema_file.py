@@ -1,0 +1,104 @@
+"""Makes the schema.prisma of a service, and saves it without overwriting anybody's work."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgsplit.base import files
+from pgsplit.base.errors import NotReady, TargetOccupied
+from pgsplit.observe.prisma import changes, models, present, relations, tables, text
+from pgsplit.observe.prisma.changes import Change
+from pgsplit.postgres.catalog import live_tables
+from pgsplit.project.endpoints import Connections
+from pgsplit.project.project import Service
+
+
+@dataclass(frozen=True)
+class SchemaFile:
+    """A schema, what it has, and what an application's code finds changed."""
+
+    service: Service
+    text: str
+    models: tuple[str, ...]
+    kept_fields: int
+    fields: int
+    changes: tuple[Change, ...]
+
+
+def make(service: Service, connections: Connections, path: Path | None) -> SchemaFile:
+    """Write the schema of a service's database; reads only.
+
+    Args:
+        service: a service whose tables are built.
+        connections: where its database is.
+        path: the application's present schema, or its folder; None if there is none.
+
+    Returns:
+        The schema.
+
+    Raises:
+        NotReady: the service is not built, or the application's schema can't be read.
+        SourceMismatch: the application's schema is not one for the monolith.
+    """
+    before = present.read(path) if path else present.Present()
+    with connections.connect(service.database) as database:
+        found = tables.read(database, service)
+        mirror = live_tables(database, service.mirror)
+    made = models.build(service, found, before)
+    related, lost = relations.build(made, before)
+    not_null = {name: one.not_null for name, one in mirror.items()}
+    changed = changes.find(service, made, before, not_null, lost)
+    return SchemaFile(
+        service,
+        text.write(service, made, related, changed, before),
+        tuple(one.name for one in made),
+        sum(len(one.by_old_column) for one in made),
+        sum(len(one.fields) for one in made),
+        tuple(changed),
+    )
+
+
+def save(path: Path, made: SchemaFile, source: Path | None, *, force: bool = False) -> bool:
+    """Save a schema; atomic. A file that somebody else wrote or edited stays, unless forced.
+
+    Args:
+        path: the file; its folder has to exist.
+        made: the schema.
+        source: the application's present schema, which is never overwritten.
+        force: overwrite the file, whoever wrote it.
+
+    Returns:
+        Whether the file has changed.
+
+    Raises:
+        TargetOccupied: the file is not as this command wrote it, or it is the source.
+        NotReady: it can't be written.
+    """
+    path = path.resolve()  # replace a link's target, not the link
+    if source and path in (source.resolve(), *source.resolve().rglob("*.prisma")):
+        raise TargetOccupied(
+            "That is the application's present schema, which is still needed for the monolith.",
+            where=str(path),
+            hint=f"Write beside it: --output {made.service.role}.prisma",
+        )
+    try:
+        was = path.read_text(encoding="utf-8") if path.exists() else None
+        if was == made.text:
+            return False
+        if was is not None and not force and not text.is_as_written(was):
+            raise TargetOccupied(
+                "The file was edited, or something else wrote it. It stays as it is.",
+                where=str(path),
+                hint=f"Compare: runner.py prisma {made.service.role} | diff"
+                f" {shlex.quote(str(path))} -\nthen overwrite it with --force.",
+            )
+        files.replace(path, made.text)
+    except (OSError, UnicodeError) as error:
+        raise NotReady(
+            f"The schema can't be written: {error}",
+            where=str(path),
+            hint="Name a file in a folder that you may write to: --output FILE",
+        ) from error
+    return True
