@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pgsplit.base.text import few
 from pgsplit.observe.prisma.models import Field, Model, is_kept, old_name, service_pairs
 from pgsplit.observe.prisma.present import Present
-from pgsplit.observe.prisma.tables import TYPES, Column
+from pgsplit.observe.prisma.relations import Relation
+from pgsplit.observe.prisma.tables import prisma_type
 from pgsplit.project.ownership import Pair
 from pgsplit.project.project import Service
 
@@ -41,16 +42,18 @@ def find(
     models: list[Model],
     present: Present,
     mirror_not_null: Mapping[str, frozenset[str]],
-    lost_relations: list[tuple[str, str]],
+    relations: list[Relation],
+    lost: list[tuple[str, str]],
 ) -> list[Change]:
-    """List all changes, most serious first within each model.
+    """List all changes, model by model.
 
     Args:
         service: the service.
         models: its models, with their fields.
         present: the application's present schema, which may be empty.
         mirror_not_null: the monolith's columns that can't be null, by table.
-        lost_relations: relation fields of the application that are lost, with the reasons.
+        relations: the relations between them.
+        lost: relation fields of the application that are lost, with the reasons.
 
     Returns:
         The changes.
@@ -64,11 +67,11 @@ def find(
             found.append(Change(model.name, "read only", rows))
         if model.replaces:
             if not model.table.is_read_only:
-                found += _old_fields(model, models, service)
-            found += _kept_fields(model, service, present, mirror_not_null)
+                found += _old_fields(model, models, service, present)
+            found += _kept_fields(model, service, mirror_not_null)
         if not model.table.is_read_only:
-            found += _writes(model)
-    found += [Change(where, "relation", why) for where, why in lost_relations]
+            found += _writes(model, service)
+    found += [*_copies(relations), *(Change(where, "relation", why) for where, why in lost)]
     found += _elsewhere(service, models, present)
     return found
 
@@ -89,7 +92,9 @@ def _read_only(model: Model, service: Service) -> Change:
     return Change(model.name, "read only", what)
 
 
-def _old_fields(model: Model, models: list[Model], service: Service) -> Iterator[Change]:
+def _old_fields(
+    model: Model, models: list[Model], service: Service, present: Present
+) -> Iterator[Change]:
     """Name the old fields that are not there any more under their names, and what has them now."""
     by_table = {one.table.name: one for one in models}
     kept = model.by_old_column
@@ -113,17 +118,8 @@ def _old_fields(model: Model, models: list[Model], service: Service) -> Iterator
             yield Change(where, "gone", "not in this database")
     for field in model.old.fields.values() if model.old else ():
         is_known = field.column in service.project.tables[model.replaces].columns
-        if not is_known and not _is_relation(field.name, model):
+        if not is_known and field.type not in present.models:
             yield Change(f"{model.name}.{field.name}", "gone", "no column that the split knows")
-
-
-def _is_relation(name: str, model: Model) -> bool:
-    assert model.old
-    return model.old.fields[name].type[0].isupper() and not _is_scalar(model.old.fields[name].type)
-
-
-def _is_scalar(type_: str) -> bool:
-    return type_ in {prisma for prisma, _ in TYPES.values()} or type_.startswith("Unsupported")
 
 
 def _moved_rows(model: Model, places: list[Pair]) -> list[str]:
@@ -148,17 +144,14 @@ def _typed(field: Field) -> str:
 
 
 def _kept_fields(
-    model: Model,
-    service: Service,
-    present: Present,
-    mirror_not_null: Mapping[str, frozenset[str]],
+    model: Model, service: Service, mirror_not_null: Mapping[str, frozenset[str]]
 ) -> Iterator[Change]:
     """Name the fields that have their old names, but another type, or another say about null."""
     types = service.project.tables[model.replaces].columns
     for column, field in model.by_old_column.items():
         where, kind = f"{model.name}.{field.name}", types[column]
         before = model.old.fields.get(field.name) if model.old else None
-        was = before.type if before else Column(column, kind, None, False, *NOTHING).prisma_type("")[0]
+        was = before.type if before else prisma_type(kind)[0]
         if was != field.type and not was.startswith("Unsupported"):
             yield Change(where, "type", f"was {was}, is {_typed(field)}: {field.column.type}")
         elif field.type == "Float" and field.column.type.startswith("numeric"):
@@ -178,17 +171,21 @@ def _kept_fields(
             yield Change(where, "null", "can't be null any more")
 
 
-NOTHING = (False, False, False, None)
-
-
-def _writes(model: Model) -> Iterator[Change]:
+def _writes(model: Model, service: Service) -> Iterator[Change]:
     """Name what a create or an update has to heed that it had not to before."""
+    lines = [one for one in service_pairs(service) if one.service_table == model.table.name]
     for field in model.fields.values():
         where = f"{model.name}.{field.name}"
         if field.column.is_generated:
             yield Change(where, "new", "made by the database; don't write it")
-        elif model.replaces and not field.old_column and not field.has_value_by_itself:
-            yield Change(where, "new", "a create has to give it")
+        elif model.replaces and not field.old_column and not field.default:
+            made_of = [one for one in lines if one.service_column == field.column.name]
+            if field.column.is_required:
+                yield Change(where, "new", "a create has to give it")
+            elif not any(_replaces(one, model) for one in made_of):
+                reasons = dict.fromkeys(one.reason for one in made_of if one.reason)
+                said = f" ({'; '.join(reasons)})" if reasons else ""
+                yield Change(where, "new", f"new{said}; null unless a create gives it")
         given = model.old.fields.get(field.name) if model.old and field.old_column else None
         default = given.get("default") if given else None
         if default and not field.default:
@@ -196,6 +193,20 @@ def _writes(model: Model) -> Iterator[Change]:
             yield Change(where, "default", lost)
     if model.replaces and model.table.checks:
         yield Change(model.name, "check", "a write must keep " + "; ".join(model.table.checks))
+
+
+def _replaces(pair: Pair, model: Model) -> bool:
+    """Tell whether a column stands for an old one that has no field of its own any more."""
+    is_its_own = pair.monolith_table == model.replaces
+    return is_its_own and pair.monolith_column not in model.by_old_column
+
+
+def _copies(relations: list[Relation]) -> Iterator[Change]:
+    """Name relations to copies of others' rows that no foreign key guards."""
+    for one in relations:
+        if one.key is None and one.to.table.is_read_only:
+            what = f"no foreign key guards it: a {one.to.name} may be missing, and can't be written"
+            yield Change(f"{one.model.name}.{one.name}", "relation", what)
 
 
 def _elsewhere(service: Service, models: list[Model], present: Present) -> Iterator[Change]:

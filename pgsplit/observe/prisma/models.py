@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pgsplit.observe.prisma import present as schema
 from pgsplit.observe.prisma.present import Present
-from pgsplit.observe.prisma.tables import Column, Enum, Table, identifier
+from pgsplit.observe.prisma.tables import Column, Enum, Table, identifier, prisma_type
 from pgsplit.project.ownership import KINDS, Pair, pairs
 from pgsplit.project.project import Service
 
@@ -39,8 +39,8 @@ class Field:
 
     @property
     def has_value_by_itself(self) -> bool:
-        """Whether a create may leave it out."""
-        return bool(self.default) or self.is_updated_at or not self.column.is_required
+        """Whether a create may leave it out though it can't be null."""
+        return bool(self.default) or self.is_updated_at
 
 
 @dataclass
@@ -88,16 +88,16 @@ def build(service: Service, tables: Mapping[str, Table], present: Present) -> li
     successors = _successors(service, tables)
     used = {*present.models, *present.enums, *TAKEN}
     models = []
-    for table, replaced in successors.items():
+    for successor, replaced in successors.items():
         old = present.by_table.get(replaced)
         name = old.name if old else _unused(model_name(replaced), used)
         used.add(name)
-        models.append(Model(name, tables[table], replaced, old))
-    for name, table in tables.items():
-        if name not in successors:
-            called = _unused(model_name(name), used)
-            used.add(called)
-            models.append(Model(called, table))
+        models.append(Model(name, tables[successor], replaced, old))
+    for table in tables.values():
+        if table.name not in successors:
+            name = _unused(model_name(table.name), used)
+            used.add(name)
+            models.append(Model(name, table))
     for model in models:
         _add_fields(model, service, present)
     return models
@@ -172,8 +172,9 @@ def _add_fields(model: Model, service: Service, present: Present) -> None:
         else:
             name = _unused(field_name(column.name), used | reserved, "New")
         used.add(name)
-        kind = monolith.columns.get(before) if monolith and before else None
-        type_, exact = column.prisma_type(kind)
+        type_, exact = prisma_type(
+            column.type, monolith.columns[before] if monolith and before else ""
+        )
         if column.enum:
             type_ = enum_of(column.enum, present).name
         given = model.old.fields.get(name) if model.old and before else None
@@ -210,7 +211,7 @@ def enum_of(enum: Enum, present: Present) -> schema.Enum:
 
 
 def _default(column: Column, type_: str, given: schema.Field | None, present: Present) -> str:
-    """Give what fills a column in: what the application's client does, else what the database does."""
+    """Give what fills a column in: the application's client as before, else the database."""
     before = given.get("default") if given else None
     if before and not before.text.startswith(MADE_BY_DATABASE):
         return before.text

@@ -49,7 +49,7 @@ def make(service: Service, connections: Connections, path: Path | None) -> Schem
     made = models.build(service, found, before)
     related, lost = relations.build(made, before)
     not_null = {name: one.not_null for name, one in mirror.items()}
-    changed = changes.find(service, made, before, not_null, lost)
+    changed = changes.find(service, made, before, not_null, related, lost)
     return SchemaFile(
         service,
         text.write(service, made, related, changed, before),

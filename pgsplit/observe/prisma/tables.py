@@ -76,28 +76,6 @@ class Column:
     is_generated: bool
     default: str | None
 
-    def prisma_type(self, before: str | None) -> tuple[str, str]:
-        """Give Prisma's type, and the attribute that says the column's exact type.
-
-        Args:
-            before: the type of the monolith's column, if this one has its values. A number that was
-                floating there stays one for the application's code: Prisma reads `numeric` as such.
-        """
-        if self.enum:
-            return self.enum.name, ""
-        found = TYPE.fullmatch(self.type)
-        name = found[1] + (found[3] or "") if found else ""
-        if not found or name not in TYPES:
-            return f"Unsupported({json.dumps(self.type.removesuffix('[]'))})", ""
-        prisma, native = TYPES[name]
-        if prisma == "Decimal" and before and before.removesuffix("[]") in FLOATS:
-            return "Float", ""
-        size = f"({found[2].replace(',', ', ')})" if found[2] else ""
-        if name.startswith("time") and not size:
-            size = "(6)"
-        exact = f"@db.{native}{size}" if native else ""
-        return prisma, "" if exact in USUAL else exact
-
     def prisma_default(self, prisma: str) -> str:
         """Give the database's default as an attribute's text; nothing if there is none."""
         if self.has_sequence:
@@ -148,7 +126,7 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class Table:
-    """A service's table. `owned_rows` is the condition of the rows that the service writes itself."""
+    """A service's table. `owned_rows` is the condition of the rows that the service writes."""
 
     name: str
     owned_rows: str
@@ -206,6 +184,28 @@ def read(database: psycopg.Connection[Any], service: Service) -> dict[str, Table
     return {one["name"]: _table(one, inboxes) for (one,) in found}
 
 
+def prisma_type(type_: str, before: str = "") -> tuple[str, str]:
+    """Give Prisma's type, and the attribute that says the exact one.
+
+    Args:
+        type_: a column's type, as PostgreSQL writes it.
+        before: the type of the monolith's column, if this one has its values. A number that was
+            floating there stays one for the application's code: Prisma reads `numeric` so, too.
+    """
+    found = TYPE.fullmatch(type_)
+    name = found[1] + (found[3] or "") if found else ""
+    if not found or name not in TYPES:
+        return f"Unsupported({json.dumps(type_.removesuffix('[]'), ensure_ascii=False)})", ""
+    prisma, native = TYPES[name]
+    if prisma == "Decimal" and before.removesuffix("[]") in FLOATS:
+        return "Float", ""
+    size = f"({found[2].replace(',', ', ')})" if found[2] else ""
+    if name.startswith("time") and not size:
+        size = "(6)"
+    exact = f"@db.{native}{size}" if native else ""
+    return prisma, "" if exact in USUAL else exact
+
+
 def identifier(text: str) -> str:
     """Make a name that Prisma accepts: letters, digits and underscores, a letter first."""
     name = re.sub(r"\W", "_", text.lstrip("0123456789_"), flags=re.ASCII)
@@ -223,9 +223,7 @@ def _table(found: dict[str, Any], inboxes: set[str]) -> Table:
         owned,
         found["tombstone"],
         tuple(map(_column, found["columns"] or ())),
-        tuple(
-            Index(**{**one, "columns": tuple(one["columns"] or ())}) for one in found["indexes"]
-        ),
+        tuple(Index(**{**one, "columns": tuple(one["columns"] or ())}) for one in found["indexes"]),
         tuple(
             ForeignKey(
                 **{

@@ -18,11 +18,16 @@ from pgsplit.project.project import Service
 MARK = re.compile(rf"{re.escape(WRITTEN)} [^\n]*checksum ([0-9a-f]{{16}})\n")
 METHODS = {"btree": "", "hash": ", type: Hash", "gin": ", type: Gin"}
 WIDTH = 96
+KEPT_SETTINGS = ("provider", "url", "relationMode")
+DEFAULT_BLOCKS = (
+    Block("generator", "client", {"provider": '"prisma-client"'}),
+    Block("datasource", "db", {"provider": '"postgresql"'}),
+)
 ABOUT = """\
-`runner.py prisma {role}` writes this file: the tables of {database} under the names that code has
-for the monolith's. Don't run `prisma migrate` or `prisma db push` with it: the tables are the
-split's, and Prisma would drop what it can't say. `prisma validate` and `prisma generate` are fine.
-The URL is {variable}_WRITE_URL or {variable}_READ_URL in connections/{role}.env.
+`runner.py prisma {role}` wrote this: the tables of {database}, under the names that code has for
+the monolith's. `prisma validate` and `prisma generate` are fine. Don't run `prisma migrate` or
+`prisma db push` with it: the split made these tables, and Prisma would drop what it can't say.
+The URLs are {variable}_WRITE_URL and {variable}_READ_URL in connections/{role}.env.
 """
 UNKNOWN = """\
 Without --from nobody knows what the application's client fills in by itself: @default(cuid()),
@@ -64,7 +69,8 @@ def is_as_written(text: str) -> bool:
 
 
 def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # `prisma format`, which editors run, changes white space only.
+    return hashlib.sha256("".join(text.split()).encode()).hexdigest()[:16]
 
 
 def _head(service: Service, changes: list[Change], present: Present) -> str:
@@ -88,32 +94,26 @@ def _one_line(text: str) -> str:
 
 
 def _settings(service: Service, models: list[Model], present: Present) -> Iterator[str]:
-    """Give the application's generators and datasource, with this database's schemas."""
+    """Give the application's generators and datasource, with this database's schemas and URL."""
     schemas = {service.database}
     for model in models:
         schemas |= {one.column.enum.schema for one in model.fields.values() if one.column.enum}
-    listed = "[" + ", ".join(f'"{one}"' for one in sorted(schemas)) + "]"
-    blocks = present.blocks or (
-        Block("generator", "client", {"provider": '"prisma-client"'}),
-        Block("datasource", "db", {"provider": '"postgresql"'}),
-    )
-    for block in blocks:
-        settings = dict(block.settings)
+    listed = "[" + ", ".join(map(_quoted, sorted(schemas))) + "]"
+    url = f'env("{service.role.upper()}_WRITE_URL")'
+    for block in present.blocks or DEFAULT_BLOCKS:
+        settings, notes = dict(block.settings), []
         if block.kind == "datasource":
+            settings = {name: settings[name] for name in KEPT_SETTINGS if name in settings}
+            if "url" in settings:
+                settings["url"] = url
+            elif not present.blocks:
+                notes.append(f"// Prisma 6 and older also want: url = {url}")
             settings["schemas"] = listed
-            if not present.blocks:
-                settings["// Prisma 6 and older want"] = f"url = env({_url(service)})"
         elif "prisma-client" in settings.get("provider", ""):
+            # Beside the monolith's client, which code needs until the switch and after a rollback.
             settings["output"] = f'"./generated/{service.role}"'
-        yield _block(block.kind, block.name, [_setting(*one) for one in settings.items()])
-
-
-def _setting(name: str, value: str) -> str:
-    return f"{name}: {value}" if name.startswith("//") else f"{name} = {value}"
-
-
-def _url(service: Service) -> str:
-    return f'"{service.role.upper()}_WRITE_URL"'
+        lines = [[name, f"= {value}"] for name, value in settings.items()]
+        yield _block(block.kind, block.name, [*_aligned(lines), *notes])
 
 
 def _block(kind: str, name: str, lines: list[str]) -> str:
@@ -121,84 +121,99 @@ def _block(kind: str, name: str, lines: list[str]) -> str:
     return f"{kind} {name} {{\n{inside}}}\n"
 
 
+def _aligned(lines: list[list[str]]) -> list[str]:
+    """Put the parts of lines into columns, as `prisma format` does."""
+    most = max(map(len, lines), default=0)
+    widths = [
+        max((len(line[at]) for line in lines if len(line) > at), default=0) for at in range(most)
+    ]
+    return [
+        " ".join(part.ljust(widths[at]) for at, part in enumerate(line)).rstrip() for line in lines
+    ]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _enums(models: list[Model], present: Present) -> Iterator[str]:
     used = {one.column.enum for model in models for one in model.fields.values() if one.column.enum}
     for enum in sorted(used, key=lambda one: (one.schema, one.name)):
         known = enum_of(enum, present)
         lines = [
-            name if name == value else f"{name} @map({json.dumps(value, ensure_ascii=False)})"
+            name if name == value else f"{name} @map({_quoted(value)})"
             for value, name in known.values.items()
         ]
-        lines += ["", f'@@map("{enum.name}")'] if known.name != enum.name else [""]
-        yield _block("enum", known.name, [*lines, f'@@schema("{enum.schema}")'])
+        lines += ["", *[f"@@map({_quoted(enum.name)})"] * (known.name != enum.name)]
+        yield _block("enum", known.name, [*lines, f"@@schema({_quoted(enum.schema)})"])
 
 
 def _model(model: Model, service: Service, relations: list[Relation]) -> str:
     lines = [_field(one, model) for one in model.fields.values()]
-    related = [*_relations(model, relations)]
+    lines += _relations(model, relations)
     attributes = [*_attributes(model)]
     if not model.table.keys:
-        attributes = ["// No key, so Prisma can't use the table.", "@@ignore", *attributes]
-    attributes += [f'@@map("{model.table.name}")'] * (model.table.name != model.name)
-    attributes.append(f'@@schema("{service.database}")')
-    parts = [*lines, *related, "", *attributes]
-    text = _block("model", model.name, parts)
+        attributes = ["// It has no key, so Prisma can't use it.", "@@ignore", *attributes]
+    attributes += [f"@@map({_quoted(model.table.name)})"] * (model.table.name != model.name)
+    attributes.append(f"@@schema({_quoted(service.database)})")
+    text = _block("model", model.name, [*_aligned(lines), "", *attributes])
     return f"/// Read only: a write is refused.\n{text}" if model.table.is_read_only else text
 
 
-def _field(field: Field, model: Model) -> str:
-    parts = [field.name, field.type]
-    parts[1] += "[]" if field.column.is_list else "?" if field.is_optional else ""
-    for index in model.table.keys:
-        if index.columns == (field.column.name,):
-            kind = "@id" if index.is_primary else "@unique"
-            parts.append(f'{kind}(map: "{index.name}")')
+def _field(field: Field, model: Model) -> list[str]:
+    ending = "[]" if field.column.is_list else "?" if field.is_optional else ""
+    attributes = []
+    alone = [one for one in model.table.keys if one.columns == (field.column.name,)]
+    if alone:
+        kind = "@id" if alone[0].is_primary else "@unique"
+        attributes.append(f"{kind}(map: {_quoted(alone[0].name)})")
     if field.default:
-        parts.append(f"@default({field.default})")
-    parts += ["@updatedAt"] * field.is_updated_at
-    parts += [f'@map("{field.column.name}")'] * (field.column.name != field.name)
-    parts += [field.exact] * bool(field.exact)
-    return " ".join(parts)
+        attributes.append(f"@default({field.default})")
+    attributes += ["@updatedAt"] * field.is_updated_at
+    attributes += [f"@map({_quoted(field.column.name)})"] * (field.column.name != field.name)
+    attributes += [field.exact] * bool(field.exact)
+    return [field.name, field.type + ending, *[" ".join(attributes)] * bool(attributes)]
 
 
-def _relations(model: Model, relations: list[Relation]) -> Iterator[str]:
+def _relations(model: Model, relations: list[Relation]) -> Iterator[list[str]]:
     for one in relations:
-        label = f'"{one.label}"' if one.label else ""
+        label = [_quoted(one.label)] * bool(one.label)
         if one.model is model:
-            arguments = [label] * bool(label)
-            arguments += [
+            arguments = [
+                *label,
                 f"fields: [{', '.join(model.named(one.columns))}]",
                 f"references: [{', '.join(one.to.named(one.referenced))}]",
                 f"onDelete: {ACTIONS[one.key.on_delete] if one.key else 'NoAction'}",
                 f"onUpdate: {ACTIONS[one.key.on_update] if one.key else 'NoAction'}",
+                *([f"map: {_quoted(one.key.name)}"] if one.key else []),
             ]
-            if one.key:
-                arguments.append(f'map: "{one.key.name}"')
-            optional = "?" if one.is_optional else ""
-            yield f"{one.name} {one.to.name}{optional} @relation({', '.join(arguments)})"
+            optional = "?" * one.is_optional
+            yield [one.name, one.to.name + optional, f"@relation({', '.join(arguments)})"]
         if one.to is model:
-            many = "?" if one.is_single else "[]"
-            yield f"{one.back} {one.model.name}{many}" + (f" @relation({label})" if label else "")
+            type_ = one.model.name + ("?" if one.is_single else "[]")
+            yield [one.back, type_, *[f"@relation({one})" for one in label]]
 
 
 def _attributes(model: Model) -> Iterator[str]:
     for index in model.table.indexes:
-        fields = ", ".join(model.named(index.columns))
-        if not index.is_plain or (not index.is_unique and index.method not in METHODS):
-            yield f"// Prisma can't say the index {index.name}."
-        elif index.is_unique and len(index.columns) > 1:
+        is_index = not index.is_unique
+        typed = [model.fields[one].type for one in index.columns if one in model.fields]
+        is_odd = any(one.startswith("Unsupported") for one in typed)
+        if not index.is_plain or (is_index and (index.method not in METHODS or is_odd)):
+            yield f"// Prisma can't say the index {_one_line(index.name)}."
+            continue
+        fields, name = ", ".join(model.named(index.columns)), f"map: {_quoted(index.name)}"
+        if is_index:
+            yield f"@@index([{fields}], {name}{METHODS[index.method]})"
+        elif len(index.columns) > 1:
             kind = "@@id" if index.is_primary else "@@unique"
-            yield f"{kind}([{fields}]{_unique_name(model, index)}, map: \"{index.name}\")"
-        elif not index.is_unique:
-            yield f'@@index([{fields}], map: "{index.name}"{METHODS[index.method]})'
+            yield f"{kind}([{fields}]{_unique_name(model, index)}, {name})"
 
 
 def _unique_name(model: Model, index: Index) -> str:
     """Keep the name by which code finds a row in a `where`, if the application gave one."""
     for one in model.old.attributes if model.old else ():
-        if one.name in ("unique", "id"):
-            named = set(one.names("fields", is_first=True))
-            if name := one.argument("name"):
-                if named == set(model.named(index.columns)):
-                    return f", name: {name}"
+        named = set(one.names("fields", is_first=True)) if one.name in ("unique", "id") else set()
+        if named == set(model.named(index.columns)) and (name := one.argument("name")):
+            return f", name: {name}"
     return ""
