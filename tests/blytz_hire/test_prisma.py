@@ -6,7 +6,6 @@ With Node, the schema goes to Prisma itself, and a real client made of it reads 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ from tests.support.node import SCHEMA, Application, application
 from tests.support.run_folder import short_folder
 from tests.support.servers import free_port
 from tests.support.split import Split
-from tests.support.switching import PAYMENTS, halted, move, ran
+from tests.support.switching import PAYMENTS, move, ran
 from tests.support.waiting import until
 
 PAGE = ROOT / "docs" / "moving-an-application.md"
@@ -104,7 +103,9 @@ def test_a_value_that_changed_loses_its_old_name(verified: Split) -> None:
         "elsewhere: in the database of contracts"
     ]
     (user,) = found["User"]
-    assert user.startswith("read only: a copy that users writes; read only. Not here: emailVerified,")
+    assert user.startswith(
+        "read only: a copy that users writes; read only. Not here: emailVerified,"
+    )
     assert user.endswith("A deleted row stays, with deletedAt set: ask for { deletedAt: null }")
     assert found["Payment.user"] == [
         "relation: no foreign key guards it: a User may be missing, and can't be written"
@@ -113,7 +114,9 @@ def test_a_value_that_changed_loses_its_old_name(verified: Split) -> None:
 
 def test_changes_stand_in_the_file_and_beside_it(verified: Split, tmp_path: Path) -> None:
     done = verified.runner(*MADE)
-    assert "// - Payment.stripeFee: Payment.stripeFeeNew (Decimal?), units, not cents" in done.stdout
+    assert (
+        "// - Payment.stripeFee: Payment.stripeFeeNew (Decimal?), units, not cents" in done.stdout
+    )
     assert "  Payment.stripeFee: Payment.stripeFeeNew (Decimal?), units, not cents\n" in done.stderr
     done = verified.runner(*MADE, "--output", str(tmp_path / "p.prisma"))
     assert "5 models" in done.stdout or "6 models" in done.stdout
@@ -251,9 +254,7 @@ def test_an_edited_file_stays_unless_forced(verified: Split, tmp_path: Path) -> 
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
-def test_the_application_s_own_schema_is_never_overwritten(
-    verified: Split, tmp_path: Path
-) -> None:
+def test_the_application_s_own_schema_is_never_overwritten(verified: Split, tmp_path: Path) -> None:
     path = tmp_path / "schema.prisma"
     shutil.copy(SCHEMA, path)
     for source, output in ((path, path), (tmp_path, path)):
@@ -314,3 +315,279 @@ def test_code_compiles_unchanged_except_where_values_changed(
     files.append(shutil.copy(app.home / "changed.ts", app.home / "payments"))
     done = app.compile(*files)
     assert done.returncode == 0, done.stdout
+
+
+ODD = """
+    create domain payments_db.percent as numeric(5, 2) check (value between 0 and 100);
+    create type payments_db.mood as enum ('so so', 'great', '3rd');
+    create table payments_db."odd things" (
+        "1st key" uuid default gen_random_uuid(),
+        "class" varchar(20) not null default 'it''s "odd"',
+        part integer generated always as identity,
+        mood payments_db.mood not null default 'so so',
+        moods payments_db.mood[] default '{}',
+        share payments_db.percent,
+        words tsvector generated always as (to_tsvector('simple', "class")) stored,
+        small smallint default 3, big bigint default 9, exact numeric(12, 2) default 1.50,
+        loose numeric, single real, cash money, code char(3), bits bit(4), more_bits bit varying(9),
+        at timestamp, at_zone timestamptz(3) default current_timestamp, day date, clock time(0),
+        clock_zone timetz, doc json default '{"a": 1}', docs jsonb[], net inet, raw bytea, x xml,
+        span int4range, point point, tags text[] not null default '{}', parent uuid, other uuid,
+        primary key ("1st key", part), unique ("1st key"),
+        foreign key (parent) references payments_db."odd things" ("1st key") on delete cascade,
+        foreign key (other) references payments_db."odd things" ("1st key") on delete set null
+    );
+    create index on payments_db."odd things" using gin (words);
+    create index on payments_db."odd things" using gin (tags);
+    create index on payments_db."odd things" (lower("class"));
+    create unique index on payments_db."odd things" (big) where small > 3;
+    create index on payments_db."odd things" using brin (at);
+    create table payments_db.keyless (word text);
+    create table payments_db."payment" (id serial primary key, payment_id text unique
+        references payments_db.payments);
+"""
+
+
+@pytest.mark.slow
+def test_a_table_of_any_shape_has_a_model(verified: Split, app: Application) -> None:
+    """A service adds tables of its own, with whatever PostgreSQL has."""
+    with verified.service("payments_db") as database:
+        database.execute(ODD)
+    path = accepted(app, verified, *MADE)
+    text = path.read_text()
+    odd = block(text, "model OddThing")
+    assert 'stKey String @unique(map: "odd things_1st key_key")' in odd[0]
+    assert '@default(dbgenerated("gen_random_uuid()")) @map("1st key") @db.Uuid' in odd[0]
+    assert 'class String @default("it\'s \\"odd\\"") @db.VarChar(20)' in odd
+    assert "part Int @default(autoincrement())" in odd
+    assert "mood mood @default(so_so)" in odd and "moods mood[] @default([])" in odd
+    assert 'so_so @map("so so")' in block(text, "enum mood")
+    assert "exact Decimal? @default(1.50) @db.Decimal(12, 2)" in odd
+    assert "share Decimal? @db.Decimal(5, 2)" in odd
+    assert 'span Unsupported("int4range")?' in odd
+    assert 'atZone DateTime? @default(now()) @map("at_zone") @db.Timestamptz(3)' in odd
+    assert '@@id([stKey, part], map: "odd things_pkey")' in odd
+    assert len([one for one in odd if one.startswith("// Prisma can't say the index")]) == 4
+    assert "@@ignore" in block(text, "model Keyless")
+    # Its name in code belongs to the monolith's table.
+    assert "paymentId String? @unique" in " ".join(block(text, "model PaymentTable"))
+    app.generate(path)
+
+
+# Through a switch and a rollback
+
+
+@dataclass
+class Running:
+    """The application at work: what it has acknowledged, and on which side."""
+
+    process: subprocess.Popen[str]
+    said: list[dict[str, Any]] = field(default_factory=list)
+
+    def follow(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.said.append(json.loads(line))
+
+    def writes_at(self, side: str) -> None:
+        """Wait until it has written there a few times, and no longer elsewhere."""
+        before = len(self.said)
+
+        def is_there() -> bool:
+            assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
+            fresh = self.said[before:]
+            return len(fresh) > 5 and all(one["side"] == side for one in fresh[-4:])
+
+        until(is_there)
+
+
+@contextmanager
+def running(app: Application, place: str, tag: str) -> Iterator[Running]:
+    process = app.start("application.mjs", place, MONOLITH, tag)
+    work = Running(process)
+    reader = Thread(target=work.follow)
+    reader.start()
+    try:
+        work.writes_at(MONOLITH)
+        yield work
+    finally:
+        assert process.stdin
+        process.stdin.close()
+        reader.join()
+        process.wait()
+
+
+def assert_all_there(split: Split, work: Running) -> None:
+    """Check that each acknowledged payment is on both sides, once, as it was written."""
+    ran(split, "sync", "payments")
+    wanted = {one["id"] for one in work.said}
+    assert all(one["isSame"] for one in work.said)
+    questions = {
+        MONOLITH: "select id, amount from blytz_hire.payments where id like 'app-%%'",
+        "payments_db": "select id, amount * 100 from payments_db.payments where id like 'app-%%'",
+    }
+    for side, question in questions.items():
+        with split.connections.connect(side) as connection:
+            found = dict(connection.execute(question).fetchall())
+        assert wanted <= set(found), side
+        assert set(found.values()) == {700}, side
+
+
+def prepared(app: Application, split: Split) -> None:
+    """Make both clients: the monolith's, and the service's from the schema that we write."""
+    app.generate(app.home / "monolith.prisma")
+    app.generate(accepted(app, split, *MADE))
+
+
+@pytest.mark.slow
+def test_a_prisma_client_goes_on_through_switch_and_rollback(
+    verified: Split, app: Application
+) -> None:
+    prepared(app, verified)
+    with running(app, str(env_file.file(PAYMENTS, verified.connections)), "app") as work:
+        move(verified, "switch")
+        work.writes_at("payments_db")
+        move(verified, "rollback")
+        work.writes_at(MONOLITH)
+    assert {code for one in work.said for code in one["seen"]} == {"25006"}
+    assert_all_there(verified, work)
+
+
+@contextmanager
+def behind_pgbouncer(split: Split) -> Iterator[tuple[Bouncer, Split]]:
+    """Put a PgBouncer in transaction mode in front of a service that is verified."""
+    if not PGBOUNCER:
+        pytest.skip("PgBouncer is not installed; apt-get install pgbouncer")
+    home, port = short_folder("bouncer-"), free_port()
+    folder = home / "connections"
+    shutil.copytree(split.connections.folder, folder)
+    for path in (home, folder, *folder.iterdir()):
+        own(path)
+    connections = replace(
+        split.connections,
+        folder=folder,
+        application_url=with_database(split.server.tcp, MONOLITH),
+        pgbouncer_url=with_database(split.server.tcp, "pgbouncer", user="admin", port=str(port)),
+    )
+    environ = {
+        **split.environ,
+        "BLYTZ_HIRE_CONNECTIONS": str(folder),
+        "BLYTZ_HIRE_APPLICATION_URL": connections.application_url,
+        "PGBOUNCER_ADMIN_URL": connections.pgbouncer_url,
+    }
+    bouncer = Bouncer(home, port, split, connections)
+    through = Split(split.server, connections, environ)
+    try:
+        # The first time there is no PgBouncer yet, which is only noted.
+        ran(through, "provision", "payments")
+        bouncer.configure()
+        bouncer.start()
+        yield bouncer, through
+    finally:
+        bouncer.stop()
+        shutil.rmtree(home)
+
+
+@pytest.mark.slow
+def test_a_prisma_client_goes_on_behind_pgbouncer(verified: Split, app: Application) -> None:
+    """Its URL stays the same, so it notices by the tables that it is on the other side now."""
+    prepared(app, verified)
+    with behind_pgbouncer(verified) as (bouncer, split), running(app, bouncer.url(), "app") as work:
+        move(split, "switch")
+        work.writes_at("payments_db")
+        move(split, "rollback")
+        work.writes_at(MONOLITH)
+    # A transaction that began before the move may still meet the fence.
+    codes = {code for one in work.said for code in one["seen"]}
+    assert {"42501", "42P01"} <= codes <= {"42501", "42P01", "25006"}
+    assert_all_there(verified, work)
+
+
+# What the drivers say
+
+
+def in_psycopg(url: str, sql: str, begin: str = "") -> tuple[str, str]:
+    """Give the class and the SQLSTATE with which psycopg reports a statement's failure."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        try:
+            connection.execute(sql)
+        except psycopg.Error as error:
+            return type(error).__name__, str(error.sqlstate)
+    return "none", ""
+
+
+@contextmanager
+def drivers(app: Application) -> Iterator[Callable[..., dict[str, tuple[str, str, str]]]]:
+    """Ask node-postgres and Prisma how they report a failure."""
+    process = app.start("codes.mjs")
+    assert process.stdin and process.stdout
+    stdin, stdout = process.stdin, process.stdout
+
+    def ask(
+        url: str, sql: str, begin: str = "", between: Callable[[], object] = lambda: None
+    ) -> dict[str, tuple[str, str, str]]:
+        probe = {"name": sql, "url": url, "sql": sql, **({"begin": begin} if begin else {})}
+        stdin.write(json.dumps(probe) + "\n")
+        stdin.flush()
+        found: dict[str, tuple[str, str, str]] = {}
+        while len(found) < 2:
+            line = stdout.readline()
+            assert line, process.stderr and process.stderr.read()
+            one = json.loads(line)
+            if one["driver"] == "ready":
+                between()
+                stdin.write("go\n")
+                stdin.flush()
+            else:
+                known = (one["class"], one.get("code") or "", one.get("is") or "")
+                found[one["driver"]] = known
+        return found
+
+    try:
+        yield ask
+    finally:
+        stdin.close()
+        process.wait()
+
+
+UPDATE = "update blytz_hire.payments set status = status"
+OWN_UPDATE = "update payments_db.payments set status = status"
+
+
+@pytest.mark.slow
+def test_each_driver_reports_what_the_page_says(verified: Split, app: Application) -> None:
+    app.generate(app.home / "monolith.prisma")
+    monolith = with_database(verified.server.tcp, MONOLITH)
+    own_url = env_file.own_url(PAYMENTS, verified.connections)
+    seen: dict[str, tuple[str, dict[str, tuple[str, str, str]]]] = {}
+    with drivers(app) as ask:
+        # Before the switch: the service's tables can't be written yet.
+        seen["42501"] = (in_psycopg(own_url, OWN_UPDATE)[0], ask(own_url, OWN_UPDATE))
+        seen["42P01"] = (in_psycopg(monolith, OWN_UPDATE)[0], ask(monolith, OWN_UPDATE))
+        # A transaction that has read, and writes only after the switch.
+        with psycopg.connect(monolith) as old:
+            old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            old.execute("select count(*) from blytz_hire.payments")
+            conflict = ask(
+                monolith,
+                UPDATE,
+                "select count(*)::int from blytz_hire.payments",
+                lambda: move(verified, "switch"),
+            )
+            with pytest.raises(psycopg.errors.SerializationFailure):
+                old.execute(UPDATE)
+        seen["40001"] = ("SerializationFailure", conflict)
+        seen["25006"] = (in_psycopg(monolith, UPDATE)[0], ask(monolith, UPDATE))
+        end = "select pg_terminate_backend(pg_backend_pid())"
+        seen["57P01"] = (in_psycopg(monolith, end)[0], ask(monolith, end))
+    page = PAGE.read_text("utf-8")
+    for sqlstate, (psycopg_class, found) in seen.items():
+        node, prisma = found["node-postgres"], found["Prisma"]
+        assert node == ("DatabaseError", sqlstate, sqlstate)
+        assert (prisma[0], prisma[2]) == ("PrismaClientKnownRequestError", sqlstate)
+        assert re.search(rf"^\| `{sqlstate}` .*`{psycopg_class}`", page, re.MULTILINE), sqlstate
+
+
+def test_the_page_shows_the_retry_that_is_tested() -> None:
+    code = (ROOT / "tests" / "prisma" / "retry.mjs").read_text("utf-8")
+    assert f"```js\n{code}```" in PAGE.read_text("utf-8")

@@ -88,10 +88,11 @@ def save(path: Path, made: SchemaFile, source: Path | None, *, force: bool = Fal
         if was == made.text:
             return False
         if was is not None and not force and not text.is_as_written(was):
+            given = f" --from {shlex.quote(str(source))}" if source else ""
             raise TargetOccupied(
                 "The file was edited, or something else wrote it. It stays as it is.",
                 where=str(path),
-                hint=f"Compare: runner.py prisma {made.service.role} | diff"
+                hint=f"Compare: runner.py prisma {made.service.role}{given} | diff"
                 f" {shlex.quote(str(path))} -\nthen overwrite it with --force.",
             )
         files.replace(path, made.text)

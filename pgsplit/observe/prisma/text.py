@@ -15,7 +15,7 @@ from pgsplit.observe.prisma.relations import ACTIONS, Relation
 from pgsplit.observe.prisma.tables import Index
 from pgsplit.project.project import Service
 
-MARK = re.compile(rf"{re.escape(WRITTEN)} [^\n]*checksum ([0-9a-f]{{16}})\n")
+MARK = re.compile(rf"{re.escape(WRITTEN)}; checksum ([0-9a-f]{{16}})\n")
 METHODS = {"btree": "", "hash": ", type: Hash", "gin": ", type: Gin"}
 WIDTH = 96
 KEPT_SETTINGS = ("provider", "url", "relationMode")
