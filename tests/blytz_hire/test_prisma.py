@@ -267,6 +267,18 @@ def test_the_application_s_own_schema_is_never_overwritten(verified: Split, tmp_
     assert path.read_text() == SCHEMA.read_text()
 
 
+def test_a_folder_is_read_without_what_was_written_into_it(verified: Split, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    head, models = SCHEMA.read_text().split("\nmodel ", 1)
+    (tmp_path / "main.prisma").write_text(head)
+    (tmp_path / "models" / "all.prisma").write_text("model " + models)
+    command = ("prisma", "payments", "--from", str(tmp_path), "--output")
+    schema(verified, *command, str(tmp_path / "payments.prisma"))
+    first = (tmp_path / "payments.prisma").read_text()
+    schema(verified, *command, str(tmp_path / "payments.prisma"))
+    assert (tmp_path / "payments.prisma").read_text() == first == schema(verified, *MADE)
+
+
 def test_a_folder_that_is_not_there_is_named(verified: Split, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "p.prisma"
     said = refused(verified, *MADE, "--output", str(path), code=4)

@@ -43,7 +43,7 @@ def command(
     """
     made = schema_file.make(service, connect_project(), source)
     if output:
-        schema_file.save(output, made, source, force=force)
+        schema_file.save(output, made, force=force)
     if as_json:
         console.show_json(_as_data(made, output))
     elif output:

@@ -207,7 +207,8 @@ def enum_of(enum: Enum, present: Present) -> schema.Enum:
             names = {value: one.values.get(value, identifier(value)) for value in enum.values}
             return schema.Enum(one.name, enum.name, names)
     names = {value: identifier(value) for value in enum.values}
-    return schema.Enum(_unused(identifier(enum.name), present.models, "Enum"), enum.name, names)
+    used = {*present.models, *present.enums}
+    return schema.Enum(_unused(identifier(enum.name), used, "Enum"), enum.name, names)
 
 
 def _default(column: Column, type_: str, given: schema.Field | None, present: Present) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 from pgsplit.base.errors import NotReady, SourceMismatch
 
 # A string, a comment, or one other character.
-TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|.', re.DOTALL)
+TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/|.', re.DOTALL)
+COMMENTS = ("//", "/*")
 HEAD = re.compile(r"(\w+)\s+(\w+)\s*$")
 FIELD = re.compile(r"(\w+)\s+(Unsupported\(\"(?:[^\"\\]|\\.)*\"\)|\w+)(\[\])?(\?)?(?=\s|@|$)")
 ATTRIBUTE = re.compile(r"@@?([\w.]+)")
@@ -105,9 +106,9 @@ class Block:
 
 @dataclass(frozen=True)
 class Present:
-    """An application's schema; without a file, an empty one."""
+    """An application's schema, and the files that it is in; without any, an empty one."""
 
-    path: Path | None = None
+    files: tuple[Path, ...] = ()
     models: Mapping[str, Model] = field(default_factory=dict)
     enums: Mapping[str, Enum] = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
@@ -150,18 +151,19 @@ def read(path: Path) -> Present:
 
     Raises:
         NotReady: it can't be read, or it has no model.
-        SourceMismatch: it is for another kind of database, or `prisma` itself has written it.
+        SourceMismatch: it is for another kind of database, or `runner.py prisma` has written it.
     """
     try:
-        files = sorted(path.rglob("*.prisma")) if path.is_dir() else [path]
-        text = "\n".join(file.read_text(encoding="utf-8-sig") for file in files)
+        names = sorted(path.rglob("*.prisma")) if path.is_dir() else [path]
+        texts = {name.resolve(): name.read_text(encoding="utf-8-sig") for name in names}
     except (OSError, UnicodeError) as error:
         raise NotReady(
             f"The application's schema can't be read: {error}",
             where=str(path),
             hint="Name the application's present schema.prisma, or its folder, with --from.",
         ) from error
-    if text.lstrip().startswith(WRITTEN):
+    files = tuple(name for name, text in texts.items() if not text.startswith(WRITTEN))
+    if texts and not files:
         raise SourceMismatch(
             "This schema was written for a service's database; it has the new names already.",
             where=str(path),
@@ -170,7 +172,7 @@ def read(path: Path) -> Present:
     models: dict[str, Model] = {}
     enums: dict[str, Enum] = {}
     settings: list[Block] = []
-    for kind, name, body in _blocks(text, path):
+    for kind, name, body in _blocks("\n".join(map(texts.__getitem__, files)), path):
         if kind == "model":
             models[name] = _model(name, body)
         elif kind == "enum":
@@ -192,7 +194,7 @@ def read(path: Path) -> Present:
                 where=str(path),
                 hint='Name the schema whose datasource has provider = "postgresql".',
             )
-    return Present(path, models, enums, tuple(settings))
+    return Present(files, models, enums, tuple(settings))
 
 
 def unquoted(text: str) -> str:
@@ -211,7 +213,7 @@ def split(text: str, at: str = ",") -> Iterator[str]:
         if token == at and not depth:
             yield part.strip()
             part = ""
-        elif not token.startswith("//"):
+        elif not token.startswith(COMMENTS):
             part += token
     if part.strip():
         yield part.strip()
@@ -222,7 +224,7 @@ def _blocks(text: str, path: Path) -> Iterator[tuple[str, str, str]]:
     head, body, depth = "", "", 0
     for found in TOKEN.finditer(text):
         token = found[0]
-        if token.startswith("//"):
+        if token.startswith(COMMENTS):
             continue
         if token == "}" and depth == 1:
             named = HEAD.search(head)

@@ -17,9 +17,14 @@ from pgsplit.project.project import Service
 
 @dataclass(frozen=True)
 class SchemaFile:
-    """A schema, what it has, and what an application's code finds changed."""
+    """A schema, what it has, and what an application's code finds changed.
+
+    `source` is the application's present schema, if there is one, in the files `sources`.
+    """
 
     service: Service
+    source: Path | None
+    sources: tuple[Path, ...]
     text: str
     models: tuple[str, ...]
     kept_fields: int
@@ -52,6 +57,8 @@ def make(service: Service, connections: Connections, path: Path | None) -> Schem
     changed = changes.find(service, made, before, not_null, related, lost)
     return SchemaFile(
         service,
+        path,
+        before.files,
         text.write(service, made, related, changed, before),
         tuple(one.name for one in made),
         sum(len(one.by_old_column) for one in made),
@@ -60,24 +67,20 @@ def make(service: Service, connections: Connections, path: Path | None) -> Schem
     )
 
 
-def save(path: Path, made: SchemaFile, source: Path | None, *, force: bool = False) -> bool:
+def save(path: Path, made: SchemaFile, *, force: bool = False) -> None:
     """Save a schema; atomic. A file that somebody else wrote or edited stays, unless forced.
 
     Args:
         path: the file; its folder has to exist.
         made: the schema.
-        source: the application's present schema, which is never overwritten.
-        force: overwrite the file, whoever wrote it.
-
-    Returns:
-        Whether the file has changed.
+        force: overwrite the file, whoever wrote it; but never the application's present schema.
 
     Raises:
-        TargetOccupied: the file is not as this command wrote it, or it is the source.
+        TargetOccupied: the file is not as this command wrote it, or is the application's own.
         NotReady: it can't be written.
     """
     path = path.resolve()  # replace a link's target, not the link
-    if source and path in (source.resolve(), *source.resolve().rglob("*.prisma")):
+    if path in made.sources:
         raise TargetOccupied(
             "That is the application's present schema, which is still needed for the monolith.",
             where=str(path),
@@ -86,9 +89,9 @@ def save(path: Path, made: SchemaFile, source: Path | None, *, force: bool = Fal
     try:
         was = path.read_text(encoding="utf-8") if path.exists() else None
         if was == made.text:
-            return False
+            return
         if was is not None and not force and not text.is_as_written(was):
-            given = f" --from {shlex.quote(str(source))}" if source else ""
+            given = f" --from {shlex.quote(str(made.source))}" if made.source else ""
             raise TargetOccupied(
                 "The file was edited, or something else wrote it. It stays as it is.",
                 where=str(path),
@@ -102,4 +105,3 @@ def save(path: Path, made: SchemaFile, source: Path | None, *, force: bool = Fal
             where=str(path),
             hint="Name a file in a folder that you may write to: --output FILE",
         ) from error
-    return True

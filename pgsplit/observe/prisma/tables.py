@@ -45,6 +45,7 @@ TYPES = {
     "json": ("Json", "Json"),
     "bytea": ("Bytes", ""),
 }
+METHODS = {"btree": "", "hash": ", type: Hash", "gin": ", type: Gin"}
 FLOATS = ("double precision", "real")
 USUAL = ("@db.Timestamp(3)",)
 TYPE = re.compile(r"([a-z ]+?)(?:\((\d+(?:,\d+)?)\))?( with(?:out)? time zone)?(\[\])?")
@@ -102,7 +103,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Index:
-    """An index; `is_plain` if Prisma can say what it is on."""
+    """An index; `is_plain` if it is on columns, on all rows, with the usual operators."""
 
     name: str
     is_primary: bool
@@ -110,6 +111,11 @@ class Index:
     method: str
     is_plain: bool
     columns: tuple[str, ...]
+
+    @property
+    def is_sayable(self) -> bool:
+        """Whether Prisma has words for it. Only a B-tree is unique in Prisma's sense."""
+        return self.is_plain and self.method in (("btree",) if self.is_unique else METHODS)
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ class Table:
     @property
     def keys(self) -> list[Index]:
         """Its unique indexes that Prisma can say; the primary key first."""
-        found = [one for one in self.indexes if one.is_unique and one.is_plain]
+        found = [one for one in self.indexes if one.is_unique and one.is_sayable]
         return sorted(found, key=lambda one: not one.is_primary)
 
     def is_unique(self, columns: Sequence[str]) -> bool:

@@ -111,6 +111,7 @@ select jsonb_build_object(
         where
             keys.conrelid = tables.oid
             and keys.contype = 'f'
+            and keys.conparentid = 0
             and referenced.relnamespace = tables.relnamespace
     ),
     'checks', (

@@ -12,11 +12,10 @@ from pgsplit.observe.prisma.changes import Change
 from pgsplit.observe.prisma.models import Field, Model, enum_of
 from pgsplit.observe.prisma.present import WRITTEN, Block, Present
 from pgsplit.observe.prisma.relations import ACTIONS, Relation
-from pgsplit.observe.prisma.tables import Index
+from pgsplit.observe.prisma.tables import METHODS, Index
 from pgsplit.project.project import Service
 
 MARK = re.compile(rf"{re.escape(WRITTEN)}; checksum ([0-9a-f]{{16}})\n")
-METHODS = {"btree": "", "hash": ", type: Hash", "gin": ", type: Gin"}
 WIDTH = 96
 KEPT_SETTINGS = ("provider", "url", "relationMode")
 DEFAULT_BLOCKS = (
@@ -78,7 +77,7 @@ def _head(service: Service, changes: list[Change], present: Present) -> str:
         role=service.role, database=service.database, variable=service.role.upper()
     )
     lines = about.splitlines()
-    if present.path is None:
+    if not present.files:
         lines += ["", *UNKNOWN.splitlines()]
     if changes:
         lines += ["", "Code has to change where it uses these:"]
@@ -199,7 +198,7 @@ def _attributes(model: Model) -> Iterator[str]:
         is_index = not index.is_unique
         typed = [model.fields[one].type for one in index.columns if one in model.fields]
         is_odd = any(one.startswith("Unsupported") for one in typed)
-        if not index.is_plain or (is_index and (index.method not in METHODS or is_odd)):
+        if not index.is_sayable or (is_index and is_odd):
             yield f"// Prisma can't say the index {_one_line(index.name)}."
             continue
         fields, name = ", ".join(model.named(index.columns)), f"map: {_quoted(index.name)}"
