@@ -6,9 +6,11 @@ With Node, the schema goes to Prisma itself, and a real client made of it reads 
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -306,10 +308,10 @@ def accepted(app: Application, split: Split, *arguments: str) -> Path:
 def test_prisma_accepts_the_schema_of_every_service(six: Split, app: Application) -> None:
     for service in SERVICES:
         path = accepted(app, six, "prisma", service, "--from", str(SCHEMA))
-        formatted = app.prisma("format", path)
-        assert formatted.returncode == 0, formatted.stderr
-        schema(six, "prisma", service, "--from", str(SCHEMA), "--output", str(path))
-        accepted(app, six, "prisma", service)
+    formatted = app.prisma("format", path)
+    assert formatted.returncode == 0, formatted.stderr
+    schema(six, "prisma", service, "--from", str(SCHEMA), "--output", str(path))
+    app.generate(accepted(app, six, "prisma", "users"))
 
 
 @pytest.mark.slow
@@ -518,14 +520,11 @@ def test_a_prisma_client_goes_on_behind_pgbouncer(verified: Split, app: Applicat
 # What the drivers say
 
 
-def in_psycopg(url: str, sql: str, begin: str = "") -> tuple[str, str]:
-    """Give the class and the SQLSTATE with which psycopg reports a statement's failure."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        try:
-            connection.execute(sql)
-        except psycopg.Error as error:
-            return type(error).__name__, str(error.sqlstate)
-    return "none", ""
+def in_psycopg(url: str, sql: str) -> str:
+    """Give the class with which psycopg reports a statement's failure."""
+    with psycopg.connect(url, autocommit=True) as connection, pytest.raises(psycopg.Error) as said:
+        connection.execute(sql)
+    return said.type.__name__
 
 
 @contextmanager
@@ -536,9 +535,14 @@ def drivers(app: Application) -> Iterator[Callable[..., dict[str, tuple[str, str
     stdin, stdout = process.stdin, process.stdout
 
     def ask(
-        url: str, sql: str, begin: str = "", between: Callable[[], object] = lambda: None
+        url: str,
+        sql: str,
+        schema: str = "",
+        begin: str = "",
+        between: Callable[[], object] = lambda: None,
     ) -> dict[str, tuple[str, str, str]]:
-        probe = {"name": sql, "url": url, "sql": sql, **({"begin": begin} if begin else {})}
+        probe = {"name": sql, "url": url, "sql": sql, "schema": schema, "begin": begin}
+        probe = {name: text for name, text in probe.items() if text}
         stdin.write(json.dumps(probe) + "\n")
         stdin.flush()
         found: dict[str, tuple[str, str, str]] = {}
@@ -573,33 +577,50 @@ def test_each_driver_reports_what_the_page_says(verified: Split, app: Applicatio
     own_url = env_file.own_url(PAYMENTS, verified.connections)
     seen: dict[str, tuple[str, dict[str, tuple[str, str, str]]]] = {}
     with drivers(app) as ask:
-        # Before the switch: the service's tables can't be written yet.
-        seen["42501"] = (in_psycopg(own_url, OWN_UPDATE)[0], ask(own_url, OWN_UPDATE))
-        seen["42P01"] = (in_psycopg(monolith, OWN_UPDATE)[0], ask(monolith, OWN_UPDATE))
-        # A transaction that has read, and writes only after the switch.
+        # Each side's SQL on the other side, and a transaction that has read before the switch.
+        seen["42501"] = (in_psycopg(own_url, UPDATE), ask(own_url, UPDATE, MONOLITH))
+        seen["42P01"] = (in_psycopg(monolith, OWN_UPDATE), ask(monolith, OWN_UPDATE, "payments_db"))
+        count = "select count(*)::int from blytz_hire.payments"
         with psycopg.connect(monolith) as old:
             old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            old.execute("select count(*) from blytz_hire.payments")
-            conflict = ask(
-                monolith,
-                UPDATE,
-                "select count(*)::int from blytz_hire.payments",
-                lambda: move(verified, "switch"),
-            )
+            old.execute(count)
+            conflict = ask(monolith, UPDATE, MONOLITH, count, lambda: move(verified, "switch"))
             with pytest.raises(psycopg.errors.SerializationFailure):
                 old.execute(UPDATE)
         seen["40001"] = ("SerializationFailure", conflict)
-        seen["25006"] = (in_psycopg(monolith, UPDATE)[0], ask(monolith, UPDATE))
+        seen["25006"] = (in_psycopg(monolith, UPDATE), ask(monolith, UPDATE, MONOLITH))
         end = "select pg_terminate_backend(pg_backend_pid())"
-        seen["57P01"] = (in_psycopg(monolith, end)[0], ask(monolith, end))
+        seen["57P01"] = (in_psycopg(monolith, end), ask(monolith, end))
+        raw = ask(monolith, UPDATE)["Prisma"]
     page = PAGE.read_text("utf-8")
     for sqlstate, (psycopg_class, found) in seen.items():
         node, prisma = found["node-postgres"], found["Prisma"]
         assert node == ("DatabaseError", sqlstate, sqlstate)
         assert (prisma[0], prisma[2]) == ("PrismaClientKnownRequestError", sqlstate)
-        assert re.search(rf"^\| `{sqlstate}` .*`{psycopg_class}`", page, re.MULTILINE), sqlstate
+        cells = rf"`{sqlstate}` \| .*`{psycopg_class}` \| `{sqlstate}` \| .*`{prisma[1]}`"
+        assert re.search(rf"^\| {cells}", page, re.MULTILINE), (sqlstate, prisma)
+    assert raw == ("PrismaClientKnownRequestError", "P2010", "25006")
 
 
 def test_the_page_shows_the_retry_that_is_tested() -> None:
     code = (ROOT / "tests" / "prisma" / "retry.mjs").read_text("utf-8")
     assert f"```js\n{code}```" in PAGE.read_text("utf-8")
+
+
+def test_the_page_s_retry_for_psycopg_goes_where_writes_are(switched: Split) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    page: dict[str, Any] = {"psycopg": psycopg, "time": time, "random": random}
+    exec(code, page)
+    monolith = switched.connections.urls[MONOLITH]
+    urls = ["postgresql://nobody@127.0.0.1:1/nowhere", monolith]
+    urls.append(env_file.read(PAYMENTS, switched.connections).write)
+    tried: list[str] = []
+
+    def settle(connection: psycopg.Connection[Any], side: str) -> int:
+        tried.append(side)
+        return connection.execute(OWN_UPDATE if side == "payments_db" else UPDATE).rowcount
+
+    assert page["through"](lambda: urls.pop(0), settle) > 0
+    assert (tried, urls) == ([MONOLITH, "payments_db"], [])
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        page["through"](lambda: monolith, lambda one, _: one.execute("select nothing"))

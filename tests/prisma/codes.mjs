@@ -1,5 +1,6 @@
 // Runs each statement of standard input with node-postgres and with Prisma, and prints what they
-// say about it. A statement is {"name", "url", "sql", "begin"?}: `begin` runs before it, in a
+// say about it. A statement is {"name", "url", "sql", "schema"?, "begin"?}. With `schema` Prisma
+// updates the model Payment there, instead of running the SQL. `begin` runs before, in a
 // repeatable-read transaction, and then a line of standard input is awaited.
 
 import { createRequire } from 'node:module'
@@ -36,14 +37,15 @@ async function withPg({ name, url, sql, begin }, ready) {
   await client.end().catch(() => {})
 }
 
-async function withPrisma({ name, url, sql, begin }, ready) {
-  const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString: url }) })
+async function withPrisma({ name, url, sql, schema, begin }, ready) {
+  const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString: url }, { schema }) })
+  const update = { where: { id: 'none' }, data: { status: 'new' } }
   const work = async (tx) => {
     if (begin) {
       await tx.$queryRawUnsafe(begin)
       await ready()
     }
-    return tx.$executeRawUnsafe(sql)
+    return schema ? tx.payment.updateMany(update) : tx.$executeRawUnsafe(sql)
   }
   try {
     const options = { isolationLevel: 'RepeatableRead', timeout: 60_000 }

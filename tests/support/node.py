@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from demo.project import ROOT
+from tests.support.run_folder import VARIABLE
 
 SOURCE = ROOT / "tests" / "prisma"
 SCHEMA = SOURCE / "monolith.prisma"
@@ -52,9 +52,21 @@ class Application:
         return self._run(program, *options, *modules, *map(str, files))
 
     def generate(self, schema: Path) -> None:
-        """Make the client of a schema."""
-        made = self.prisma("generate", schema)
-        assert made.returncode == 0, made.stdout + made.stderr
+        """Make the client of a schema; another test of the run may have made the same already."""
+        text = schema.read_text("utf-8")
+        found = re.search(r'output\s+= "(.*)"', text)
+        assert found, text
+        output, kept = self.home / found[1], Path(os.environ[VARIABLE]) / "prisma-clients"
+        kept.mkdir(exist_ok=True)
+        client = kept / hashlib.sha256(text.encode()).hexdigest()
+        with (kept / "lock").open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if not client.exists():
+                made = self.prisma("generate", schema)
+                assert made.returncode == 0, made.stdout + made.stderr
+                shutil.copytree(output, client)
+                return
+        shutil.copytree(client, output)
 
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start one of the scripts, with pipes to its input and output."""
@@ -119,8 +131,3 @@ def _install(place: Path) -> None:
             raise AssertionError(done.stderr)
         pytest.skip(f"npm can't install Prisma: {done.stderr.strip().splitlines()[:1]}")
     draft.rename(place)
-
-
-def answers(lines: str) -> list[dict[str, object]]:
-    """Read the lines of JSON that a script has printed."""
-    return [json.loads(line) for line in lines.splitlines()]
