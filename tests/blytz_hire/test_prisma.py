@@ -9,6 +9,7 @@ import json
 import random
 import re
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -98,6 +99,11 @@ def test_a_value_that_changed_loses_its_old_name(verified: Split) -> None:
     ]
     assert found["Payment.refundAmount"] == ["table: Refund.amount (Decimal?), units, not cents"]
     assert found["Payment.refundedAt"] == ["table: Refund.refundedAt (DateTime?)"]
+    # A reason of a refund that code goes on writing here would count for nothing.
+    assert found["Payment.metadata"] == [
+        "table: stays, and is also Dispute.reason (String), disputeReason as text;"
+        " Refund.reason (String?), refundReason as text"
+    ]
     assert found["Payment.amountNew"] == ["new: a create has to give it"]
     assert found["Payment"][0].startswith("check: a write must keep amount = round(amount, 2);")
     assert found["Payment.contract"] == ["relation: Contract is not in this database"]
@@ -240,6 +246,7 @@ def test_an_edited_file_stays_unless_forced(verified: Split, tmp_path: Path) -> 
     command = (*MADE, "--output", str(path))
     schema(verified, *command)
     written = path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     # An editor's `prisma format` is no edit, nor is what an older run has written.
     path.write_text(written.replace("\n  ", "\n    "))
     schema(verified, *command)

@@ -108,6 +108,8 @@ def _old_fields(
             if column == "id" and (moved := _moved_rows(model, places)):
                 rows = few([by_table[one].name for one in moved], MANY)
                 yield Change(model.name, "table", f"some of its rows are in {rows} now")
+            if also := _also(model, places, by_table):
+                yield Change(where, "table", f"stays, and is also {also}")
             continue
         here = [one for one in places if one.service_table == model.table.name]
         if here:
@@ -131,11 +133,32 @@ def _moved_rows(model: Model, places: list[Pair]) -> list[str]:
     return sorted(others - {model.table.name})
 
 
+def _also(model: Model, places: list[Pair], by_table: Mapping[str, Model]) -> str:
+    """Name the columns of other tables that hold a part of a kept column, and count from now on."""
+    if not any(one.service_table == model.table.name and one.total == "same" for one in places):
+        return ""
+    others: dict[str, list[Pair]] = {}
+    for one in places:
+        is_written = not by_table[one.service_table].table.is_read_only
+        if is_written and not is_kept(one) and one.service_table != model.table.name:
+            others.setdefault(one.service_table, []).append(one)
+    return "; ".join(
+        _place(found[0], by_table)
+        if len(found) == 1
+        else f"{by_table[table].name} ({few([_name(one, by_table) for one in found], MANY)})"
+        for table, found in others.items()
+    )
+
+
+def _name(pair: Pair, by_table: Mapping[str, Model]) -> str:
+    return by_table[pair.service_table].fields[pair.service_column].name
+
+
 def _place(pair: Pair, by_table: Mapping[str, Model]) -> str:
     model = by_table[pair.service_table]
     field = model.fields[pair.service_column]
     how = NEW_SHAPE.get(pair.total) or pair.reason
-    said = f"{model.name}.{field.name} ({_typed(field)})"
+    said = f"{model.name}.{_name(pair, by_table)} ({_typed(field)})"
     return f"{said}, {how}" if how else said
 
 
@@ -167,7 +190,7 @@ def _kept_fields(
             continue
         if was_required:
             yield Change(where, "null", "may be null now")
-        elif not field.has_value_by_itself:
+        else:
             yield Change(where, "null", "can't be null any more")
 
 

@@ -37,11 +37,6 @@ class Field:
         """Whether it may be null; Prisma has no list that may."""
         return not (self.column.is_required or self.column.is_list)
 
-    @property
-    def has_value_by_itself(self) -> bool:
-        """Whether a create may leave it out though it can't be null."""
-        return bool(self.default) or self.is_updated_at
-
 
 @dataclass
 class Model:

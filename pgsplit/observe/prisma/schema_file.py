@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,10 @@ def save(path: Path, made: SchemaFile, *, force: bool = False) -> None:
                 hint=f"Compare: runner.py prisma {made.service.role}{given} | diff"
                 f" {shlex.quote(str(path))} -\nthen overwrite it with --force.",
             )
+        # It holds no secret: whoever may read an application's code may read it.
+        mode = stat.S_IMODE(path.stat().st_mode) if was is not None else 0o644
         files.replace(path, made.text)
+        path.chmod(mode)
     except (OSError, UnicodeError) as error:
         raise NotReady(
             f"The schema can't be written: {error}",
