@@ -186,7 +186,8 @@ def read(database: psycopg.Connection[Any], service: Service) -> dict[str, Table
     with database.transaction():
         # A type or function of another schema is named with it.
         database.execute("set local search_path = pg_catalog")
-        found = database.execute(TABLES_SQL, (service.database,)).fetchall()
+        database.execute("select set_config('split.service_schema', %s, true)", (service.database,))
+        found = database.execute(TABLES_SQL).fetchall()
     return {one["name"]: _table(one, inboxes) for (one,) in found}
 
 
