@@ -20,7 +20,7 @@ select
                             select
                                 jsonb_build_object(
                                     'name', enums.typname,
-                                    'schema', enums.typnamespace::regnamespace::text,
+                                    'schema', homes.nspname,
                                     'values', (
                                         select
                                             jsonb_agg(
@@ -32,6 +32,7 @@ select
                                     'is_list', types.typcategory = 'A'
                                 )
                             from pg_type as enums
+                            inner join pg_namespace as homes on enums.typnamespace = homes.oid
                             where
                                 enums.oid = case
                                     when types.typcategory = 'A' then types.typelem
