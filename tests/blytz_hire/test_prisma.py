@@ -145,6 +145,41 @@ def test_without_the_present_schema_names_follow_from_columns(verified: Split) -
     assert "/// Read only: a write is refused.\nmodel User {" in text
 
 
+def test_the_application_s_settings_stay_and_nothing_of_the_monolith_is_overwritten(
+    verified: Split, tmp_path: Path
+) -> None:
+    models = SCHEMA.read_text().split("\nmodel ", 1)[1]
+    path = tmp_path / "schema.prisma"
+    path.write_text(
+        'generator js {\n provider = "prisma-client-js"\n previewFeatures = ["views"]\n}\n'
+        'generator zod {\n provider = "zod-prisma"\n output = "./zod"\n}\nmodel ' + models
+    )
+    text = schema(verified, "prisma", "payments", "--from", str(path))
+    assert block(text, "generator js") == [
+        'provider = "prisma-client-js"',
+        'previewFeatures = ["views"]',
+        'output = "./generated/payments"',
+    ]
+    assert block(text, "generator zod")[1] == 'output = "./generated/payments-zod"'
+    # It has no datasource; this is Prisma 7's, with a word for older ones.
+    assert block(text, "datasource db") == [
+        'provider = "postgresql"',
+        'schemas = ["payments_db"]',
+        '// Prisma 6 and older also want: url = env("PAYMENTS_WRITE_URL")',
+    ]
+    path.write_text(
+        'datasource db {\n provider = "postgres"\n url = env("DATABASE_URL")\n'
+        ' directUrl = env("DIRECT_URL")\n}\nmodel ' + models
+    )
+    text = schema(verified, "prisma", "payments", "--from", str(path))
+    assert block(text, "datasource db") == [
+        'provider = "postgres"',
+        'url = env("PAYMENTS_WRITE_URL")',
+        'schemas = ["payments_db"]',
+    ]
+    assert block(text, "generator client")[0] == 'provider = "prisma-client"'
+
+
 def test_it_says_the_same_before_and_after_the_switch(verified: Split) -> None:
     before = schema(verified, *MADE)
     move(verified, "switch")

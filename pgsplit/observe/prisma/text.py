@@ -83,7 +83,14 @@ def _head(service: Service, changes: list[Change], present: Present) -> str:
         lines += ["", "Code has to change where it uses these:"]
     for one in changes:
         said = f"{one.where}: {one.what}"
-        lines += wrap(said, WIDTH, initial_indent="- ", subsequent_indent="  ")
+        lines += wrap(
+            said,
+            WIDTH,
+            initial_indent="- ",
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     return "".join(f"// {_one_line(line)}".rstrip() + "\n" for line in lines)
 
 
@@ -99,18 +106,21 @@ def _settings(service: Service, models: list[Model], present: Present) -> Iterat
         schemas |= {one.column.enum.schema for one in model.fields.values() if one.column.enum}
     listed = "[" + ", ".join(map(_quoted, sorted(schemas))) + "]"
     url = f'env("{service.role.upper()}_WRITE_URL")'
-    for block in present.blocks or DEFAULT_BLOCKS:
+    kinds = {one.kind for one in present.blocks}
+    for block in (*present.blocks, *(one for one in DEFAULT_BLOCKS if one.kind not in kinds)):
         settings, notes = dict(block.settings), []
         if block.kind == "datasource":
             settings = {name: settings[name] for name in KEPT_SETTINGS if name in settings}
             if "url" in settings:
                 settings["url"] = url
-            elif not present.blocks:
+            elif block in DEFAULT_BLOCKS:
                 notes.append(f"// Prisma 6 and older also want: url = {url}")
             settings["schemas"] = listed
+        # Beside the monolith's client, which code needs until the switch and after a rollback.
         elif "prisma-client" in settings.get("provider", ""):
-            # Beside the monolith's client, which code needs until the switch and after a rollback.
             settings["output"] = f'"./generated/{service.role}"'
+        elif "output" in settings:
+            settings["output"] = f'"./generated/{service.role}-{block.name}"'
         lines = [[name, f"= {value}"] for name, value in settings.items()]
         yield _block(block.kind, block.name, [*_aligned(lines), *notes])
 
