@@ -24,6 +24,7 @@ GROUPS = {
     "Load": ("provision", "land", "build", "run"),
     "Follow": ("sync", "events"),
     "Prove": ("verify", "totals", "parity", "reconcile"),
+    "Applications": ("prisma",),
     "Move": ("switch", "rollback", "complete", "abort", "repair", "resume"),
     "Keep": ("backup", "backups", "restore"),
 }

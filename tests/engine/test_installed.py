@@ -102,6 +102,11 @@ def test_another_project_is_switched_and_rolled_back(installed: Installed) -> No
         service.execute(NEW_ORDER)
         found = service.execute("select (ordering.get_shared_customer('customer-1')).full_name")
         assert found.fetchone() == ("Customer 1",)
+    schema = installed.run("prisma", "ordering")
+    assert '  customerId String   @map("customer_id")\n' in schema
+    assert "model Order {" in schema
+    assert "/// Read only: a write is refused.\nmodel Customer {" in schema
+    assert "Customer: a copy that accounts writes; read only. Not here: email." in schema
     installed.run("sync", "ordering")
     with psycopg.connect(installed.run("url", "monolith").strip()) as monolith:
         arrived = monolith.execute(

@@ -54,7 +54,9 @@ def test_sql_of_the_package_is_as_agreed(landed: Split, tmp_path: Path) -> None:
 
 
 def test_static_sql_is_as_agreed() -> None:
-    assert says(*LINT, "--templater", "raw", "pgsplit/state", "pgsplit/replication")
+    assert says(
+        *LINT, "--templater", "raw", "pgsplit/state", "pgsplit/replication", "pgsplit/observe"
+    )
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Writes a schema.prisma for a service's database, with the names that the application knows."""
