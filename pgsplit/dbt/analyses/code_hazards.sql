@@ -12,7 +12,7 @@ owners as (
     select
         class.oid as table_oid,
         class.relname,
-        rows.owner
+        nullif(rows.owner, '') as owner
     from ({{ pgsplit.expected_tables() }}) as rows (table_name, owner)
     inner join pg_catalog.pg_class as class on rows.table_name = class.relname
     where

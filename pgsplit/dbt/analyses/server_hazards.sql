@@ -9,7 +9,7 @@
 with
 
 owners as (
-    select count(distinct owner)::integer as services
+    select count(distinct nullif(owner, ''))::integer as services
     from ({{ pgsplit.expected_tables() }}) as rows (table_name, owner)
 ),
 
