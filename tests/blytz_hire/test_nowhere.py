@@ -74,9 +74,7 @@ NOT_A_TOOLS = """
 
 
 def findings(shown: str, hazard: str) -> dict[str, dict[str, str]]:
-    return {
-        one["object"]: one for one in json.loads(shown)["findings"] if one["hazard"] == hazard
-    }
+    return {one["object"]: one for one in json.loads(shown)["findings"] if one["hazard"] == hazard}
 
 
 def test_tools_own_tables_are_passed_over_and_named(split: Split) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from demo.project import ROOT
 from pgsplit.cli import main
+from pgsplit.project.ownership import pairs
 from pgsplit.project.project import Project
 from tests.support.split import Done, Split, surrounded
 
@@ -31,7 +32,8 @@ class Altered:
         return Project(self.root)
 
     def run(self, *arguments: str, **environ: str) -> Done:
-        """Run a command of `pgsplit` on it."""
+        """Run a command of `pgsplit` on it, which reads its files anew."""
+        pairs.cache_clear()
         out, err = io.StringIO(), io.StringIO()
         target = {"DBT_TARGET_PATH": str(self.root / "target")}
         with surrounded({**self.split.environ, **target, **environ}):

@@ -36,6 +36,7 @@ def start(address: str) -> None:
             return
         server = subprocess.Popen(
             [sys.executable, *SERVER, address],
+            cwd=os.path.join(os.path.dirname(__file__), "..", ".."),  # a project may be elsewhere
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
