@@ -192,7 +192,7 @@ def _read(results: Path, manifest: Path, target: str, connections: Connections) 
 
 
 def _nodes(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Give all that dbt may run, by id: models and tests, but also exposures, metrics and others."""
+    """Give all that dbt may run, by id: also exposures, metrics and others."""
     return {
         name: node
         for kind in manifest.values()

@@ -87,7 +87,10 @@ class Service:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the monolith: its future owner ('' is nobody), columns' types, who may see which."""
+    """A table of the monolith: its columns' types, its future owner, and who may see which.
+
+    The owner is empty if the table goes nowhere.
+    """
 
     name: str
     owner: str

@@ -1,4 +1,4 @@
-"""A project may have whatever else dbt has: exposures, groups, metrics, other sources, snapshots."""
+"""A project may have whatever else dbt has: exposures, groups, metrics, other sources."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ PRISMA = """
     create table blytz_hire._prisma_migrations (
         id varchar(36) primary key, checksum varchar(64) not null, finished_at timestamptz,
         migration_name varchar(255) not null, logs text, rolled_back_at timestamptz,
-        started_at timestamptz not null default now(), applied_steps_count integer not null default 0
+        started_at timestamptz not null default now(),
+        applied_steps_count integer not null default 0
     );
     insert into blytz_hire._prisma_migrations (id, checksum, migration_name) values ('1', '2', '3')
 """

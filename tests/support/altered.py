@@ -36,12 +36,15 @@ class Altered:
         pairs.cache_clear()
         out, err = io.StringIO(), io.StringIO()
         target = {"DBT_TARGET_PATH": str(self.root / "target")}
-        with surrounded({**self.split.environ, **target, **environ}):
-            with redirect_stdout(out), redirect_stderr(err):
-                try:
-                    code = main.run(["--project-dir", str(self.root), *arguments], "pgsplit")
-                except SystemExit as end:
-                    code = int(end.code or 0)
+        with (
+            surrounded({**self.split.environ, **target, **environ}),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                code = main.run(["--project-dir", str(self.root), *arguments], "pgsplit")
+            except SystemExit as end:
+                code = int(end.code or 0)
         return Done(["pgsplit", *arguments], code, out.getvalue(), err.getvalue())
 
     def write(self, path: str, text: str) -> None:

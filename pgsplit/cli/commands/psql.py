@@ -10,7 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.cli.commands.url import is_monolith, url
 from pgsplit.cli.options import current_project
-from pgsplit.postgres import programs
+from pgsplit.postgres import clients
 
 
 @click.command("psql", context_settings={"ignore_unknown_options": True})
@@ -22,9 +22,9 @@ def command(target: str, as_service: bool, arguments: tuple[str, ...]) -> None:
 
     TARGET is "monolith" or a service. Further arguments go to psql.
     """
-    program = programs.find("psql")
     options = {} if as_service or is_monolith(target) else _search_path(target)
     address = url(target, as_service)
+    program = clients.find("psql", clients.needs(address), least=0).path
     password = str(conninfo_to_dict(address).get("password", ""))
     if password:  # in the environment: everybody may read a command line
         options["PGPASSWORD"] = password
