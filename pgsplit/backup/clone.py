@@ -18,7 +18,7 @@ from pgsplit.postgres.connect import LOCK_TIMEOUT, connect, describe
 # something that the other server lacks.
 OPTIONS = (
     *("--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions"),
-    *("--no-tablespaces", "--no-policies", f"--lock-wait-timeout={LOCK_TIMEOUT}"),
+    *("--no-tablespaces", f"--lock-wait-timeout={LOCK_TIMEOUT}"),
 )
 
 

@@ -166,8 +166,7 @@ def can_dump(target: str, connections: Connections) -> None:
         ConnectionFailed: the database can't be reached.
         NotReady: no pg_dump fits its server's version, or none knows TLS and the server wants it.
     """
-    wanted = clients.needs(connections.urls[target])
-    clients.find("pg_dump", wanted)
+    clients.find("pg_dump", clients.needs(connections.urls[target], target))
 
 
 def _make_plain(part: Path) -> list[str]:

@@ -49,11 +49,12 @@ class Client:
         return f"{self.version}{'' if self.tls else ' without TLS'} ({self.path})"
 
 
-def needs(url: str) -> Needs:
+def needs(url: str, target: str = "database") -> Needs:
     """Ask a server what it needs of a program.
 
     Args:
         url: the PostgreSQL URL that the program gets.
+        target: the database's name in messages.
 
     Returns:
         Its major version; and TLS, if the URL requires it or the server takes no other connection.
@@ -61,7 +62,7 @@ def needs(url: str) -> Needs:
     Raises:
         ConnectionFailed: the server can't be reached.
     """
-    with connect(url, "database") as database:
+    with connect(url, target) as database:
         version, where = database.info.server_version // 10000, describe(url)
         mode = next(
             (one.val or b"" for one in database.pgconn.info if one.keyword == b"sslmode"), b""

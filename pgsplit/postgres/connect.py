@@ -12,7 +12,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.postgres import embedded
+from pgsplit.postgres import embedded, values
 
 SERVER_GONE = ("57P01", "57P02", "57P03")
 DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
@@ -101,6 +101,7 @@ def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tupl
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "client_encoding": "utf8",
         "application_name": APPLICATION_NAME,
+        "context": values.ADAPTERS,
         **parameters,
     }
     try:

@@ -249,6 +249,7 @@ def test_nothing_but_unknown_parameters_is_blanked(tmp_path: Path) -> None:
         b"id text",
         b")",
         b"WITH (autovacuum_enabled='false' );",
+        b";",
         b'ALTER TABLE ONLY a."b c" ALTER COLUMN n SET (n_distinct=-0.5 );',
         b"CREATE TABLE a.c (id text)",
         b";",
