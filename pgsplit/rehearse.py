@@ -30,6 +30,7 @@ from pgsplit.load.run import RunReport, Watcher, run
 from pgsplit.postgres import embedded, programs, wheel
 from pgsplit.postgres.catalog import LiveTable, live_tables
 from pgsplit.postgres.connect import LOCK_TIMEOUT, connect, describe, locked, with_database
+from pgsplit.postgres.locale import create_like, locale_of, require_utf8
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
@@ -202,6 +203,7 @@ def _look(
     with connections.connect(connections.monolith) as monolith:
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         try:
+            require_utf8(monolith)
             _require_readable(monolith, connections.project.schema)
             drift.check(connections.project, monolith, needed)
             try:
@@ -262,9 +264,8 @@ def _copy(
 ) -> tuple[int, int]:
     """Copy the schema, and the rows that the services need; give their number and bytes."""
     copy, name, schema = scratch.monolith_url, scratch.monolith, scratch.project.schema
-    with connect(with_database(copy, "postgres"), name) as server:
-        create = sql.SQL("create database {} template template0 encoding 'UTF8'")
-        server.execute(create.format(sql.Identifier(name)))
+    with connect(with_database(copy, "postgres"), name) as server, connect(url, name) as monolith:
+        create_like(server, name, "", locale_of(monolith))
     needed = _needed(services)
     with connect(copy, name) as database:
 

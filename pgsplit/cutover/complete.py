@@ -14,7 +14,7 @@ from psycopg import sql
 
 from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import NotReady
-from pgsplit.cutover import preflight
+from pgsplit.cutover import preflight, readers
 from pgsplit.cutover.locks import change_definitions
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
@@ -84,6 +84,11 @@ class Complete(SagaOperation[Completed]):
         """Check that nothing that the service has written is missing in the monolith."""
         found = preflight.for_completion(self.session, self.ledger, self.say)
         self._check_consumers(found)
+        if not found.problems:
+            self.say("who reads")
+            self.result.warnings += readers.still_reading(
+                self.session.monolith, self.service.mirror, self.owned
+            )
         return found
 
     def intent(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
+from pgsplit.postgres.locale import require_utf8
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.schema import prepare_monolith
@@ -250,11 +251,12 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
 
     Raises:
         ConnectionFailed: the monolith can't be reached.
-        NotReady: another runner is at work, the schema `split` can't be made, or a newer pgsplit
-            has made it.
+        NotReady: another runner is at work, the monolith is not in UTF8, the schema `split` can't
+            be made, or a newer pgsplit has made it.
     """
     lock = f"{connections.monolith}.runner"
     with connections.connect(connections.monolith) as connection:
+        require_utf8(connection)
         try:
             with connection.transaction():
                 connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
