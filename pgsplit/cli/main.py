@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import psycopg
 import rich_click as click
 from rich.text import Text
 
+from pgsplit import __version__
 from pgsplit.base.errors import SplitError
 from pgsplit.cli import console
 from pgsplit.cli.options import current_project
@@ -63,6 +65,18 @@ class Commands(click.RichGroup):
         command: click.Command = import_module(f"pgsplit.cli.commands.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; of one that is mistyped, name the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0].lower(), COMMANDS, 1)
+            if near and "Did you mean" not in error.message:
+                error.message += f" Did you mean {near[0]}?"
+            raise
+
     def format_epilog(self, ctx: click.RichContext, formatter: click.RichHelpFormatter) -> None:  # type: ignore[override]
         """Print how the project's databases are found, and the exit codes."""
         self.epilog = _about()
@@ -87,6 +101,7 @@ def _about() -> str:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.rich_config(help_config=HELP)
+@click.version_option(__version__, message="pgsplit %(version)s")
 @click.option(
     "--project-dir",
     type=click.Path(file_okay=False, path_type=Path),

@@ -11,6 +11,7 @@ import csv
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -253,8 +254,10 @@ class Project:
         by_any_name = {**self.services, **{one.role: one for one in services}}
         for name in names:
             if name not in by_any_name:
+                near = get_close_matches(name.lower(), by_any_name, 1)
                 raise UnknownService(
-                    f"There is no service called {name!r}.",
+                    f"There is no service called {name!r}."
+                    + (f" Did you mean {near[0]}?" if near else ""),
                     where="the command line",
                     hint=f"Choose from: {', '.join(one.role for one in services)}.",
                 )

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+import psycopg
 from psycopg import errors
 
 from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.postgres.connect import describe
-from pgsplit.postgres.retry import CONFLICTS, retrying
+from pgsplit.postgres.retry import CONFLICTS, EXHAUSTED, retrying
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication.session import lock_syncs
@@ -139,7 +140,7 @@ def apply_changes_and_look(
     Raises:
         BuildFailed: rows break a rule of the service's tables. Nothing was changed, and no change
             is lost.
-        Busy: somebody else was in the way at every try.
+        Busy: somebody else was in the way at every try, or the server has no room.
     """
     started = time.monotonic()
     try:
@@ -152,6 +153,8 @@ def apply_changes_and_look(
             where=describe(database.info.dsn),
             hint="Nothing was changed. Try again when that is over.",
         ) from error
+    except EXHAUSTED as error:
+        raise exhausted(error, database) from error
     except (errors.IntegrityError, errors.DataError, errors.ProgramLimitExceeded) as error:
         said = filter(None, (error.diag.message_primary, error.diag.message_detail))
         raise BuildFailed(
@@ -161,6 +164,16 @@ def apply_changes_and_look(
             " table. Nothing was changed, and what has changed in the monolith is kept for the"
             " next sync.",
         ) from error
+
+
+def exhausted(error: psycopg.Error, database: Connection) -> Busy:
+    """Give the error for a server that has no room, memory or connection left."""
+    return Busy(
+        f"The server can't take it now: {error.diag.message_primary or error}",
+        where=describe(database.info.dsn),
+        hint="Make room there: a larger disk, or less on it. No change is lost: it waits where it"
+        " came from.",
+    )
 
 
 def _apply_once(
