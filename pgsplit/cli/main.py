@@ -73,9 +73,11 @@ class Commands(click.RichGroup):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             near = get_close_matches(args[0].lower(), COMMANDS, 1)
-            if near and "Did you mean" not in error.message:
-                error.message += f" Did you mean {near[0]}?"
-            raise
+            if not near:
+                raise
+            raise click.UsageError(
+                f"No such command {args[0]!r}. Did you mean {near[0]}?", ctx
+            ) from error
 
     def format_epilog(self, ctx: click.RichContext, formatter: click.RichHelpFormatter) -> None:  # type: ignore[override]
         """Print how the project's databases are found, and the exit codes."""

@@ -17,12 +17,12 @@ from tests.support.waiting import until
 # says that has made itself read-only.
 CODES = {"53100": "No space left", "53200": "out of memory", "25006": "read-only"}
 FULL = """
-    create function public.full() returns trigger language plpgsql as $$
+    create function public.no_room() returns trigger language plpgsql as $$
     begin raise exception 'could not write: {said}' using errcode = '{code}'; end $$;
-    create trigger full before insert or update on {table}
-    for each row execute function public.full()
+    create trigger no_room before insert or update on {table}
+    for each row execute function public.no_room()
 """
-ROOM = "drop function public.full() cascade"
+ROOM = "drop function public.no_room() cascade"
 CHANGE = """
     update blytz_hire.payments set status = 'refunded'
     where id = (select min(id) from blytz_hire.payments)

@@ -43,7 +43,7 @@ def test_completion_says_who_still_reads_its_tables(switched: Split) -> None:
         shown = switched.runner("complete", "payments", "--dry-run")
     said = " ".join((shown.stdout + shown.stderr).split())
     assert WARNING in said
-    assert "blytz_hire.payments (" in said and "blytz_hire.reviews" not in said
+    assert "blytz_hire.payments (" in said and "blytz_hire.reviews (" not in said
     assert "Seen: billing" in said and "of postgres from this machine" in said
     assert "\x1b" not in said
     quiet = switched.runner("complete", "payments", "--dry-run")

@@ -121,13 +121,12 @@ found as (
     where
         class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}')
         and not triggers.tgisinternal
-        -- the write fence of a switch is ours
+        -- what is in this schema is ours, such as the write fence of a switch
         and not exists (
             select from pg_catalog.pg_proc as guards
             where
                 guards.oid = triggers.tgfoid
                 and guards.pronamespace = to_regnamespace('split')
-                and guards.proname = 'guard'
         )
         and triggers.tgparentid = 0
 
