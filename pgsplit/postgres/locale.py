@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -62,6 +62,20 @@ class Locale:
         )
 
 
+# Servers before 17 have no locale of their own; libc's sorts in the same order.
+CODE_POINTS = (
+    Locale("", "libc", "C.UTF-8", "C.UTF-8", "", "", ""),
+    Locale("", "libc", "C", "C", "", "", ""),
+)
+NEAREST = {("builtin", "C.UTF-8"): CODE_POINTS, ("builtin", "C"): CODE_POINTS[1:]}
+# How a server says that it does not have a locale, a provider, or the option.
+UNKNOWN = (
+    *(psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue),
+    *(psycopg.errors.FeatureNotSupported, psycopg.errors.SyntaxError),
+    *(psycopg.errors.InvalidObjectDefinition, psycopg.errors.InternalError_),
+)
+
+
 def locale_of(database: psycopg.Connection[Any]) -> Locale:
     """Read a database's encoding and locale."""
     row = database.execute(LOCALE).fetchone()
@@ -101,7 +115,7 @@ def require_utf8(database: psycopg.Connection[Any]) -> None:
 
 
 def create_like(server: psycopg.Connection[Any], name: str, owner: str, wanted: Locale) -> str:
-    """Create a database with a locale; if the server has no such locale, with the server's own.
+    """Create a database with a locale; if the server has no such one, with the nearest or its own.
 
     Args:
         server: a connection to the server's maintenance database.
@@ -116,19 +130,15 @@ def create_like(server: psycopg.Connection[Any], name: str, owner: str, wanted: 
         sql.Identifier(name),
         sql.SQL("owner {}").format(sql.Identifier(owner)) if owner else sql.SQL(""),
     )
-    try:
-        server.execute(create + wanted.options)
-        return ""
-    except (
-        psycopg.errors.WrongObjectType,
-        psycopg.errors.InvalidParameterValue,
-        psycopg.errors.FeatureNotSupported,
-        psycopg.errors.SyntaxError,
-        psycopg.errors.ObjectNotInPrerequisiteState,
-        psycopg.errors.InternalError_,
-    ) as error:
-        server.execute(create + sql.SQL("encoding {}").format(sql.Literal(wanted.encoding)))
-        return error.diag.message_primary or str(error).strip()
+    why = ""
+    for one in (wanted, *NEAREST.get((wanted.provider, wanted.locale), ())):
+        try:
+            server.execute(create + replace(one, encoding=wanted.encoding).options)
+            return why
+        except UNKNOWN as error:
+            why = why or error.diag.message_primary or str(error).strip()
+    server.execute(create + sql.SQL("encoding {}").format(sql.Literal(wanted.encoding)))
+    return why
 
 
 def difference(

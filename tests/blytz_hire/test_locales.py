@@ -108,6 +108,22 @@ def test_locale_that_the_server_lacks_is_named(split: Split, old: Server) -> Non
     assert f"The server refused that one: {why}." in note
 
 
+def test_earlier_server_sorts_in_the_same_order(split: Split, old: Server) -> None:
+    """PostgreSQL 15 has no locale of its own, but libc's, in the order of code points."""
+    with split.monolith() as monolith, connect(old.socket, "any") as server:
+        old.execute("drop database if exists other")
+        why = create_like(server, "other", "", locale_of(monolith))
+        assert "builtin" in why
+        with connect(with_database(old.socket, "other"), "any") as service:
+            (note,) = difference(monolith, service, why)
+            assert "its locale is libc, C.UTF-8" in note
+            words = (
+                "select string_agg(word, '' order by word)"
+                " from unnest('{a,B,ä,Ü,ı}'::text[]) as word"
+            )
+            assert service.execute(words).fetchone() == monolith.execute(words).fetchone()
+
+
 def test_database_that_exists_with_another_locale_is_named(split: Split) -> None:
     split.server.execute(
         sql.SQL(
