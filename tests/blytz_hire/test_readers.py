@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 
@@ -24,7 +24,10 @@ def reader(split: Split, query: str, name: str) -> Iterator[None]:
     url = split.connections.urls[MONOLITH]
 
     def read() -> None:
-        with psycopg.connect(url, autocommit=True, application_name=name) as connection:
+        with (
+            psycopg.connect(url, autocommit=True, application_name=name) as connection,
+            suppress(psycopg.errors.UndefinedTable),  # what the warning foretells
+        ):
             while not over.wait(0.02):
                 connection.execute(query.encode()).fetchall()
 
@@ -51,7 +54,6 @@ def test_completion_says_who_still_reads_its_tables(switched: Split) -> None:
     with reader(switched, query, "billing"):
         done = switched.runner("complete", "payments", "--no-backup", "--json")
         assert done.returncode == 0, done.stderr
-        # The reader fails from now on; its error ends the thread.
     assert any(WARNING in one for one in json.loads(done.stdout)["payments_db"]["warnings"])
 
 
