@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -23,7 +22,7 @@ VALUES = {
     "array[timestamp 'infinity']": ["infinity"],
     "upper(daterange('0044-03-15 BC', 'infinity'))": "infinity",
 }
-# Every odd value where the services' rules allow it, and rows that refer to nothing.
+# Odd times, in rows that also refer to nothing.
 ODD = """
     set session_replication_role = replica;
     insert into blytz_hire.payments
@@ -31,20 +30,39 @@ ODD = """
     from blytz_hire.payments,
         unnest(array['infinity', '-infinity', '0044-03-15 BC', '20000-01-01']) as moment,
         jsonb_populate_record(payments, jsonb_build_object(
-            'id', 'odd ' || moment, 'userId', 'nobody', 'stripePaymentIntentId', moment,
-            'createdAt', moment
+            'id', 'odd ' || moment, 'userId', 'nobody', 'jobId', 'no job',
+            'stripePaymentIntentId', moment, 'createdAt', moment
         )) as odd
     where payments.id = (select min(id) from blytz_hire.payments);
     update blytz_hire.users set "createdAt" = 'infinity', "updatedAt" = '0044-03-15 BC'
     where id = (select min(id) from blytz_hire.users);
-    update blytz_hire.notifications set "createdAt" = '-infinity'
-    where id in (select id from blytz_hire.notifications limit 3);
     update blytz_hire.companies set "updatedAt" = '20000-01-01', "totalSpent" = 'Infinity'
     where id = (select min(id) from blytz_hire.companies);
     update blytz_hire.timesheets set "totalHours" = 'NaN'
     where id = (select min(id) from blytz_hire.timesheets);
     reset session_replication_role
 """
+COMMANDS = (
+    "sync payments",
+    "verify payments",
+    "verify payments --json",
+    "parity payments",
+    "parity payments --json",
+    "totals payments",
+    "totals payments --json",
+    "events payments --since 0 --json",
+    "analyze",
+    "analyze --json",
+    "status --json",
+    "history --json",
+    "report payments --json",
+    "reconcile payments",
+    "reconcile payments --json",
+    "switch payments --no-backup --wait-for-write 0",
+    "verify payments",
+    "repair payments",
+    "rollback payments --no-backup",
+)
 
 
 @pytest.mark.parametrize(("value", "text"), VALUES.items())
@@ -63,35 +81,24 @@ def test_other_times_stay_times(split: Split) -> None:
 
 
 @pytest.mark.slow
-def test_odd_values_stop_no_command(six: Split, tmp_path: Path) -> None:
-    with six.monolith() as monolith:
+def test_odd_values_stop_no_command(verified: Split) -> None:
+    with verified.monolith() as monolith:
         monolith.execute(ODD.encode())
-    page = str(tmp_path / "page.html")
-    for command, code in (
-        (("sync",), 0),
-        (("verify",), 0),
-        (("verify", "--json"), 0),
-        (("parity", "--json"), 0),
-        (("parity",), 0),
-        (("totals",), 0),
-        (("totals", "--json"), 0),
-        (("events", "payments", "--since", "0"), 0),
-        (("analyze", "--json"), 0),
-        (("status", "--json"), 0),
-        (("history",), 0),
-        (("history", "--json"), 0),
-        (("report", "--html", page), 0),
-        (("repair", "payments"), 0),
-        (("build", "payments", "users"), 0),
-        (("reconcile", "payments"), 0),
-        (("reconcile", "payments", "--json"), 0),
-        (("backup", "payments"), 0),
-        (("switch", "payments", "--no-backup", "--wait-for-write", "0"), 0),
-        (("verify", "payments"), 0),
-        (("rollback", "payments", "--no-backup"), 0),
-    ):
-        ran = six.runner(*command)
-        assert "Traceback" not in ran.stderr and "out of range" not in ran.stderr, command
-        assert ran.returncode == code, (command, ran.stdout + ran.stderr)
+    for command in COMMANDS:
+        ran = verified.runner(*command.split())
+        said = ran.stdout + ran.stderr
+        assert "Traceback" not in said and "out of range" not in said, (command, said)
+        assert "too large" not in said and "can't parse" not in said, (command, said)
+        # Orphans are a finding of these two, and a service of its own can't be made up for here.
+        allowed = (0, 4, 9) if command.split()[0] in ("parity", "reconcile") else (0,)
+        assert ran.returncode in allowed, (command, said)
         if "--json" in command:
-            json.loads(ran.stdout, parse_constant=pytest.fail)
+            assert_json(ran.stdout)
+
+
+def assert_json(printed: str) -> None:
+    """Check that all documents are JSON as any program reads it, without NaN and Infinity."""
+    decoder, rest = json.JSONDecoder(parse_constant=pytest.fail), printed.strip()
+    while rest.startswith("{"):
+        _, end = decoder.raw_decode(rest)
+        rest = rest[end:].strip()
