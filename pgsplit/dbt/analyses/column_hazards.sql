@@ -60,11 +60,7 @@ own_types as (
 ),
 
 nowhere as (
-    select
-        monolith_table,
-        monolith_column,
-        reason
-    from ({{ pgsplit.goes_nowhere() }}) as lines
+    {{ pgsplit.goes_nowhere() }}
 ),
 
 found as (

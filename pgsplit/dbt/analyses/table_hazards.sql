@@ -28,18 +28,23 @@ tables as (
         and not class.relispartition
 ),
 
+passed_over as (
+    {{ pgsplit.passed_over() }}
+),
+
+said as (
+    {{ pgsplit.goes_nowhere() }}
+),
+
 nowhere as (
-    select
-        table_name,
-        reason
-    from ({{ pgsplit.passed_over() }}) as passed_over
+    select * from passed_over
 
     union all
 
     select
         monolith_table as table_name,
         reason
-    from ({{ pgsplit.goes_nowhere() }}) as lines
+    from said
     where monolith_column = '*'
 ),
 
@@ -67,7 +72,9 @@ found as (
         owner is not null
         and table_name not in (select tables.relname from tables)
         -- a completion has retired it
-        and to_regclass(format('%I.%I', '{{ pgsplit.monolith_schema() }}_retired', table_name)) is null
+        and to_regclass(
+            format('%I.%I', '{{ pgsplit.monolith_schema() }}_retired', table_name)
+        ) is null
 
     union all
 
