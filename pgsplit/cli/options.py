@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pgsplit.base.errors import SplitError
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Project, Service, find
 from pgsplit.replication import sync
@@ -36,14 +37,38 @@ def select_built(connections: Connections, names: tuple[str, ...]) -> list[Servi
     return connections.project.select(names) if names else sync.built(connections)
 
 
+def complete_service(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Give the services' short names that begin so, for the shell; those given are left out."""
+    return _beginning(ctx, incomplete)
+
+
+def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Give the services' short names and `monolith` that begin so, for the shell."""
+    return _beginning(ctx, incomplete, "monolith")
+
+
+def _beginning(ctx: click.Context, incomplete: str, *others: str) -> list[str]:
+    try:
+        services = find(ctx.find_root().params.get("project_dir")).services.values()
+    except SplitError:
+        return []
+    given = ctx.params.get("names") or ()
+    names = [*others, *(one.role for one in services)]
+    return [name for name in names if name.startswith(incomplete) and name not in given]
+
+
 def services_argument(command: Command) -> Command:
     """Give a command the argument SERVICE…; none means all, in phase order."""
-    return click.argument("names", metavar="[SERVICE]...", nargs=-1)(command)
+    return click.argument(
+        "names", metavar="[SERVICE]...", nargs=-1, shell_complete=complete_service
+    )(command)
 
 
 def one_service(command: Command) -> Command:
     """Give a command the argument SERVICE, which it gets as a `Service`."""
-    return click.argument("service", metavar="SERVICE", callback=_service)(command)
+    return click.argument(
+        "service", metavar="SERVICE", callback=_service, shell_complete=complete_service
+    )(command)
 
 
 def _service(ctx: click.Context, param: click.Parameter, value: str) -> Service:

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import NotReady
-from pgsplit.cutover import later, preflight
+from pgsplit.cutover import later, preflight, readers
 from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
@@ -92,6 +92,11 @@ class Complete(SagaOperation[Completed]):
             self.session, self.ledger, self.say, with_backup=self.with_backup
         )
         self._check_consumers(found)
+        if not found.problems:
+            self.say("who reads")
+            self.result.warnings += readers.still_reading(
+                self.session.monolith, self.service.mirror, self.owned
+            )
         return found
 
     def intent(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from psycopg import sql
 from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.retry import LOCKED
-from pgsplit.project import dbt
+from pgsplit.project import dbt, nowhere
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.prove.verify import outdated
@@ -176,8 +176,10 @@ def check_monolith(
         How the tests ended.
 
     Raises:
+        NotReady: the seed says of something that it goes nowhere, but gives no reason.
         BuildFailed: a test failed.
     """
+    nowhere.goes_nowhere(connections.project)
     return _dbt_build(connections.monolith, connections, on_node).tests
 
 
@@ -199,26 +201,25 @@ def _dbt_build(target: str, connections: Connections, on_node: Callable[[str], N
 
 def _read(results: Path, manifest: Path, target: str, connections: Connections) -> _Outcome:
     """Read from dbt's artifacts what it ran, and how each model and test ended."""
-    known = json.loads(manifest.read_text(encoding="utf-8"))
-    nodes = {**known["nodes"], **known["unit_tests"]}
+    nodes = _nodes(json.loads(manifest.read_text(encoding="utf-8")))
     outcome = _Outcome()
     for run in json.loads(results.read_text(encoding="utf-8"))["results"]:
         node = nodes[run["unique_id"]]
         status, said = run["status"], run["message"] or run["status"]
         said = " ".join(said.partition("> in macro")[0].split())
-        kind, name, config = node["resource_type"], node["name"], node["config"]
+        kind, name, config = node["resource_type"], node["name"], node.get("config") or {}
         failed = status in ("fail", "error", "runtime error")
         if status == "skipped" and not outcome.failures:
             outcome.failures.append(f"{kind.replace('_', ' ')} {name} was skipped")
-        if kind == "model" and config["materialized"] == "service_table":
+        if kind == "model" and config.get("materialized") == "service_table":
             outcome.tables.append(name)
         outcome.nodes.append(
             {
                 "name": name,
                 "kind": "parity" if "parity" in node.get("tags", ()) else kind,
                 "status": status,
-                "rows": run["failures"],
-                "seconds": round(run["execution_time"], 3),
+                "rows": run.get("failures"),
+                "seconds": round(run.get("execution_time") or 0, 3),
             }
         )
         if kind in ("test", "unit_test"):
@@ -233,6 +234,17 @@ def _read(results: Path, manifest: Path, target: str, connections: Connections) 
             shown = node["alias"] if config.get("store_failures") else name
             outcome.warnings.append(f"{shown}: {said}")
     return outcome
+
+
+def _nodes(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give all that dbt may run, by id: also exposures, metrics and others."""
+    return {
+        name: node
+        for kind in manifest.values()
+        if isinstance(kind, dict)
+        for name, node in kind.items()
+        if isinstance(node, dict) and "resource_type" in node
+    }
 
 
 def _first_rows(connections: Connections, target: str, schema: str, table: str) -> str:

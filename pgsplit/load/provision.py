@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.base.text import few
 from pgsplit.postgres.connect import connect, describe, with_database
+from pgsplit.postgres.locale import create_like, difference, locale_of
 from pgsplit.postgres.quiet import quiet
 from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
@@ -96,6 +97,8 @@ def provision(
     database = str(conninfo_to_dict(url)["dbname"])
     intent = {"database": database, "owner": service.owner, "login": service.login}
     env_file.require_folder(connections)
+    with ledger.lock:
+        wanted, refused = locale_of(ledger.connection), ""
     switched = ledger.state(service).reached(State.SWITCHED)
     otherwise = env_file.Side.SERVICE if switched else env_file.Side.MONOLITH
     sides = env_file.sides(service, connections, otherwise)
@@ -115,15 +118,15 @@ def provision(
             if not exists:
                 # The file is older than this database: its routes led to another one.
                 sides = (env_file.Side.MONOLITH, env_file.Side.MONOLITH)
-                create = "create database {} owner {} template template0 encoding 'UTF8'"
-                names = (sql.Identifier(database), sql.Identifier(service.owner))
-                server.execute(sql.SQL(create).format(*names))
+                refused = create_like(server, database, service.owner, wanted)
             notes = _database_rights(server, service, database)
         with connect(url, service.database) as inside, inside.transaction():
             _schemas(inside, service)
             prepare_service(inside, service)
             for stream in (Stream, ReverseStream):
                 notes += login.notes(stream(service, ledger.connection, inside), connections)
+            with ledger.lock:
+                notes += difference(ledger.connection, inside, refused)
         notes += _publish(service, connections, password, sides)
         step.detail["created"] = not exists
     return Provisioned(service, not exists, env_file.file(service, connections), tuple(notes))

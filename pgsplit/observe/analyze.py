@@ -16,7 +16,7 @@ from psycopg.rows import class_row
 
 from pgsplit.base.errors import BuildFailed, SourceMismatch
 from pgsplit.postgres.connect import describe, explained
-from pgsplit.project import dbt
+from pgsplit.project import dbt, nowhere
 from pgsplit.project.endpoints import Connections
 
 SEVERITIES = ("blocks", "changes behaviour", "note")
@@ -35,6 +35,9 @@ MANNERS = """
     set local lock_timeout = '2s'; set local statement_timeout = '5min';
     set local max_parallel_workers_per_gather = 0
 """
+
+# A temporary setting, since an analysis writes nothing.
+NOWHERE = "select set_config('split.goes_nowhere', %s, true)"
 
 Row = TypeVar("Row")
 
@@ -110,10 +113,12 @@ def analyze(
 
     Raises:
         ConnectionFailed: the monolith can't be reached.
+        NotReady: the seed says of something that it goes nowhere, but gives no reason.
         SourceMismatch: the database does not have the monolith's schema.
         BuildFailed: dbt could not compile the analyses.
     """
     url, schema = connections.monolith_url, connections.project.schema
+    goes_nowhere = nowhere.as_json(connections.project)
     with (
         connections.connect(connections.monolith) as monolith,
         explained(url, connections.monolith, monolith),
@@ -145,6 +150,7 @@ def analyze(
 
         with monolith.transaction():
             monolith.execute(MANNERS)
+            monolith.execute(NOWHERE, (goes_nowhere,))
             tables = ask("tables", Table)
             references = ask("references", Reference)
             findings = [finding for name in HAZARDS for finding in ask(name, Finding)]

@@ -12,7 +12,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import Busy, ConnectionFailed, NotReady
-from pgsplit.postgres import embedded, session_settings
+from pgsplit.postgres import embedded, session_settings, values
 
 SERVER_GONE = ("57P01", "57P02", "57P03")
 DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
@@ -89,6 +89,7 @@ def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tupl
         "client_encoding": "utf8",
         "application_name": APPLICATION_NAME,
         "options": session_settings.options(conninfo_to_dict(url).get("options")),
+        "context": values.ADAPTERS,
         **parameters,
     }
     try:

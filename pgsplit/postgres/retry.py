@@ -17,6 +17,12 @@ Errors = tuple[type[psycopg.Error], ...]
 LOCKED: Errors = (errors.LockNotAvailable, errors.DeadlockDetected)
 # Somebody has written the same rows.
 CONFLICTS: Errors = (errors.SerializationFailure, errors.DeadlockDetected)
+# The server has no room, memory or connection left, or takes no writes until it has.
+EXHAUSTED: Errors = (
+    *(errors.DiskFull, errors.OutOfMemory, errors.TooManyConnections),
+    *(errors.InsufficientResources, errors.ConfigurationLimitExceeded),
+    *(errors.IoError, errors.ReadOnlySqlTransaction),
+)
 # Whoever uses the object has been told to go, and takes a moment.
 IN_USE: Errors = (errors.ObjectInUse,)
 

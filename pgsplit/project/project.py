@@ -11,6 +11,7 @@ import csv
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,10 @@ class Service:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the monolith: its future owner, its columns' types, and who may see which."""
+    """A table of the monolith: its columns' types, its future owner, and who may see which.
+
+    The owner is empty if the table goes nowhere.
+    """
 
     name: str
     owner: str
@@ -168,15 +172,35 @@ class Project:
         """The monolith's tables by name, from `models/_sources.yml`."""
         tables = {}
         for table in self._source["tables"]:
-            meta = table["config"]["meta"]
-            tables[table["name"]] = Table(
-                table["name"],
-                meta["owner"],
-                {column["name"]: column["data_type"] for column in table["columns"]},
-                {database: tuple(names) for database, names in meta.get("shared", {}).items()},
+            name, meta = table["name"], (table.get("config") or {}).get("meta") or {}
+            owner, shared = meta.get("owner") or "", meta.get("shared") or {}
+            strangers = {owner, *shared} - {"", *self.services}
+            if strangers or (shared and not owner):
+                raise self._unowned(name, ", ".join(sorted(strangers)))
+            columns = table.get("columns") or ()
+            if untyped := [one["name"] for one in columns if not one.get("data_type")]:
+                raise NotReady(
+                    f"These columns of the table {name} have no data_type: {', '.join(untyped)}",
+                    where=str(self.root / SOURCES_FILE),
+                    hint="Give each the type that it has in the monolith.",
+                )
+            tables[name] = Table(
+                name,
+                owner,
+                {column["name"]: column["data_type"] for column in columns},
+                {database: tuple(names) for database, names in shared.items()},
                 tuple(meta.get("unique", ())),
             )
         return tables
+
+    def _unowned(self, table: str, strangers: str) -> NotReady:
+        """Give the error for a table that belongs to no service."""
+        found = f"names {strangers}, which is no service" if strangers else "is shared by nobody"
+        return NotReady(
+            f"The table {table} {found}.",
+            where=str(self.root / SOURCES_FILE),
+            hint=f"Give it an owner from {SERVICES_FILE}: {', '.join(self.services)}",
+        )
 
     @cached_property
     def shared_models(self) -> tuple[SharedModel, ...]:
@@ -230,8 +254,10 @@ class Project:
         by_any_name = {**self.services, **{one.role: one for one in services}}
         for name in names:
             if name not in by_any_name:
+                near = get_close_matches(name.lower(), by_any_name, 1)
                 raise UnknownService(
-                    f"There is no service called {name!r}.",
+                    f"There is no service called {name!r}."
+                    + (f" Did you mean {near[0]}?" if near else ""),
                     where="the command line",
                     hint=f"Choose from: {', '.join(one.role for one in services)}.",
                 )
@@ -249,7 +275,16 @@ class Project:
 
     @cached_property
     def _source(self) -> dict[str, Any]:
-        return self._yaml(SOURCES_FILE)["sources"][0]  # type: ignore[no-any-return]
+        sources = self._yaml(SOURCES_FILE)["sources"]
+        for source in sources:  # a project may have others beside it
+            if source["name"] == self.name:
+                return source  # type: ignore[no-any-return]
+        raise NotReady(
+            f"There is no source {self.name}, the monolith's; there are: "
+            + ", ".join(str(source["name"]) for source in sources),
+            where=str(self.root / SOURCES_FILE),
+            hint=f"Name the monolith's source as {PROJECT_FILE} names the project: {self.name}",
+        )
 
     def _yaml(self, path: Path) -> dict[str, Any]:
         return yaml.safe_load((self.root / path).read_text(encoding="utf-8"))  # type: ignore[no-any-return]

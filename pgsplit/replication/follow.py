@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from threading import Event
 
 from pgsplit.base.errors import BuildFailed, Busy, ConnectionFailed, NotReady, SourceMismatch
+from pgsplit.postgres.retry import EXHAUSTED
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity
 from pgsplit.replication.stream import LOOK_SECONDS, PATIENCE_SECONDS, Stream
-from pgsplit.replication.sync import apply_changes, how_far
+from pgsplit.replication.sync import apply_changes, exhausted, how_far
 from pgsplit.replication.upstreams import Upstreams, open_upstreams
 from pgsplit.state.saga import left_unfinished
 
@@ -48,8 +49,9 @@ def follow(
 ) -> None:
     """Keep a service's tables in step until told to stop.
 
-    It waits for a server that goes away. If replication stops, or rows break a rule, it shows that
-    and tries again, since people fix that elsewhere. Two followers of one service take turns.
+    It waits for a server that goes away or has no room. If replication stops, or rows break a
+    rule, it shows that and tries again, since people fix that elsewhere. Two followers of one
+    service take turns.
 
     Args:
         service: a service that has been built.
@@ -68,9 +70,12 @@ def follow(
                 begun = True
                 # A crash may lose a commit, but then its changes are still there to be applied.
                 upstreams.database.execute("set synchronous_commit = off")
-                for tick in _ticks(upstreams, rows, stop, interval):
-                    rows, is_lost, pause = tick.rows, False, FIRST_TROUBLE_SECONDS
-                    on_tick(tick)
+                try:
+                    for tick in _ticks(upstreams, rows, stop, interval):
+                        rows, is_lost, pause = tick.rows, False, FIRST_TROUBLE_SECONDS
+                        on_tick(tick)
+                except EXHAUSTED as error:  # of either server, such as at a heartbeat
+                    raise exhausted(error, upstreams.database) from error
         except (ConnectionFailed, BuildFailed, NotReady, SourceMismatch) as error:
             trouble = str(error)
             if not isinstance(error, (ConnectionFailed, BuildFailed, Busy)):

@@ -20,7 +20,7 @@ from psycopg import Error, errors
 from pgsplit.base.errors import BuildFailed, Busy, NotReady
 from pgsplit.postgres import holders
 from pgsplit.postgres.connect import describe
-from pgsplit.postgres.retry import CONFLICTS, retrying
+from pgsplit.postgres.retry import CONFLICTS, EXHAUSTED, retrying
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication.own_changes import Harm, own_changes
@@ -150,7 +150,8 @@ def apply_changes_and_look(
     Raises:
         BuildFailed: rows break a rule of the service's tables, or these are no longer as they were
             made. Nothing was changed, and no change is lost.
-        Busy: somebody else was in the way at every try, or has locked a table.
+        Busy: somebody else was in the way at every try, has locked a table, or the server has no
+            room.
         psycopg.errors.LockNotAvailable: somebody else had a lock for longer than `within_seconds`.
     """
     started = time.monotonic()
@@ -178,6 +179,8 @@ def apply_changes_and_look(
             where=describe(database.info.dsn),
             hint="Nothing was changed. Try again when that is over.",
         ) from error
+    except EXHAUSTED as error:
+        raise exhausted(error, database) from error
     except (errors.IntegrityError, errors.DataError, errors.ProgramLimitExceeded) as error:
         said = filter(None, (error.diag.message_primary, error.diag.message_detail))
         raise BuildFailed(
@@ -222,6 +225,16 @@ def _failure_recorded(database: Connection) -> Iterator[None]:
                 (error.diag.message_primary or str(error),),
             )
         raise
+
+
+def exhausted(error: psycopg.Error, database: Connection) -> Busy:
+    """Give the error for a server that has no room, memory or connection left."""
+    return Busy(
+        f"The server can't take it now: {error.diag.message_primary or error}",
+        where=describe(database.info.dsn),
+        hint="Make room there: a larger disk, or less on it. No change is lost: it waits where it"
+        " came from.",
+    )
 
 
 def _apply_once(

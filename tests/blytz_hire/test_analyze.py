@@ -292,3 +292,28 @@ def test_percent_sign_in_a_table_name_is_harmless(split: Split) -> None:
         monolith.execute(b'create table blytz_hire."100%s" (id text)')
     found = analyzed(split)
     assert 'blytz_hire."100%s"' in {one["object"] for one in found["findings"]}
+
+
+@pytest.mark.slow
+def test_what_this_project_made_is_no_finding(switched: Split) -> None:
+    """Neither a switched service's fence, nor the tables that a completion retires."""
+
+    def found() -> set[tuple[str, str]]:
+        return {(one["hazard"], one["object"]) for one in analyzed(switched)["findings"]}
+
+    def is_ours(hazard: str, name: str) -> bool:
+        return hazard in {"trigger", "rule", "table is missing", "event trigger"} or "split" in name
+
+    assert not [one for one in found() if is_ours(*one)]
+    with switched.monolith() as monolith:
+        monolith.execute(
+            "create function public.touch() returns trigger language plpgsql as"
+            " 'begin return new; end'; create trigger touch before update on blytz_hire.payments"
+            " for each row execute function public.touch()"
+        )
+    assert ("trigger", "touch on blytz_hire.payments") in found()
+    with switched.monolith() as monolith:
+        monolith.execute("drop function public.touch() cascade")
+    done = switched.runner("complete", "payments", "--no-backup")
+    assert done.returncode == 0, done.stderr
+    assert not [one for one in found() if is_ours(*one)]

@@ -46,8 +46,10 @@ from dbt.flags import set_from_args
 from dbt_common.context import set_invocation_context
 raw = yaml.safe_load(Path('profiles/profiles.yml').read_text())['blytz_hire']
 for line in sys.stdin:
-    set_invocation_context(json.loads(line))
-    set_from_args(Namespace(PROFILES_DIR=str(Path.cwd())), None)
+    environ = json.loads(line)
+    set_invocation_context(environ)
+    folder = environ.pop('PROFILES', str(Path.cwd()))
+    set_from_args(Namespace(PROFILES_DIR=folder), None)
     renderer = ProfileRenderer({})
     try:
         outputs = {
@@ -99,10 +101,16 @@ def test_profile_and_runner_read_every_url_the_same_way() -> None:
 
 @pytest.mark.slow
 def test_profile_and_runner_find_the_same_embedded_server() -> None:
-    (seen,) = profiles_for([{}])
-    for target, url in resolve(PROJECT, {}, ROOT).urls.items():
-        assert seen[target]["host"] == conninfo_to_dict(url)["host"]
-        assert seen[target]["dbname"] == conninfo_to_dict(url)["dbname"] == target
+    """Wherever dbt is called, and whichever of the two profiles it is given."""
+    root, above = str(ROOT), str(ROOT.parent)
+    called = [(root, folder) for folder in (root, ".", "./", "profiles", "profiles/", "./profiles")]
+    called += [(above, ROOT.name), (above, f"./{ROOT.name}//profiles/."), (f"{root}/models", "..")]
+    called += [(f"{root}/models/shared", "../../profiles"), ("/", f"{root}/models/../profiles/")]
+    environs = [{"PWD": here, "PROFILES": folder} for here, folder in called]
+    for seen, how in zip(profiles_for(environs), called, strict=True):
+        for target, url in resolve(PROJECT, {}, ROOT).urls.items():
+            assert seen[target]["host"] == conninfo_to_dict(url)["host"], how
+            assert seen[target]["dbname"] == conninfo_to_dict(url)["dbname"] == target
 
 
 @pytest.mark.slow

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from demo.project import ROOT, SERVICES, select
+from pgsplit import __version__
 from pgsplit.base.errors import (
     BuildFailed,
     ConnectionFailed,
@@ -164,6 +169,61 @@ def test_unknown_service_is_refused_with_the_known_names(command: str) -> None:
     assert result.returncode == UnknownService.exit_code == 2
     assert "There is no service called 'payment'" in result.stderr
     assert "communication, payments, marketplace, contracts, files, users" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("paymets", "payments"), ("Users", "users"), ("user_db", "users_db"), ("filse", "files")],
+)
+def test_mistyped_service_is_corrected(typed: str, meant: str) -> None:
+    result = command_line("switch", typed)
+    assert result.returncode == 2
+    said = " ".join(result.stderr.split())
+    assert f"There is no service called '{typed}'. Did you mean {meant}?" in said
+
+
+def test_name_that_is_like_no_services_is_not_corrected() -> None:
+    assert "Did you mean" not in command_line("switch", "warehouse").stderr
+
+
+def test_mistyped_command_is_corrected() -> None:
+    result = command_line("anlyze")
+    assert result.returncode == 2
+    assert "No such command 'anlyze'. Did you mean analyze?" in " ".join(result.stderr.split())
+
+
+def test_version_is_the_same_everywhere() -> None:
+    assert command_line("--version").stdout == f"pgsplit {__version__}\n"
+    package = yaml.safe_load((ROOT / "pgsplit" / "dbt" / "dbt_project.yml").read_text("utf-8"))
+    assert package["version"] == __version__
+    assert f'\nversion = "{__version__}"\n' in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("runner.py sw", ["switch"]),
+        ("runner.py switch pay", ["payments"]),
+        ("runner.py provision co", ["communication", "contracts"]),
+        ("runner.py run files payments u", ["users"]),
+        ("runner.py psql m", ["monolith", "marketplace"]),
+        ("runner.py url us", ["users"]),
+        ("runner.py switch payments --dry", ["--dry-run"]),
+    ],
+)
+def test_shell_completes_commands_and_services(words: str, completed: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "runner.py")],
+        env={
+            **os.environ,
+            "_RUNNER_PY_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split(" ")) - 1),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert [line.partition(",")[2] for line in done.stdout.split()] == completed, done.stderr
 
 
 def test_unknown_command_exits_with_2() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import rich_click as click
 
+from pgsplit.backup.dump import can_dump
 from pgsplit.cli import console
 from pgsplit.cli.commands.switch import as_data
 from pgsplit.cli.console import out
@@ -28,6 +29,8 @@ def command(service: Service, dry_run: bool, no_backup: bool, as_json: bool) -> 
     columns of them get these from SERVICE's database from then on. After this there is no rollback.
     """
     connections = connect_project()
+    if not no_backup:
+        can_dump(connections.monolith, connections)
     with (
         open_ledger(connections) as ledger,
         console.watching() as watcher,

@@ -9,12 +9,12 @@ import rich_click as click
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.cli.commands.url import is_monolith, url
-from pgsplit.cli.options import current_project
-from pgsplit.postgres import programs, session_settings
+from pgsplit.cli.options import complete_target, current_project
+from pgsplit.postgres import clients, session_settings
 
 
 @click.command("psql", context_settings={"ignore_unknown_options": True})
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @click.option("--service", "as_service", is_flag=True, help="Log in as the service does.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(target: str, as_service: bool, arguments: tuple[str, ...]) -> None:
@@ -22,9 +22,9 @@ def command(target: str, as_service: bool, arguments: tuple[str, ...]) -> None:
 
     TARGET is "monolith" or a service. Further arguments go to psql.
     """
-    program = programs.find("psql")
     options = {} if as_service else _settings(target)
     address = url(target, as_service)
+    program = clients.find("psql", clients.needs(address), least=0).path
     password = str(conninfo_to_dict(address).get("password", ""))
     if password:  # in the environment: everybody may read a command line
         options["PGPASSWORD"] = password

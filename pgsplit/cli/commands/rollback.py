@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
+from pgsplit.backup.dump import can_dump
 from pgsplit.cli import console
 from pgsplit.cli.commands.switch import as_data, pause, show_moved, show_reads, show_ready
 from pgsplit.cli.options import (
@@ -42,6 +43,8 @@ def command(
             and ledger.state(service) is not State.SWITCHED
             and env_file.sides(service, connections)[0] is Side.SERVICE
         )
+        if not no_backup and ledger.state(service) is State.SWITCHED:
+            can_dump(service.database, connections)
         with watcher.step(f"{service.role}: {'check' if dry_run else 'rollback'}") as step:
             if dry_run:
                 report = switch.check(

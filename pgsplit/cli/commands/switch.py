@@ -7,6 +7,7 @@ from typing import Any
 
 import rich_click as click
 
+from pgsplit.backup.dump import can_dump
 from pgsplit.base.text import seconds
 from pgsplit.cli import console
 from pgsplit.cli.console import out
@@ -64,6 +65,8 @@ def command(
     writes are replicated back to the monolith, so that a rollback is possible at any time.
     """
     connections = connect_project()
+    if not no_backup and not reads:
+        can_dump(connections.monolith, connections)
     with (
         open_ledger(connections) as ledger,
         console.watching() as watcher,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import rich_click as click
 
-from pgsplit.cli.options import connect_project, current_project
+from pgsplit.cli.options import complete_target, connect_project, current_project
 from pgsplit.routing import env_file
 
 
 @click.command("url")
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @click.option("--service", "as_service", is_flag=True, help="Print the service's own URL.")
 def command(target: str, as_service: bool) -> None:
     """Print the connection URL of TARGET.

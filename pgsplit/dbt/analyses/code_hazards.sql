@@ -12,7 +12,7 @@ owners as (
     select
         class.oid as table_oid,
         class.relname,
-        rows.owner
+        nullif(rows.owner, '') as owner
     from ({{ pgsplit.expected_tables() }}) as rows (table_name, owner)
     inner join pg_catalog.pg_class as class on rows.table_name = class.relname
     where
@@ -121,13 +121,12 @@ found as (
     where
         class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}')
         and not triggers.tgisinternal
-        -- the write fence of a switch is ours
+        -- what is in this schema is ours, such as the write fence of a switch
         and not exists (
             select from pg_catalog.pg_proc as guards
             where
                 guards.oid = triggers.tgfoid
                 and guards.pronamespace = to_regnamespace('split')
-                and guards.proname = 'guard'
         )
         and triggers.tgparentid = 0
 

@@ -59,6 +59,10 @@ own_types as (
     where types.typnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
 ),
 
+nowhere as (
+    {{ pgsplit.goes_nowhere() }}
+),
+
 found as (
     select
         'blocks' as severity,
@@ -74,6 +78,25 @@ found as (
     where
         expected.column_name is null
         and columns.relname in (select others.table_name from expected as others)
+        and not exists (
+            select 1 from nowhere
+            where
+                columns.relname = nowhere.monolith_table
+                and nowhere.monolith_column in (columns.attname, '*')
+        )
+
+    union all
+
+    select
+        'note' as severity,
+        'column that goes nowhere' as hazard,
+        columns.object,
+        nowhere.reason as found,
+        'It stays in the monolith, and no service gets it.' as means,
+        'If a service needs it, say in seeds/column_ownership.csv where it goes.' as mend
+    from columns
+    inner join nowhere
+        on columns.relname = nowhere.monolith_table and columns.attname = nowhere.monolith_column
 
     union all
 

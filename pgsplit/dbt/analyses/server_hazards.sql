@@ -1,7 +1,7 @@
 {#
     Is the monolith's server ready to be followed, and is anything on it in the way?
 
-    Version and role of the server, WAL settings, slots and senders for all services, prepared and
+    Version and role of the server, encoding and collation, WAL settings, slots and senders for all services, prepared and
     long-open transactions. A new replication slot waits for those, in any database.
 #}
 {{ config(enabled=pgsplit.is_monolith() or var('everything', false)) }}
@@ -9,7 +9,7 @@
 with
 
 owners as (
-    select count(distinct owner)::integer as services
+    select count(distinct nullif(owner, ''))::integer as services
     from ({{ pgsplit.expected_tables() }}) as rows (table_name, owner)
 ),
 
@@ -38,7 +38,55 @@ used as (
         ) as senders
 ),
 
+encodings as (
+    select
+        datname,
+        pg_encoding_to_char(encoding) as encoding,
+        datcollversion as version,
+        pg_database_collation_actual_version(oid) as actual_version
+    from pg_catalog.pg_database
+    where datname = current_database()
+),
+
 found as (
+    select
+        'blocks' as severity,
+        'encoding' as hazard,
+        'database ' || datname as object,
+        encoding as found,
+        case encoding
+            when 'SQL_ASCII'
+                then 'It does not say what the bytes of a text mean, so no service can hold them.'
+            else 'Texts are compared by their bytes, and only UTF8 holds every text.'
+        end as means,
+        format(
+            'createdb --template=template0 --encoding=UTF8 %s_utf8 && pg_dump --encoding=%s %s'
+            ' | psql %s_utf8; and split that one.',
+            datname,
+            case encoding when 'SQL_ASCII' then 'THEIR_REAL_ENCODING' else encoding end,
+            datname,
+            datname
+        ) as mend
+    from encodings
+    where encoding <> 'UTF8'
+
+    union all
+
+    select
+        'changes behaviour' as severity,
+        'collation version' as hazard,
+        'database ' || datname as object,
+        format('made with %s, the system has %s', version, actual_version) as found,
+        'Its indexes may be in another order than the system''s, which its services will have.'
+            as means,
+        format(
+            'REINDEX DATABASE %I; ALTER DATABASE %I REFRESH COLLATION VERSION;', datname, datname
+        ) as mend
+    from encodings
+    where version <> actual_version
+
+    union all
+
     select
         'blocks' as severity,
         'wal_level' as hazard,

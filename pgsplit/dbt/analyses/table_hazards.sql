@@ -1,7 +1,7 @@
 {#
     Which tables cannot be copied and followed as they are?
 
-    Missing and unexpected tables; tables without a key to follow them by; tables whose changes
+    Missing and unexpected tables; tables that a split passes over; tables without a key to follow them by; tables whose changes
     are not in the WAL, or not under their name; row-level security; tables never analyzed.
 #}
 {{ config(enabled=pgsplit.is_monolith() or var('everything', false)) }}
@@ -11,7 +11,7 @@ with
 expected as (
     select
         table_name,
-        owner
+        nullif(owner, '') as owner
     from ({{ pgsplit.expected_tables() }}) as rows (table_name, owner)
 ),
 
@@ -26,6 +26,26 @@ tables as (
         class.relnamespace = to_regnamespace('{{ pgsplit.monolith_schema() }}')
         and class.relkind in ('r', 'p', 'f')
         and not class.relispartition
+),
+
+passed_over as (
+    {{ pgsplit.passed_over() }}
+),
+
+said as (
+    {{ pgsplit.goes_nowhere() }}
+),
+
+nowhere as (
+    select * from passed_over
+
+    union all
+
+    select
+        monolith_table as table_name,
+        reason
+    from said
+    where monolith_column = '*'
 ),
 
 keys as (
@@ -48,7 +68,13 @@ found as (
         'It cannot land: models/_sources.yml expects it.' as means,
         'Create it, or take it out of models/_sources.yml and its models.' as mend
     from expected
-    where table_name not in (select tables.relname from tables)
+    where
+        owner is not null
+        and table_name not in (select tables.relname from tables)
+        -- a completion has retired it
+        and to_regclass(
+            format('%I.%I', '{{ pgsplit.monolith_schema() }}_retired', table_name)
+        ) is null
 
     union all
 
@@ -59,11 +85,26 @@ found as (
         case relkind when 'f' then 'a foreign table' else 'a table' end as found,
         'It would be left behind; the check of the monolith fails until somebody owns it.' as means,
         'Give it an owner in models/_sources.yml and its columns a place in'
-        ' seeds/column_ownership.csv. If it is no part of the application: '
-        || case relkind when 'f' then 'ALTER FOREIGN TABLE ' else 'ALTER TABLE ' end
-        || object || ' SET SCHEMA public;' as mend
+        ' seeds/column_ownership.csv. If it goes nowhere, add the line '
+        || concat_ws(',', case
+            when relname ~ '[",]' then '"' || replace(relname, '"', '""') || '"' else relname
+        end, '*,,,,,WHY') || ' there, with the reason for WHY.' as mend
     from tables
-    where owner is null
+    where owner is null and relname not in (select nowhere.table_name from nowhere)
+
+    union all
+
+    select
+        'note' as severity,
+        'table that is passed over' as hazard,
+        tables.object,
+        nowhere.reason as found,
+        'It stays in the monolith, and no command copies it.' as means,
+        'If a service needs it, give it an owner in models/_sources.yml and its columns a place in'
+        ' seeds/column_ownership.csv.' as mend
+    from tables
+    inner join nowhere on tables.relname = nowhere.table_name
+    where tables.owner is null
 
     union all
 

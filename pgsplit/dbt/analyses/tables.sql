@@ -11,7 +11,7 @@ with
 expected as (
     select
         table_name,
-        owner
+        nullif(owner, '') as owner
     from ({{ pgsplit.expected_tables() }}) as rows (table_name, owner)
 ),
 

@@ -8,7 +8,7 @@
 {% macro expected_columns() -%}
     {%- set rows = [] -%}
     {%- if execute -%}
-        {%- for table in graph.sources.values() -%}
+        {%- for table in pgsplit.monolith_tables() -%}
             {%- for column in table.columns.values() -%}
                 {%- do rows.append((table.name, column.name, column.data_type)) -%}
             {%- endfor -%}

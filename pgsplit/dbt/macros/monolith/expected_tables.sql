@@ -1,5 +1,5 @@
 {#
-    expected_tables(): the monolith's tables and who will own them, as rows of a `values` list.
+    expected_tables(): the monolith's tables and who will own them ('' is nobody), as rows of a `values` list.
 
     | table_name | owner       |
     |------------|-------------|
@@ -9,8 +9,8 @@
 {% macro expected_tables() -%}
     {%- set rows = [] -%}
     {%- if execute -%}
-        {%- for table in graph.sources.values() -%}
-            {%- do rows.append((table.name, table.config.meta.owner)) -%}
+        {%- for table in pgsplit.monolith_tables() -%}
+            {%- do rows.append((table.name, table.config.meta.get('owner') or '')) -%}
         {%- endfor -%}
     {%- endif -%}
     {{ pgsplit.values_list(rows or [('', '')]) }}

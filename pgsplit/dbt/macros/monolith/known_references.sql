@@ -11,7 +11,7 @@
 {% macro known_references() -%}
     {%- set rows = [] -%}
     {%- if execute -%}
-        {%- for table in graph.sources.values() -%}
+        {%- for table in pgsplit.monolith_tables() -%}
             {%- for one in table.config.meta.get('references', []) -%}
                 {%- do rows.append((
                     table.name,

@@ -16,8 +16,8 @@
 #}
 {% macro capture_mirror() %}
     {% set keys = {} %}
-    {% for source in graph.sources.values()
-        if target.name == source.config.meta.owner or target.name in source.config.meta.get('shared', {}) %}
+    {% for source in pgsplit.monolith_tables()
+        if target.name == source.config.meta.get('owner') or target.name in source.config.meta.get('shared', {}) %}
         {% do keys.update({pgsplit.monolith_schema() ~ '.' ~ source.name: ['id']}) %}
     {% endfor %}
     {% set indexes = [] %}

@@ -14,7 +14,7 @@
     {% for node in graph.nodes.values() if node.resource_type == 'model' and pgsplit.is_reverse(node) %}
         {% for followed in pgsplit.followed_tables(node) %}
             {% do keys.setdefault(followed.table, []).append(followed.key) %}
-            {% set mirrored = graph.sources.values() | selectattr('name', 'equalto', node.alias) | first %}
+            {% set mirrored = pgsplit.monolith_tables() | selectattr('name', 'equalto', node.alias) | first %}
             {% if mirrored.config.meta.get('shared') %}
                 {% do keeps.update({followed.table: followed.key}) %}
             {% endif %}

@@ -10,7 +10,7 @@
 {% macro sync_shape(relation) %}
     {% set unique = [] %}
     {% if pgsplit.is_reverse(model) %}
-        {% set table = graph.sources.values() | selectattr('name', 'equalto', relation.identifier) | first %}
+        {% set table = pgsplit.monolith_tables() | selectattr('name', 'equalto', relation.identifier) | first %}
         {% do return({
             'key': 'id', 'columns': table.columns.keys() | list, 'unique': table.config.meta.get('unique', [])
         }) %}

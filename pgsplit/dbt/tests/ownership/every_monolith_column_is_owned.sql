@@ -3,11 +3,15 @@
     and every column that is said to be owned exists. A generated column is no concern of a service:
     the monolith computes it from others. Kept beside the ledger, not in `audit`:
     the monolith is given one schema of ours and no more. A completed service's tables are retired,
-    in a schema beside.
+    in a schema beside. A line whose column is `*` is about a whole table.
 #}
 {{ config(enabled=pgsplit.is_monolith(), schema='split', store_failures=true) }}
 
 with
+
+passed_over as (
+    {{ pgsplit.passed_over() }}
+),
 
 live as (
     select
@@ -21,9 +25,11 @@ live as (
             to_regnamespace('{{ pgsplit.monolith_schema() }}_retired')::oid
         )
         and class.relkind in ('r', 'p')
+        and not class.relispartition
         and attribute.attnum > 0
         and not attribute.attisdropped
         and attribute.attgenerated = ''
+        and class.relname not in (select passed_over.table_name from passed_over)
 ),
 
 owned as (
@@ -40,12 +46,18 @@ compared as (
         coalesce(live.monolith_column, owned.monolith_column) as monolith_column,
         case
             when owned.monolith_table is null
-                then 'nobody owns it: say in seeds/column_ownership.csv where it goes, or why not'
+                then 'nobody owns it: say in seeds/column_ownership.csv where it goes, or why it goes nowhere'
             when live.monolith_table is null
                 then 'the monolith has no such column'
         end as problem
     from live
     full join owned using (monolith_table, monolith_column)
+    where
+        coalesce(owned.monolith_column, '') <> '*'
+        and coalesce(live.monolith_table, owned.monolith_table) not in (
+            select whole.monolith_table from owned as whole
+            where whole.monolith_column = '*'
+        )
 )
 
 select * from compared
