@@ -78,8 +78,3 @@ class Holding(ABC):
         self.is_held = False
         self.result.opened_at = self.new.clock()
         return {"opened_at": self.result.opened_at.isoformat()}
-
-
-def milliseconds(seconds: float) -> int:
-    """Write a timeout as PostgreSQL's settings want it; 0 would be none."""
-    return max(1, int(seconds * 1000))

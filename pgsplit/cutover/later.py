@@ -21,6 +21,7 @@ from pgsplit.cutover.blockers import (
 )
 from pgsplit.cutover.locks import TRY_SECONDS, Watches
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.holders import milliseconds
 from pgsplit.replication import subscription as subscriptions
 from pgsplit.replication.session import Session
 from pgsplit.replication.slot import Connection, try_to_create
@@ -218,7 +219,7 @@ def tried(database: Connection) -> Iterator[None]:
     with Watches(database) as watches, watches.explained():
         try:
             with database.transaction(force_rollback=True):
-                database.execute(f"set local lock_timeout = {int(TRY_SECONDS * 1000)}")
+                database.execute(f"set local lock_timeout = {milliseconds(TRY_SECONDS)}")
                 yield
         except psycopg.errors.InsufficientPrivilege as error:
             raise NotReady(

@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import connect, describe
+from pgsplit.postgres.holders import milliseconds
 from pgsplit.postgres.retry import LOCKED, Errors, retrying
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.slot import Connection
@@ -225,7 +226,7 @@ def lock_timeout(seconds: float, *databases: Connection) -> Iterator[None]:
     """Let no statement of the block wait longer for a lock; for connections in autocommit."""
     before = [database.execute("show lock_timeout").fetchone() for database in databases]
     for database in databases:
-        database.execute(f"set lock_timeout = {max(1, int(seconds * 1000))}")
+        database.execute(f"set lock_timeout = {milliseconds(seconds)}")
     try:
         yield
     finally:

@@ -14,7 +14,6 @@ from psycopg.errors import LockNotAvailable
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.cutover import preflight
 from pgsplit.cutover.cutover import Cutover
-from pgsplit.cutover.holding import milliseconds
 from pgsplit.cutover.locks import (
     SYNC_LOCK_SECONDS,
     change_definitions,
@@ -23,6 +22,7 @@ from pgsplit.cutover.locks import (
 )
 from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
+from pgsplit.postgres.holders import milliseconds
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import reverse

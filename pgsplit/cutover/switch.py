@@ -15,12 +15,12 @@ from pgsplit.cutover.cutover import (
     FIRST_WRITE_SECONDS,
     Cutover,
 )
-from pgsplit.cutover.holding import milliseconds
 from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, disable_triggers
 from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.cutover.rollback import Rollback
 from pgsplit.cutover.stands import require_state
+from pgsplit.postgres.holders import milliseconds
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, reverse

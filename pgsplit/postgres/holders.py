@@ -83,3 +83,8 @@ def patience(database: psycopg.Connection[Any]) -> Iterator[None]:
             yield
     except errors.LockNotAvailable as error:
         raise refusal([database], error) from error
+
+
+def milliseconds(seconds: float) -> int:
+    """Write a timeout as PostgreSQL's settings want it; 0 would be none."""
+    return max(1, int(seconds * 1000))

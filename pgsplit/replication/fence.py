@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgsplit.postgres.holders import patience
+from pgsplit.postgres.holders import milliseconds, patience
 from pgsplit.postgres.retry import LOCKED, retrying
 from pgsplit.project.project import Service
 
@@ -82,8 +82,7 @@ class Fence:
             psycopg.errors.LockNotAvailable: a writer's transaction outlasts the timeout.
             psycopg.errors.DeadlockDetected: a writer waits for us.
         """
-        milliseconds = max(1, int(timeout_seconds * 1000))
-        self.database.execute(f"set local lock_timeout = {milliseconds}")
+        self.database.execute(f"set local lock_timeout = {milliseconds(timeout_seconds)}")
         self.database.execute(LOCK.format(sql.SQL(", ").join(map(self._relation, self.tables))))
         return self.clock()
 

@@ -47,8 +47,9 @@ from tests.support.waiting import until
 STEPS = ("prepare", "catch up", "close", "drain", "decide", "open", "point", "finish", "measure")
 BEFORE = {"switch": "verified", "rollback": "switched"}
 AFTER = {"switch": "switched", "rollback": "verified"}
-# As VACUUM, ANALYZE and CREATE INDEX CONCURRENTLY take it; as CREATE INDEX; as ALTER TABLE.
-MODES = ("share update exclusive", "share", "access exclusive")
+# As a SELECT takes it; as a transaction that has written; as VACUUM, ANALYZE and CREATE INDEX
+# CONCURRENTLY; as CREATE INDEX; as ALTER TABLE.
+MODES = ("access share", "row exclusive", "share update exclusive", "share", "access exclusive")
 TABLES = {
     "blytz_hire": (
         "blytz_hire.payments",
