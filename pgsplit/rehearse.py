@@ -27,7 +27,7 @@ from pgsplit.backup.dump import can_dump
 from pgsplit.base.errors import BuildFailed, NotReady, SourceMismatch, SplitError
 from pgsplit.base.text import size
 from pgsplit.load.run import RunReport, Watcher, run
-from pgsplit.postgres import embedded, programs, wheel
+from pgsplit.postgres import embedded, embedded_url, programs, wheel
 from pgsplit.postgres.catalog import LiveTable, live_tables
 from pgsplit.postgres.connect import LOCK_TIMEOUT, connect, describe, locked, with_database
 from pgsplit.postgres.locale import create_like, locale_of, require_utf8
@@ -169,7 +169,7 @@ def held(home: Path, project: Project) -> Iterator[None]:
 
 def _on_the_copy(project: Project, home: Path) -> Connections:
     """Name the databases on the scratch server; they have the same names."""
-    urls = {target: embedded.url(home, target) for target in project.targets}
+    urls = {target: embedded_url.url(home, target) for target in project.targets}
     folder = home / "connections"
     return Connections(project, urls, True, urls[project.name], folder, home / "dbt")
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -32,7 +32,9 @@ from rich.text import Text
 
 from pgsplit.base.errors import SplitError
 from pgsplit.base.text import printable, printable_json, size
-from pgsplit.postgres.copy import Progress as Copied
+
+if TYPE_CHECKING:
+    from pgsplit.postgres.copy import Progress as Copied
 
 
 class SafeConsole(Console):

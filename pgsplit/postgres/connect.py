@@ -12,7 +12,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import Busy, ConnectionFailed, NotReady
-from pgsplit.postgres import embedded, session_settings, values
+from pgsplit.postgres import embedded_url, session_settings, values
 
 SERVER_GONE = ("57P01", "57P02", "57P03")
 DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
@@ -169,14 +169,14 @@ def _explain(error: psycopg.OperationalError, url: str, target: str) -> Connecti
     elif "does not exist" in said and "database" in said:
         what = "The database does not exist"
         hint = f"Check {variable}. To make the databases of services: runner.py provision"
-        if embedded.is_url(url):
+        if embedded_url.is_url(url):
             hint += "; to make a sample monolith: runner.py demo"
     elif "no pg_hba.conf entry" in said:
         what, hint = "The server doesn't allow this login", "Add a line for it to its pg_hba.conf."
     elif "unsupported startup parameter" in said:
         what = "This is a connection pooler, which does not let a session have its own settings"
         hint = f"Let {variable} name the server itself."
-    elif embedded.is_url(url):
+    elif embedded_url.is_url(url):
         what, hint = "The embedded server is not running", "runner.py up"
     else:
         what, hint = (

@@ -7,14 +7,12 @@ Everything but the socket is in the project folder, in .postgres/:
     log              the server's log
     lock             held while the server is started, stopped or removed
 
-The URLs are there without the wheel; only starting a server needs it.
+Its URLs are in `embedded_url`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -26,7 +24,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
 
 import psutil
 
@@ -39,10 +36,10 @@ from pgsplit.postgres.embedded_access import (
     open_parents,
     open_private,
 )
+from pgsplit.postgres.embedded_url import NAME, data_directory, home, pid_file
+from pgsplit.postgres.embedded_url import socket_directory as socket_directory
+from pgsplit.postgres.embedded_url import url as url
 from pgsplit.postgres.wheel import binary
-
-NAME = "pgsplit"
-SOCKETS = re.compile("host=/tmp/[a-z0-9_]+-[0-9a-f]{12}(&|$)")
 
 # A dozen services, replicated both ways, are 24 subscriptions with both ends here.
 SETTINGS = {
@@ -83,32 +80,10 @@ class Server:
     opened: tuple[Path, ...] = ()
 
 
-def socket_directory(root: Path, name: str = NAME) -> Path:
-    """Name the directory of the server's socket; the project's profiles.yml computes it too."""
-    # Not in the project folder: a socket's path is limited to 107 bytes.
-    digest = hashlib.md5(os.fsencode(root.resolve()), usedforsecurity=False).hexdigest()
-    return Path(f"/tmp/{name}-{digest[:12]}")
-
-
-def url(root: Path, database: str, name: str = NAME) -> str:
-    """Give the superuser's URL of a database, whether or not the server is running."""
-    lines = _pid_file(_server(root, name).data_directory)
-    port = lines[3] if len(lines) > 3 else "5432"
-    # Without a port in the URL, libpq takes PGPORT.
-    port = "" if port == os.environ.get("PGPORT", "5432") else f"&port={port}"
-    host = f"host={socket_directory(root, name)}{port}"
-    return f"postgresql://postgres@/{quote(database, safe='')}?{host}"
-
-
-def is_url(url: str) -> bool:
-    """Tell whether a URL is an embedded server's."""
-    return SOCKETS.search(url) is not None
-
-
 def is_running(root: Path, name: str = NAME) -> bool:
     """Tell whether the folder's server is running and its socket is in place."""
     server = _server(root, name)
-    lines, sockets = _pid_file(server.data_directory), server.socket_directory
+    lines, sockets = pid_file(server.data_directory), server.socket_directory
     if lines[4:5] != [str(sockets)] or not (sockets / f".s.PGSQL.{lines[3]}").exists():
         return False
     return lines[0] in [str(process.pid) for process in _processes(server)]
@@ -130,15 +105,15 @@ def start(root: Path, settings: Mapping[str, str] | None = None, name: str = NAM
             the last lines of its log.
     """
     postgres, server, since = Path(binary("postgres")), _server(root, name), 0
-    data, sockets, home = server.data_directory, server.socket_directory, server.log.parent
-    with locked(home):
+    data, sockets = server.data_directory, server.socket_directory
+    with locked(server.log.parent):
         claim(sockets)
         if os.geteuid() == 0:
             # PostgreSQL refuses to run as root, and its account can't enter root's folders.
             server = replace(server, opened=open_parents(data, postgres))
         _check_version(data)
         if is_running(root, name):
-            pid = int(_pid_file(data)[0])
+            pid = int(pid_file(data)[0])
         else:
             _end(server)
             # None of its processes is left. After a reboot or in a container, another process may
@@ -185,13 +160,12 @@ def wipe(root: Path, name: str = NAME) -> None:
 
 
 def _server(root: Path, name: str) -> Server:
-    home = root.resolve() / ".postgres"
     return Server(
         root.resolve(),
         socket_directory(root, name),
-        home / "data",
-        home / "log",
-        home / f"{name}.conf",
+        data_directory(root),
+        home(root) / "log",
+        home(root) / f"{name}.conf",
     )
 
 
@@ -272,19 +246,11 @@ def _tail(text: bytes) -> str:
     return "\n".join(f"  {line}" for line in text.decode(errors="replace").splitlines()[-10:])
 
 
-def _pid_file(data: Path) -> list[str]:
-    """Read postmaster.pid: process, data directory, time, port, socket directory, …, status."""
-    # We can't see another account's server; `start` says so.
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        return os.fsdecode((data / "postmaster.pid").read_bytes()).splitlines()
-    return []
-
-
 def _processes(server: Server) -> list[psutil.Process]:
     """Find the processes of a folder's server, even if its files or its postmaster are gone."""
-    lines, uid = _pid_file(server.data_directory), account()[0]
+    lines, uid = pid_file(server.data_directory), account()[0]
     # The folder was moved while its server ran; if it was copied, the server is the original's.
-    moved = len(lines) > 1 and _pid_file(Path(lines[1]))[:1] != lines[:1]
+    moved = len(lines) > 1 and pid_file(Path(lines[1]))[:1] != lines[:1]
     found = []
     # By command line: root in a container may not see the working directories of others.
     for process in psutil.process_iter(["cmdline", "uids"]):
@@ -322,7 +288,7 @@ def _wait_until_ready(server: Server, pid: int, since: int) -> None:
     deadline = time.monotonic() + 300
     with suppress(psutil.NoSuchProcess):
         while time.monotonic() < deadline:
-            lines = _pid_file(server.data_directory)
+            lines = pid_file(server.data_directory)
             if lines[:1] == [str(pid)] and lines[7:] and lines[7].strip() == "ready":
                 return
             # This raises when the process is gone, or a zombie.

@@ -63,15 +63,13 @@ UNDO = r"""
         and category ~ '^(Client|Connections|Developer|Error|Lock|Replication|Version|Write)'
         and (
             context = 'user'
-            or context = 'superuser' and (
-                select rolsuper from pg_catalog.pg_roles where rolname = current_user
-            )
+            or context = 'superuser' and pg_catalog.current_setting('is_superuser') = 'on'
         )
 """
 # Reading a view or a foreign table runs its owner's functions. Known since 15.8, 16.4 and 17.
 ONLY_TABLES = """
-    select pg_catalog.set_config(name, 'view, foreign-table', false)
-    from pg_catalog.pg_settings where name = 'restrict_nonsystem_relation_kind'
+    select pg_catalog.set_config('restrict_nonsystem_relation_kind', 'view, foreign-table', false)
+    where pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) is not null
 """
 UNDONE = """
     select name, setting from pg_catalog.pg_settings

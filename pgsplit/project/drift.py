@@ -30,13 +30,16 @@ def _missing(schema: str, table: LiveTable, wanted: Table, column: str) -> tuple
 
 def check(
     project: Project, monolith: psycopg.Connection[Any], names: Mapping[str, tuple[str, ...]]
-) -> None:
+) -> dict[str, LiveTable]:
     """Compare the live monolith with the project's sources.
 
     Args:
         project: the project.
         monolith: a connection to its monolith.
         names: the needed tables and their columns.
+
+    Returns:
+        The monolith's tables by name, as they are.
 
     Raises:
         SourceMismatch: a table or column is missing or of another type, a table has no primary
@@ -110,6 +113,7 @@ def check(
             hint="\n".join(hint for _, hint in wrong)
             + "\nor update models/_sources.yml, the models and seeds/column_ownership.csv.",
         )
+    return found
 
 
 def _recopied(
@@ -164,8 +168,8 @@ def drift(
         for name, columns in service.landed_tables.items()
         if service.project.tables[name].owner not in completed
     }
-    check(service.project, monolith, names)
-    source, mirror = (live_tables(one, service.mirror) for one in (monolith, database))
+    source = check(service.project, monolith, names)
+    mirror = live_tables(database, service.mirror)
     nowhere = goes_nowhere(service.project)
     wrong: list[str] = []
     hint: list[str] = []

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import ConnectionFailed
-from pgsplit.postgres import embedded, session_settings
+from pgsplit.postgres import embedded_url, session_settings
 from pgsplit.postgres.connect import DEFAULTS, connect, url_of
 from pgsplit.project import strangers
 from pgsplit.project.project import Project
@@ -142,7 +142,7 @@ def resolve(
         },
     }
     if not any(given.values()):
-        urls = {target: embedded.url(home or project.root, target, name) for target in given}
+        urls = {target: embedded_url.url(home or project.root, target, name) for target in given}
         return Connections(project, urls, True, urls[name], folder, **pointing)
     if not given[name]:
         named = ", ".join(f"{t.upper()}_URL" for t, url in given.items() if url)

@@ -25,6 +25,8 @@ SOURCES_FILE = Path("models") / "_sources.yml"
 SERVICES_FILE = Path("seeds") / "services.csv"
 SHARED_FOLDER = Path("models") / "shared"
 OWNERSHIP_FILE = Path("seeds") / "column_ownership.csv"
+# libyaml, which nearly every wheel has, reads the sources in a tenth of the time.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,7 @@ class Project:
         )
 
     def _yaml(self, path: Path) -> dict[str, Any]:
-        return yaml.safe_load((self.root / path).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return yaml.load((self.root / path).read_text(encoding="utf-8"), Loader=LOADER)  # type: ignore[no-any-return]
 
 
 def find(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Project:

@@ -154,17 +154,16 @@ class Fence:
 
     def exists(self) -> bool:
         """Tell whether a fence was ever made here."""
-        row = self.database.execute("select to_regclass('split.gates') is not null").fetchone()
-        return row == (True,) and self._row() is not None
+        return self._row() is not None
 
     def is_closed_for_good(self) -> bool:
         """Tell whether a cutover has committed that these tables are no longer written here."""
-        row = self._row() if self.exists() else None
+        row = self._row()
         return row is not None and not row[0] and row[1] is None
 
     def is_open(self) -> bool:
         """Tell whether these tables may be written here now; true if there is no fence."""
-        row = self._row() if self.exists() else None
+        row = self._row()
         return row is None or row[0] or (row[1] is not None and row[1] <= self.clock())
 
     def clock(self) -> datetime:
@@ -174,6 +173,10 @@ class Fence:
         return row[0]  # type: ignore[no-any-return]
 
     def _row(self) -> tuple[bool, datetime | None] | None:
+        """Give the fence's row; None if no fence was ever made here."""
+        row = self.database.execute("select to_regclass('split.gates') is not null").fetchone()
+        if row != (True,):
+            return None
         return self.database.execute(
             "select is_open, opens_at from split.gates where service = %s",
             (self.service.database,),

@@ -49,7 +49,8 @@ class Step:
     """A step in progress; its fields are recorded when it ends.
 
     A step that ran to its end and found something wrong has the `outcome` `failed`. `enters` is a
-    later state; `returns_to` is an earlier one that the service is back in.
+    later state; `returns_to` is an earlier one that the service is back in. If it `is_followed` by
+    another record at once, the server writes its outcome to its disk together with that.
     """
 
     id: int
@@ -57,6 +58,7 @@ class Step:
     returns_to: State | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     outcome: str = "done"
+    is_followed: bool = False
 
 
 class Ledger:
@@ -103,6 +105,8 @@ class Ledger:
                 self._finish(step.id, "failed", {**step.detail, "error": said})
             raise
         with self.lock, self.connection.transaction():
+            if step.is_followed:
+                self.connection.execute("set local synchronous_commit = off")
             self._finish(step.id, step.outcome, step.detail)
             if step.enters is not None and not self.state(service).reached(step.enters):
                 self._set(service, step.enters)

@@ -181,8 +181,12 @@ class Saga:
             ]
         return []
 
-    def _recorded(self, ledger: Ledger, name: str, **intent: Any) -> Any:
-        return ledger.step(self.service, self.kind.entry(name), **intent)
+    @contextmanager
+    def _recorded(self, ledger: Ledger, name: str, **intent: Any) -> Iterator[Entry]:
+        with ledger.step(self.service, self.kind.entry(name), **intent) as entry:
+            # What comes next is recorded, too, and writers wait for it: another step, or the end.
+            entry.is_followed = True
+            yield entry
 
     def _undo(self, ledger: Ledger, done: int, error: BaseException) -> None:
         """Undo what was begun, unless it is committed; then say how to go on."""

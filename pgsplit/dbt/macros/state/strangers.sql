@@ -1,7 +1,10 @@
 {#
-    strangers(mark, schemas, own, streams, reads): a query for what somebody else owns, or may change, of what
-    this project is about to use in a database. Each row says what was found, and the statement that fixes
-    it. It reads the catalogue only, so it runs nobody's code.
+    What somebody else owns, or may change, of what this project is about to use in a database. Each row of
+    both queries says what was found, and the statement that fixes it. They read the catalogue only, so they
+    run nobody's code:
+
+        ours(mark, schemas, own) ~ owned_by_strangers(mark, streams)
+        ours(mark, schemas, own) ~ run_by_readers(reads)
 
     | argument | example                                     | meaning                                     |
     |----------|---------------------------------------------|---------------------------------------------|
@@ -9,17 +12,29 @@
     | schemas  | array['split', 'audit', 'shop', 'owner']    | where everything has to be ours             |
     | own      | 'ordering'                                  | a schema that has to be ours; '' if none    |
     | streams  | array['split_ordering']                     | names of publications and subscriptions     |
-    | reads    | 'shop'                                      | a schema whose tables are only read; or ''  |
+    | reads    | 'shop'                                      | a schema whose tables are only read         |
 
-    Arguments are SQL. Ours are superusers, this login, the owner role with the mark, and roles that this
-    login or a superuser has made this login a member of, unless they own anything else in the database:
-    that would be the role of an application. Who reads a table runs the functions of its partial indexes,
-    checks and statistics, and of those that inherit from it, while PostgreSQL plans the query.
-    pgsplit/project/strangers.py runs this query too.
+    Arguments are SQL. pgsplit/project/strangers.py runs these queries too, and fills in the arguments
+    without Jinja, which takes longer to start than both queries. So these three macros have no logic.
 #}
-{% macro strangers(mark, schemas, own, streams, reads) %}
-    with recursive me as (
-        select oid, rolname from pg_catalog.pg_roles where rolname = current_user
+
+
+{#
+    ours(mark, schemas, own): the roles that are ours, the beginning of a query. These are superusers, this
+    login, the owner role with the mark, and roles that this login or a superuser has made this login a member
+    of, unless they own anything else in the database: that would be the role of an application.
+#}
+{% macro ours(mark, schemas, own) %}
+    with recursive roles as (
+        select oid, rolname, rolsuper, rolcanlogin, rolcreaterole from pg_catalog.pg_roles
+    ),
+
+    memberships as (
+        select roleid, member, grantor from pg_catalog.pg_auth_members
+    ),
+
+    me as (
+        select oid, rolname from roles where rolname = current_user
     ),
 
     here as (
@@ -33,25 +48,23 @@
     ),
 
     service_owner as (
-        select oid, rolname from pg_catalog.pg_roles
+        select oid, rolname from roles
         where not rolcanlogin and {{ mark }} <> '' and shobj_description(oid, 'pg_authid') = {{ mark }}
     ),
 
     ours as (
-        select oid from pg_catalog.pg_roles where rolsuper
+        select oid from roles where rolsuper
         union
         select oid from me
         union
         select oid from service_owner
         union
         select member.roleid
-        from pg_catalog.pg_auth_members as member
+        from memberships as member
         inner join me on me.oid = member.member
+        inner join roles as grantor on grantor.oid = member.grantor
         where
-            (
-                member.grantor = me.oid
-                or (select rolsuper from pg_catalog.pg_roles where oid = member.grantor)
-            )
+            (grantor.oid = me.oid or grantor.rolsuper)
             and member.roleid not in (select datdba from here)
             and not exists (
                 select from pg_catalog.pg_class as class
@@ -60,16 +73,25 @@
                     and class.relnamespace not in (select oid from wanted)
                     and class.relkind not in ('i', 'I', 't')
             )
-    ),
+    )
+{% endmacro %}
+
+
+{#
+    owned_by_strangers(mark, streams): the end of a query for objects of strangers where all have to be ours, and
+    for what strangers may change of ours.
+#}
+{% macro owned_by_strangers(mark, streams) %}
+    ,
 
     -- The owner role's members act as it.
     members as (
         select member.member as oid, service_owner.rolname as owner
-        from pg_catalog.pg_auth_members as member
+        from memberships as member
         inner join service_owner on service_owner.oid = member.roleid
         union
         select member.member as oid, members.owner
-        from pg_catalog.pg_auth_members as member
+        from memberships as member
         inner join members on members.oid = member.roleid
     ),
 
@@ -138,6 +160,68 @@
         where entry.privilege_type <> 'SELECT'
     ),
 
+    found as (
+        select
+            1 as place,
+            format('the %s %s belongs to %I', owned.kind, owned.name, pg_get_userbyid(owned.owner)) as what,
+            case owned.kind
+                when 'schema' then format('alter schema %s rename to %I;', owned.name, 'somebodys_' || owned.name)
+                else format('alter %s %s owner to %I;', owned.kind, owned.name, me.rolname)
+            end || format(' or, if %1$I is one of your own logins: grant %1$I to %2$I;', pg_get_userbyid(owned.owner), me.rolname)
+            as fix
+        from owned, me
+        where owned.owner not in (select oid from ours)
+        union all
+        select
+            2,
+            format('%I is a member of %I', pg_get_userbyid(members.oid), members.owner),
+            format(
+                'revoke %1$I from %2$I; or, if %2$I is one of your own logins: grant %2$I to %3$I;',
+                members.owner, role.rolname, me.rolname
+            )
+        from members
+        inner join roles as role on role.oid = members.oid
+        cross join me
+        where members.oid not in (select oid from ours) and not role.rolcreaterole
+        union all
+        select
+            3,
+            format(
+                'the trigger %I on %s calls %s of %I', tgname, relations.name, proc.oid::regproc,
+                pg_get_userbyid(proc.proowner)
+            ),
+            format('drop trigger %I on %s;', tgname, relations.name)
+        from relations
+        inner join pg_catalog.pg_trigger on tgrelid = relations.oid
+        inner join pg_catalog.pg_proc as proc on proc.oid = tgfoid
+        where not tgisinternal and proc.proowner not in (select oid from ours)
+        union all
+        select
+            4,
+            format(
+                '%s may %s %s',
+                case when grantee = 0 then 'everybody' else quote_ident(pg_get_userbyid(grantee)) end,
+                lower(privilege_type), case privilege_type when 'CREATE' then 'in the ' else 'the ' end || name
+            ),
+            format(
+                'revoke %s on %s from %s;', lower(privilege_type), name,
+                case when grantee = 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
+            )
+        from granted
+        where grantee not in (select oid from ours)
+    )
+
+    select what, fix from found order by place, what
+{% endmacro %}
+
+
+{#
+    run_by_readers(reads): the end of a query for functions of strangers that whoever reads a table runs: those of
+    its partial indexes, checks and statistics, and of those that inherit from it, while PostgreSQL plans.
+#}
+{% macro run_by_readers(reads) %}
+    ,
+
     -- Whoever reads a table reads its partitions and the tables that inherit from it, too, in any schema.
     read as (
         select class.oid
@@ -171,10 +255,25 @@
         where inside.oid <> 0
     ),
 
+    -- PostgreSQL expects thousands of rows of a recursion and prepares for them, and ten of an array.
+    tables as (
+        select unnest(array(select oid from read)) as oid
+    ),
+
+    kinds as (
+        select unnest(array(select oid from types)) as oid
+    ),
+
     checks as (
-        select oid, conbin::text as expression
-        from pg_catalog.pg_constraint
-        where contype = 'c' and (conrelid in (select oid from read) or contypid in (select oid from types))
+        select rule.oid, rule.conbin::text as expression
+        from tables
+        inner join pg_catalog.pg_constraint as rule on rule.conrelid = tables.oid
+        where rule.contype = 'c'
+        union all
+        select rule.oid, rule.conbin::text
+        from kinds
+        inner join pg_catalog.pg_constraint as rule on rule.contypid = kinds.oid
+        where rule.contype = 'c'
     ),
 
     -- Indexes, checks, statistics, partition keys and generated columns of tables that are only read, with
@@ -183,25 +282,30 @@
     planned as (
         select distinct dependency.classid, dependency.objid, coalesce(operator.oprcode, dependency.refobjid) as function
         from (
-            select 'pg_class'::regclass as classid, indexrelid as objid from pg_catalog.pg_index
-            where indrelid in (select oid from read)
+            select 'pg_class'::regclass as classid, index.indexrelid as objid
+            from tables
+            inner join pg_catalog.pg_index as index on index.indrelid = tables.oid
             union all
-            select 'pg_class'::regclass, partrelid from pg_catalog.pg_partitioned_table
-            where partrelid in (select oid from read)
+            select 'pg_class'::regclass, part.partrelid
+            from tables
+            inner join pg_catalog.pg_partitioned_table as part on part.partrelid = tables.oid
             union all
             select 'pg_constraint'::regclass, oid from checks
             union all
-            select 'pg_statistic_ext'::regclass, oid from pg_catalog.pg_statistic_ext
-            where stxrelid in (select oid from read)
+            select 'pg_statistic_ext'::regclass, statistics.oid
+            from tables
+            inner join pg_catalog.pg_statistic_ext as statistics on statistics.stxrelid = tables.oid
             union all
             select 'pg_attrdef'::regclass, value.oid
-            from pg_catalog.pg_attrdef as value
+            from tables
+            inner join pg_catalog.pg_attrdef as value on value.adrelid = tables.oid
             inner join pg_catalog.pg_attribute as part on part.attrelid = value.adrelid and part.attnum = value.adnum
-            where part.attgenerated <> '' and value.adrelid in (select oid from read)
+            where part.attgenerated <> ''
             union all
             -- PostgreSQL finds casts by their types, whatever the search path is.
-            select 'pg_cast'::regclass, oid from pg_catalog.pg_cast
-            where castsource in (select oid from types) or casttarget in (select oid from types)
+            select 'pg_cast'::regclass, casts.oid
+            from kinds
+            inner join pg_catalog.pg_cast as casts on kinds.oid in (casts.castsource, casts.casttarget)
         ) as part
         inner join pg_catalog.pg_depend as dependency
             on dependency.classid = part.classid and dependency.objid = part.objid
@@ -231,64 +335,15 @@
 
     found as (
         select
-            1 as place,
-            format('the %s %s belongs to %I', owned.kind, owned.name, pg_get_userbyid(owned.owner)) as what,
-            case owned.kind
-                when 'schema' then format('alter schema %s rename to %I;', owned.name, 'somebodys_' || owned.name)
-                else format('alter %s %s owner to %I;', owned.kind, owned.name, me.rolname)
-            end || format(' or, if %1$I is one of your own logins: grant %1$I to %2$I;', pg_get_userbyid(owned.owner), me.rolname)
-            as fix
-        from owned, me
-        where owned.owner not in (select oid from ours)
-        union all
-        select
-            2,
-            format('%I is a member of %I', pg_get_userbyid(members.oid), members.owner),
-            format(
-                'revoke %1$I from %2$I; or, if %2$I is one of your own logins: grant %2$I to %3$I;',
-                members.owner, role.rolname, me.rolname
-            )
-        from members
-        inner join pg_catalog.pg_roles as role on role.oid = members.oid
-        cross join me
-        where members.oid not in (select oid from ours) and not role.rolcreaterole
-        union all
-        select
-            3,
-            format(
-                'the trigger %I on %s calls %s of %I', tgname, relations.name, proc.oid::regproc,
-                pg_get_userbyid(proc.proowner)
-            ),
-            format('drop trigger %I on %s;', tgname, relations.name)
-        from relations
-        inner join pg_catalog.pg_trigger on tgrelid = relations.oid
-        inner join pg_catalog.pg_proc as proc on proc.oid = tgfoid
-        where not tgisinternal and proc.proowner not in (select oid from ours)
-        union all
-        select
-            4,
-            format(
-                '%s may %s %s',
-                case when grantee = 0 then 'everybody' else quote_ident(pg_get_userbyid(grantee)) end,
-                lower(privilege_type), case privilege_type when 'CREATE' then 'in the ' else 'the ' end || name
-            ),
-            format(
-                'revoke %s on %s from %s;', lower(privilege_type), name,
-                case when grantee = 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
-            )
-        from granted
-        where grantee not in (select oid from ours)
-        union all
-        select
-            5,
+            5 as place,
             format(
                 'the %s calls %s of %I with the rights of whoever reads its table',
                 pg_describe_object(planned.classid, planned.objid, 0), proc.oid::regprocedure,
                 pg_get_userbyid(proc.proowner)
-            ),
+            ) as what,
             -- One that keeps running as its owner would give our rights to whoever calls it.
             case when proc.prosecdef then format('alter function %s security invoker; ', proc.oid::regprocedure) else '' end
-            || format('alter function %s owner to %I;', proc.oid::regprocedure, me.rolname)
+            || format('alter function %s owner to %I;', proc.oid::regprocedure, me.rolname) as fix
         from planned
         inner join pg_catalog.pg_proc as proc on proc.oid = planned.function, me
         where proc.proowner not in (select oid from ours)
@@ -316,25 +371,28 @@
 
 
 {#
-    require_no_strangers(): stops dbt if something that it would use is somebody else's; see strangers().
+    require_no_strangers(): stops dbt if something that it would use is somebody else's.
 #}
 {% macro require_no_strangers() %}
     {% if pgsplit.is_monolith() %}
-        {% set query = pgsplit.strangers("''", "array['split']::name[]", "null", "array[]::name[]", "'" ~ pgsplit.monolith_schema() ~ "'") %}
+        {% set ours = pgsplit.ours("''", "array['split']::name[]", "null") %}
+        {% set queries = [
+            pgsplit.owned_by_strangers("''", "array[]::name[]"), pgsplit.run_by_readers("'" ~ pgsplit.monolith_schema() ~ "'")
+        ] %}
     {% else %}
-        {% set query = pgsplit.strangers(
-            "'made by the " ~ project_name ~ " split for " ~ target.name ~ "'",
-            "array['split', 'audit', 'owner', '" ~ pgsplit.monolith_schema() ~ "']::name[]",
-            "'" ~ target.name ~ "'",
-            "array['split_" ~ target.name ~ "', 'split_" ~ target.name ~ "_back']::name[]",
-            "''"
-        ) %}
+        {% set mark = "'made by the " ~ project_name ~ " split for " ~ target.name ~ "'" %}
+        {% set schemas = "array['split', 'audit', 'owner', '" ~ pgsplit.monolith_schema() ~ "']::name[]" %}
+        {% set streams = "array['split_" ~ target.name ~ "', 'split_" ~ target.name ~ "_back']::name[]" %}
+        {% set ours = pgsplit.ours(mark, schemas, "'" ~ target.name ~ "'") %}
+        {% set queries = [pgsplit.owned_by_strangers(mark, streams)] %}
     {% endif %}
-    {% set found = run_query(query).rows %}
-    {% if found %}
-        {% do exceptions.raise_compiler_error(
-            "In " ~ target.dbname ~ " on " ~ target.host ~ ", " ~ found[0][0] ~ ". This project uses only what is its own."
-            ~ " Nothing was changed. " ~ found[0][1]
-        ) %}
-    {% endif %}
+    {% for query in queries %}
+        {% set found = run_query(ours ~ query).rows %}
+        {% if found %}
+            {% do exceptions.raise_compiler_error(
+                "In " ~ target.dbname ~ " on " ~ target.host ~ ", " ~ found[0][0] ~ ". This project uses only what is its"
+                ~ " own. Nothing was changed. " ~ found[0][1]
+            ) %}
+        {% endif %}
+    {% endfor %}
 {% endmacro %}

@@ -50,6 +50,47 @@ as $altered$
     order by 1
 $altered$;
 
+-- The tables that a publication lists by name.
+create or replace function split.published(name text)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $published$
+begin
+    return (
+        select
+            jsonb_object_agg(
+                namespaces.nspname || '.' || class.relname,
+                jsonb_build_object(
+                    'oid', class.oid::text,
+                    'member', concat_ws(' ', members.oid, members.xmin),
+                    -- One that was made as a partition had no rows then, and what it gets is
+                    -- published. A table that only inherits is not published by itself.
+                    'parts',
+                    coalesce(
+                        (
+                            select jsonb_object_agg(
+                                inhrelid::text, inherits.xmin = types.xmin and part.relispartition
+                            )
+                            from pg_inherits as inherits
+                            inner join pg_class as part on part.oid = inhrelid
+                            inner join pg_type as types on types.typrelid = inhrelid
+                            where inhparent = class.oid
+                        ),
+                        '{}'
+                    )
+                )
+            )
+        from pg_publication as publications
+        inner join pg_publication_rel as members on members.prpubid = publications.oid
+        inner join pg_class as class on class.oid = members.prrelid
+        inner join pg_namespace as namespaces on namespaces.oid = class.relnamespace
+        where publications.pubname = name
+    );
+end
+$published$;
+
 -- What one end of a stream consists of. Whoever replaces a part, by hand or by a restore, can't
 -- give it the same oid or row version.
 create or replace function split.stream_identity(name text)
@@ -82,35 +123,7 @@ begin
                 from pg_replication_slots where slot_name = name and not temporary
             ),
             'published',
-            (
-                select
-                    jsonb_object_agg(
-                        namespaces.nspname || '.' || class.relname,
-                        jsonb_build_object(
-                            'oid', class.oid::text,
-                            'member', concat_ws(' ', members.oid, members.xmin),
-                            -- One that was made as a partition had no rows then, and what it gets is
-                            -- published. A table that only inherits is not published by itself.
-                            'parts',
-                            coalesce(
-                                (
-                                    select jsonb_object_agg(
-                                        inhrelid::text, inherits.xmin = types.xmin and part.relispartition
-                                    )
-                                    from pg_inherits as inherits
-                                    inner join pg_class as part on part.oid = inhrelid
-                                    inner join pg_type as types on types.typrelid = inhrelid
-                                    where inhparent = class.oid
-                                ),
-                                '{}'
-                            )
-                        )
-                    )
-                from pg_publication_rel as members
-                inner join pg_class as class on class.oid = members.prrelid
-                inner join pg_namespace as namespaces on namespaces.oid = class.relnamespace
-                where members.prpubid = published
-            )
+            split.published(name)
         );
     end if;
     if subscribed is not null then
@@ -275,7 +288,7 @@ begin atomic
             ((identity -> 'published') - tables) || coalesce(
                 (
                     select jsonb_object_agg(key, value)
-                    from jsonb_each(split.stream_identity(name) -> 'published')
+                    from jsonb_each(split.published(name))
                     where key = any(tables)
                 ),
                 '{}'
