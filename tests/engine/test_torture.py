@@ -17,7 +17,9 @@ import pytest
 from pgsplit.base.errors import ConnectionFailed
 from pgsplit.state.ledger import open_ledger
 from tests.support import killing
-from tests.support.clients import SHOP_TABLES, Client, account
+from tests.support.accounting import account
+from tests.support.client_tables import SHOP_TABLES
+from tests.support.clients import Client
 from tests.support.killing import OPERATIONS, killed_after
 from tests.support.leftovers import leftovers
 from tests.support.run_folder import short_folder
