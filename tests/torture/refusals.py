@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from random import Random
@@ -171,7 +171,11 @@ OBSTACLES = (
 
 
 def refused(
-    world: World, random: Random, role: str, stands: str
+    world: World,
+    random: Random,
+    role: str,
+    stands: str,
+    obstacles: Sequence[Obstacle] = OBSTACLES,
 ) -> tuple[str, list[str], str] | None:
     """Put an obstacle in the way of an operation, and look whether it is refused.
 
@@ -180,6 +184,7 @@ def refused(
         random: chooses obstacle and operation.
         role: the service.
         stands: its state.
+        obstacles: choose from these.
 
     Returns:
         What was tried, what is wrong with the answer, and what was printed; None if there is
@@ -188,7 +193,7 @@ def refused(
     if stands not in MOVES:
         return None
     service = next(one for one in world.project.services.values() if one.role == role)
-    obstacle = random.choice([one for one in OBSTACLES if stands in one.stands])
+    obstacle = random.choice([one for one in obstacles if stands in one.stands])
     is_wrong_state = obstacle.name == "the wrong state"
     moves = [one for one in COMMANDS if (one in MOVES[stands]) is not is_wrong_state]
     operation, table = random.choice(moves), random.choice(sorted(service.owned_tables))
