@@ -49,7 +49,7 @@ BROKEN = """
             from split.service_tables where is_stale limit 1
         )
     )
-    from split.service where keeps_replaced
+    from split.service where keeps_replaced and exists (select from split.service_tables)
 """
 
 

@@ -228,7 +228,8 @@ class Cycle:
         if stands == "built":
             return ("verify", role)
         if stands == "verified":
-            if chance < 0.12 and not some_completed:
+            # After a failover the service may be the only one that has a row.
+            if chance < 0.12 and not some_completed and not self.losses:
                 return ("abort", role)
             return ("switch", role, *QUICKLY)
         if chance < 0.2:
