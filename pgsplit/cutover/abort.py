@@ -21,9 +21,10 @@ from pgsplit.load import remove
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import shared
+from pgsplit.replication import continuity, shared
 from pgsplit.replication.fence import Fence
-from pgsplit.replication.session import open_session
+from pgsplit.replication.forgotten import forgotten_switch
+from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
 from pgsplit.routing import env_file
@@ -83,9 +84,7 @@ class Abort(SagaOperation[Aborted]):
                 suppress(ConnectionFailed),
                 open_session(service, self.connections) as session,
             ):
-                remove.require_nothing_kept(session.database, service)
-                if self.ledger.was_begun(service, Kind.SWITCH.entry("open")):
-                    remove.require_proven(session.database, service)
+                self._require_nothing_lost(session)
                 for what, hint in blockers(later.for_abort(session)):
                     found.add(what, hint)
                 is_dropped = self.ledger.has_made(service, "provision", "created")
@@ -97,6 +96,25 @@ class Abort(SagaOperation[Aborted]):
                         " and pid <> pg_backend_pid();",
                     )
         return found
+
+    def _require_nothing_lost(self, session: Session) -> None:
+        """Check that the service's database has nothing that nobody else has."""
+        service, database = self.service, session.database
+        remove.require_nothing_kept(database, service)
+        if since := forgotten_switch(service, session.monolith, database):
+            raise NotReady(
+                f"{service.database} has been the source of truth since"
+                f" {since:%Y-%m-%d %H:%M:%S %Z}, and the monolith does not know: it was restored,"
+                " or failed over, to a moment before that. Nothing was changed.",
+                where=describe(database.info.dsn),
+                hint=f"runner.py repair {service.role}",
+            )
+        if not self.ledger.state(service).reached(State.LANDED):
+            return
+        continuity.look(session.forward)
+        was_switched = self.ledger.was_begun(service, Kind.SWITCH.entry("open"))
+        suspect = was_switched or continuity.source_lost(session.forward)
+        remove.require_proven(database, service, is_suspect=suspect)
 
     def steps(self) -> Saga:
         """Give the steps; there is nothing to undo, since all of them only remove."""

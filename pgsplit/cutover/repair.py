@@ -27,7 +27,8 @@ from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, triggers
-from pgsplit.replication.session import Session, forgotten_switch, open_session
+from pgsplit.replication.forgotten import forgotten_switch
+from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.shared import (
     SharedStream,
     completed_owners,
@@ -125,7 +126,7 @@ class Repair(Operation[list[Repaired]]):
         require_finished(service, ledger, but=allowed)
         if ledger.state(service).reached(State.LANDED):
             with open_session(service, self.connections) as session:
-                if forgotten_switch(session):
+                if forgotten_switch(self.service, session.monolith, session.database):
                     return PreflightReport()
         if not ledger.state(service).reached(State.SWITCHED):
             raise NotReady(
@@ -141,7 +142,7 @@ class Repair(Operation[list[Repaired]]):
         with open_session(self.service, self.connections) as session:
             # A stream that an interrupted repair has left looks whole, but may lack rows.
             left = unfinished_repairs(session.monolith, self.service)
-            if since := forgotten_switch(session):
+            if since := forgotten_switch(self.service, session.monolith, session.database):
                 self._record_switch(session, since)
             for needed in self._needed(session):
                 name = needed.stream.name

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgsplit.base.errors import NotReady
+from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.postgres import copy as snapshot_copy
 from pgsplit.postgres.catalog import LiveTable, live_tables
 from pgsplit.postgres.connect import LOCK_TIMEOUT, describe, explained, locked
@@ -30,6 +30,7 @@ from pgsplit.replication.shared import needs_monolith
 from pgsplit.replication.slot import exported_snapshot
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.subscription import publish, subscribe
+from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
 from pgsplit.state.schema import prepare_service
@@ -167,11 +168,29 @@ def _release(stream: Stream, ledger: Ledger) -> None:
                 where=describe(stream.database.info.dsn),
                 hint=f"runner.py repair {stream.service.role}",
             )
+        _keep_what_arrived(stream)
     with ledger.step(stream.service, "release", slot=stream.service.replication):
         ledger.return_to(stream.service, State.PROVISIONED)
         if is_built:
             stream.database.execute("update split.service_tables set is_stale = true")
         _clear(stream)
+
+
+def _keep_what_arrived(stream: Stream) -> None:
+    """Keep what a mirror has, and nothing else, before the mirror is dropped.
+
+    The monolith may have lost it since, so the service's tables take it over; the next build
+    compares them. What they can't take is quarantined.
+    """
+    prepare_service(stream.database, stream.service)
+    continuity.look(stream)
+    row = stream.database.execute("select keeps_replaced from split.service").fetchone()
+    if row != (True,):
+        return
+    try:
+        apply_changes(stream.database)
+    except BuildFailed:
+        stream.database.execute("select split.keep_pending()")
 
 
 @contextmanager

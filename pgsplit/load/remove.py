@@ -37,9 +37,19 @@ EMPTIED = """
     from pg_database where datname = current_database()
 """
 
+# The mirror may have been copied again since, and not yet be compared with the service's tables.
 BROKEN = """
-    select reason from split.streams
-    where broken_at is not null and exists (select from split.service where keeps_replaced)
+    select coalesce(
+        (
+            select reason from split.streams
+            where broken_at is not null and %s order by stream limit 1
+        ),
+        (
+            select 'its tables were not compared with the mirror since that was copied again'
+            from split.service_tables where is_stale limit 1
+        )
+    )
+    from split.service where keeps_replaced and exists (select from split.service_tables)
 """
 
 
@@ -127,18 +137,19 @@ def clients(inside: psycopg.Connection[Any]) -> list[str]:
     return names
 
 
-def require_proven(inside: psycopg.Connection[Any], service: Service) -> None:
+def require_proven(inside: psycopg.Connection[Any], service: Service, *, is_suspect: bool) -> None:
     """Refuse to remove a database that may hold rows which the monolith has lost.
 
     Args:
         inside: a connection to the service's database.
-        service: a service that was switched once.
+        service: a service that is not switched.
+        is_suspect: whether it was switched once, or its monolith has lost its recent past.
 
     Raises:
         NotReady: a stream was broken since its rows were last proven to be in the monolith.
     """
-    broken = inside.execute(BROKEN).fetchone()
-    if broken:
+    broken = inside.execute(BROKEN, (is_suspect,)).fetchone()
+    if broken and broken[0]:
         raise NotReady(
             f"{service.database} may hold rows that the monolith has lost: {broken[0]}. Nothing was"
             " changed.",

@@ -165,8 +165,22 @@ def begin_proof(stream: Stream) -> Breach | None:
     """
     if found := look(stream):
         source, target = _ends(stream)
-        _write(stream, source, target, evidence.first(source, target), found)
+        lost = evidence.source_lost(source, target)  # which nothing shows after this
+        seen = {**evidence.first(source, target), "source_lost": lost}
+        _write(stream, source, target, seen, found)
     return found
+
+
+def source_lost(stream: Stream) -> bool:
+    """Tell whether a stream's target may be the only one that has rows of its source.
+
+    Returns:
+        True if the source has failed over or was restored, and no proof has come after that.
+    """
+    try:
+        return evidence.source_lost(*_ends(stream))
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
+        return False  # see `look`
 
 
 def end_proof(stream: Stream) -> None:

@@ -81,6 +81,17 @@ def breach(name: str, source: End, target: End) -> str | None:
     return next(_breaches(name, source, target), None)
 
 
+def source_lost(source: End, target: End) -> bool:
+    """Tell whether a source has lost its recent past since the target recorded it.
+
+    It has failed over, or was restored; so the target may be the only one that has some rows.
+    """
+    if not (seen := target.seen):
+        return False
+    found = (*_server(source, seen["servers"]["source"]), *_past(source, seen["source"]))
+    return bool(found) or bool(seen.get("source_lost"))
+
+
 def _breaches(name: str, source: End, target: End) -> Iterator[str]:
     records = [one for one in (target.seen, source.seen) if one]
     for end, side in ((source, "source"), (target, "target")):

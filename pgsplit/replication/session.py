@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 
 import psycopg
 
@@ -17,7 +16,6 @@ from pgsplit.replication.fence import Fence
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import Stream
-from pgsplit.state.ledger import State, state
 
 # Autovacuum cancels itself for whoever waits for its lock, but only after this long.
 DEADLOCK_TIMEOUT = "20ms"
@@ -69,21 +67,6 @@ class Session:
             middle = before + (after - before) / 2
             readings.append((after - before, (there - middle).total_seconds()))
         return min(readings)[1]
-
-
-def forgotten_switch(session: Session) -> datetime | None:
-    """Tell since when a service is the source of truth although the monolith doesn't know.
-
-    That is so after the monolith was restored, or failed over, to a moment before the switch.
-
-    Returns:
-        None if the monolith knows, or if the service is not switched.
-    """
-    known = session.database.execute("select to_regclass('split.service') is not null").fetchone()
-    if known != (True,) or state(session.monolith, session.service).reached(State.SWITCHED):
-        return None
-    row = session.database.execute("select switched_at from split.service").fetchone()
-    return row[0] if row else None
 
 
 def lock_syncs(database: Connection) -> None:

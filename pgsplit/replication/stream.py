@@ -20,6 +20,7 @@ from pgsplit.project.project import Service
 from pgsplit.replication import continuity, login
 from pgsplit.replication import slot as slots
 from pgsplit.replication import subscription as subscriptions
+from pgsplit.replication.forgotten import forgotten_switch
 from pgsplit.replication.slot import Connection, Slot
 from pgsplit.replication.subscription import Subscription
 from pgsplit.state.ledger import State, state
@@ -78,7 +79,8 @@ class Stream:
     @property
     def fixed_by(self) -> str:
         """The command that fixes a stream that has lost a part."""
-        if state(self.monolith, self.service).reached(State.SWITCHED):
+        known = state(self.monolith, self.service).reached(State.SWITCHED)
+        if known or forgotten_switch(self.service, self.monolith, self.database):
             return f"runner.py repair {self.service.role}"
         return (
             f"runner.py land {self.service.role} --recopy\n"
@@ -89,7 +91,8 @@ class Stream:
     def proven_by(self) -> str:
         """The command after which a stream that may have left something out is proven again."""
         stands = state(self.monolith, self.service)
-        if stands.reached(State.BUILT) and not stands.reached(State.SWITCHED):
+        is_followed = stands.reached(State.BUILT) and not stands.reached(State.SWITCHED)
+        if is_followed and not forgotten_switch(self.service, self.monolith, self.database):
             return f"runner.py verify {self.service.role}"
         return self.fixed_by
 

@@ -156,6 +156,52 @@ def test_monolith_fails_over_before_the_switch(verified_apart: Apart, lags: bool
     ran(split, "switch", "payments", "--dry-run")
 
 
+def test_what_only_the_mirror_has_is_kept(verified_apart: Apart) -> None:
+    """The monolith loses a row that has reached the mirror, and no sync has applied it."""
+    split, name = verified_apart.split, "in the mirror alone"
+    with standby(verified_apart.clusters["monolith"]) as other:
+        other.cut_off()
+        with split.monolith() as monolith:
+            monolith.execute(NEW_PAYMENT[Side.MONOLITH], {"id": name})
+        with split.service("payments_db") as database:
+            mirrored = "select count(*) from blytz_hire.payments where id = %s"
+            until(lambda: one(database, mirrored, name) == 1)
+        other.take_over()
+    said = ran(split, "abort", "payments", code=4)
+    assert "payments_db may hold rows that the monolith has lost: the server of the" in said
+    assert "runner.py land payments --recopy, then runner.py run payments" in said
+    ran(split, "verify", "payments", code=4)
+    ran(split, "land", "payments", "--recopy")
+    said = ran(split, "abort", "payments", code=4)
+    assert "its tables were not compared with the mirror since that was copied again" in said
+    ran(split, "run", "payments")
+    assert kept(split, Side.SERVICE, name)
+    assert "audit.payments_" in ran(split, "abort", "payments", code=4)
+    ran(split, "verify", "payments")
+    ran(split, "status", "payments")
+
+
+def test_what_only_the_mirror_has_is_kept_if_no_sync_can_apply_it(verified_apart: Apart) -> None:
+    split, name = verified_apart.split, "in the mirror alone"
+    with standby(verified_apart.clusters["monolith"]) as other:
+        other.cut_off()
+        with split.service("payments_db") as database:
+            database.execute(
+                "alter table payments_db.payments add constraint no_row_passes"
+                f" check (id <> '{name}')"
+            )
+            with split.monolith() as monolith:
+                monolith.execute(NEW_PAYMENT[Side.MONOLITH], {"id": name})
+            mirrored = "select count(*) from blytz_hire.payments where id = %s"
+            until(lambda: one(database, mirrored, name) == 1)
+        other.take_over()
+    ran(split, "land", "payments", "--recopy")
+    assert kept(split, Side.SERVICE, name)
+    assert "audit.payments_" in ran(split, "abort", "payments", code=4)
+    ran(split, "run", "payments")
+    ran(split, "verify", "payments")
+
+
 def test_service_fails_over_before_the_switch(verified_apart: Apart) -> None:
     split, name = verified_apart.split, "lost by the service"
     with standby(verified_apart.clusters["service"]) as other:
@@ -200,7 +246,11 @@ def test_monolith_fails_over_to_before_the_switch(verified_apart: Apart) -> None
     said = ran(split, "status", "payments", code=4)
     assert "payments_db has been the source of truth since" in said
     assert "runner.py repair payments" in said
+    assert "--recopy" not in said and "runner.py verify" not in said
     assert "runner.py repair payments" in ran(split, "switch", "payments", "--dry-run", code=4)
+    said = ran(split, "abort", "payments", code=4)
+    assert "payments_db has been the source of truth since" in said
+    assert "runner.py repair payments" in said
     ran(split, "repair", "payments")
     assert holds(split, Side.MONOLITH, name)
     ran(split, "status", "payments")

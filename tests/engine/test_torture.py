@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,9 +16,12 @@ import psycopg
 import pytest
 
 from pgsplit.base.errors import ConnectionFailed
+from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import open_ledger
 from tests.support import killing
-from tests.support.clients import SHOP_TABLES, Client, account
+from tests.support.accounting import Loss, account, survivors
+from tests.support.client_tables import SHOP_TABLES
+from tests.support.clients import Client
 from tests.support.killing import OPERATIONS, killed_after
 from tests.support.leftovers import leftovers
 from tests.support.run_folder import short_folder
@@ -25,7 +29,8 @@ from tests.support.servers import DEBIAN_15
 from tests.support.world import World, shop, wait_until
 from tests.torture.cycle import Cycle
 from tests.torture.faults import FAULTS, Fault
-from tests.torture.recovery import hints
+from tests.torture.recovery import hints, recover
+from tests.torture.refusals import OBSTACLES, Obstacle, ask, refused
 
 VERSIONS = ("15", "18") if (DEBIAN_15 / "postgres").exists() else ("18", "18")
 # The last statement of an operation is about this one; each is killed after some on the way.
@@ -155,6 +160,109 @@ def test_account_finds_lost_and_foreign_rows(world: World) -> None:
     assert "ordering on the monolith side: accounted-x = 5 was never written" in found
     assert f"{lost} is None, and must be {client.rows[lost].value}" in found
     assert f"{changed} is -1, and must be {client.rows[changed].value}" in found
+
+
+@pytest.mark.slow
+def test_account_excuses_only_what_the_dead_server_had_alone(world: World) -> None:
+    world.enter("verified")
+    services = {one.role: one for one in world.project.services.values()}
+    client = Client(SHOP_TABLES[0], services["ordering"], world.as_people, "alone", Random(1))
+    client.start()
+    assert wait_until(60, lambda: client.counts["acknowledged"] > 30)
+    client.stop()
+    assert world.complaints() == []
+    states, connections = world.states(), world.connections
+    urls = [world.nodes[side].url() for side in ("monolith", "service")]
+    writes = [write for row in client.rows.values() for write in row.writes]
+    times = min(one.begun for one in writes), max(one.ended for one in writes)
+    key = next(key for key, row in client.rows.items() if row.value is not None)
+    both = survivors(Side.MONOLITH, *times, [client], *urls)
+    assert len(both.left["alone"]) == 3  # the standby's table, the mirror, the service's table
+    with connections.connect("shop") as monolith:
+        monolith.execute("delete from shop.orders where id = %s", [key])
+    assert world.complaints() == []
+    alone = survivors(Side.MONOLITH, *times, [client], *urls)
+    counts = Counter[str]()
+    wrong = list(account([client], connections, states, [both], counts))
+    assert len(wrong) == 2 and "its standby and the other side had" in wrong[0]
+    assert list(account([client], connections, states, [alone], counts)) == []
+    assert counts == {"lost with their server": 2}
+    later = [Loss(Side.MONOLITH, times[1] + 1, times[1] + 2, alone.left)]
+    assert list(account([client], connections, states, later)) != []
+    other = [Loss(Side.SERVICE, *times, alone.left)]
+    assert list(account([client], connections, states, other)) != []
+    # The standby never had it, the other side did: it has to be kept.
+    rows = [alone.left["alone"][0], *both.left["alone"][1:]]
+    mirrored = [Loss(Side.MONOLITH, *times, {"alone": rows})]
+    assert list(account([client], connections, states, mirrored)) != []
+    with connections.connect("ordering") as ordering:
+        row = "select %s::text as id, %s::integer as total_cents"
+        values = (key, client.rows[key].value)
+        ordering.execute(f"create table audit.orders_kept as {row}".encode(), values)
+        ordering.execute("insert into split.quarantined values ('orders_kept', 'orders', 1)")
+    assert list(account([client], connections, states, mirrored, counts := Counter())) == []
+    assert counts == {"quarantined": 2}
+
+
+@pytest.mark.slow
+def test_row_that_its_client_does_not_find_is_wrong(world: World) -> None:
+    world.enter("verified")
+    services = {one.role: one for one in world.project.services.values()}
+    client = Client(SHOP_TABLES[0], services["ordering"], world.as_people, "missed", Random(1))
+    client.start()
+    with world.connections.connect("shop") as monolith:
+        for _ in range(100):
+            monolith.execute("delete from shop.orders where id like 'missed-%'")
+            if wait_until(0.3, lambda: client.counts["missing"] > 0):
+                break
+    client.stop()
+    assert world.complaints() == []
+    found = "\n".join(account([client], world.connections, world.states()))
+    assert "was not there when its client wrote it once more" in found
+
+
+@pytest.mark.slow
+def test_operator_follows_what_the_last_command_says(world: World) -> None:
+    """What `status` says comes after it: `verify`, which finds rows that only a copy mends."""
+    world.enter("verified")
+    with world.connections.connect("ordering") as database:
+        database.execute("delete from ordering.orders where id = 'order-1'")
+        capture = "select tgname from pg_trigger where tgrelid = 'shop.orders'::regclass"
+        (name,) = database.execute(f"{capture} and tgenabled = 'R' limit 1".encode()).fetchone()
+        database.execute(f"alter table shop.orders disable trigger {name}".encode())
+        database.execute(f"alter table shop.orders enable replica trigger {name}".encode())
+    recovery = recover(world, "")
+    assert recovery.why == ""
+    assert [one.split(" → ")[0] for one in recovery.given] == [
+        "resume",
+        "verify ordering",
+        "land ordering --recopy",
+        "run ordering",
+        "verify ordering",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stands", "obstacle"),
+    [(stands, one) for one in OBSTACLES for stands in one.stands],
+    ids=lambda one: getattr(one, "name", one),
+)
+def test_operation_with_an_obstacle_is_refused(
+    world: World, stands: str, obstacle: Obstacle
+) -> None:
+    world.enter(stands)
+    what, wrong, _ = refused(world, Random(1), "ordering", stands, [obstacle]) or ("", [], "")
+    assert obstacle.name in what and wrong == []
+
+
+@pytest.mark.slow
+def test_operation_that_is_not_refused_is_noticed(world: World) -> None:
+    world.enter("verified")
+    done, wrong = ask(world, "ordering", "switch")
+    assert done.returncode == 0
+    assert "switch ordering must be refused: 0" in wrong[0]
+    assert "switch ordering was refused, and changed (" in wrong[1]
 
 
 @pytest.mark.slow

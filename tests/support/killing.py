@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from tests.support.clients import SHOP_TABLES, Client, account
+from tests.support.accounting import account
+from tests.support.client_tables import SHOP_TABLES
+from tests.support.clients import Client
 from tests.support.leftovers import leftovers
 from tests.support.run_folder import run_folder, short_folder
 from tests.support.world import QUICKLY, World, shop

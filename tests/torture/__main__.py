@@ -13,16 +13,17 @@ from queue import Empty, SimpleQueue
 from random import Random
 
 from demo.project import ROOT
-from tests.support.clients import BLYTZ_HIRE_TABLES, SHOP_TABLES, Table
+from tests.support.client_tables import BLYTZ_HIRE_TABLES, SHOP_TABLES, Table
 from tests.support.run_folder import run_folder, short_folder
 from tests.support.servers import DEBIAN_15
 from tests.support.world import World, blytz_hire, shop
 from tests.torture.cycle import Cycle, Outcome
+from tests.torture.faults import FAULTS
 
 KEPT = ROOT / "logs"
 # The shop is smaller, and its cycles quicker.
 SHOPS = 0.85
-BEGINS = ("verified", "verified", "verified", "switched", "sample")
+BEGINS = ("verified", "verified", "verified", "switched", "switched", "sample")
 
 
 class Worlds:
@@ -46,11 +47,13 @@ class Worlds:
         return self.made[key], SHOP_TABLES if is_shop else BLYTZ_HIRE_TABLES
 
 
-def one_cycle(worlds: Worlds, seed: int) -> Outcome:
-    """Run the cycle of a seed."""
+def one_cycle(worlds: Worlds, seed: int, faults: str) -> Outcome:
+    """Run the cycle of a seed, with the faults whose name has such a word."""
     world, tables = worlds.drawn(Random(seed))
     begins = BEGINS if tables is SHOP_TABLES else ("verified",)
-    return Cycle(world, tables, seed, begins).run(KEPT)
+    cycle = Cycle(world, tables, seed, begins)
+    cycle.faults = tuple(one for one in FAULTS if faults in one.name)
+    return cycle.run(KEPT)
 
 
 def main() -> int:
@@ -60,6 +63,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--go-on", action="store_true", help="after a failure, too")
+    parser.add_argument("--faults", default="", help="a word of their names, such as failover")
     given = parser.parse_args()
     seeds: SimpleQueue[int] = SimpleQueue()
     for seed in range(given.seed, given.seed + given.cycles):
@@ -70,7 +74,7 @@ def main() -> int:
         worlds = Worlds(folder)
         try:
             while True:
-                outcome = one_cycle(worlds, seeds.get_nowait())
+                outcome = one_cycle(worlds, seeds.get_nowait(), given.faults)
                 outcomes.append(outcome)
                 print(outcome.line(), *outcome.wrong, sep="\n    ", flush=True)
                 if outcome.wrong and not given.go_on:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
@@ -10,14 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from signal import SIGINT
 
+from tests.support.accounting import Loss, account
 from tests.support.bouncer import PGBOUNCER
-from tests.support.clients import NO_ROOM, Client, Table, account
+from tests.support.client_tables import Table
+from tests.support.clients import NO_ROOM, Client
 from tests.support.leftovers import leftovers
 from tests.support.world import MONOLITH, QUICKLY, SAMPLE, SERVICE, SYNCED, Done, World
 from tests.torture.faults import FAULTS, Fault, Scene, draw
 from tests.torture.recovery import recover
+from tests.torture.refusals import ask, is_unfinished, must_refuse, refused
 
 # An operation may refuse, and undo itself, when clients or a slow machine keep it waiting.
 MAY_REFUSE = ("The pause was longer", "is locked by", "are in use", "keeps reading or writing")
@@ -26,6 +29,12 @@ FAULT_SECONDS = {"run": 5.0}
 OTHER_FAULT_SECONDS = 0.8
 FAULTY = 0.75
 POOLED = 0.25
+# How often a step is an operation that must be refused, or one that was interrupted is followed by
+# another one before `resume`.
+REFUSED = 0.2
+HASTY = 0.5
+# Every code that docs/architecture.md names, and ends by the signals that faults send.
+CODES = (0, 2, 3, 4, 5, 6, 7, 8, 9, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
 # Followers run beside these; the others end or begin what they follow.
 FOLLOWED = ("verify", "switch", "rollback")
 
@@ -58,7 +67,7 @@ class Cycle:
     ) -> None:
         self.world, self.random, self.outcome = world, Random(seed), Outcome(seed)
         self.faults: tuple[Fault, ...] = FAULTS
-        self.lost: list[tuple[str, float, float]] = []
+        self.losses: list[Loss] = []
         self.follows = self.random.random() < 0.5
         self.begins = self.random.choice(begins)
         self.pools = PGBOUNCER is not None and self.random.random() < POOLED
@@ -110,16 +119,15 @@ class Cycle:
         return outcome
 
     def _step(self) -> None:
-        """Do one operation, perhaps with a fault, and recover."""
+        """Do one operation, perhaps with a fault, and recover; or one that must be refused."""
+        if self.random.random() < REFUSED and self._step_refused():
+            return
         command = self._next()
         if not command:
             return
-        if self.follows and command[0] in FOLLOWED:
-            self.world.follow()
-        else:
-            self.world.stop_following()
-        scene = Scene(self.world, self.random)
-        fault = draw(self.random, self.faults) if self.random.random() < FAULTY else None
+        self._follow(command[0])
+        scene = Scene(self.world, self.random, self.clients)
+        fault = self._fault()
         takes = self.world.takes.get(command[0], FAULT_SECONDS.get(command[0], OTHER_FAULT_SECONDS))
         delay = self.random.random() * takes
         if fault and fault.prepare:
@@ -143,26 +151,68 @@ class Cycle:
             said += f" [{fault.name}: {', '.join(happened) or 'broke'}, after {delay:.2f} s]"
         said += f" → {done.returncode} {time.monotonic() - begun:.1f}s"
         self.outcome.life.append(said)
-        for lost in scene.lost:
-            self.lost.append(lost)
-            self.outcome.life.append(f"{lost[0]} lost up to {lost[2] - lost[1]:.1f} s")
+        self.losses += scene.losses
         if fault and not happened:
             self.outcome.wrong.append(f"the fault {fault.name} broke")
-        self.outcome.wrong += self._judge(command, done, fault is not None)
+        self.outcome.wrong += self._judge(command, done, fault)
 
-    def _judge(self, command: tuple[str, ...], done: Done, is_faulty: bool) -> Iterator[str]:
+    def _fault(self) -> Fault | None:
+        if self.random.random() >= FAULTY:
+            return None
+        left = tuple(one for one in self.faults if not (one.loses and self.losses))
+        return draw(self.random, left) if left else None
+
+    def _follow(self, operation: str) -> None:
+        if self.follows and operation in FOLLOWED:
+            self.world.follow()
+        else:
+            self.world.stop_following()
+
+    def _step_refused(self) -> bool:
+        """Try an operation that must be refused, and recover; tell whether there was one."""
+        role = self.random.choice(self.roles)
+        tried = refused(self.world, self.random, role, self.world.states()[role])
+        if tried is None:
+            return False
+        what, wrong, said = tried
+        self.outcome.life.append(what)
+        self.outcome.wrong += wrong or self._recover(said)
+        return True
+
+    def _judge(self, command: tuple[str, ...], done: Done, fault: Fault | None) -> Iterator[str]:
         # Exit code 1 is a bug; Ctrl-C before Python has started shows its own traceback.
-        is_bug = done.returncode == 1 or ("Traceback" in done.stdout and done.returncode != -SIGINT)
+        is_bug = done.returncode not in CODES or "it hung for" in done.stdout
+        is_bug |= "Traceback" in done.stdout and done.returncode != -signal.SIGINT
         if is_bug and NO_ROOM not in done.stdout:
             yield f"{' '.join(command)}: {done.stdout}"
-        may_refuse = is_faulty or any(one in done.stdout for one in MAY_REFUSE)
+        may_refuse = fault or any(one in done.stdout for one in MAY_REFUSE)
         if done.returncode and not may_refuse:
             yield f"{' '.join(command)} failed without a fault: {done.stdout}"
-        if is_faulty or done.returncode:
-            recovery = recover(self.world, done.stdout if done.returncode else "")
-            self.outcome.life.append(f"({', '.join(recovery.given)})")
-            if recovery.why:
-                yield recovery.why
+        if fault or done.returncode:
+            self.world.heal()
+            yield from self._refuses(command, fault)
+            yield from self._recover(done.stdout if done.returncode else "")
+
+    def _refuses(self, command: tuple[str, ...], fault: Fault | None) -> Iterator[str]:
+        """Try what must be refused until the operator has done something about the fault."""
+        role = command[1]
+        if fault and fault.prepare and command[0] in ("switch", "rollback"):
+            # No stream counts as proven on the new server, or the operation is unfinished.
+            operation = must_refuse(self.world, role)
+        elif self.random.random() < HASTY and is_unfinished(self.world, role):
+            operation = must_refuse(self.world, role) or "switch"
+        else:
+            return
+        if operation:
+            done, wrong = ask(self.world, role, operation)
+            self.outcome.life.append(f"({operation} {role} → {done.returncode})")
+            yield from wrong
+
+    def _recover(self, said: str) -> Iterator[str]:
+        recovery = recover(self.world, said)
+        self.outcome.life.append(f"({', '.join(recovery.given)})")
+        if recovery.why:
+            yield recovery.why
 
     def _next(self) -> tuple[str, ...]:
         """Draw a command that a service's state allows."""
@@ -178,7 +228,8 @@ class Cycle:
         if stands == "built":
             return ("verify", role)
         if stands == "verified":
-            if chance < 0.12 and not some_completed:
+            # After a failover the service may be the only one that has a row.
+            if chance < 0.12 and not some_completed and not self.losses:
                 return ("abort", role)
             return ("switch", role, *QUICKLY)
         if chance < 0.2:
@@ -191,9 +242,6 @@ class Cycle:
         for client in self.clients:
             client.stop()
             yield from client.failures
-            for side, since, until in self.lost:
-                lost = client.excuse(side, since, until)
-                self.outcome.writes["at the mercy of a failover"] += lost
         if self.outcome.wrong:
             return
         built = [role for role, one in self.world.states().items() if one in SYNCED]
@@ -202,7 +250,10 @@ class Cycle:
             done = self.world.runner("verify", *built)
             if done.returncode:
                 yield f"verify at the end exited with {done.returncode}: {done.stdout}"
-        yield from account(self.clients, self.world.connections, self.world.states())
+        states = self.world.states()
+        yield from account(
+            self.clients, self.world.connections, states, self.losses, self.outcome.writes
+        )
         yield from leftovers(self.world.connections)
 
     def _keep(self, folder: Path) -> Path:

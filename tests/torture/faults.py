@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -14,6 +14,9 @@ from random import Random
 import psutil
 import psycopg
 
+from pgsplit.routing.env_file import Side
+from tests.support.accounting import Loss, survivors
+from tests.support.clients import Client
 from tests.support.nodes import Node
 from tests.support.proxy import BOTH
 from tests.support.servers import free_port
@@ -21,23 +24,25 @@ from tests.support.world import MONOLITH, SERVICE, World
 
 # What a process may still write into a file when the disk is full: less than a WAL segment.
 FULL_BYTES = 256 * 1024
+# How often a failover comes when the operation is over, not while it is under way.
+AFTERWARDS = 0.4
 PRLIMIT = shutil.which("prlimit")
 
 
 @dataclass
 class Scene:
-    """Where a fault happens: the world, the operation's process, and the cycle's randomness.
+    """Where a fault happens: the world, its clients, the operation's process, the randomness.
 
-    `lost` tells what a standby that took over lacked: its side, since when nothing had reached it,
-    and when it took over.
+    `losses` tells what a standby lacked that took over.
     """
 
     world: World
     random: Random
+    clients: Sequence[Client] = ()
     process: subprocess.Popen[str] | None = None
     standby: Node | None = None
     standby_of: str = ""
-    lost: list[tuple[str, float, float]] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
     lags_since: float = 0.0
 
     def node(self) -> Node:
@@ -47,12 +52,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault by name: what happens, how likely it is, what has to be there before."""
+    """A fault by name: what happens, how likely it is, what has to be there before.
+
+    One that `loses` writes happens once in a cycle at most: what was left after the first one may
+    be on the server that the second one takes.
+    """
 
     name: str
     happens: Callable[[Scene], str]
     weight: int = 2
     prepare: Callable[[Scene], None] | None = None
+    loses: bool = False
 
 
 def _signal_runner(order: signal.Signals) -> Callable[[Scene], str]:
@@ -175,9 +185,9 @@ def _limit(node: Node, pid: int, limit: int | str) -> bool:
     return done.returncode == 0
 
 
-def _make_standby(scene: Scene) -> None:
+def _make_standby(scene: Scene, side: str = "") -> None:
     """Give a server a standby that has everything that the server acknowledges."""
-    scene.standby_of = scene.random.choice((MONOLITH, SERVICE))
+    scene.standby_of = side or scene.random.choice((MONOLITH, SERVICE))
     primary = scene.world.nodes[scene.standby_of]
     folder = primary.folder.with_name(f"{scene.standby_of}-{free_port()}")
     standby = Node(f"{scene.standby_of}", primary.version, folder, free_port())
@@ -188,16 +198,20 @@ def _make_standby(scene: Scene) -> None:
     scene.world.wait_for_standby(primary)
 
 
-def _make_lagging_standby(scene: Scene) -> None:
-    """Give a server a standby, and let nothing reach it from some time on."""
-    _make_standby(scene)
-    primary = scene.world.nodes[scene.standby_of]
-    scene.lags_since = time.time()
-    _configure(primary, "synchronous_standby_names", "")
-    assert scene.standby
-    for process in scene.standby.processes():
-        with suppress(psutil.Error):
-            process.suspend()
+def _make_lagging_standby(side: str) -> Callable[[Scene], None]:
+    """Give a server a standby that nothing reaches from some time before the operation on."""
+
+    def make(scene: Scene) -> None:
+        _make_standby(scene, side)
+        scene.lags_since = time.time()
+        _configure(scene.world.nodes[side], "synchronous_standby_names", "")
+        assert scene.standby
+        for process in scene.standby.processes():
+            with suppress(psutil.Error):
+                process.suspend()
+        time.sleep(scene.random.choice((0.0, 0.5, 2.0)))
+
+    return make
 
 
 def _configure(node: Node, name: str, value: str) -> None:
@@ -207,23 +221,29 @@ def _configure(node: Node, name: str, value: str) -> None:
 
 
 def _fail_over(scene: Scene) -> str:
-    """Kill the primary, and put the standby in charge."""
+    """Kill the primary, and put the standby in charge; perhaps only when the operation is over."""
     standby, name = scene.standby, scene.standby_of
     assert standby
+    waits = scene.random.random() < AFTERWARDS
+    while waits and scene.process and scene.process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(waits * scene.random.choice((0.0, 1.0)))
     primary = scene.world.nodes[name]
     primary.end(signal.SIGKILL)
-    now = time.time()
+    died = time.time()
     for process in standby.processes():
         with suppress(psutil.Error):
             process.resume()
     standby.run("pg_ctl", "promote", "-w", "-D", str(standby.data))
     _configure(standby, "synchronous_standby_names", "")
+    if scene.lags_since:
+        other = scene.world.nodes[SERVICE if name == MONOLITH else MONOLITH].url()
+        lost = (Side(name), scene.lags_since, died, scene.clients, standby.url(), other)
+        scene.losses.append(survivors(*lost))
     scene.world.lead(name, standby)
     for who in ("people", "servers"):
         scene.world.links[f"{who} to {name}"].cut()
-    if scene.lags_since:
-        scene.lost.append((name, scene.lags_since, now))
-    return name
+    return f"{name}{waits * ', after the end'}"
 
 
 FAULTS = (
@@ -241,8 +261,11 @@ FAULTS = (
     Fault("link cut", _cut_link, 4),
     Fault("link slow", _slow_link, 2),
     Fault("disk full", _fill_disk, 2),
-    Fault("failover", _fail_over, 1, prepare=_make_standby),
-    Fault("failover with lag", _fail_over, 1, prepare=_make_lagging_standby),
+    Fault("failover", _fail_over, 2, _make_standby),
+    *(
+        Fault(f"failover of the {side} with lag", _fail_over, 3, _make_lagging_standby(side), True)
+        for side in (MONOLITH, SERVICE)
+    ),
 )
 
 

@@ -52,7 +52,10 @@ def _plain(words: list[str]) -> list[str]:
 
 
 def recover(world: World, said: str) -> Recovery:
-    """Resume, then follow the hints until `status` has nothing to say; give up after some.
+    """Resume, then do what messages say until `status` is content; give up after some commands.
+
+    An operator follows the hints of the command that has just failed. Only when these are done, or
+    there are none, he asks for the status.
 
     Args:
         world: its servers may be down.
@@ -64,24 +67,23 @@ def recover(world: World, said: str) -> Recovery:
     world.heal()
     recovery = Recovery()
     done = _give(world, recovery, "resume")
-    queue = [] if done.returncode == 0 else hints(done.stdout)
-    warnings = _complaints(world)
-    while warnings and len(recovery.given) < MOST_COMMANDS:
-        queue = hints(warnings) or queue or hints(said)
+    queue = hints(done.stdout) if done.returncode else []
+    warnings = ""
+    while len(recovery.given) < MOST_COMMANDS:
+        if not queue:
+            warnings = _complaints(world)
+            queue = (hints(warnings) or hints(said)) if warnings else []
         if not queue:
             break
-        for command in queue[:3]:
-            done = _give(world, recovery, *command)
-            if done.returncode:
-                queue = hints(done.stdout)
-                break
-        else:
-            queue = []
-        warnings = _complaints(world)
+        done = _give(world, recovery, *queue.pop(0))
+        if done.returncode:
+            queue = hints(done.stdout)
+    warnings = _complaints(world)
+    last = recovery.given[-1]
     if warnings:
         recovery.why = f"status is not content: {warnings}\nThe last command said: {done.stdout}"
-    elif done.returncode and recovery.given[-1].startswith("resume"):
-        recovery.why = f"resume failed, and status is content: {done.stdout}"
+    elif done.returncode:
+        recovery.why = f"{last} failed, and status is content: {done.stdout}"
     return recovery
 
 

@@ -35,3 +35,54 @@ begin
     );
 end
 $keep$;
+
+-- split.keep_pending() copies rows of the mirror of the service's own tables to the schema `audit`:
+-- those that have changed, and that no sync could apply, before the mirror is dropped.
+create or replace function split.keep_pending()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $keep$
+declare
+    schema text := (select service.mirror from split.service);
+    made record;
+begin
+    for made in
+        with
+
+        pending as (
+            select
+                mirrored.table_name, changed.key_name, changed.key,
+                coalesce(attribute.attname is not null and changed.key is not null, false) as is_known
+            from split.changes as changed
+            inner join split.mirror_tables as mirrored
+                on changed.changed_table = schema || '.' || mirrored.table_name
+            left join pg_attribute as attribute
+                on
+                    attribute.attrelid = to_regclass(format('%I.%I', schema, mirrored.table_name))
+                    and attribute.attname = changed.key_name
+                    and attribute.attnum > 0
+            where to_regclass(format('%I.%I', schema, mirrored.table_name)) is not null
+        )
+
+        select
+            table_name, array_agg(distinct key) as keys,
+            -- All rows, if a key is null or computed from several columns.
+            case
+                when bool_and(is_known)
+                    then string_agg(distinct format('%I::text = any($1)', key_name), ' or ')
+                else 'true'
+            end as condition
+        from pending
+        group by table_name
+    loop
+        perform split.quarantine(
+            made.table_name,
+            format('select * from %I.%I where %s', schema, made.table_name, made.condition),
+            'Rows as the service had them in its mirror before that was copied again.',
+            null,
+            made.keys
+        );
+    end loop;
+end
+$keep$;
