@@ -26,7 +26,7 @@ from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
-from pgsplit.routing import env_file
+from pgsplit.routing import env_file, routes
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, Saga, Step, require_finished, unfinished
 
@@ -148,8 +148,7 @@ class Abort(SagaOperation[Aborted]):
     def forget(self) -> Mapping[str, Any]:
         """Forget the service's state and routes; the ledger keeps what was done."""
         file = env_file.file(self.service, self.connections)
-        if file.exists():
-            file.unlink()
+        if routes.remove(file):
             self.result.removed.append(str(file))
         left = self.ledger.forget(self.service)
         if not left:
