@@ -187,6 +187,7 @@ def test_file_of_another_monolith_is_named_and_kept(split: Split, tmp_path: Path
     said = words(done.stdout)
     assert f"warning: {folder}/payments.env is for another server, database payments_db on" in said
     said = pasted(split, hint_of(done), **here)
+    assert "payments_db?" not in said and f"warning: {folder}/payments.env is for another" in said
     kept = [one for one in folder.iterdir() if one.name != "payments.env"]
     assert len(kept) == 1 and kept[0].read_text() == demo
     assert f"that file is called {kept[0].name} now" in said
