@@ -17,7 +17,7 @@ from pgsplit.cutover.blockers import blockers
 from pgsplit.cutover.locks import change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
-from pgsplit.load import remove
+from pgsplit.load import own_objects, remove
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -27,7 +27,7 @@ from pgsplit.replication.forgotten import forgotten_switch
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
-from pgsplit.routing import env_file
+from pgsplit.routing import env_file, routes
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, Saga, Step, require_finished, unfinished
 
@@ -53,8 +53,17 @@ class Abort(SagaOperation[Aborted]):
         connections: Connections,
         ledger: Ledger,
         say: Callable[[str], None],
+        *,
+        drops_own: bool = False,
     ) -> None:
         super().__init__(service, connections, ledger, say, Aborted(service))
+        left = unfinished(ledger).get(service.database)
+        # Whoever has confirmed it once need not do so again.
+        self.drops_own = drops_own or bool(left and left.detail.get("drops_own"))
+
+    def intent(self) -> dict[str, Any]:
+        """Keep whether it was confirmed that what the service made itself is dropped."""
+        return {"drops_own": self.drops_own}
 
     def preflight(self) -> PreflightReport:
         """Check that the service holds nothing that would be lost."""
@@ -85,9 +94,11 @@ class Abort(SagaOperation[Aborted]):
                 open_session(service, self.connections) as session,
             ):
                 self._require_nothing_lost(session)
+                is_dropped = self.ledger.has_made(service, "provision", "created")
+                if not self.drops_own:
+                    own_objects.require_none(session.database, service, whole=is_dropped)
                 for what, hint in blockers(later.for_abort(session)):
                     found.add(what, hint)
-                is_dropped = self.ledger.has_made(service, "provision", "created")
                 if is_dropped and (clients := remove.clients(session.database)):
                     found.add(
                         f"somebody is connected to {service.database}: {', '.join(clients)}",
@@ -158,7 +169,9 @@ class Abort(SagaOperation[Aborted]):
 
     def remove_database(self) -> Mapping[str, Any]:
         """Drop the service's database and its roles; idempotent."""
-        removed, self.result.notes[:] = remove.remove(self.service, self.connections, self.ledger)
+        removed, self.result.notes[:] = remove.remove(
+            self.service, self.connections, self.ledger, drops_own=self.drops_own
+        )
         removed += read_through.remove(self.service, self.connections)
         self.result.removed += removed
         return {"removed": removed}
@@ -166,8 +179,7 @@ class Abort(SagaOperation[Aborted]):
     def forget(self) -> Mapping[str, Any]:
         """Forget the service's state and routes; the ledger keeps what was done."""
         file = env_file.file(self.service, self.connections)
-        if file.exists():
-            file.unlink()
+        if routes.remove(file):
             self.result.removed.append(str(file))
         left = self.ledger.forget(self.service)
         if not left:
@@ -179,7 +191,12 @@ class Abort(SagaOperation[Aborted]):
 
 
 def abort(
-    service: Service, connections: Connections, ledger: Ledger, say: Callable[[str], None]
+    service: Service,
+    connections: Connections,
+    ledger: Ledger,
+    say: Callable[[str], None],
+    *,
+    drops_own: bool = False,
 ) -> Aborted:
     """Remove everything that was made for a service, as long as it is not switched.
 
@@ -188,12 +205,14 @@ def abort(
         connections: where the servers are.
         ledger: the monolith's ledger.
         say: called with each step's name.
+        drops_own: also drop what the service has made itself, such as its own tables.
 
     Returns:
         What was removed, and notes on what is left for people to do.
 
     Raises:
         NotReady: it is switched or completed, another operation was interrupted, or its database
-            holds rows that a rollback has quarantined; nothing was changed.
+            holds rows that a rollback has quarantined, or what the service has made itself; nothing
+            was changed.
     """
-    return Abort(service, connections, ledger, say).run()
+    return Abort(service, connections, ledger, say, drops_own=drops_own).run()

@@ -38,13 +38,12 @@ from pgsplit.replication.session import Session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import Stream
-from pgsplit.routing import env_file, pause
-from pgsplit.routing.announce import announce
+from pgsplit.routing import applications, env_file, pause
+from pgsplit.routing.announce import AFTER_CHANGE_SECONDS, announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Saga, Step
 
-AFTER_CHANGE_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 5.0
 FIRST_WRITE_SECONDS = 1.0
 
@@ -225,7 +224,7 @@ class Cutover(Holding, SagaOperation[Moved]):
     def _prepare(self) -> None:
         """Make what the cutover needs, and try now what must not fail after the commit."""
         reads, writes = env_file.sides(self.service, self.connections)
-        env_file.route_to(self.service, self.connections, reads_at=reads, writes_at=writes)
+        self._route(reads, writes)
         self.prepare()
         self.keep_writable()  # what it has made, too
 
@@ -283,10 +282,16 @@ class Cutover(Holding, SagaOperation[Moved]):
 
     def route(self) -> None:
         """Route the service's applications to the new side, and let paused clients go on."""
-        env_file.route_to(self.service, self.connections, reads_at=self.side, writes_at=self.side)
+        self._route(self.side, self.side)
         self.paused.close()
         if self.connections.pgbouncer_url and self.result.opened_at:
             self.result.opened_at = self.new.clock()
+
+    def _route(self, reads: Side, writes: Side) -> None:
+        """Route applications; say so if they get the runner's own login to the monolith."""
+        was = env_file.route_to(self.service, self.connections, reads_at=reads, writes_at=writes)
+        if not (was.monolith or self.connections.application_url or self.connections.embedded):
+            self.result.warnings.append(applications.note_of_own(self.connections))
 
     def remaining(self) -> float:
         """Tell how many seconds of the pause are left.
@@ -331,6 +336,7 @@ class Cutover(Holding, SagaOperation[Moved]):
             with self.ledger.step(self.service, self.kind.entry("tell")) as step:
                 self._announce()
                 step.detail["warnings"] = list(warnings)
+                step.detail["routes"] = applications.as_written(self.service, self.connections)
         except psycopg.OperationalError as error:
             warnings.append(f"The ledger could not be told all of it: {str(error).strip()}")
             self._announce()

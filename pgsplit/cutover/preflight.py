@@ -220,8 +220,8 @@ def for_completion(
 
 def _look_around(found: PreflightReport, session: Session, dumped: str) -> None:
     """Check what a cutover needs outside of the databases; `dumped` is backed up first."""
-    service, connections = session.service, session.connections
-    _collect(found, lambda: surroundings.require_routes(service, connections))
+    connections = session.connections
+    _collect(found, lambda: surroundings.require_routes(session))
     _collect(found, lambda: surroundings.require_pgbouncer(connections))
     _collect(found, lambda: surroundings.require_announcement(connections))
     if dumped:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import tempfile
 
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections
-from pgsplit.project.project import Service
-from pgsplit.routing import env_file, pgbouncer
+from pgsplit.replication.session import Session
+from pgsplit.routing import env_file, faults, pgbouncer
 
 
-def require_routes(service: Service, connections: Connections) -> None:
-    """Check that the service's routes can be read, and that their file can be replaced."""
-    env_file.read(service, connections)
-    folder = connections.folder
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{service.role}.env.try"):
-            pass
-    except OSError as error:
-        raise NotReady(
-            f"The routes of {service.database} can't be changed: {error.strerror or error}",
-            where=str(folder),
-            hint=f"Let {os.environ.get('USER') or 'the operator'} write there: chmod u+wx {folder}",
-        ) from error
+def require_routes(session: Session) -> None:
+    """Check that the service's routes are right, and that their file can be replaced."""
+    service, connections = session.service, session.connections
+    for what, hint in faults.of_file(service, connections, session.monolith):
+        raise NotReady(what, hint=hint)
+    env_file.require_folder(connections)
 
 
 def require_pgbouncer(connections: Connections) -> None:

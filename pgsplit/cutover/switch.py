@@ -10,11 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pgsplit.cutover import preflight
-from pgsplit.cutover.cutover import (
-    AFTER_CHANGE_SECONDS,
-    FIRST_WRITE_SECONDS,
-    Cutover,
-)
+from pgsplit.cutover.cutover import FIRST_WRITE_SECONDS, Cutover
 from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, disable_triggers
 from pgsplit.cutover.moved import Moved
 from pgsplit.cutover.preflight import PreflightReport
@@ -30,8 +26,8 @@ from pgsplit.replication.session import Session, lock_syncs, open_session
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.subscription import add_tables, drop_tables
 from pgsplit.replication.sync import apply_changes
-from pgsplit.routing import env_file
-from pgsplit.routing.announce import announce
+from pgsplit.routing import applications, env_file
+from pgsplit.routing.announce import AFTER_CHANGE_SECONDS, announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, require_finished
@@ -272,6 +268,7 @@ def move_reads(service: Service, connections: Connections, ledger: Ledger, side:
         require_finished(service, ledger)
         if side is Side.SERVICE or ledger.state(service).reached(State.SWITCHED):
             require_state(session, ledger, State.VERIFIED, "read from")
-        with ledger.step(service, "point reads", at=side.value):
+        with ledger.step(service, "point reads", at=side.value) as step:
             env_file.route_to(service, connections, reads_at=side)
+            step.detail["routes"] = applications.as_written(service, connections)
     return announce(service, connections, AFTER_CHANGE_SECONDS)

@@ -27,9 +27,12 @@ from pgsplit.project.project import Service
 from pgsplit.replication import login
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.stream import Stream
-from pgsplit.routing import env_file
+from pgsplit.routing import applications, env_file, faults
+from pgsplit.routing.announce import AFTER_CHANGE_SECONDS, announce
+from pgsplit.routing.env_file import Side
+from pgsplit.routing.routes import Routes, load
 from pgsplit.state.ledger import Ledger, State
-from pgsplit.state.saga import require_finished
+from pgsplit.state.saga import require_finished, unfinished
 from pgsplit.state.schema import prepare_service
 
 FOREIGN_OBJECTS = """
@@ -99,9 +102,13 @@ def provision(
     env_file.require_folder(connections)
     with ledger.lock:
         wanted, refused = locale_of(ledger.connection), ""
-    switched = ledger.state(service).reached(State.SWITCHED)
-    otherwise = env_file.Side.SERVICE if switched else env_file.Side.MONOLITH
-    sides = env_file.sides(service, connections, otherwise)
+    was = load(service, connections)
+    if not env_file.has_own_url(service, connections):
+        was = None  # it is for another server
+    sides = _sides(service, ledger, was)
+    monolith, note = applications.monolith_of(
+        service, was, applications.last_written(ledger.connection, service), connections
+    )
     with ledger.step(service, "provision", enters=State.PROVISIONED, **intent) as step:
         with connect(maintenance_url(url), service.database) as server:
             _require_privileges(server)
@@ -117,7 +124,7 @@ def provision(
             password = _roles(server, service, new_password)
             if not exists:
                 # The file is older than this database: its routes led to another one.
-                sides = (env_file.Side.MONOLITH, env_file.Side.MONOLITH)
+                sides = Side.MONOLITH, Side.MONOLITH
                 refused = create_like(server, database, service.owner, wanted)
             notes = _database_rights(server, service, database)
         with connect(url, service.database) as inside, inside.transaction():
@@ -127,30 +134,71 @@ def provision(
                 notes += login.notes(stream(service, ledger.connection, inside), connections)
             with ledger.lock:
                 notes += difference(ledger.connection, inside, refused)
-        notes += _publish(service, connections, password, sides)
+        if own := _own_url(service, connections, password):
+            notes += _publish(service, connections, own, monolith, sides)
+            notes += filter(None, [note, _announced(service, connections, was, sides)])
+            step.detail["routes"] = applications.as_written(service, connections)
+        else:
+            notes.append(_not_written(service, connections, ledger))
         step.detail["created"] = not exists
     return Provisioned(service, not exists, env_file.file(service, connections), tuple(notes))
+
+
+def _sides(service: Service, ledger: Ledger, was: Routes | None) -> tuple[Side, Side]:
+    """Tell where applications belong: the ledger knows, unless an operation is unfinished."""
+    is_switched = ledger.state(service).reached(State.SWITCHED)
+    if was and service.database in unfinished(ledger):
+        return was.reads_at, was.writes_at
+    with ledger.lock:
+        return applications.sides_wanted(ledger.connection, service, was, is_switched=is_switched)
+
+
+def _own_url(service: Service, connections: Connections, password: str) -> str:
+    """Give the service's own URL; nothing if it has a password that is not known here."""
+    if password:
+        url = connections.urls[service.database]
+        database = str(conninfo_to_dict(url)["dbname"])
+        return with_database(url, database, user=service.login, password=password)
+    if env_file.has_own_url(service, connections) and not faults.is_refused(service, connections):
+        return env_file.own_url(service, connections)
+    return ""
 
 
 def _publish(
     service: Service,
     connections: Connections,
-    password: str,
-    sides: tuple[env_file.Side, env_file.Side],
+    own: str,
+    monolith: str,
+    sides: tuple[Side, Side],
 ) -> list[str]:
-    """Write the service's file with its own URL; give notes for the operator."""
-    if password:
-        url = connections.urls[service.database]
-        database = str(conninfo_to_dict(url)["dbname"])
-        own = with_database(url, database, user=service.login, password=password)
-    elif env_file.has_own_url(service, connections):
-        own = env_file.own_url(service, connections)
-    else:
-        return [
-            f"{service.login} has a password that is not in {env_file.file(service, connections)}; "
-            f"runner.py provision {service.role} --new-password gives it another"
-        ]
-    return env_file.establish(service, connections, own, sides)
+    """Write the service's file; give notes for the operator."""
+    try:
+        return env_file.establish(service, connections, own, monolith, sides)
+    except NotReady as error:
+        if own != env_file.read_url(env_file.file(service, connections)):
+            # The next run can't know the password that was made now.
+            error.hint += f": runner.py provision {service.role} --new-password"
+        raise
+
+
+def _announced(
+    service: Service, connections: Connections, was: Routes | None, sides: tuple[Side, Side]
+) -> str:
+    """Tell applications whose routes have changed; give a warning if that failed."""
+    if was is None or (was.reads_at, was.writes_at) == sides:
+        return ""
+    return announce(service, connections, AFTER_CHANGE_SECONDS)
+
+
+def _not_written(service: Service, connections: Connections, ledger: Ledger) -> str:
+    """Say that the file can't be written again, since nobody here knows the password."""
+    hint = faults.another_password(
+        service, connections, applications.last_written(ledger.connection, service)
+    )
+    return (
+        f"{service.login} has a password that is not in {env_file.file(service, connections)}. To"
+        f" give it another: {hint}"
+    )
 
 
 def maintenance_url(url: str) -> str:

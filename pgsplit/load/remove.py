@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady
-from pgsplit.load import rights_elsewhere
+from pgsplit.load import own_objects, rights_elsewhere
 from pgsplit.load.provision import maintenance_url, mark_of_role
 from pgsplit.postgres import roles
 from pgsplit.postgres.connect import connect, describe
@@ -54,7 +54,7 @@ BROKEN = """
 
 
 def remove(
-    service: Service, connections: Connections, ledger: Ledger
+    service: Service, connections: Connections, ledger: Ledger, *, drops_own: bool
 ) -> tuple[list[str], list[str]]:
     """Drop a service's database and its two roles; idempotent.
 
@@ -64,18 +64,21 @@ def remove(
         service: a service that is not switched.
         connections: where its server is.
         ledger: the monolith's ledger, which knows what was created.
+        drops_own: also drop what the service has made itself.
 
     Returns:
         What was dropped, and notes on roles that own something in another database.
 
     Raises:
-        NotReady: somebody is connected to the database, or it holds quarantined rows.
+        NotReady: somebody is connected to the database, or it holds quarantined rows, or what the
+            service has made itself.
     """
     url = connections.urls[service.database]
     name, removed, notes = str(conninfo_to_dict(url)["dbname"]), list[str](), list[str]()
     with connect(maintenance_url(url), service.database) as server:
-        if _exists(server, name) and _drop_schemas(service, url):
-            if ledger.has_made(service, "provision", "created"):
+        is_ours = ledger.has_made(service, "provision", "created")
+        if _exists(server, name) and _drop_schemas(service, url, is_ours, drops_own):
+            if is_ours:
                 _drop_database(server, name, url)
                 removed.append(f"database {name}")
             else:
@@ -164,7 +167,7 @@ def _exists(server: psycopg.Connection[Any], name: str) -> bool:
     return found.fetchone() is not None
 
 
-def _drop_schemas(service: Service, url: str) -> bool:
+def _drop_schemas(service: Service, url: str, whole: bool, drops_own: bool) -> bool:
     """Drop the project's schemas in one transaction; return False if they are somebody else's.
 
     An abort that was killed after this transaction, or a provisioning before its own, has left a
@@ -176,6 +179,8 @@ def _drop_schemas(service: Service, url: str) -> bool:
         if mark.fetchone() != (service.mark,):
             return inside.execute(EMPTIED, (service.owner, service.mark)).fetchone() == (True,)
         require_nothing_kept(inside, service)
+        if not drops_own:
+            own_objects.require_none(inside, service, whole=whole)
         drop = sql.SQL("drop schema if exists {} cascade")
         for schema in (service.database, service.mirror, "split", "audit", "owner"):
             inside.execute(drop.format(sql.Identifier(schema)))

@@ -22,8 +22,9 @@ from pgsplit.replication.shared import SharedStream, completed_owners, needs_mon
 from pgsplit.replication.slot import Connection, Slot, slot
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import how_far
-from pgsplit.routing import env_file
+from pgsplit.routing import env_file, faults
 from pgsplit.routing.env_file import Side
+from pgsplit.routing.routes import load
 from pgsplit.state.ledger import State, completed, state
 from pgsplit.state.saga import left_unfinished
 
@@ -118,7 +119,8 @@ def status(service: Service, connections: Connections) -> Status:
         explained(connections.monolith_url, connections.monolith),
     ):
         found = Status(service, state(monolith, service))
-        if not found.state.reached(State.LANDED):
+        if not found.state.reached(State.PROVISIONED):
+            _look_for_strange_file(found, connections)
             return found
         if service.database in (left := left_unfinished(monolith)):
             operation = left[service.database].detail["operation"]
@@ -129,7 +131,9 @@ def status(service: Service, connections: Connections) -> Status:
                 + "\n  hint:  runner.py resume"
             )
         else:
-            _look_at_routes(found, connections)
+            _look_at_routes(found, connections, monolith)
+        if not found.state.reached(State.LANDED):
+            return found
         is_needed = needs_monolith(monolith, service)
         if is_needed:
             _look_at_slot(monolith, found)
@@ -157,20 +161,30 @@ def status(service: Service, connections: Connections) -> Status:
     return found
 
 
-def _look_at_routes(found: Status, connections: Connections) -> None:
-    """Tell a service's routes; warn if writes don't go to the source of truth."""
+def _look_at_routes(found: Status, connections: Connections, monolith: Connection) -> None:
+    """Tell a service's routes; warn of a file that leads its applications astray."""
+    service, is_switched = found.service, found.state.reached(State.SWITCHED)
+    wrong = faults.of_file(service, connections, monolith)
+    if not wrong:
+        reads, writes = env_file.sides(service, connections)
+        found.reads_at, found.writes_at = reads.value, writes.value
+        wrong = faults.wrong_sides(service, connections, monolith, is_switched=is_switched)
+    _warn_of_faults(found, wrong)
+
+
+def _look_for_strange_file(found: Status, connections: Connections) -> None:
+    """Warn of a file that is there before its service, such as one of the demo."""
     try:
-        reads, writes = env_file.sides(found.service, connections)
+        if routes := load(found.service, connections):
+            _warn_of_faults(found, faults.strange(found.service, connections, routes))
     except SplitError as error:
         found.warnings.append(str(error))
-        return
-    found.reads_at, found.writes_at = reads.value, writes.value
-    if (writes is Side.SERVICE) != found.state.reached(State.SWITCHED):
-        found.warnings.append(
-            f"{env_file.file(found.service, connections)} says that writes go to the"
-            f" {writes.value}, and {found.service.database} is {found.state.value}.\n"
-            "  hint:  runner.py resume"
-        )
+
+
+def _warn_of_faults(found: Status, wrong: list[faults.Fault]) -> None:
+    for what, hint in wrong:
+        hint = hint.replace("\n", "\n         ")
+        found.warnings.append(f"{what}.\n  hint:  {hint}")
 
 
 def _look(stream: Stream, found: Status) -> None:

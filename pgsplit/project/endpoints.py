@@ -33,8 +33,8 @@ class Connections:
 
     `folder` has the files with each service's routes. `dbt_folder` is for dbt's files, if they
     shall not be in the project. `application_url` is the URL by which applications log in to the
-    monolith, by default the monolith's own. `pgbouncer_url` is empty without a PgBouncer, and
-    `after_change` is empty if no command shall run after routes have changed.
+    monolith, and empty if none was given: then it is what they have used so far. `pgbouncer_url` is
+    empty without a PgBouncer, and `after_change` if no command shall run after routes have changed.
     """
 
     project: Project
@@ -48,11 +48,6 @@ class Connections:
     after_change: str = ""
     replication_urls: Mapping[str, str] = field(default_factory=dict)
     _own: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """By default, let applications log in to the monolith as the runner does."""
-        if not self.application_url:
-            object.__setattr__(self, "application_url", self.monolith_url)
 
     @property
     def monolith(self) -> str:

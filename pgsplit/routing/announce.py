@@ -18,6 +18,7 @@ from pgsplit.project.project import Service
 from pgsplit.routing import env_file
 
 LAST_WORDS = 300
+AFTER_CHANGE_SECONDS = 60.0
 
 
 def announce(service: Service, connections: Connections, seconds: float) -> str:

@@ -1,69 +1,36 @@
-"""The file with a service's routes: the URLs by which its applications read and write.
+"""Where a service's applications read and write: routing them, and their logins.
 
-`connections/payments.env` has three variables; a shell, docker compose and python-dotenv read them
-alike. With a PgBouncer, `connections/pgbouncer.ini` has the same routes, of all services.
+`connections/payments.env` says it; see `routes`. With a PgBouncer, `connections/pgbouncer.ini` has
+the same routes, of all services.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
+from datetime import datetime, timezone
 
-import psycopg
-from dotenv.parser import parse_stream
-from psycopg.conninfo import conninfo_to_dict
-
-from pgsplit.base import files
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.postgres.connect import describe, same_database
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.routing import pgbouncer
+from pgsplit.routing.routes import (
+    Routes,
+    Side,
+    file,
+    load,
+    open_folder,
+    place,
+    read_url,
+    require_folder,
+    store,
+    write,
+)
 
-CONTENT = """\
-# Where the applications of {role} find their data. runner.py writes this file; don't edit it.
-# SERVICE_URL: its own login on its own database. READ_URL, WRITE_URL: where they read and write.
-{variable}_SERVICE_URL='{own}'
-{variable}_READ_URL='{read}'
-{variable}_WRITE_URL='{write}'
-"""
-
-
-class Side(Enum):
-    """The side to which applications are routed."""
-
-    MONOLITH = "monolith"
-    SERVICE = "service"
-
-
-@dataclass(frozen=True)
-class Routes:
-    """A service's own URL, and the URLs by which its applications read and write."""
-
-    own: str
-    read: str
-    write: str
-
-    @property
-    def reads_at(self) -> Side:
-        """Where applications read."""
-        return Side.SERVICE if self.read == self.own else Side.MONOLITH
-
-    @property
-    def writes_at(self) -> Side:
-        """Where applications write."""
-        return Side.SERVICE if self.write == self.own else Side.MONOLITH
-
-
-def file(service: Service, connections: Connections) -> Path:
-    """Name the file with a service's routes."""
-    return connections.folder / f"{service.role}.env"
+__all__ = ["Routes", "Side", "file", "read_url", "require_folder"]
 
 
 def read(service: Service, connections: Connections) -> Routes:
@@ -79,12 +46,11 @@ def read(service: Service, connections: Connections) -> Routes:
     Raises:
         NotReady: there is no such file, or it can't be understood.
     """
-    path = file(service, connections)
-    found = _load(service, connections)
+    found = load(service, connections)
     if found is None:
         raise NotReady(
             f"There are no routes yet for the applications of {service.database}.",
-            where=str(path),
+            where=str(file(service, connections)),
             hint=f"runner.py provision {service.role}",
         )
     return found
@@ -113,18 +79,19 @@ def route_to(
 
     Raises:
         NotReady: the service has no login of its own on its server, its file or another
-            service's can't be understood, or PgBouncer doesn't use the new routes.
+            service's can't be understood or written, or PgBouncer doesn't use the new routes.
         ConnectionFailed: PgBouncer can't be reached.
     """
     with _locked(connections):
         was = read(service, connections)
         own = own_url(service, connections)
-        reads, writes = reads_at or was.reads_at, writes_at or was.writes_at
-        _store(service, connections, _routes(own, reads, writes, was, connections))
+        monolith = connections.application_url or was.monolith or connections.monolith_url
+        sides = reads_at or was.reads_at, writes_at or was.writes_at
+        store(service, connections, _routes(own, sides, monolith, connections))
         try:
             _tell_pgbouncer(connections, service)
         except BaseException:
-            _store(service, connections, was)
+            store(service, connections, was)
             with suppress(SplitError):
                 _tell_pgbouncer(connections, service)
             raise
@@ -147,50 +114,43 @@ def sides(
     Raises:
         NotReady: its file can't be understood.
     """
-    found = _load(service, connections)
+    found = load(service, connections)
     return (found.reads_at, found.writes_at) if found else (otherwise, otherwise)
 
 
 def establish(
-    service: Service, connections: Connections, own: str, sides: tuple[Side, Side]
+    service: Service,
+    connections: Connections,
+    own: str,
+    monolith: str,
+    sides: tuple[Side, Side],
 ) -> list[str]:
     """Write a service's file, perhaps with a new URL of its own.
 
-    The monolith's URL in it stays, unless another one was given for applications.
+    A file for another server, which only shares the folder, is kept under another name.
 
     Args:
         service: a service with a database and a login.
         connections: the folder with its file, and the PgBouncer.
         own: the service's own URL.
+        monolith: the URL by which its applications log in to the monolith.
         sides: where its applications read and write.
 
     Returns:
-        A note for the operator if PgBouncer doesn't use the new routes.
+        Notes for the operator: on a file that is kept, and if PgBouncer doesn't use the new routes.
 
     Raises:
-        NotReady: its file can't be understood.
+        NotReady: the file can't be written.
     """
     with _locked(connections):
-        was = _load(service, connections)
-        _store(service, connections, _routes(own, *sides, was, connections))
+        notes = _keep_of_others(service, connections)
+        store(service, connections, _routes(own, sides, monolith, connections))
         try:
             _tell_pgbouncer(connections, service)
         except SplitError as error:
             # At first, PgBouncer may need this file before it can start.
-            return [f"{error.what} {error.hint}"]
-    return []
-
-
-def read_url(path: Path) -> str:
-    """Read a service's own URL from its file.
-
-    Args:
-        path: `connections/SERVICE.env`.
-
-    Returns:
-        A PostgreSQL URL with a password; nothing if there is none.
-    """
-    return next((url for name, url in _urls(path).items() if name.endswith("_SERVICE_URL")), "")
+            notes.append(f"{error.what} {error.hint}")
+    return notes
 
 
 def has_own_url(service: Service, connections: Connections) -> bool:
@@ -229,90 +189,21 @@ def own_url(service: Service, connections: Connections) -> str:
     return own
 
 
-def require_folder(connections: Connections) -> None:
-    """Create the folder for the services' files, before there is a password to lose.
-
-    Args:
-        connections: where it shall be.
-
-    Raises:
-        NotReady: it can't be created.
-    """
-    folder = connections.folder
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotReady(
-            f"The services' own URLs can't be written: {error}",
-            where=str(folder),
-            hint="Name a folder that you may write to: export"
-            f" {connections.project.variable('CONNECTIONS')}=…",
-        ) from error
-
-
-def _routes(
-    own: str, reads_at: Side, writes_at: Side, was: Routes | None, connections: Connections
-) -> Routes:
-    monolith = connections.application_url
-    if was and monolith == connections.monolith_url:
-        # No URL was given for applications: the one that they have used so far stays.
-        used = [url for url in (was.write, was.read) if url != was.own]
-        monolith = used[0] if used else monolith
+def _routes(own: str, sides: tuple[Side, Side], monolith: str, connections: Connections) -> Routes:
     urls = {Side.MONOLITH: monolith, Side.SERVICE: own}
-    return Routes(own, urls[reads_at], urls[writes_at])
+    reads, writes = (urls[side] for side in sides)
+    return Routes(own, reads, writes, monolith, place(connections.monolith_url))
 
 
-def _urls(path: Path) -> dict[str, str]:
-    """Read the variables of a file that are PostgreSQL URLs; none if there is no file."""
-    if not path.exists():
-        return {}
-    with path.open(encoding="utf-8") as lines:
-        return {
-            one.key: one.value
-            for one in parse_stream(lines)
-            if one.key and one.value and _is_url(one.value)
-        }
-
-
-def _is_url(text: str) -> bool:
-    try:
-        return text.isprintable() and bool(conninfo_to_dict(text).get("dbname"))
-    except psycopg.ProgrammingError:
-        return False
-
-
-def _load(service: Service, connections: Connections) -> Routes | None:
-    """Read a service's file; None if there is none, or an old one without READ and WRITE."""
+def _keep_of_others(service: Service, connections: Connections) -> list[str]:
+    """Copy a file that is for another server; its password may be the only copy."""
     path = file(service, connections)
-    if not path.exists():
-        return None
-    names = [f"{service.role.upper()}_{of}_URL" for of in ("SERVICE", "READ", "WRITE")]
-    urls, text = _urls(path), path.read_text(encoding="utf-8")
-    lacking = [name for name in names if name not in urls]
-    if not lacking:
-        return Routes(*(urls[name] for name in names))
-    if lacking == names[1:] and not any(name in text for name in lacking):
-        return None
-    raise NotReady(
-        f"The file has no {' and no '.join(lacking)} that can be understood.",
-        where=str(path),
-        hint="Write it as VARIABLE='postgresql://…', or have the file created again:\n"
-        f"rm {shlex.quote(str(path))} && runner.py provision {service.role} --new-password",
-    )
-
-
-def _store(service: Service, connections: Connections, routes: Routes) -> None:
-    for url in (routes.own, routes.read, routes.write):
-        # A shell and python-dotenv would read two backslashes differently.
-        if "'" in url or "\\\\" in url or not url.isprintable():
-            raise NotReady(
-                f"A URL for the applications of {service.database} has a quote, a line break or two"
-                " backslashes in a row.",
-                where=describe(url),
-                hint="Write such characters percent-encoded: ' as %27.",
-            )
-    content = CONTENT.format(role=service.role, variable=service.role.upper(), **vars(routes))
-    files.replace(file(service, connections), content)
+    own = read_url(path)
+    if not own or same_database(own, connections.urls[service.database]):
+        return []
+    kept = path.with_name(f"{path.name}.{datetime.now(timezone.utc):%Y%m%d-%H%M%S}")
+    write(kept, path.read_text(encoding="utf-8"))
+    return [f"{path} was for {place(own)}; that file is called {kept.name} now"]
 
 
 def _tell_pgbouncer(connections: Connections, changed: Service) -> None:
@@ -321,11 +212,11 @@ def _tell_pgbouncer(connections: Connections, changed: Service) -> None:
         return
     databases: dict[str, str] = {}
     for service in connections.project.services.values():
-        if routes := _load(service, connections):
+        if routes := load(service, connections):
             databases[service.role] = routes.write
             databases[pgbouncer.reads_of(service)] = routes.read
     path = connections.folder / "pgbouncer.ini"
-    files.replace(path, pgbouncer.render(path, databases))
+    write(path, pgbouncer.render(path, databases))
     pgbouncer.reload(
         connections.pgbouncer_url,
         path,
@@ -337,8 +228,7 @@ def _tell_pgbouncer(connections: Connections, changed: Service) -> None:
 @contextmanager
 def _locked(connections: Connections) -> Iterator[None]:
     """Let one runner at a time write in the folder: PgBouncer's file is made from all others."""
-    require_folder(connections)
-    handle = os.open(connections.folder, os.O_RDONLY | os.O_DIRECTORY)
+    handle = open_folder(connections.folder)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -653,8 +653,8 @@ def pause_replication(split: Split) -> Callable[[], None]:
         ),
         (
             lose_the_file,
-            "There are no routes yet for the applications of payments_db.",
-            "runner.py provision payments",
+            "payments.env is missing, and with it the password of payments_service",
+            "runner.py provision payments --new-password",
         ),
         (
             make_reverse_model_differ_from_mirror,
@@ -692,7 +692,7 @@ def test_switch_reports_all_problems_at_once(verified: Split) -> None:
     said = ran(verified, "switch", "payments", code=NotReady.exit_code)
     undo()
     assert "last verified 30 hours ago" in said
-    assert "There are no routes yet" in said
+    assert "payments.env is missing" in said
     ran(verified, "verify", "payments")
 
 

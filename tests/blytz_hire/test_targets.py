@@ -104,6 +104,7 @@ def test_shell_reads_special_characters_in_passwords_unchanged(split: Split) -> 
         "PAYMENTS_SERVICE_URL": env_file.own_url(PAYMENTS, split.connections),
         "PAYMENTS_READ_URL": application,
         "PAYMENTS_WRITE_URL": application,
+        "PAYMENTS_MONOLITH_URL": application,
     }
     with psycopg.connect(with_database(split.server.tcp, MONOLITH)) as connection:
         assert connection.info.password == PASSWORD
@@ -141,7 +142,7 @@ def test_env_file_is_never_seen_half_written(split: Split) -> None:
     over.set()
     reader.join()
     assert len(texts) == 2
-    assert [len(text.splitlines()) for text in texts] == [5, 5]
+    assert [len(text.splitlines()) for text in texts] == [7, 7]
     assert [one.name for one in path.parent.iterdir()] == ["payments.env"]
 
 
@@ -615,7 +616,8 @@ def test_pgbouncer_accepts_passwords_with_special_characters(bouncer: Bouncer) -
     urls = {**bouncer.connections.urls, "payments_db": own}
     places = (Side.SERVICE, Side.SERVICE)
     moved = replace(bouncer.connections, urls=urls)
-    assert env_file.establish(PAYMENTS, moved, own, places) == []
+    said = env_file.establish(PAYMENTS, moved, own, moved.monolith_url, places)
+    assert not any("ouncer" in note for note in said)
     assert bouncer.where() == "payments_db"
     path = bouncer.connections.folder / "pgbouncer.ini"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -624,6 +626,8 @@ def test_pgbouncer_accepts_passwords_with_special_characters(bouncer: Bouncer) -
 def test_new_password_reaches_pgbouncer(bouncer: Bouncer) -> None:
     bouncer.point(Side.SERVICE)
     assert bouncer.where() == "payments_db"
+    with bouncer.split.monolith() as monolith:
+        monolith.execute("update split.states set state = 'switched'")
     assert not any(
         "ouncer" in note
         for note in provision_payments(bouncer.connections, new_password=True).notes

@@ -16,12 +16,14 @@ from pgsplit.state.ledger import open_ledger
 
 @click.command("abort")
 @one_service
+@click.option("--yes", is_flag=True, help="Also drop what the service made itself.")
 @json_option
-def command(service: Service, as_json: bool) -> None:
+def command(service: Service, yes: bool, as_json: bool) -> None:
     """Remove everything made for SERVICE, before it is switched.
 
     Its database, roles, publication, slot and subscription, and its write fence in the monolith are
-    removed. The monolith's own tables stay as they are.
+    removed. The monolith's own tables stay as they are. If the service has made tables, columns or
+    the like itself, they are named, and only --yes drops them.
     """
     connections = connect_project()
     with (
@@ -29,7 +31,7 @@ def command(service: Service, as_json: bool) -> None:
         console.watching() as watcher,
         watcher.step(f"{service.role}: abort") as step,
     ):
-        done = abort.abort(service, connections, ledger, step.say)
+        done = abort.abort(service, connections, ledger, step.say, drops_own=yes)
     console.present(done, as_json, aborted_as_data, show_aborted)
 
 

@@ -9,6 +9,7 @@ import rich_click as click
 
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.cli.strange import warn_of_strange_files
 from pgsplit.load import provision
 from pgsplit.load.provision import Provisioned
 from pgsplit.state.ledger import open_ledger
@@ -26,6 +27,7 @@ def command(names: tuple[str, ...], new_password: bool, as_json: bool) -> None:
     """
     connections = connect_project()
     services = connections.project.select(names)
+    warn_of_strange_files(services, connections)
     with open_ledger(connections) as ledger:
         made = [
             provision.provision(service, connections, ledger, new_password=new_password)

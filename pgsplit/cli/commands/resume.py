@@ -11,6 +11,7 @@ from pgsplit.cli import console
 from pgsplit.cli.commands.switch import ROUTED
 from pgsplit.cli.options import connect_project, json_option
 from pgsplit.cutover import resume
+from pgsplit.cutover.reroute import reroute
 from pgsplit.state import saga
 from pgsplit.state.ledger import open_ledger
 
@@ -21,7 +22,8 @@ def command(as_json: bool) -> None:
     """Finish or undo every interrupted operation.
 
     A switch or rollback that was past its point of no return is finished; before that it is undone.
-    A complete that has changed a stream and an abort are finished.
+    A complete that has changed a stream and an abort are finished. Applications that an old
+    connections/SERVICE.env leads to the wrong side are routed to the right one.
     """
     connections, resumed = connect_project(), dict[str, list[str]]()
     with open_ledger(connections) as ledger, console.watching() as watcher:
@@ -33,6 +35,9 @@ def command(as_json: bool) -> None:
                 if operation in ("switch", "rollback"):
                     said.append(ROUTED.format(role=service.role))
                 resumed[database] = [console.named(line) for line in said]
+        for service in connections.project.services.values():
+            if service.database not in resumed and (lines := reroute(service, connections, ledger)):
+                resumed[service.database] = [console.named(line) for line in lines]
     console.present(resumed, as_json, resumed_as_data, show_resumed)
 
 

@@ -14,6 +14,7 @@ from pgsplit.cli import console
 from pgsplit.cli.commands.up import note_opened
 from pgsplit.cli.commands.verify import show_verified, verified_as_data
 from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.cli.strange import warn_of_strange_files
 from pgsplit.load import run
 from pgsplit.load.run import RunReport, ServiceRun
 from pgsplit.project.endpoints import Connections
@@ -38,6 +39,7 @@ def command(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     if dry_run:
         _dry_run(services, connections, as_json)
         return
+    warn_of_strange_files(services, connections)
     with console.watching() as watcher:
         report = run.run(services, connections, watcher)
     console.present(report, as_json, run_as_data, show_run)
