@@ -16,7 +16,8 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from pgsplit.base.errors import ConnectionFailed
+from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.base.text import duration
 from pgsplit.postgres import embedded, session_settings
 from pgsplit.postgres.connect import DEFAULTS, connect, url_of
 from pgsplit.project import strangers
@@ -24,6 +25,7 @@ from pgsplit.project.project import Project
 
 # How long a statement on the monolith waits for a lock, unless it says otherwise.
 LONGEST_WAIT = "10s"
+MAX_LAG_SECONDS = 300.0  # a longer lag is a warning, unless a setting says otherwise
 RESERVED = ("postgres", "template0", "template1")
 
 
@@ -46,6 +48,7 @@ class Connections:
     application_url: str = ""
     pgbouncer_url: str = ""
     after_change: str = ""
+    max_lag_seconds: float = MAX_LAG_SECONDS
     replication_urls: Mapping[str, str] = field(default_factory=dict)
     _own: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
@@ -137,6 +140,7 @@ def resolve(
         "application_url": _given(environ, variable("APPLICATION_URL"), name),
         "pgbouncer_url": _given(environ, "PGBOUNCER_ADMIN_URL", "pgbouncer"),
         "after_change": environ.get(variable("AFTER_CHANGE"), ""),
+        "max_lag_seconds": _max_lag(environ, variable("MAX_LAG")),
         "replication_urls": {
             one: environ.get(variable("REPLICATION_URL", one), "") for one in services
         },
@@ -185,6 +189,18 @@ def _given(environ: Mapping[str, str], variable: str, database: str) -> str:
     """Give an optional URL with all parts filled in, or nothing."""
     url = environ.get(variable, "")
     return url_of({"dbname": database, **_parse(variable, url)}) if url else ""
+
+
+def _max_lag(environ: Mapping[str, str], variable: str) -> float:
+    given = environ.get(variable, "")
+    found = duration(given) if given else MAX_LAG_SECONDS
+    if not found:
+        raise NotReady(
+            f"{variable} is {given!r}, which is no length of time.",
+            where="the settings",
+            hint=f"export {variable}=5min",
+        )
+    return found
 
 
 def _parse(variable: str, url: str) -> dict[str, str]:

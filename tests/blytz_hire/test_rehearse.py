@@ -118,7 +118,7 @@ def test_read_only_login_is_enough_and_is_told_what_the_real_run_needs(
     (stop,) = report["real_run_would_stop_at"]
     assert "reader may not replicate" in stop["what"].replace("lacks privileges:\n  - ", "")
     assert 'ALTER ROLE "reader" REPLICATION;' in stop["mend"]
-    (files,) = report["services"]
+    files = report["services"]["files_db"]
     assert files["tests"]["passed"] > 0 and files["tests"]["failed"] == 0
     verified = report["verified"]["files_db"]
     assert verified["proven"] and set(verified["tables"]) == set(files["rows_out"])

@@ -90,7 +90,7 @@ def test_report_shows_row_counts_tests_and_the_proof(living: Split, tmp_path: Pa
 def test_report_is_available_as_json(living: Split) -> None:
     result = living.runner("report", "payments", "--json")
     assert result.returncode == 0, result.stderr
-    (account,) = json.loads(result.stdout)["accounts"]
+    (account,) = json.loads(result.stdout)["services"].values()
     assert account["service"]["database"] == "payments_db"
     assert [one["step"] for one in account["steps"]][:3] == ["provision", "land", "build"]
     built = next(one for one in account["steps"] if one["step"] == "build")
@@ -187,7 +187,8 @@ def test_switch_and_rollback_are_shown_with_pause_backup_and_quarantine(
     assert "services switched" not in shown
     for part in ("close", "drain", "decide", "open", "point"):
         assert f"<title>{part}: " in html, part
-    (account,) = json.loads(living.runner("report", "payments", "--json").stdout)["accounts"]
+    shown = living.runner("report", "payments", "--json")
+    account = json.loads(shown.stdout)["services"]["payments_db"]
     assert {"switch", "rollback", "backup"} <= {one["step"] for one in account["steps"]}
 
 

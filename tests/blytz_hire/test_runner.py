@@ -265,8 +265,8 @@ def test_run_builds_a_service_in_one_command_and_is_repeatable(split: Split) -> 
     first = split.runner("run", "files", "--json")
     assert first.returncode == 0, first.stderr
     report = json.loads(first.stdout)
-    assert [one["service"] for one in report["services"]] == ["files_db"]
-    (files,) = report["services"]
+    ((name, files),) = report["services"].items()
+    assert name == "files_db"
     assert files["created"] and not files["landed_already"]
     assert files["rows_in"]["portfolio_items"] == files["rows_out"]["portfolio_items"] > 0
     assert files["tests"]["passed"] > 0 and files["tests"]["failed"] == 0
@@ -299,6 +299,6 @@ def test_service_that_is_not_built_is_refused(landed: Split) -> None:
         assert "runner.py run payments" in ran.stderr
     status = landed.runner("status", "--json")
     assert status.returncode == 0, status.stdout
-    states = {name: one["state"] for name, one in json.loads(status.stdout).items()}
+    states = {name: one["state"] for name, one in json.loads(status.stdout)["services"].items()}
     assert states["payments_db"] == "landed"
     assert states["users_db"] == "absent"

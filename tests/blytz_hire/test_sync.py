@@ -37,7 +37,7 @@ def test_sync_applies_everything_committed_before_it_began(living: Split) -> Non
             where id = 'counted-4'""")
     ran = living.runner("sync", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
-    report = json.loads(ran.stdout)["payments_db"]
+    report = json.loads(ran.stdout)["services"]["payments_db"]
     assert report["upserted"]["payments"] == 4
     assert report["upserted"]["refunds"] == 1
     assert report["deleted"]["payments"] == 0

@@ -11,6 +11,7 @@ import rich_click as click
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option, services_argument
 from pgsplit.observe import history, pages
+from pgsplit.observe.history import Report
 from pgsplit.observe.pages import account as account_page
 
 
@@ -35,7 +36,7 @@ def command(names: tuple[str, ...], html: Path, as_json: bool) -> None:
     services = connections.project.select(names)
     if as_json:
         found = history.report(services, connections)
-        console.show_json(asdict(found, dict_factory=_without_project))
+        console.show_json(report_as_data(found))
         return
     pages.check_writable(html)
     found = history.report(services, connections)
@@ -45,6 +46,13 @@ def command(names: tuple[str, ...], html: Path, as_json: bool) -> None:
         said = f"{last.step} {last.outcome or 'interrupted, or running'}" if last else "nothing yet"
         console.say(f"{one.service.database:<18}{one.state.value:<13}last: {said}")
     console.say(f"The page is {html}.")
+
+
+def report_as_data(found: Report) -> dict[str, Any]:
+    """Give a report as plain data for `--json`."""
+    data = asdict(found, dict_factory=_without_project)
+    accounts = {one["service"]["database"]: one for one in data.pop("accounts")}
+    return {**data, "services": accounts}
 
 
 def _without_project(items: list[tuple[str, Any]]) -> dict[str, Any]:
