@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +24,7 @@ from pgsplit.observe import history
 from pgsplit.postgres.connect import with_database
 from tests.support import schemas
 from tests.support.split import Split, command_line
+from tests.support.stage import Stage
 
 OF_LINES = {"event", "follower"}
 LIKE_A_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d")
@@ -104,18 +104,21 @@ def test_commands_that_move_print_one_document(verified: Split) -> None:
     data(verified, "report")
 
 
-@pytest.mark.slow
-def test_commands_that_build_print_one_document(living: Split, tmp_path: Path) -> None:
-    data(living, "build", "payments")
-    data(living, "run", "payments")
-    data(living, "run", "files", "--dry-run")
+def test_commands_that_build_print_one_document(stage: Stage) -> None:
+    """A build as it led to a state; `test_runner` and `test_rehearse` check a run's documents."""
+    stage.enter("built")
+    (said,) = stage.said("built")
+    assert schemas.kind(schemas.validate(said)) == "build"
+    run, demo = schemas.read("run"), schemas.read("demo")
+    of_run = {name: run["properties"][name] for name in demo["properties"] if name != "schema"}
+    assert of_run == {name: one for name, one in demo["properties"].items() if name != "schema"}
 
 
-def test_result_and_error_are_one_document(six: Split) -> None:
-    six.replicate("payments_db", "update payments_db.payments set sender_id = 'ghost'")
-    found = data(six, "parity", code=DataDiffers.exit_code)
+def test_result_and_error_are_one_document(living: Split) -> None:
+    living.replicate("payments_db", "update payments_db.payments set sender_id = 'ghost'")
+    found = data(living, "parity", "payments", code=DataDiffers.exit_code)
     assert found["references"] and found["error"]["code"] == "data_differs"
-    planned = data(six, "reconcile", code=DataDiffers.exit_code)
+    planned = data(living, "reconcile", "payments", code=DataDiffers.exit_code)
     assert planned["actions"] or planned["helpless"]
 
 

@@ -32,6 +32,7 @@ from pgsplit.cutover import repair
 from pgsplit.load import land
 from pgsplit.project.project import UnknownService
 from pgsplit.state.saga import Stopped
+from tests.support import schemas
 from tests.support.split import Split, command_line, surrounded
 
 
@@ -264,7 +265,7 @@ def test_psql_connects_to_the_given_database(split: Split) -> None:
 def test_run_builds_a_service_in_one_command_and_is_repeatable(split: Split) -> None:
     first = split.runner("run", "files", "--json")
     assert first.returncode == 0, first.stderr
-    report = json.loads(first.stdout)
+    report = schemas.validate(first.stdout)
     ((name, files),) = report["services"].items()
     assert name == "files_db"
     assert files["created"] and not files["landed_already"]
