@@ -23,6 +23,7 @@ from pgsplit.postgres.connect import held_lock, is_lost
 # In the order of a split. `commands/NAME.py` has the command NAME.
 GROUPS = {
     "Try it": ("demo", "up", "down", "url", "psql"),
+    "Set up": ("config",),
     "Look": ("analyze", "status", "history", "report"),
     "Load": ("provision", "land", "build", "run"),
     "Follow": ("sync", "events"),

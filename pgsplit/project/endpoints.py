@@ -1,4 +1,4 @@
-"""The databases' URLs, from the environment, and connections to them.
+"""The databases' URLs, from the project's settings, and connections to them.
 
 `NAME_URL` is the URL of the target `name`: the monolith or a service's database. A service without
 a URL is a database on the monolith's server. Without any URL, everything is on the embedded server.
@@ -22,6 +22,7 @@ from pgsplit.postgres import embedded, session_settings
 from pgsplit.postgres.connect import DEFAULTS, connect, url_of
 from pgsplit.project import strangers
 from pgsplit.project.project import Project
+from pgsplit.project.settings import Settings
 
 # How long a statement on the monolith waits for a lock, unless it says otherwise.
 LONGEST_WAIT = "10s"
@@ -114,11 +115,11 @@ class Connections:
 def resolve(
     project: Project, environ: Mapping[str, str] = os.environ, home: Path | None = None
 ) -> Connections:
-    """Find a project's databases from the environment, or on the embedded server.
+    """Find a project's databases from its settings, or on the embedded server.
 
     Args:
         project: the project.
-        environ: the variables. `NAME_URL` is the URL of the target `name`. The optional
+        environ: the environment; `Settings` adds what files say. `NAME_URL` is the URL of the target `name`. The optional
             `NAME_REPLICATION_URL` is the URL by which the other *servers* reach it, if their
             network names differ from the runner's. With the monolith's name, `…_CONNECTIONS` is
             the folder of the services' routes, `…_APPLICATION_URL` the URL by which applications
@@ -130,9 +131,11 @@ def resolve(
         A URL for every target, with host, port, user and database filled in.
 
     Raises:
+        NotReady: a settings file can't be read, or has a name that is no setting.
         ConnectionFailed: a value is no PostgreSQL URL, a service has a URL but the monolith has
             none, or two targets are the same database.
     """
+    environ = Settings(project, environ)
     name, services, variable = project.name, project.services, project.variable
     folder = Path(environ.get(variable("CONNECTIONS")) or project.root / "connections")
     given = {target: environ.get(variable("URL", target), "") for target in project.targets}
