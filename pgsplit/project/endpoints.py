@@ -119,11 +119,12 @@ def resolve(
 
     Args:
         project: the project.
-        environ: the environment; `Settings` adds what files say. `NAME_URL` is the URL of the target `name`. The optional
-            `NAME_REPLICATION_URL` is the URL by which the other *servers* reach it, if their
-            network names differ from the runner's. With the monolith's name, `…_CONNECTIONS` is
-            the folder of the services' routes, `…_APPLICATION_URL` the URL by which applications
-            log in to the monolith, and `…_AFTER_CHANGE` a command to run after routes have changed.
+        environ: the environment; `Settings` adds what files say. `NAME_URL` is the URL of the
+            target `name`. The optional `NAME_REPLICATION_URL` is the URL by which the other
+            *servers* reach it, if their network names differ from the runner's. With the monolith's
+            name, `…_CONNECTIONS` is the folder of the services' routes, `…_APPLICATION_URL` the URL
+            by which applications log in to the monolith, and `…_AFTER_CHANGE` a command to run
+            after routes have changed.
             `PGBOUNCER_ADMIN_URL` is the console of PgBouncer.
         home: the folder of the embedded server; by default the project's.
 
@@ -135,17 +136,17 @@ def resolve(
         ConnectionFailed: a value is no PostgreSQL URL, a service has a URL but the monolith has
             none, or two targets are the same database.
     """
-    environ = Settings(project, environ)
+    settings = Settings(project, environ)
     name, services, variable = project.name, project.services, project.variable
-    folder = Path(environ.get(variable("CONNECTIONS")) or project.root / "connections")
-    given = {target: environ.get(variable("URL", target), "") for target in project.targets}
+    folder = Path(settings.get(variable("CONNECTIONS")) or project.root / "connections")
+    given = {target: settings.get(variable("URL", target), "") for target in project.targets}
     pointing: dict[str, Any] = {
-        "application_url": _given(environ, variable("APPLICATION_URL"), name),
-        "pgbouncer_url": _given(environ, "PGBOUNCER_ADMIN_URL", "pgbouncer"),
-        "after_change": environ.get(variable("AFTER_CHANGE"), ""),
-        "max_lag_seconds": _max_lag(environ, variable("MAX_LAG")),
+        "application_url": _given(settings, variable("APPLICATION_URL"), name),
+        "pgbouncer_url": _given(settings, "PGBOUNCER_ADMIN_URL", "pgbouncer"),
+        "after_change": settings.get(variable("AFTER_CHANGE"), ""),
+        "max_lag_seconds": _max_lag(settings, variable("MAX_LAG")),
         "replication_urls": {
-            one: environ.get(variable("REPLICATION_URL", one), "") for one in services
+            one: settings.get(variable("REPLICATION_URL", one), "") for one in services
         },
     }
     if not any(given.values()):
@@ -159,11 +160,11 @@ def resolve(
             hint=f"export {variable('URL')}=postgresql://USER:PASSWORD@HOST/{name}",
         )
 
-    monolith = _parse(variable("URL"), given[name])
+    monolith = _parse(settings, variable("URL"))
     fields = {name: {"dbname": name, **monolith}}
     for service in services:
         fields[service] = (
-            {"dbname": service, **_parse(f"{service.upper()}_URL", given[service])}
+            {"dbname": service, **_parse(settings, variable("URL", service))}
             if given[service]
             else {**monolith, "dbname": service}
         )
@@ -184,31 +185,32 @@ def resolve(
             )
         seen[place] = target
     urls = {target: url_of(found) for target, found in fields.items()}
-    replication = environ.get(variable("REPLICATION_URL")) or urls[name]
+    replication = settings.get(variable("REPLICATION_URL")) or urls[name]
     return Connections(project, urls, False, replication, folder, **pointing)
 
 
-def _given(environ: Mapping[str, str], variable: str, database: str) -> str:
+def _given(settings: Settings, variable: str, database: str) -> str:
     """Give an optional URL with all parts filled in, or nothing."""
-    url = environ.get(variable, "")
-    return url_of({"dbname": database, **_parse(variable, url)}) if url else ""
+    is_given = settings.get(variable)
+    return url_of({"dbname": database, **_parse(settings, variable)}) if is_given else ""
 
 
-def _max_lag(environ: Mapping[str, str], variable: str) -> float:
-    given = environ.get(variable, "")
+def _max_lag(settings: Settings, variable: str) -> float:
+    given = settings.get(variable, "")
     found = duration(given) if given else MAX_LAG_SECONDS
     if not found:
         raise NotReady(
             f"{variable} is {given!r}, which is no length of time.",
-            where="the settings",
+            where=settings.where(variable),
             hint=f"export {variable}=5min",
         )
     return found
 
 
-def _parse(variable: str, url: str) -> dict[str, str]:
+def _parse(settings: Settings, variable: str) -> dict[str, str]:
     try:
-        found = {k: str(v) for k, v in conninfo_to_dict(url).items() if v not in (None, "")}
+        given = conninfo_to_dict(settings[variable])
+        found = {k: str(v) for k, v in given.items() if v not in (None, "")}
     except psycopg.ProgrammingError:
         found = {}
     unquoted = "@" in found.get("dbname", "") + found.get("host", "")
@@ -216,7 +218,7 @@ def _parse(variable: str, url: str) -> dict[str, str]:
         # libpq's message may quote the password, so neither it nor the value is repeated.
         raise ConnectionFailed(
             f"{variable} is no PostgreSQL URL.",
-            where="the environment",
+            where=settings.where(variable),
             hint=f"export {variable}=postgresql://USER:PASSWORD@HOST:5432/DATABASE\n"
             "with a password's @ and / written as %40 and %2F, and without Prisma's ?schema=…",
         )

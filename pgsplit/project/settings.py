@@ -136,6 +136,11 @@ class Settings(Mapping[str, str]):
     def __len__(self) -> int:
         return len({**self.environ, **self.given})
 
+    def where(self, variable: str) -> str:
+        """Name the place of a setting for a message."""
+        source = self.source(variable)
+        return "the environment" if source in (DEFAULT, ENVIRONMENT) else source
+
     def source(self, variable: str) -> str:
         """Tell where a setting comes from."""
         given = self.given.get(variable)
@@ -196,13 +201,13 @@ class Settings(Mapping[str, str]):
             if one is None:
                 raise self._unknown(key, by_key)
             if not isinstance(value, str):
-                raise self._refused(key, f"is {value!r}, and has to be text", f'{key} = "…"')
+                raise self._refused(key, f"is {value!r}, and has to be text.", f'{key} = "…"')
             if one.variable in found:
-                raise self._refused(key, f"and {one.key} are given more than once", "Keep one.")
+                raise self._refused(key, f"and {one.key} are given more than once.", "Keep one.")
             if one.is_url and not how and has_password(value):
                 raise self._refused(
                     key,
-                    "holds a password, which is no place for one",
+                    "holds a password. This file is no place for one.",
                     f"Write {one.variable}=… into {self.dotenv} (chmod 600), or export it, or name"
                     f" where it is: {key}_file or {key}_command",
                 )
@@ -222,9 +227,7 @@ class Settings(Mapping[str, str]):
         )
 
     def _refused(self, key: str, why: str, hint: str) -> NotReady:
-        return NotReady(
-            f"{key} {why.removesuffix('.')}.".replace("?.", "?"), where=str(self.toml), hint=hint
-        )
+        return NotReady(f"{key} {why}", where=str(self.toml), hint=hint)
 
     def _read(self, one: Setting, given: _Given) -> str:
         """Read a value from its file, or run the command that prints it."""

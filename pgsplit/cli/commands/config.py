@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 import rich_click as click
+from rich.text import Text
 
 from pgsplit.cli import console
 from pgsplit.cli.options import current_project, json_option
@@ -65,7 +66,7 @@ def show_settings(settings: Settings) -> None:
     """Print each setting with its value and its source."""
     rows = console.table("setting", "value", "from")
     for one in settings.known.values():
-        rows.add_row(one.key, console.Text(shown(settings, one)), settings.source(one.variable))
+        rows.add_row(one.key, Text(shown(settings, one)), settings.source(one.variable))
     console.out.print(rows)
     console.say(f"Files: {settings.toml} and {settings.dotenv}; variables: docs/connections.md.")
     console.show_warnings(settings.doubts)
