@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.table import Table
 
@@ -75,7 +76,7 @@ class Side:
         """The service's database."""
         return self.split.service.database
 
-    def runner(self, *arguments: str) -> dict[str, object]:
+    def runner(self, *arguments: str) -> dict[str, Any]:
         """Run runner.py, as a person does; give its report."""
         command = [sys.executable, str(ROOT / "runner.py"), *arguments, "--json"]
         ran = subprocess.run(
@@ -130,7 +131,8 @@ def move(place: Side, operation: str, clients: Sequence[Client], old: str, new: 
     """Move the source of truth once."""
     before = [len(client.accepted) for client in clients]
     role = place.split.service.role
-    said = place.runner(operation, role, "--no-backup", "--max-pause", "20s")[place.database]
+    moved = place.runner(operation, role, "--no-backup", "--max-pause", "20s")["services"]
+    said = moved[place.database]
     wait_for_writes(clients, new)
     since = [
         one

@@ -34,6 +34,7 @@ from pgsplit.postgres.locale import create_like, locale_of, require_utf8
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
+from pgsplit.project.settings import Settings
 from pgsplit.prove.verify import Verified, verify
 from pgsplit.replication import requirements
 from pgsplit.state.ledger import open_ledger
@@ -70,7 +71,8 @@ class Rehearsal:
 
 def folder(project: Project, environ: Mapping[str, str] = os.environ) -> Path:
     """Name the copy's folder: `.rehearsal` in the folder `…_SCRATCH`, or else in the project."""
-    return Path(environ.get(project.variable("SCRATCH")) or project.root).absolute() / ".rehearsal"
+    given = Settings(project, environ).get(project.variable("SCRATCH"))
+    return Path(given or project.root).absolute() / ".rehearsal"
 
 
 def rehearse(

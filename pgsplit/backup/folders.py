@@ -16,6 +16,7 @@ import psutil
 from pgsplit.base.errors import NotReady
 from pgsplit.base.files import sync
 from pgsplit.project.project import Project
+from pgsplit.project.settings import Settings
 
 MANIFEST = "backup.json"
 UNFINISHED = ".part"
@@ -25,7 +26,8 @@ NAME = re.compile(rf"[a-z]+-{PHASE.pattern}-\d{{8}}T\d{{6}}Z(-\d+)?")
 
 def folder(project: Project, environ: Mapping[str, str] = os.environ) -> Path:
     """Name the folder of all backups: `…_BACKUPS`, or else `backups` in the project."""
-    return Path(environ.get(project.variable("BACKUPS")) or project.root / "backups").absolute()
+    given = Settings(project, environ).get(project.variable("BACKUPS"))
+    return Path(given or project.root / "backups").absolute()
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
 SHOWN = 3
+UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def few(names: Sequence[str], shown: int = SHOWN) -> str:
@@ -33,9 +35,26 @@ def seconds(count: float | None) -> str:
     return f"{count:.0f} s" if count < 600 else f"{count / 60:,.0f} min"
 
 
+def duration(text: str) -> float | None:
+    """Read a duration such as 500ms, 5s, 2min, 1h or 1d, in seconds; None if it is none."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|min|h|d)?", text.strip())
+    return float(found[1]) * UNITS[found[2] or "s"] if found else None
+
+
 def ago(moment: datetime) -> str:
     """Say how long ago a moment was."""
     return f"{seconds(max(0.0, (datetime.now(timezone.utc) - moment).total_seconds()))} ago"
+
+
+def rfc3339(moment: datetime, timespec: str = "auto") -> str:
+    """Give a moment as RFC 3339 in UTC: `2026-01-31T12:00:00Z`; `seconds` leaves out fractions.
+
+    Raises:
+        ValueError: the moment has no time zone, so nobody knows when it was.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone")
+    return moment.astimezone(timezone.utc).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def printable(text: str) -> str:

@@ -6,43 +6,47 @@ Messages call this program `runner.py`. What is printed through `say`, `show_not
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
+import click
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.markup import escape
-from rich.padding import Padding
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from pgsplit.base.errors import SplitError
-from pgsplit.base.text import printable, printable_json, size
-
-if TYPE_CHECKING:
-    from pgsplit.postgres.copy import Progress as Copied
+from pgsplit.base.text import printable
+from pgsplit.cli import progress
+from pgsplit.cli.document import Document
+from pgsplit.cli.progress import Steps
+from pgsplit.cli.wrapping import wrap
 
 
 class SafeConsole(Console):
     """A console that shows control characters as escapes, whoever has put them into a name."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as Rich does; it would drop some of these characters without a trace."""
+        """Print as Rich does; it would drop some of these characters without a trace.
+
+        What is too wide for the terminal goes on in the next line, where Rich would cut it off.
+        """
+        options.setdefault("crop", False)
+        words = [word for one in objects if type(one) is str for word in one.split()]
+        if any(cell_len(word) > self.width for word in words):
+            options.setdefault("soft_wrap", True)  # Rich would break that name
         super().print(*(printable(one) if type(one) is str else one for one in objects), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Go on if nobody reads progress and errors any more; end if nobody reads the result."""
+        if not self.stderr:
+            raise BrokenPipeError
+        self.quiet = True
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -60,96 +64,38 @@ out = SafeConsole(highlight=False)
 
 Result = TypeVar("Result")
 
-LONGEST = 60  # characters beside a step
+document = Document()
+
+# How the parts of an error begin, their style, and what their further lines begin with.
+STYLES = {
+    "error": ("error: ", "bold red", ""),
+    "where": ("  where: ", "bold", "         "),
+    "hint": ("  hint:  ", "bold", "         "),
+}
 
 program = "runner.py"  # what people called this program; `main.run` sets it
 
 
-@dataclass
-class StepLine:
-    """The line of one step."""
-
-    progress: Progress
-    task: TaskID
-    nodes: int = 0
-    mark: str = "[green]✓[/]"
-    told: str = ""
-
-    def copied(self, copied: Copied) -> None:
-        """Show how many rows and bytes have been copied."""
-        self.progress.update(
-            self.task,
-            completed=copied.rows,
-            total=max(copied.rows_estimate, copied.rows),
-            said=f"{copied.rows:,} rows, {size(copied.bytes)}",
-        )
-
-    def say(self, said: str) -> None:
-        """Show the step's result, or how far it is; print what is longer than a line, once."""
-        if len(said) <= LONGEST:
-            self.progress.update(self.task, said=said)
-        elif said != self.told:
-            self.told = said
-            self.progress.console.print(named(said), markup=False, soft_wrap=True)
-
-    def fail(self, said: str) -> None:
-        """Show that the step ended and found something wrong."""
-        self.mark = "[red]✗[/]"
-        self.say(said)
-
-    def finished_node(self, name: str) -> None:
-        """Count a model or test that dbt has finished."""
-        self.nodes += 1
-        self.progress.update(self.task, said=f"{self.nodes} done")
+def watching() -> AbstractContextManager[Steps]:
+    """Show progress on standard error for the block: bars on a terminal, else lines with times."""
+    return progress.watching(err, _progress_line)
 
 
-@dataclass(frozen=True)
-class Steps:
-    """Shows how far a run is: a line for each step, with a bar while it copies."""
-
-    progress: Progress
-
-    @contextmanager
-    def step(self, what: str) -> Iterator[StepLine]:
-        """Show a line while the block runs, and how it ended."""
-        line = StepLine(self.progress, self.progress.add_task(what, total=None, said="", mark=""))
-        try:
-            yield line
-        except BaseException:
-            self.progress.update(line.task, said="failed", mark="[red]✗[/]")
-            self.progress.stop_task(line.task)
-            raise
-        self.progress.update(line.task, total=1, completed=1, mark=line.mark)
-
-
-class _MarkColumn(SpinnerColumn):
-    """A spinner while a step runs, then a mark that shows how it ended."""
-
-    def render(self, task: Task) -> RenderableType:
-        mark = task.fields["mark"]
-        return Text.from_markup(mark) if mark else super().render(task)
-
-
-@contextmanager
-def watching() -> Iterator[Steps]:
-    """Show progress on standard error for the block."""
-    with Progress(
-        _MarkColumn(),
-        TextColumn("{task.description:<32}"),
-        BarColumn(bar_width=12),
-        TextColumn("{task.fields[said]:<22}"),
-        TimeElapsedColumn(),
-        console=err,
-    ) as progress:
-        yield Steps(progress)
+def _progress_line(said: str) -> None:
+    err.print(named(said), markup=False, soft_wrap=True)
 
 
 class _SafeTable(Table):
     """A table whose cells are as wide as what is shown of them."""
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Add a row; control characters in its texts are shown as escapes."""
-        super().add_row(*map(_shown, cells), **options)
+        """Add a row; control characters in its texts are shown as escapes, and no word is cut."""
+        shown = [_shown(cell) for cell in cells]
+        super().add_row(*shown, **options)
+        for column, cell in zip(self.columns, shown, strict=False):
+            words = _plain(cell).split()
+            longest = max(map(cell_len, words), default=0)
+            column.min_width = max(column.min_width or 0, longest)
 
 
 def _shown(cell: RenderableType | None) -> RenderableType | None:
@@ -158,11 +104,19 @@ def _shown(cell: RenderableType | None) -> RenderableType | None:
     return printable(cell) if isinstance(cell, str) else cell
 
 
+def _plain(cell: RenderableType | None) -> str:
+    if isinstance(cell, Text):
+        return cell.plain
+    return Text.from_markup(cell).plain if isinstance(cell, str) else ""
+
+
 def table(*headings: str) -> Table:
     """Make an empty table; a heading that begins with `>` right-aligns its column."""
     made = _SafeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        made.add_column(heading.removeprefix(">"), justify="right" if heading[0] == ">" else "left")
+        name = heading.removeprefix(">")
+        longest = max(map(cell_len, name.split()))
+        made.add_column(name, justify="right" if heading[0] == ">" else "left", min_width=longest)
     return made
 
 
@@ -174,38 +128,70 @@ def named(text: str) -> str:
 
 
 def say(*lines: str) -> None:
-    """Print lines as they are, neither wrapped nor styled; commands in them are named."""
+    """Print lines, not styled and wrapped only on a terminal; commands in them are named."""
     for line in lines:
-        out.print(named(line), markup=False, soft_wrap=True)
+        out.print(_wrapped(out, line), markup=False, soft_wrap=True)
+
+
+def _wrapped(console: Console, text: str, first: str = "", following: str = "") -> str:
+    """Name the commands in a text, and wrap it between words if people read it on a terminal.
+
+    In a file or a pipe each message stays on a line of its own, to be searched.
+    """
+    width = console.width if console.is_terminal else sys.maxsize
+    return wrap(named(text), width, first, following)
+
+
+def listed(first: str, names: Iterable[str], indent: int = 4) -> str:
+    """List names after a first word, wrapped between them everywhere."""
+    return wrap(f"{first} {', '.join(names)}", out.width, following=" " * indent)
 
 
 def indent(text: str, by: int, style: str = "") -> None:
     """Print text from a database indented and wrapped; control characters are made visible."""
-    shown = Text(printable(text), style=style, overflow="fold")
-    out.print(Padding(shown, (0, 0, 0, by), expand=False))
+    shown = wrap(text, out.width, " " * by, " " * by)
+    out.print(Text(shown, style=style), soft_wrap=True)
 
 
 def show_notes(notes: Iterable[str]) -> None:
     """Print what an operator should know, each note once."""
     for note in dict.fromkeys(notes):
-        out.print(f"note: {named(note)}", markup=False)
+        out.print(_wrapped(out, f"note: {note}", "", "  "), markup=False, soft_wrap=True)
 
 
 def show_warnings(warnings: Iterable[str]) -> None:
     """Print what an operator must act on."""
     for warning in warnings:
-        out.print(f"[bold red]warning:[/] {escape(named(warning))}", soft_wrap=True)
+        first = "warning: "
+        said = _wrapped(out, warning, first).removeprefix(first)
+        out.print(Text.assemble((first, "bold red"), said), soft_wrap=True)
 
 
 def show_quarantined(kept: Mapping[str, int]) -> None:
     """Say where rows were copied before something replaced or deleted them."""
-    for table, rows in kept.items():
-        out.print(f"note: {rows:,} row(s) were copied to {table} before they were replaced.")
+    show_notes(
+        f"{rows:,} row(s) were copied to {table} before they were replaced."
+        for table, rows in kept.items()
+    )
+
+
+def begin(called: str, as_json: bool) -> None:
+    """Begin a command: name the program, and leave standard output to the document if asked for."""
+    global program
+    program = called
+    document.begin(as_json)
+    out.stderr = as_json
+
+
+def end(exit_code: int) -> None:
+    """End a command: print its document, if there is one."""
+    out.stderr = False
+    document.end(exit_code)
 
 
 def show_json(data: Mapping[str, Any]) -> None:
-    """Print data as JSON on standard output, for programs."""
-    print(printable_json(json.dumps(data, indent=2, default=str, ensure_ascii=False)))
+    """Print data as JSON on standard output, for programs; see `document`."""
+    document.hold(click.get_current_context().command.name or "", data)
 
 
 def present(
@@ -221,24 +207,22 @@ def present(
         show(result)
 
 
-def show_error(error: SplitError, as_json: bool, exit_code: int | None = None) -> int:
+def show_error(error: SplitError, exit_code: int | None = None) -> int:
     """Print what went wrong, where, and how to fix it, on standard error.
 
     Args:
-        error: what went wrong.
-        as_json: print it as JSON on standard output too, for programs.
+        error: what went wrong; a document that was asked for has it, too.
         exit_code: the error's own, if none is given.
 
     Returns:
         The exit code.
     """
     error.hint, code = named(error.hint), error.exit_code if exit_code is None else exit_code
-    if as_json:
-        show_json({"error": error.as_data(), "exit_code": code})
-    err.print(f"[bold red]error:[/] {escape(named(error.what))}", soft_wrap=True)
-    if error.where:
-        err.print(f"  [bold]where:[/] {escape(error.where)}", soft_wrap=True)
-    if error.hint:
-        hint = error.hint.replace("\n", "\n         ")
-        err.print(f"  [bold]hint:[/]  {escape(hint)}", soft_wrap=True)
+    document.fail(error)
+    parts = {"error": error.what, "where": error.where, "hint": error.hint}
+    for part, text in parts.items():
+        if text or part == "error":
+            first, style, following = STYLES[part]
+            said = _wrapped(err, text, first, following).removeprefix(first)
+            err.print(Text.assemble((first, style), said), soft_wrap=True)
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from pgsplit.postgres.connect import held_lock, is_lost
 # In the order of a split. `commands/NAME.py` has the command NAME.
 GROUPS = {
     "Try it": ("demo", "up", "down", "url", "psql"),
+    "Set up": ("config",),
     "Look": ("analyze", "status", "history", "report"),
     "Load": ("provision", "land", "build", "run"),
     "Follow": ("sync", "events"),
@@ -39,7 +41,9 @@ Exit codes:
     3  no connection           8  embedded server failed
     4  not ready               9  data differs
                              130  stopped by Ctrl-C
+                             141  nobody reads the output
 """
+NOBODY_READS = 141  # what a shell gives for a program that SIGPIPE ends
 HELP = click.RichHelpConfiguration(
     theme="default-slim",  # no boxes: it reads the same in a pipe
     max_width=80,
@@ -129,14 +133,39 @@ def run(arguments: Sequence[str], program: str) -> int:
     Returns:
         The exit code.
     """
-    console.program = program
-    as_json = "--json" in arguments
+    try:
+        return _documented(arguments, program)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try to write the rest
+        return NOBODY_READS
+
+
+def _documented(arguments: Sequence[str], program: str) -> int:
+    """Run one command and print its document, if it was asked for one."""
+    console.begin(program, as_json="--json" in arguments)
+    code = SplitError.exit_code
+    try:
+        code = _run(arguments, program)
+    except BrokenPipeError:
+        console.document.begin(False)
+        raise
+    except Exception as bug:
+        console.document.fail(SplitError(f"{type(bug).__name__}: {bug}"))
+        raise
+    finally:
+        console.end(code)
+    return code
+
+
+def _run(arguments: Sequence[str], program: str) -> int:
     try:
         cli(list(arguments), prog_name=program, standalone_mode=False)
+    except SystemExit as end:
+        return int(end.code or 0)
     except SplitError as error:
-        return console.show_error(error, as_json)
+        return console.show_error(error)
     except psycopg.errors.LockNotAvailable as error:
-        return console.show_error(held_lock(error, "a table of the monolith"), as_json)
+        return console.show_error(held_lock(error, "a table of the monolith"))
     except psycopg.Error as error:
         said = str(error).strip()
         refused = SplitError(
@@ -147,16 +176,15 @@ def run(arguments: Sequence[str], program: str) -> int:
             f"The connection to a server was lost: {said.splitlines()[0] if said else 'no answer'}",
             hint="Once the server answers, run the same command: it continues from here.",
         )
-        return console.show_error(lost if is_lost(error) else refused, as_json)
+        return console.show_error(lost if is_lost(error) else refused)
     except click.ClickException as error:
         ctx = getattr(error, "ctx", None)
         usage = SplitError(
             error.format_message(), hint=f"{ctx.command_path if ctx else program} --help"
         )
-        return console.show_error(usage, as_json, error.exit_code)
+        return console.show_error(usage, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        if as_json:
-            console.show_json({"error": SplitError("stopped").as_data(), "exit_code": 130})
+        console.document.fail(SplitError("stopped"))
         console.err.print("stopped; run the same command to continue from here")
         return 130
     return 0

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from pgsplit.base.errors import SplitError
+from pgsplit.base.text import duration
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Project, Service, find
 from pgsplit.replication import sync
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "min": 60.0}
 
 
 def current_project() -> Project:
@@ -82,16 +80,17 @@ def json_option(command: Command) -> Command:
 
 
 class Duration(click.ParamType[float]):
-    """A time such as 500ms, 5s or 1min, given in seconds; the limit is ten minutes.
+    """A time such as 500ms, 5s or 1min, given in seconds.
 
     Args:
         least: the shortest time that is allowed, in seconds.
+        most: the longest.
     """
 
     name = "time"
 
-    def __init__(self, least: float = 0.05) -> None:
-        self.least = least
+    def __init__(self, least: float = 0.05, most: float = 600.0) -> None:
+        self.least, self.most = least, most
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -99,12 +98,11 @@ class Duration(click.ParamType[float]):
         """Read a time; a number without a unit is in seconds."""
         if isinstance(value, float):
             return value
-        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|min)?", str(value).strip())
-        length = float(found[1]) * UNITS[found[2] or ""] if found else 0.0
-        if not found or not self.least <= length <= 600:
-            shortest = f"{self.least * 1000:g}ms"
+        length = duration(str(value))
+        if length is None or not self.least <= length <= self.most:
             self.fail(
-                f"{value!r} is not a time between {shortest} and 10min, such as 500ms or 5s",
+                f"{value!r} is not a time between {self.least * 1000:g}ms and"
+                f" {self.most / 60:g}min, such as 500ms or 5s",
                 param,
                 ctx,
             )

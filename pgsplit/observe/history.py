@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from psycopg.rows import class_row
 
-from pgsplit.base.errors import NotReady
+from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.base.operator import made_by, versions
 from pgsplit.observe.operations import Entry, Operation, Pause
 from pgsplit.postgres.connect import describe, explained
 from pgsplit.postgres.row_diff import Comparison
@@ -135,6 +136,8 @@ class Report:
     made_at: datetime
     accounts: Sequence[Account]
     backups: Sequence[Entry] = ()
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def latest(self) -> list[Entry]:
         """Give the steps of the last stretch of work, without long pauses in between.
@@ -179,6 +182,7 @@ def report(services: Sequence[Service], connections: Connections) -> Report:
         explained(url, connections.monolith, monolith),
     ):
         known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
+        server = monolith.info.parameter_status("server_version") or ""
         accounts = [_account(monolith, one) for one in services] if known == (True,) else []
         backups = [
             one
@@ -191,7 +195,30 @@ def report(services: Sequence[Service], connections: Connections) -> Report:
             where=describe(url),
             hint="runner.py run",
         )
-    return Report(describe(url), datetime.now(timezone.utc), accounts, backups)
+    return Report(
+        describe(url),
+        datetime.now(timezone.utc),
+        accounts,
+        backups,
+        made_by(connections.project.root),
+        {**versions(), **_servers(accounts, connections, server)},
+    )
+
+
+def _servers(
+    accounts: Sequence[Account], connections: Connections, monolith: str
+) -> dict[str, str]:
+    """Give the servers' versions; a service's server may be down."""
+    found = {connections.monolith: f"PostgreSQL {monolith}"}
+    for one in accounts:
+        if one.state is not State.ABSENT:
+            try:
+                with connections.connect(one.service.database, connect_timeout=2) as database:
+                    version = database.info.parameter_status("server_version")
+                    found[one.service.database] = f"PostgreSQL {version}"
+            except SplitError as error:
+                found[one.service.database] = f"unknown: {error.what}"
+    return found
 
 
 def history(services: Sequence[Service], connections: Connections) -> list[Entry]:

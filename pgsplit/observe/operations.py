@@ -94,6 +94,19 @@ class Operation:
         return done[-1] if done else {}
 
     @property
+    def by(self) -> str:
+        """Who began it, where and with which commit; nothing if that was not recorded."""
+        by = self.runs[0].intent.get("by", {})
+        who = "@".join(filter(None, (by.get("operator"), by.get("host"))))
+        return ", commit ".join(filter(None, (who, by.get("commit"))))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What it has warned of, each once."""
+        said = [one for part in self.parts for one in part.detail.get("warnings", ())]
+        return list(dict.fromkeys(said))
+
+    @property
     def tries(self) -> int | None:
         """How often it tried to close the write fence; None if it never closed."""
         tries = self.detail("close").get("tries")

@@ -10,6 +10,7 @@ from datetime import datetime
 from psycopg import errors, sql
 
 from pgsplit.base.errors import SplitError
+from pgsplit.observe import lag
 from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
@@ -39,6 +40,13 @@ ROWS = """
     from split.service_tables as tables
     inner join pg_class as class on class.oid = tables.table_oid
     order by class.relname
+"""
+SYNCED = """
+    select
+        synced_at,
+        exists (select from split.service_tables where is_stale)
+        or exists (select from split.mirror_tables where is_stale)
+    from split.service
 """
 # Null while a sync is under way, however long it takes.
 LAST_SYNC = """
@@ -98,7 +106,7 @@ class Status:
     quarantined: dict[str, int] = field(default_factory=dict)
 
 
-def status(service: Service, connections: Connections) -> Status:
+def status(service: Service, connections: Connections, max_lag: float | None = None) -> Status:
     """Check one service on both sides.
 
     Writes only heartbeats, to time replication.
@@ -106,6 +114,7 @@ def status(service: Service, connections: Connections) -> Status:
     Args:
         service: the service.
         connections: where the servers are.
+        max_lag: the lag in seconds to warn above; by default the project's.
 
     Returns:
         The service's status, with a warning and a fix for each problem.
@@ -155,6 +164,14 @@ def status(service: Service, connections: Connections) -> Status:
                     _look_at_tables(stream, found)
                     _look_at_own_changes(database, found)
                     _look_at_fences(Session(service, connections, monolith, database), found)
+                found.warnings += lag.warnings(
+                    service,
+                    max_lag or connections.max_lag_seconds,
+                    mirror=found.mirror_lag_seconds,
+                    tables=found.lag_seconds,
+                    pending=found.pending,
+                    monolith=found.way_back_lag_seconds,
+                )
         except SplitError as error:
             found.replication = found.replication or "unknown"
             found.warnings.append(str(error))
@@ -213,9 +230,9 @@ def _look_at_stream(stream: Stream, found: Status) -> tuple[str, float | None]:
         if found.state.reached(State.BUILT):
             found.warnings.append(str(stream.stopped()))
         return "paused", None
-    lag = _probe(stream)
-    if lag is not None:
-        return "unproven" if breach else "follows", lag
+    took = _probe(stream)
+    if took is not None:
+        return "unproven" if breach else "follows", took
     if subscription.running or subscription.stops_for_a_reason:
         found.warnings.append(str(stream.stopped()))
         return "stopped", None
@@ -223,11 +240,11 @@ def _look_at_stream(stream: Stream, found: Status) -> tuple[str, float | None]:
 
 
 def _look_at_shared(stream: SharedStream, found: Status) -> None:
-    how, lag = _look_at_stream(stream, found)
-    found.feeds[stream.owner.database] = lag
+    how, took = _look_at_stream(stream, found)
+    found.feeds[stream.owner.database] = took
     found.replication = how if found.replication in ("", "follows") else found.replication
     if found.mirror_lag_seconds is None:
-        found.mirror_lag_seconds = lag
+        found.mirror_lag_seconds = took
 
 
 def _look_at_reverse(stream: ReverseStream, found: Status) -> None:
@@ -260,8 +277,11 @@ def _look_at_own_changes(database: Connection, found: Status) -> None:
 
 def _look_at_tables(stream: Stream, found: Status) -> None:
     found.pending, found.lag_seconds = how_far(stream)
-    row = stream.database.execute("select synced_at from split.service").fetchone()
-    found.synced_at = row[0] if row else None
+    row = stream.database.execute(SYNCED).fetchone()
+    found.synced_at, is_stale = row if row else (None, True)
+    if not found.pending and not is_stale and found.mirror_lag_seconds is not None:
+        # All that has arrived is applied, whoever did it: the tables are as old as the mirror.
+        found.lag_seconds = found.mirror_lag_seconds
     _look_at_records(stream, found)
     if not found.state.reached(State.SWITCHED) and (since := _switched_at(stream)):
         found.warnings.append(

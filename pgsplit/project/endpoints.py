@@ -1,4 +1,4 @@
-"""The databases' URLs, from the environment, and connections to them.
+"""The databases' URLs, from the project's settings, and connections to them.
 
 `NAME_URL` is the URL of the target `name`: the monolith or a service's database. A service without
 a URL is a database on the monolith's server. Without any URL, everything is on the embedded server.
@@ -16,14 +16,17 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from pgsplit.base.errors import ConnectionFailed
+from pgsplit.base.errors import ConnectionFailed, NotReady
+from pgsplit.base.text import duration
 from pgsplit.postgres import embedded_url, session_settings
 from pgsplit.postgres.connect import DEFAULTS, connect, url_of
 from pgsplit.project import strangers
 from pgsplit.project.project import Project
+from pgsplit.project.settings import Settings
 
 # How long a statement on the monolith waits for a lock, unless it says otherwise.
 LONGEST_WAIT = "10s"
+MAX_LAG_SECONDS = 300.0  # a longer lag is a warning, unless a setting says otherwise
 RESERVED = ("postgres", "template0", "template1")
 
 
@@ -46,6 +49,7 @@ class Connections:
     application_url: str = ""
     pgbouncer_url: str = ""
     after_change: str = ""
+    max_lag_seconds: float = MAX_LAG_SECONDS
     replication_urls: Mapping[str, str] = field(default_factory=dict)
     _own: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
@@ -106,15 +110,16 @@ class Connections:
 def resolve(
     project: Project, environ: Mapping[str, str] = os.environ, home: Path | None = None
 ) -> Connections:
-    """Find a project's databases from the environment, or on the embedded server.
+    """Find a project's databases from its settings, or on the embedded server.
 
     Args:
         project: the project.
-        environ: the variables. `NAME_URL` is the URL of the target `name`. The optional
-            `NAME_REPLICATION_URL` is the URL by which the other *servers* reach it, if their
-            network names differ from the runner's. With the monolith's name, `…_CONNECTIONS` is
-            the folder of the services' routes, `…_APPLICATION_URL` the URL by which applications
-            log in to the monolith, and `…_AFTER_CHANGE` a command to run after routes have changed.
+        environ: the environment; `Settings` adds what files say. `NAME_URL` is the URL of the
+            target `name`. The optional `NAME_REPLICATION_URL` is the URL by which the other
+            *servers* reach it, if their network names differ from the runner's. With the monolith's
+            name, `…_CONNECTIONS` is the folder of the services' routes, `…_APPLICATION_URL` the URL
+            by which applications log in to the monolith, and `…_AFTER_CHANGE` a command to run
+            after routes have changed.
             `PGBOUNCER_ADMIN_URL` is the console of PgBouncer.
         home: the folder of the embedded server; by default the project's.
 
@@ -122,18 +127,21 @@ def resolve(
         A URL for every target, with host, port, user and database filled in.
 
     Raises:
+        NotReady: a settings file can't be read, or has a name that is no setting.
         ConnectionFailed: a value is no PostgreSQL URL, a service has a URL but the monolith has
             none, or two targets are the same database.
     """
+    settings = Settings(project, environ)
     name, services, variable = project.name, project.services, project.variable
-    folder = Path(environ.get(variable("CONNECTIONS")) or project.root / "connections")
-    given = {target: environ.get(variable("URL", target), "") for target in project.targets}
+    folder = Path(settings.get(variable("CONNECTIONS")) or project.root / "connections")
+    given = {target: settings.get(variable("URL", target), "") for target in project.targets}
     pointing: dict[str, Any] = {
-        "application_url": _given(environ, variable("APPLICATION_URL"), name),
-        "pgbouncer_url": _given(environ, "PGBOUNCER_ADMIN_URL", "pgbouncer"),
-        "after_change": environ.get(variable("AFTER_CHANGE"), ""),
+        "application_url": _given(settings, variable("APPLICATION_URL"), name),
+        "pgbouncer_url": _given(settings, "PGBOUNCER_ADMIN_URL", "pgbouncer"),
+        "after_change": settings.get(variable("AFTER_CHANGE"), ""),
+        "max_lag_seconds": _max_lag(settings, variable("MAX_LAG")),
         "replication_urls": {
-            one: environ.get(variable("REPLICATION_URL", one), "") for one in services
+            one: settings.get(variable("REPLICATION_URL", one), "") for one in services
         },
     }
     if not any(given.values()):
@@ -147,11 +155,11 @@ def resolve(
             hint=f"export {variable('URL')}=postgresql://USER:PASSWORD@HOST/{name}",
         )
 
-    monolith = _parse(variable("URL"), given[name])
+    monolith = _parse(settings, variable("URL"))
     fields = {name: {"dbname": name, **monolith}}
     for service in services:
         fields[service] = (
-            {"dbname": service, **_parse(f"{service.upper()}_URL", given[service])}
+            {"dbname": service, **_parse(settings, variable("URL", service))}
             if given[service]
             else {**monolith, "dbname": service}
         )
@@ -172,19 +180,32 @@ def resolve(
             )
         seen[place] = target
     urls = {target: url_of(found) for target, found in fields.items()}
-    replication = environ.get(variable("REPLICATION_URL")) or urls[name]
+    replication = settings.get(variable("REPLICATION_URL")) or urls[name]
     return Connections(project, urls, False, replication, folder, **pointing)
 
 
-def _given(environ: Mapping[str, str], variable: str, database: str) -> str:
+def _given(settings: Settings, variable: str, database: str) -> str:
     """Give an optional URL with all parts filled in, or nothing."""
-    url = environ.get(variable, "")
-    return url_of({"dbname": database, **_parse(variable, url)}) if url else ""
+    is_given = settings.get(variable)
+    return url_of({"dbname": database, **_parse(settings, variable)}) if is_given else ""
 
 
-def _parse(variable: str, url: str) -> dict[str, str]:
+def _max_lag(settings: Settings, variable: str) -> float:
+    given = settings.get(variable, "")
+    found = duration(given) if given else MAX_LAG_SECONDS
+    if not found:
+        raise NotReady(
+            f"{variable} is {given!r}, which is no length of time.",
+            where=settings.where(variable),
+            hint=f"export {variable}=5min",
+        )
+    return found
+
+
+def _parse(settings: Settings, variable: str) -> dict[str, str]:
     try:
-        found = {k: str(v) for k, v in conninfo_to_dict(url).items() if v not in (None, "")}
+        given = conninfo_to_dict(settings[variable])
+        found = {k: str(v) for k, v in given.items() if v not in (None, "")}
     except psycopg.ProgrammingError:
         found = {}
     unquoted = "@" in found.get("dbname", "") + found.get("host", "")
@@ -192,7 +213,7 @@ def _parse(variable: str, url: str) -> dict[str, str]:
         # libpq's message may quote the password, so neither it nor the value is repeated.
         raise ConnectionFailed(
             f"{variable} is no PostgreSQL URL.",
-            where="the environment",
+            where=settings.where(variable),
             hint=f"export {variable}=postgresql://USER:PASSWORD@HOST:5432/DATABASE\n"
             "with a password's @ and / written as %40 and %2F, and without Prisma's ?schema=…",
         )

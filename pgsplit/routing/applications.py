@@ -16,7 +16,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady
-from pgsplit.postgres import embedded
+from pgsplit.postgres import embedded_url
 from pgsplit.postgres.connect import DEFAULTS, same_database, url_of, with_database
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -150,7 +150,7 @@ def is_of_another_monolith(routes: Routes, connections: Connections) -> bool:
     if routes.monolith_is:
         return routes.monolith_is != place(here)
     # A file of an earlier version: applications may call the server by another name.
-    return embedded.is_url(routes.monolith)
+    return embedded_url.is_url(routes.monolith)
 
 
 def user_of(url: str) -> str:

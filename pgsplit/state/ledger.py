@@ -8,7 +8,7 @@ after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -20,6 +20,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
+from pgsplit.base.operator import made_by
 from pgsplit.postgres.connect import explained
 from pgsplit.postgres.locale import require_utf8
 from pgsplit.project.endpoints import Connections
@@ -65,9 +66,12 @@ class Ledger:
     """The ledger of one monolith, open for the only runner that may be at work on it."""
 
     def __init__(
-        self, connection: psycopg.Connection[Any], holder: psycopg.Connection[Any]
+        self,
+        connection: psycopg.Connection[Any],
+        holder: psycopg.Connection[Any],
+        by: Mapping[str, str],
     ) -> None:
-        self.connection, self.holder = connection, holder
+        self.connection, self.holder, self.by = connection, holder, dict(by)
         self.lock = RLock()  # services are built side by side, and all of them record here
 
     @contextmanager
@@ -77,7 +81,7 @@ class Ledger:
         """Record an intent before the block and its outcome after it.
 
         Each record is committed at once. So a runner that is killed leaves an intent without an
-        outcome.
+        outcome. The intent of a whole command also says who runs it.
 
         Args:
             service: whose step it is.
@@ -92,7 +96,7 @@ class Ledger:
             self.holder.execute("select")  # whoever has lost the lock may not go on
             row = self.connection.execute(
                 "insert into split.ledger (service, step, intent) values (%s, %s, %s) returning id",
-                (service.database, name, Jsonb(intent)),
+                (service.database, name, Jsonb({**intent, **self._by(name)})),
             ).fetchone()
         assert row is not None
         step = Step(row[0], enters)
@@ -112,6 +116,10 @@ class Ledger:
                 self._set(service, step.enters)
             if step.returns_to is not None:
                 self._set(service, step.returns_to)
+
+    def _by(self, name: str) -> dict[str, Any]:
+        is_part = ": " in name
+        return {} if is_part else {"by": self.by}
 
     def _finish(self, step: int, outcome: str, detail: dict[str, Any]) -> None:
         self.connection.execute(
@@ -260,4 +268,4 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
                 f' TO "{connection.info.user}";',
             ) from error
         with alone(connections, connection) as holder:
-            yield Ledger(connection, holder)
+            yield Ledger(connection, holder, made_by(connections.project.root))

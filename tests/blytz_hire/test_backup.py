@@ -212,7 +212,7 @@ def test_backups_are_listed_and_missing_ones_are_marked(split: Split, home: Path
         0,
         "There are no backups yet. Make one: ./runner.py backup",
     )
-    assert json.loads(runner(split, home, "backups", "--json").stdout) == {"backups": []}
+    assert json.loads(runner(split, home, "backups", "--json").stdout)["backups"] == []
     first = take(split)
     taken = runner(split, home, "backup")
     assert taken.returncode == 0, taken.stderr

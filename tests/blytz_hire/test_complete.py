@@ -38,7 +38,7 @@ def test_completed_service_is_independent_of_the_monolith(switched: Split) -> No
     assert '- drop blytz_hire.payments "payments_userId_fkey"' in planned
     done = switched.runner("complete", "payments", "--json")
     assert done.returncode == 0, done.stderr
-    completed = json.loads(done.stdout)["payments_db"]
+    completed = json.loads(done.stdout)["services"]["payments_db"]
     assert completed["retired"] == list(OWNED)
     assert any('blytz_hire.payments "payments_userId_fkey"' in d for d in completed["detached"])
     assert stands(switched) == "completed"

@@ -20,14 +20,14 @@ from tests.support.stage import SAMPLE_ROWS, Stage, environment
 def assert_six_databases(split: Split, said: str) -> None:
     """Check the databases after a run of all services, and its JSON report."""
     report = json.loads(said)
-    assert [one["service"] for one in report["services"]] == list(SERVICES)
-    assert sum(len(one["rows_out"]) for one in report["services"]) == 33
-    for one in report["services"]:
+    assert list(report["services"]) == list(SERVICES)
+    assert sum(len(one["rows_out"]) for one in report["services"].values()) == 33
+    for service, one in report["services"].items():
         assert one["tests"]["failed"] == 0
         assert one["tests"]["passed"] > 35
         # Each is told with the table that lists its rows.
         warned = [warning.partition(":")[0] for warning in one["warnings"]]
-        with split.service(one["service"]) as database:
+        with split.service(service) as database:
             listed = "select relname from pg_class where relnamespace = 'audit'::regnamespace"
             assert {(name,) for name in warned} <= set(database.execute(listed).fetchall())
 
@@ -53,7 +53,7 @@ def assert_a_second_run_changes_nothing(split: Split) -> None:
     before = fingerprints(split)
     again = split.runner("run", "--json")
     assert again.returncode == 0, again.stderr
-    assert all(one["landed_already"] for one in json.loads(again.stdout)["services"])
+    assert all(one["landed_already"] for one in json.loads(again.stdout)["services"].values())
     assert fingerprints(split) == before
 
 
@@ -78,7 +78,7 @@ def assert_totals_agree(split: Split) -> None:
     """Compare the total of each monolith column with its total in the services."""
     result = split.runner("totals", "--json")
     assert result.returncode == 0, result.stdout + result.stderr
-    found = json.loads(result.stdout)
+    found = json.loads(result.stdout)["services"]
     assert list(found) == list(SERVICES)
     columns = [column for one in found.values() for column in one["columns"]]
     assert {column["verdict"] for column in columns} == {"agrees"}

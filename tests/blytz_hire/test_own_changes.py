@@ -41,7 +41,9 @@ def change(split: Split, *statements: str) -> None:
 
 def found(split: Split) -> dict[str, Any]:
     """Read the service's status as JSON."""
-    return dict(json.loads(split.runner("status", "payments", "--json").stdout)["payments_db"])
+    return dict(
+        json.loads(split.runner("status", "payments", "--json").stdout)["services"]["payments_db"]
+    )
 
 
 CARRIED = (

@@ -59,7 +59,7 @@ def test_messages_show_them(printed: io.StringIO) -> None:
 @pytest.mark.parametrize("part", ["what", "where", "hint"])
 def test_errors_show_them(printed: io.StringIO, part: str) -> None:
     said = {"where": "", "hint": "", "what": "", part: CONTROL}
-    console.show_error(NotReady(said["what"], where=said["where"], hint=said["hint"]), False)
+    console.show_error(NotReady(said["what"], where=said["where"], hint=said["hint"]))
     assert_shown(printed)
 
 

@@ -64,7 +64,9 @@ def test_user_in_the_copy_is_a_cache_hit(living: Split) -> None:
         for _ in range(3):
             assert get(living, "copied") == ("copied", "copied@example.com", "Ann", False)
     shown = living.runner("status", "payments").stdout
-    as_json = json.loads(living.runner("status", "payments", "--json").stdout)["payments_db"]
+    as_json = json.loads(living.runner("status", "payments", "--json").stdout)["services"][
+        "payments_db"
+    ]
     hits, misses = counts(living)
     assert (as_json["user_cache_hits"], as_json["user_cache_misses"]) == (hits, misses)
     assert (

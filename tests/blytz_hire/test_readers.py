@@ -54,7 +54,9 @@ def test_completion_says_who_still_reads_its_tables(switched: Split) -> None:
     with reader(switched, query, "billing"):
         done = switched.runner("complete", "payments", "--no-backup", "--json")
         assert done.returncode == 0, done.stderr
-    assert any(WARNING in one for one in json.loads(done.stdout)["payments_db"]["warnings"])
+    assert any(
+        WARNING in one for one in json.loads(done.stdout)["services"]["payments_db"]["warnings"]
+    )
 
 
 def test_reader_through_a_view_is_counted(split: Split) -> None:

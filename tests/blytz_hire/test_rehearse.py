@@ -22,6 +22,7 @@ from pgsplit.postgres import embedded
 from pgsplit.postgres.connect import with_database
 from pgsplit.project.endpoints import Connections
 from pgsplit.rehearse import folder, held, rehearse
+from tests.support import schemas
 from tests.support.servers import PASSWORD
 from tests.support.split import Split
 from tests.support.waiting import until
@@ -114,11 +115,11 @@ def test_read_only_login_is_enough_and_is_told_what_the_real_run_needs(
     elsewhere = {"FILES_DB_URL": "postgresql://nobody@127.0.0.1:1/files"}
     ran = dry_run(split, scratch, "files", "--json", BLYTZ_HIRE_URL=url, **elsewhere)
     assert ran.returncode == NotReady.exit_code, ran.stderr
-    report = json.loads(ran.stdout)
+    report = schemas.validate(ran.stdout)
     (stop,) = report["real_run_would_stop_at"]
     assert "reader may not replicate" in stop["what"].replace("lacks privileges:\n  - ", "")
     assert 'ALTER ROLE "reader" REPLICATION;' in stop["mend"]
-    (files,) = report["services"]
+    files = report["services"]["files_db"]
     assert files["tests"]["passed"] > 0 and files["tests"]["failed"] == 0
     verified = report["verified"]["files_db"]
     assert verified["proven"] and set(verified["tables"]) == set(files["rows_out"])

@@ -73,8 +73,8 @@ def test_reverse_stream_that_lost_its_slot_is_reported_and_recreated(switched: S
 
     ran = switched.runner("repair", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
-    rows = json.loads(ran.stdout)["payments_db"]
-    assert rows == {"split_payments_db_back": {"payments": 0, "reviews": 0}}
+    rows = json.loads(ran.stdout)["services"]["payments_db"]
+    assert rows["split_payments_db_back"]["rows"] == {"payments": 0, "reviews": 0}
     ran = switched.runner("sync", "payments")
     assert ran.returncode == 0, ran.stderr
     assert_alike(switched)
@@ -89,8 +89,8 @@ def test_repair_applies_rows_that_differ_when_recreating_a_stream(switched: Spli
     )
     ran = switched.runner("repair", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
-    rows = json.loads(ran.stdout)["payments_db"]
-    assert rows == {"split_payments_db_back": {"payments": 3, "reviews": 1}}
+    rows = json.loads(ran.stdout)["services"]["payments_db"]
+    assert rows["split_payments_db_back"]["rows"] == {"payments": 3, "reviews": 1}
     assert_alike(switched)
 
 
@@ -111,8 +111,8 @@ def test_repair_applies_rows_that_swapped_unique_values(switched: Split) -> None
     write_after_losing_reverse_stream(switched, *(one.format(*names) for one in swap))
     ran = switched.runner("repair", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
-    rows = json.loads(ran.stdout)["payments_db"]
-    assert rows == {"split_payments_db_back": {"payments": 2, "reviews": 0}}
+    rows = json.loads(ran.stdout)["services"]["payments_db"]
+    assert rows["split_payments_db_back"]["rows"] == {"payments": 2, "reviews": 0}
     assert_alike(switched)
 
 
@@ -149,8 +149,8 @@ def test_interrupted_repair_must_be_repeated(
         assert "is incomplete" in ran.stderr
     ran = switched.runner("repair", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
-    rows = json.loads(ran.stdout)["payments_db"]
-    assert rows["split_payments_db_back"]["payments"] > 0
+    rows = json.loads(ran.stdout)["services"]["payments_db"]
+    assert rows["split_payments_db_back"]["rows"]["payments"] > 0
     assert_alike(switched)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -10,11 +12,15 @@ from typing import Any
 
 import pytest
 
-from demo.project import SERVICES, SERVICES_BY_NAME
+from demo.project import ROOT, SERVICES, SERVICES_BY_NAME
+from pgsplit import __version__
 from pgsplit.base.errors import NotReady
-from pgsplit.observe.history import Account, Report
+from pgsplit.base.operator import made_by
+from pgsplit.observe.history import Account, Proof, Report
 from pgsplit.observe.operations import Entry, Operation
 from pgsplit.observe.pages import account, ticks
+from pgsplit.observe.verdict import summary, verdict
+from pgsplit.postgres.row_diff import Comparison
 from pgsplit.state.ledger import State
 from tests.support.split import Split
 from tests.support.switching import ran
@@ -90,7 +96,7 @@ def test_report_shows_row_counts_tests_and_the_proof(living: Split, tmp_path: Pa
 def test_report_is_available_as_json(living: Split) -> None:
     result = living.runner("report", "payments", "--json")
     assert result.returncode == 0, result.stderr
-    (account,) = json.loads(result.stdout)["accounts"]
+    (account,) = json.loads(result.stdout)["services"].values()
     assert account["service"]["database"] == "payments_db"
     assert [one["step"] for one in account["steps"]][:3] == ["provision", "land", "build"]
     built = next(one for one in account["steps"] if one["step"] == "build")
@@ -187,7 +193,8 @@ def test_switch_and_rollback_are_shown_with_pause_backup_and_quarantine(
     assert "services switched" not in shown
     for part in ("close", "drain", "decide", "open", "point"):
         assert f"<title>{part}: " in html, part
-    (account,) = json.loads(living.runner("report", "payments", "--json").stdout)["accounts"]
+    shown = living.runner("report", "payments", "--json")
+    account = json.loads(shown.stdout)["services"]["payments_db"]
     assert {"switch", "rollback", "backup"} <= {one["step"] for one in account["steps"]}
 
 
@@ -305,3 +312,120 @@ def test_pause_of_milliseconds_has_a_scale_in_milliseconds() -> None:
         "30 ms",
         "40 ms",
     ]
+
+
+# Who, with what, and whether to go on
+
+
+def proof(after: float, *, proven: bool = True, of_monolith: bool = False) -> Proof:
+    """Make a table's proof, some seconds after noon."""
+    name = "blytz_hire.payments" if of_monolith else "payments"
+    found = Comparison(rows=3, modified=0 if proven else 1)
+    return Proof(name, found, NOON + timedelta(seconds=after), proven, of_monolith)
+
+
+def nodes(status: str) -> dict[str, Any]:
+    """Give what a build recorded of one test."""
+    return {"nodes": [{"name": "one", "kind": "test", "status": status}]}
+
+
+DONE_SWITCH = [step("switch", 20, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("state", "steps", "proofs", "said"),
+    [
+        (State.ABSENT, [], [], "No-go: switch: it is absent: runner.py run payments"),
+        (State.LANDED, [], [], "No-go: switch: it is landed: runner.py run payments"),
+        (State.BUILT, [], [], "No-go: switch: it is not verified: runner.py verify payments"),
+        (State.VERIFIED, [], [proof(9)], "Go: switch"),
+        (
+            State.VERIFIED,
+            [],
+            [proof(9, proven=False)],
+            "No-go: switch: not proven: payments: runner.py verify payments",
+        ),
+        (
+            State.VERIFIED,
+            [],
+            [proof(-30 * 3600)],
+            "No-go: switch: last verified 30 hours ago; the limit is 24 hours: runner.py verify"
+            " payments",
+        ),
+        (
+            State.VERIFIED,
+            [step("build", 0, **nodes("fail")), step("totals", 3, differs=2)],
+            [proof(9)],
+            "No-go: switch: 1 tests failed: runner.py build payments; 2 totals differ: runner.py"
+            " totals payments",
+        ),
+        (
+            State.VERIFIED,
+            [step("switch", 10, None)],
+            [proof(9)],
+            "No-go: switch: the last switch was interrupted: runner.py resume",
+        ),
+        (
+            State.SWITCHED,
+            DONE_SWITCH,
+            [proof(9)],
+            "No-go: complete: it was not verified since the switch: runner.py verify payments",
+        ),
+        (State.SWITCHED, DONE_SWITCH, [proof(30)], "Go: complete"),
+        (State.COMPLETED, DONE_SWITCH, [], "Done: nothing is left to do"),
+    ],
+)
+def test_verdict_says_go_or_what_is_against_it(
+    state: State, steps: list[Entry], proofs: list[Proof], said: str
+) -> None:
+    found = Account(PAYMENTS, state, steps, proofs)
+    assert str(verdict(found, NOON + timedelta(minutes=1))) == said
+    report = Report("database x", NOON + timedelta(minutes=1), [found])
+    told = summary(report)
+    assert told.split(":")[0] == said.split(":")[0]
+    assert told in text_of(account.page(report, SERVICES))
+
+
+def test_report_says_who_made_it_with_which_versions(switched: Split, tmp_path: Path) -> None:
+    operator = {"SUDO_USER": "ann"}
+    made_by.cache_clear()
+    done = switched.runner("rollback", "payments", "--no-backup", **operator)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "report.html"
+    result = switched.runner("report", "--html", str(file), **operator)
+    made_by.cache_clear()
+    assert result.returncode == 0, result.stderr
+    assert "No-go: communication: it is absent: runner.py run communication" in result.stdout
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    shown = text_of(file.read_text(encoding="utf-8"))
+    assert f"Written by ann on {platform.node()}, commit {commit}." in shown
+    assert f"by ann@{platform.node()}, commit {commit}" in shown
+    for said in (f"pgsplit {__version__}", "dbt-core 1.", "psycopg 3.", "payments_db PostgreSQL 1"):
+        assert said in shown, said
+
+
+def test_warnings_of_a_rollback_are_in_the_report(switched: Split, tmp_path: Path) -> None:
+    with switched.service("payments_db") as database:
+        database.execute(
+            "update payments_db.payments set sender_id = 'ghost'"
+            " where id = (select min(id) from payments_db.payments)"
+        )
+    done = switched.runner("rollback", "payments", "--no-backup")
+    assert done.returncode == 0 and "break its foreign key" in done.stdout, done.stderr
+    (warning,) = [line for line in done.stdout.splitlines() if "break its foreign key" in line]
+    file = tmp_path / "report.html"
+    assert switched.runner("report", "payments", "--html", str(file)).returncode == 0
+    assert warning in text_of(file.read_text(encoding="utf-8"))
+
+
+def test_report_needs_no_service_to_be_up(switched: Split, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    down = {"PAYMENTS_DB_URL": "postgresql://nobody@127.0.0.1:1/payments_db"}
+    done = switched.runner("report", "payments", "--html", str(file), **down)
+    assert done.returncode == 0, done.stderr
+    assert "payments_db unknown: " in text_of(file.read_text(encoding="utf-8"))

@@ -32,6 +32,7 @@ from pgsplit.cutover import repair
 from pgsplit.load import land
 from pgsplit.project.project import UnknownService
 from pgsplit.state.saga import Stopped
+from tests.support import schemas
 from tests.support.split import Split, command_line, surrounded
 
 
@@ -264,9 +265,9 @@ def test_psql_connects_to_the_given_database(split: Split) -> None:
 def test_run_builds_a_service_in_one_command_and_is_repeatable(split: Split) -> None:
     first = split.runner("run", "files", "--json")
     assert first.returncode == 0, first.stderr
-    report = json.loads(first.stdout)
-    assert [one["service"] for one in report["services"]] == ["files_db"]
-    (files,) = report["services"]
+    report = schemas.validate(first.stdout)
+    ((name, files),) = report["services"].items()
+    assert name == "files_db"
     assert files["created"] and not files["landed_already"]
     assert files["rows_in"]["portfolio_items"] == files["rows_out"]["portfolio_items"] > 0
     assert files["tests"]["passed"] > 0 and files["tests"]["failed"] == 0
@@ -299,6 +300,6 @@ def test_service_that_is_not_built_is_refused(landed: Split) -> None:
         assert "runner.py run payments" in ran.stderr
     status = landed.runner("status", "--json")
     assert status.returncode == 0, status.stdout
-    states = {name: one["state"] for name, one in json.loads(status.stdout).items()}
+    states = {name: one["state"] for name, one in json.loads(status.stdout)["services"].items()}
     assert states["payments_db"] == "landed"
     assert states["users_db"] == "absent"

@@ -82,15 +82,15 @@ def test_switch_dry_run_reports_readiness_and_changes_nothing(verified: Split) -
         found = json.loads(verified.runner("switch", "payments", "--dry-run", "--json").stdout)
     assert "payments_db is ready: a write reaches its mirror in" in said
     assert "reverse replication was tested on every row. Nothing was changed." in said
-    assert found["payments_db"]["ready"] is True
-    assert found["payments_db"]["problems"] == []
+    assert found["services"]["payments_db"]["ready"] is True
+    assert found["services"]["payments_db"]["problems"] == []
 
 
 @pytest.mark.slow
 def test_switch_makes_the_service_the_source_of_truth(verified: Split) -> None:
     done = verified.runner("switch", "payments", "--json")
     assert done.returncode == 0, done.stderr
-    moved = json.loads(done.stdout)["payments_db"]
+    moved = json.loads(done.stdout)["services"]["payments_db"]
     assert moved["operation"] == "switch"
     assert moved["paused_seconds"] > 0
     assert moved["closed_at"] < moved["opened_at"]
@@ -367,7 +367,7 @@ def test_rollback_makes_the_monolith_the_source_of_truth_with_all_service_writes
             where id = (select min(id) from payments_db.payments)""")
         done = switched.runner("rollback", "payments", "--json")
         assert done.returncode == 0, done.stderr
-        moved = json.loads(done.stdout)["payments_db"]
+        moved = json.loads(done.stdout)["services"]["payments_db"]
         assert moved["kept"] == {}
         assert moved["paused_seconds"] > 0
         assert moved["backup"]["phase"] == "rollback"
@@ -499,7 +499,9 @@ def test_reads_alone_can_be_switched_and_rolled_back(verified: Split) -> None:
         error = refused(service, "update payments_db.reviews set helpful = 0")
         assert isinstance(error, psycopg.Error)
     done = verified.runner("rollback", "payments", "--json")
-    assert json.loads(done.stdout) == {"payments_db": {"reads_at": "monolith", "warning": ""}}
+    assert json.loads(done.stdout)["services"] == {
+        "payments_db": {"reads_at": "monolith", "warning": ""}
+    }
     assert assert_agreed(verified) == "verified"
 
     ran(verified, "switch", "payments", "--reads")
@@ -716,7 +718,7 @@ def test_interrupted_operation_must_be_resumed_first(verified: Split) -> None:
     said = ran(verified, "resume")
     assert "payments_db: The switch had not been committed and is undone." in said
     found = json.loads(verified.runner("resume", "--json").stdout)
-    assert found == {"resumed": {}}
+    assert found["services"] == {}
     assert assert_agreed(verified) == "verified"
 
 
@@ -873,7 +875,9 @@ def test_abort_removes_everything_the_split_made_and_nothing_else(verified: Spli
     move(verified, "switch")
     move(verified, "rollback")
     before = checksums(verified)
-    found = json.loads(verified.runner("abort", "payments", "--json").stdout)["payments_db"]
+    found = json.loads(verified.runner("abort", "payments", "--json").stdout)["services"][
+        "payments_db"
+    ]
     assert {
         "replication split_payments_db",
         "the write fence in the monolith",

@@ -280,7 +280,7 @@ def test_consumers_can_be_verified_and_switched_after_users_db_is_completed(
     completed: Living, role: str
 ) -> None:
     """Their rows then come from both the monolith and users_db."""
-    proven = json.loads(completed.succeeds("verify", role, "--json"))[f"{role}_db"]
+    proven = json.loads(completed.succeeds("verify", role, "--json"))["services"][f"{role}_db"]
     assert proven["proven"]
     assert "va_profiles in the mirror" in proven["tables"]
     completed.succeeds("totals", role)

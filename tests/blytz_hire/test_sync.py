@@ -37,7 +37,7 @@ def test_sync_applies_everything_committed_before_it_began(living: Split) -> Non
             where id = 'counted-4'""")
     ran = living.runner("sync", "payments", "--json")
     assert ran.returncode == 0, ran.stderr
-    report = json.loads(ran.stdout)["payments_db"]
+    report = json.loads(ran.stdout)["services"]["payments_db"]
     assert report["upserted"]["payments"] == 4
     assert report["upserted"]["refunds"] == 1
     assert report["deleted"]["payments"] == 0
@@ -582,7 +582,7 @@ def test_follower_survives_a_server_restart_and_stops_on_ctrl_c(
 ) -> None:
     with living.start("sync", "payments", "--follow") as follower:
         assert follower.stdout is not None
-        assert "payments_db: 0 rows" in follower.stdout.readline()
+        assert "payments_db: idle" in follower.stdout.readline()
         embedded.stop(stage.root)
         while "The embedded server is not running" not in (said := follower.stdout.readline()):
             assert said, "it has ended"

@@ -221,7 +221,7 @@ def test_difference_is_reported_with_its_cause_and_a_hint(living: Split) -> None
 
     ran = living.runner("totals", "payments", "--json")
     assert ran.returncode == DataDiffers.exit_code
-    report = json.loads(ran.stdout)["payments_db"]
+    report = json.loads(ran.stdout)["services"]["payments_db"]
     assert (report["differs"], report["moving"]) == (1 + len(REVIEWS), 0)
     (amount,) = [c for c in report["columns"] if c["column"] == "amount"]
     assert amount["monolith"] == amount["mirror"] == amount["expected"]

@@ -319,7 +319,7 @@ def test_verify_command_shows_differences_and_exits_with_9(living: Split) -> Non
     assert ", found 'x[red]y'" in shown.stdout
     assert "./runner.py land payments --recopy && ./runner.py run payments" in shown.stdout
     assert all(len(line) <= 80 for line in shown.stdout.splitlines())
-    table = json.loads(data.stdout)["payments_db"]["tables"]["payments"]
+    table = json.loads(data.stdout)["services"]["payments_db"]["tables"]["payments"]
     assert table["modified"] == 1
     assert table["identical"] == table["rows"] - 1
     again = living.runner("verify", "payments")

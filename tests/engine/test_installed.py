@@ -115,10 +115,11 @@ def test_another_project_is_switched_and_rolled_back(installed: Installed) -> No
         assert arrived.fetchone() == (999,)
         monolith.execute("update shop.customers set \"fullName\" = 'New' where id = 'customer-1'")
     installed.run("sync", "ordering")
-    event = json.loads(installed.run("events", "ordering", "--since", "0", "--json"))
+    printed = json.loads(installed.run("events", "ordering", "--since", "0", "--json"))
+    (event,) = printed["services"]["ordering"]["events"]
     assert (event["type"], event["customerId"]) == ("CUSTOMER_UPDATED", "customer-1")
     assert event["data"] == {"id": "customer-1", "full_name": "New"}
-    found = json.loads(installed.run("status", "ordering", "--json"))["ordering"]
+    found = json.loads(installed.run("status", "ordering", "--json"))["services"]["ordering"]
     assert (found["state"], found["customer_cache_hits"]) == ("switched", 1)
     installed.run("rollback", "ordering", "--no-backup")
     assert "Proven: 551 rows" in installed.run("verify")

@@ -49,7 +49,7 @@ STATES = {
     NOTHING: State("", ()),
     SAMPLE: State(NOTHING, ()),
     "landed": State(SAMPLE, (("provision", "payments"), ("land", "payments"))),
-    "built": State("landed", (("build", "payments"),)),
+    "built": State("landed", (("build", "payments", "--json"),)),
     "verified": State("built", (("verify", "payments"),)),
     "switched": State("verified", (("switch", "payments", *QUICKLY),)),
     "six built": State(SAMPLE, (("run", "--json"),)),

@@ -37,7 +37,8 @@ def command(service: Service, yes: bool, as_json: bool) -> None:
 
 def aborted_as_data(done: Aborted) -> dict[str, Any]:
     """Give what was removed as plain data for `--json`."""
-    return {done.service.database: {"removed": done.removed, "notes": done.notes}}
+    said = {"removed": done.removed, "notes": done.notes}
+    return {"services": {done.service.database: said}}
 
 
 def show_aborted(done: Aborted) -> None:

@@ -36,7 +36,10 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
 def built_as_data(built: Mapping[Service, Built]) -> dict[str, Any]:
     """Give what was built as plain data for `--json`."""
     return {
-        service.database: {**vars(one), "tests": vars(one.tests)} for service, one in built.items()
+        "services": {
+            service.database: {**vars(one), "tests": vars(one.tests)}
+            for service, one in built.items()
+        }
     }
 
 

@@ -50,7 +50,8 @@ def command(service: Service, dry_run: bool, no_backup: bool, as_json: bool) -> 
 
 
 def _ready_as_data(done: Completed) -> dict[str, Any]:
-    return {database: {"ready": True, **data} for database, data in as_data(done).items()}
+    ((database, data),) = as_data(done)["services"].items()
+    return {"services": {database: {"ready": True, **data}}}
 
 
 def _show_ready(done: Completed) -> None:

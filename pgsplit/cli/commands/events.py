@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from threading import Event
@@ -13,7 +12,7 @@ from typing import Any
 
 import rich_click as click
 
-from pgsplit.base.text import printable, printable_json
+from pgsplit.base.text import printable
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option, one_service
 from pgsplit.project.project import Service
@@ -58,24 +57,37 @@ def command(
 ) -> None:
     """Show changes of the shared rows that SERVICE follows, in order.
 
-    Each line is a row that was created, updated or deleted. With --json each line is a JSON
-    document.
+    Each line is a row that was created, updated or deleted. With --follow and --json each line is
+    a JSON document.
     """
     connections, model = connect_project(), events.inbox(service, entity)
     if keep is not None:
         events.keep(service, connections, model, keep)
-        console.say(f"{service.database} now keeps its {model.entity} events for {_told(keep)}.")
+        said = f"{service.database} now keeps its {model.entity} events for {_told(keep)}."
+        kept = {"entity": model.entity, "keeps_seconds": keep.total_seconds()}
+        console.present(kept, as_json, _as_data(service), lambda _: console.say(said))
         return
     if since is None:
         removed_to, last = events.bounds(service, connections, model)
         since = last if follow else max(last - LATEST, removed_to)
     if follow:
         with suppress(KeyboardInterrupt):
-            show_events(events.follow(service, connections, model, since, Event()), as_json)
+            for one in events.follow(service, connections, model, since, Event()):
+                show_event(service, *one, as_json=as_json)
         return
-    count = show_events(events.read(service, connections, model, since), as_json)
-    if not count and not as_json:
+    found = [*events.read(service, connections, model, since)]
+    if as_json:
+        listed = [{"sequence": sequence, **event} for sequence, event in found]
+        console.show_json(_as_data(service)({"entity": model.entity, "events": listed}))
+        return
+    for one in found:
+        show_event(service, *one)
+    if not found:
         print(f"{service.database} has no event after {since}.", file=sys.stderr)
+
+
+def _as_data(service: Service) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    return lambda said: {"services": {service.database: said}}
 
 
 def _told(age: timedelta) -> str:
@@ -83,17 +95,15 @@ def _told(age: timedelta) -> str:
     return f"{hours // 24} days" if hours % 24 == 0 else f"{hours} hours"
 
 
-def show_events(found: Iterable[tuple[int, dict[str, Any]]], as_json: bool) -> int:
-    """Print events as they come; give how many there were."""
-    count = 0
-    for sequence, event in found:
-        count += 1
-        if as_json:
-            document = json.dumps({"sequence": sequence, **event}, ensure_ascii=False)
-            print(printable_json(document), flush=True)
-            continue
-        data = event["data"]
-        said = f"{sequence:>8}  {event['timestamp'][:19]}  {event['type']}  {data['id']}"
-        who = ", ".join(str(value) for key, value in data.items() if key != "id")
-        print(printable(f"{said}  {who}").replace("\n", "\\n"), flush=True)
-    return count
+def show_event(
+    service: Service, sequence: int, event: Mapping[str, Any], *, as_json: bool = False
+) -> None:
+    """Print an event, at once."""
+    if as_json:
+        data = {"service": service.database, "sequence": sequence, **event}
+        console.document.line("event", data)
+        return
+    data = event["data"]
+    said = f"{sequence:>8}  {event['timestamp']}  {event['type']}  {data['id']}"
+    who = ", ".join(str(value) for key, value in data.items() if key != "id")
+    print(printable(f"{said}  {who}").replace("\n", "\\n"), flush=True)

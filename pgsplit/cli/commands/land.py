@@ -43,7 +43,7 @@ def command(names: tuple[str, ...], recopy: bool, again: bool, as_json: bool) ->
 
 def landed_as_data(landed: Mapping[Service, Landed]) -> dict[str, Any]:
     """Give what was copied as plain data for `--json`."""
-    return {service.database: vars(one) for service, one in landed.items()}
+    return {"services": {service.database: vars(one) for service, one in landed.items()}}
 
 
 def show_landed(landed: Mapping[Service, Landed]) -> None:

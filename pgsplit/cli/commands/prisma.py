@@ -65,7 +65,7 @@ def _as_data(made: SchemaFile, output: Path | None) -> dict[str, object]:
         "kept_fields": made.kept_fields,
         "fields": made.fields,
         "changes": [asdict(one) for one in made.changes],
-        "schema": made.text,
+        "text": made.text,
     }
 
 

@@ -42,12 +42,14 @@ def command(names: tuple[str, ...], new_password: bool, as_json: bool) -> None:
 def provisioned_as_data(made: Sequence[Provisioned]) -> dict[str, Any]:
     """Give what was made as plain data for `--json`."""
     return {
-        one.service.database: {
-            "created": one.created,
-            "file": one.connection_file,
-            "notes": one.notes,
+        "services": {
+            one.service.database: {
+                "created": one.created,
+                "file": one.connection_file,
+                "notes": one.notes,
+            }
+            for one in made
         }
-        for one in made
     }
 
 

@@ -45,7 +45,7 @@ def command(names: tuple[str, ...], apply: bool, undo: int | None, as_json: bool
         )
         step.say(f"{len(done.actions)} repairs")
     console.present(done, as_json, reconciled_as_data, show_reconciled)
-    if done.actions and not done.applied:
+    if done.actions and not done.applied:  # beside a document it goes to standard error
         console.say(f"Repair it: ./runner.py reconcile {' '.join((*names, '--apply'))}")
     if done.unrepairable or (done.actions and not apply):
         sys.exit(DataDiffers.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import rich_click as click
 
@@ -34,9 +35,14 @@ def command(service: Service, full: bool, anew: bool, as_json: bool) -> None:
         done = repair.repair(service, connections, ledger, step.say, full=full or anew)
         step.say(f"{sum(bool(one.stream) for one in done)} re-created")
     if as_json:
-        console.show_json({service.database: {one.stream or "tables": one.rows for one in done}})
+        console.show_json({"services": {service.database: repaired_as_data(done)}})
     else:
         show_repaired(done)
+
+
+def repaired_as_data(done: Sequence[Repaired]) -> dict[str, Any]:
+    """Give what was re-created as plain data for `--json`; `tables` are compared without one."""
+    return {one.stream or "tables": {"rows": one.rows, "quarantined": one.kept} for one in done}
 
 
 def show_repaired(done: Sequence[Repaired]) -> None:

@@ -10,7 +10,8 @@ import rich_click as click
 
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option, services_argument
-from pgsplit.observe import history, pages
+from pgsplit.observe import history, pages, verdict
+from pgsplit.observe.history import Report
 from pgsplit.observe.pages import account as account_page
 
 
@@ -29,13 +30,14 @@ def command(names: tuple[str, ...], html: Path, as_json: bool) -> None:
     """Write a page about each SERVICE, for the change ticket.
 
     It shows what moved, how long it took, how tests and verification ended, and the ledger. The
-    page is one file and needs no network. With --json the data is printed instead.
+    page is one file and needs no network. A line says whether the next operation is a go by what is
+    recorded; its --dry-run asks the servers. With --json the data is printed instead.
     """
     connections = connect_project()
     services = connections.project.select(names)
     if as_json:
         found = history.report(services, connections)
-        console.show_json(asdict(found, dict_factory=_without_project))
+        console.show_json(report_as_data(found))
         return
     pages.check_writable(html)
     found = history.report(services, connections)
@@ -44,7 +46,18 @@ def command(names: tuple[str, ...], html: Path, as_json: bool) -> None:
         last = one.latest
         said = f"{last.step} {last.outcome or 'interrupted, or running'}" if last else "nothing yet"
         console.say(f"{one.service.database:<18}{one.state.value:<13}last: {said}")
-    console.say(f"The page is {html}.")
+    console.say(verdict.summary(found), f"The page is {html}.")
+
+
+def report_as_data(found: Report) -> dict[str, Any]:
+    """Give a report as plain data for `--json`."""
+    data = asdict(found, dict_factory=_without_project)
+    accounts = {one["service"]["database"]: one for one in data.pop("accounts")}
+    for one in found.accounts:
+        judged = verdict.verdict(one, found.made_at)
+        said = {"operation": judged.operation, "go": judged.go, "reasons": judged.reasons}
+        accounts[one.service.database]["verdict"] = said
+    return {**data, "verdict": verdict.summary(found), "services": accounts}
 
 
 def _without_project(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def command(as_json: bool) -> None:
 
 def resumed_as_data(resumed: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Give what was resumed as plain data for `--json`."""
-    return {"resumed": resumed}
+    return {"services": {database: {"said": said} for database, said in resumed.items()}}
 
 
 def show_resumed(resumed: Mapping[str, Sequence[str]]) -> None:

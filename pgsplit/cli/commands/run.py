@@ -79,7 +79,7 @@ def dry_run_as_data(done: Rehearsal) -> dict[str, Any]:
     """Give a dry run as plain data for `--json`."""
     return {
         **run_as_data(done.report),
-        "verified": verified_as_data(done.verified),
+        "verified": verified_as_data(done.verified)["services"],
         "real_run_would_stop_at": [stop.as_data() for stop in done.stops],
         "copied_rows": done.rows,
         "copied_bytes": done.bytes,
@@ -125,7 +125,7 @@ def show_run(
 def run_as_data(report: RunReport) -> dict[str, Any]:
     """Give a run's report as plain data for `--json`."""
     return {
-        "services": [_report_as_data(one) for one in report.services],
+        "services": {one.service.database: _report_as_data(one) for one in report.services},
         "monolith_tests": vars(report.monolith),
         "seconds": round(report.seconds, 3),
     }
@@ -133,7 +133,6 @@ def run_as_data(report: RunReport) -> dict[str, Any]:
 
 def _report_as_data(one: ServiceRun) -> dict[str, Any]:
     return {
-        "service": one.service.database,
         "created": one.provisioned.created,
         "landed": dict(one.landed.rows),
         "landed_bytes": one.landed.bytes,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from textwrap import fill
 from typing import Any
 
 import rich_click as click
@@ -13,7 +12,7 @@ from pgsplit.base.errors import NotReady
 from pgsplit.base.text import ago, seconds, size
 from pgsplit.cli import console
 from pgsplit.cli.console import out
-from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.cli.options import Duration, connect_project, json_option, services_argument
 from pgsplit.observe import status
 from pgsplit.observe.status import Status
 
@@ -22,15 +21,20 @@ MIRROR = {"follows": "[green]follows[/]", "starting": "starting", "": ""}
 
 @click.command("status")
 @services_argument
+@click.option(
+    "--max-lag", type=Duration(most=86400.0), help="Warn of a longer lag [default: 5min]."
+)
 @json_option
-def command(names: tuple[str, ...], as_json: bool) -> None:
+def command(names: tuple[str, ...], max_lag: float | None, as_json: bool) -> None:
     """Show where each SERVICE stands and how far it lags behind.
 
-    If something is wrong it prints how to fix it, and exits with 4.
+    If something is wrong it prints how to fix it, and exits with 4. So does a lag above --max-lag,
+    which the variable …_MAX_LAG sets for all commands.
     """
     connections = connect_project()
     services = connections.project.select(names)
-    found = [status.status(service, connections) for service in services]
+    limit = connections.max_lag_seconds if max_lag is None else max_lag
+    found = [status.status(service, connections, limit) for service in services]
     console.present(found, as_json, status_as_data, show_status)
     if any(one.warnings for one in found):
         sys.exit(NotReady.exit_code)
@@ -38,7 +42,7 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
 
 def status_as_data(found: Sequence[Status]) -> dict[str, Any]:
     """Give where services stand as plain data for `--json`."""
-    return {one.service.database: _as_data(one) for one in found}
+    return {"services": {one.service.database: _as_data(one) for one in found}}
 
 
 def _as_data(one: Status) -> dict[str, Any]:
@@ -70,9 +74,8 @@ def show_status(found: Sequence[Status]) -> None:
         out.print("Rows, as the planner estimates them:")
     for one in found:
         if one.rows:
-            rows = ", ".join(f"{name} {count:,}" for name, count in one.rows.items())
-            said = fill(f"{one.service.role}: {rows}", out.width, subsequent_indent="    ")
-            console.say(f"  {said}")
+            rows = [f"{name} {count:,}" for name, count in one.rows.items()]
+            console.say(console.listed(f"  {one.service.role}:", rows))
     console.show_notes(note for one in found for note in one.notes)
     console.show_warnings(warning for one in found for warning in one.warnings)
 
@@ -81,13 +84,11 @@ def _show_table(found: Sequence[Status]) -> None:
     shown = console.table("service", "state", "mirror", ">lag", ">pending", ">synced", ">WAL")
     shown.columns[0].min_width = max(map(len, found[0].service.project.services))
     for one in found:
-        # When all that has arrived is applied, the tables are as old as the mirror.
-        lag = one.lag_seconds if one.pending or not one.synced_at else one.mirror_lag_seconds
         shown.add_row(
             one.service.database,
             one.state.value,
             MIRROR.get(one.replication, f"[red]{one.replication}[/]"),
-            "" if lag is None else seconds(lag),
+            "" if one.lag_seconds is None else seconds(one.lag_seconds),
             "" if one.pending is None else f"{one.pending:,}",
             "" if one.synced_at is None else ago(one.synced_at).removesuffix(" ago"),
             "" if one.wal_kept_bytes is None else size(one.wal_kept_bytes),

@@ -102,7 +102,7 @@ def as_data(done: Moved | Completed) -> dict[str, Any]:
     database, dump = done.service.database, done.backup
     warnings = [console.named(warning) for warning in done.warnings]
     data = {"service": database, "backup": dump and vars(dump), "warnings": warnings}
-    return {database: {**vars(done), **data}}
+    return {"services": {database: {**vars(done), **data}}}
 
 
 def pause(moved: Moved) -> str:
@@ -143,7 +143,7 @@ def show_moved(moved: Moved) -> None:
 def show_ready(service: Service, operation: str, report: PreflightReport, as_json: bool) -> None:
     """Print that a cutover would be possible now, and how long replication takes."""
     if as_json:
-        console.show_json({service.database: {"ready": True, **vars(report)}})
+        console.show_json({"services": {service.database: {"ready": True, **vars(report)}}})
         return
     target, tested = "the monolith", ""
     if operation == "switch":
@@ -159,8 +159,8 @@ def show_reads(service: Service, connections: Connections, warning: str, as_json
     """Print which side a service's readers are routed to now."""
     side = env_file.sides(service, connections)[0]
     if as_json:
-        warning = console.named(warning)
-        console.show_json({service.database: {"reads_at": side.value, "warning": warning}})
+        said = {"reads_at": side.value, "warning": console.named(warning)}
+        console.show_json({"services": {service.database: said}})
         return
     where = service.database if side is Side.SERVICE else "the monolith"
     out.print(f"{service.role} now reads from {where}; it writes to the monolith as before.")

@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from textwrap import fill
 from typing import Any
 
 import rich_click as click
@@ -15,6 +14,7 @@ from rich.markup import escape
 from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.cli.wrapping import wrap
 from pgsplit.prove import totals
 from pgsplit.prove.sums import Total
 from pgsplit.prove.totals import Totals, Verdict
@@ -75,7 +75,7 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
 
 def totals_as_data(found: Sequence[Totals]) -> dict[str, Any]:
     """Give totals as plain data for `--json`."""
-    return {one.service.database: _as_data(one) for one in found}
+    return {"services": {one.service.database: _as_data(one) for one in found}}
 
 
 def _as_data(one: Totals) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def show_totals(found: Sequence[Totals]) -> None:
             said = [f"{reason} ({count})" for reason, count in why[:SHOWN]]
             said += [f"other reasons ({others})"] if others else []
             text = f"{one.service.role}: {len(one.not_compared)} not compared: {'; '.join(said)}"
-            console.say(fill(text, out.width, subsequent_indent="  "))
+            console.say(wrap(text, out.width, following="  "))
     if not is_moving and not totals.difference(found):
         agreeing = sum(one.count(Verdict.AGREES) for one in found)
         out.print(f"[green]Nothing lost:[/] the totals of {agreeing:,} columns agree.")

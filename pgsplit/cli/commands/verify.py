@@ -54,7 +54,7 @@ def command(names: tuple[str, ...], table: str | None, as_json: bool) -> None:
 
 def verified_as_data(verified: Sequence[Verified]) -> dict[str, Any]:
     """Give verifications as plain data for `--json`."""
-    return {one.service.database: _as_data(one) for one in verified}
+    return {"services": {one.service.database: _as_data(one) for one in verified}}
 
 
 def _as_data(one: Verified) -> dict[str, Any]:

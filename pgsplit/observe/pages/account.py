@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pgsplit.observe.history import Report
 from pgsplit.observe.pages import render
 from pgsplit.observe.pages.dependencies import tone
+from pgsplit.observe.verdict import summary, verdict
 from pgsplit.state.ledger import State
 
 # The steps whose durations matter; provision is quick.
@@ -40,6 +41,8 @@ def page(report: Report, services: Sequence[str]) -> str:
         # A switched service's proofs include the monolith's tables; each row counts once.
         identical=sum(proof.found.identical for proof in proofs if not proof.is_of_monolith),
         switched=[one for one in report.accounts if one.state.reached(State.SWITCHED)],
+        verdicts={one.service.database: verdict(one, report.made_at) for one in report.accounts},
+        summary=summary(report),
         pauses=[
             pause.seconds
             for account in report.accounts
