@@ -18,8 +18,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.base.text import few
+from pgsplit.postgres import rights
 from pgsplit.postgres.connect import connect, describe, with_database
 from pgsplit.postgres.locale import create_like, difference, locale_of
+from pgsplit.postgres.need import require
 from pgsplit.postgres.quiet import quiet
 from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
@@ -104,7 +106,7 @@ def provision(
     sides = env_file.sides(service, connections, otherwise)
     with ledger.step(service, "provision", enters=State.PROVISIONED, **intent) as step:
         with connect(maintenance_url(url), service.database) as server:
-            _require_privileges(server)
+            require(rights.may_provision(server), describe(server.info.dsn))
             _require_own_roles(server, service)
             exists = server.execute(
                 "select true from pg_database where datname = %s", (database,)
@@ -156,19 +158,6 @@ def _publish(
 def maintenance_url(url: str) -> str:
     """Give the URL of the server's database `postgres`, from which others are made or dropped."""
     return with_database(url, "postgres")
-
-
-def _require_privileges(server: psycopg.Connection[Any]) -> None:
-    row = server.execute(
-        "select rolsuper or (rolcreatedb and rolcreaterole) from pg_roles"
-        " where rolname = current_user"
-    ).fetchone()
-    if row != (True,):
-        raise NotReady(
-            f"{server.info.user} may not create databases and roles.",
-            where=describe(server.info.dsn),
-            hint=f'ALTER ROLE "{server.info.user}" CREATEDB CREATEROLE;',
-        )
 
 
 def _require_unoccupied(inside: psycopg.Connection[Any], service: Service) -> None:
