@@ -22,7 +22,7 @@ from pgsplit.postgres.connect import held_lock, is_lost
 # In the order of a split. `commands/NAME.py` has the command NAME.
 GROUPS = {
     "Try it": ("demo", "up", "down", "url", "psql"),
-    "Look": ("analyze", "status", "history", "report"),
+    "Look": ("check", "analyze", "status", "history", "report"),
     "Load": ("provision", "land", "build", "run"),
     "Follow": ("sync", "events"),
     "Prove": ("verify", "totals", "parity", "reconcile"),
@@ -132,7 +132,7 @@ def run(arguments: Sequence[str], program: str) -> int:
     console.program = program
     as_json = "--json" in arguments
     try:
-        cli(list(arguments), prog_name=program, standalone_mode=False)
+        code = cli(list(arguments), prog_name=program, standalone_mode=False)
     except SplitError as error:
         return console.show_error(error, as_json)
     except psycopg.errors.LockNotAvailable as error:
@@ -159,7 +159,7 @@ def run(arguments: Sequence[str], program: str) -> int:
             console.show_json({"error": SplitError("stopped").as_data(), "exit_code": 130})
         console.err.print("stopped; run the same command to continue from here")
         return 130
-    return 0
+    return code if isinstance(code, int) else 0  # what a command has exited with
 
 
 def main() -> None:

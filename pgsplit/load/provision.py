@@ -107,15 +107,13 @@ def provision(
     with ledger.step(service, "provision", enters=State.PROVISIONED, **intent) as step:
         with connect(maintenance_url(url), service.database) as server:
             require(rights.may_provision(server), describe(server.info.dsn))
-            _require_own_roles(server, service)
+            require_own_roles(server, service)
             exists = server.execute(
                 "select true from pg_database where datname = %s", (database,)
             ).fetchone()
             if exists:
                 with connect(url, service.database) as inside:
-                    strangers.require_none(inside, service.project, service.database)
-                    _require_unoccupied(inside, service)
-                    _require_encoding(inside)
+                    require_usable(inside, service)
             password = _roles(server, service, new_password)
             if not exists:
                 # The file is older than this database: its routes led to another one.
@@ -160,6 +158,22 @@ def maintenance_url(url: str) -> str:
     return with_database(url, "postgres")
 
 
+def require_usable(inside: psycopg.Connection[Any], service: Service) -> None:
+    """Refuse a database that exists already, and that is not or can't be a service's.
+
+    Args:
+        inside: a connection to it.
+        service: the service.
+
+    Raises:
+        NotReady: it is another service's, or has another encoding.
+        TargetOccupied: somebody else owns it or something in it.
+    """
+    strangers.require_none(inside, service.project, service.database)
+    _require_unoccupied(inside, service)
+    _require_encoding(inside)
+
+
 def _require_unoccupied(inside: psycopg.Connection[Any], service: Service) -> None:
     mark = inside.execute("select obj_description(to_regnamespace('split'), 'pg_namespace')")
     if mark.fetchone() == (service.mark,):
@@ -181,7 +195,7 @@ def mark_of_role(server: psycopg.Connection[Any], role: str) -> tuple[Any, ...] 
     ).fetchone()
 
 
-def _require_own_roles(server: psycopg.Connection[Any], service: Service) -> None:
+def require_own_roles(server: psycopg.Connection[Any], service: Service) -> None:
     """Refuse roles that somebody else has created: we can't judge their rights and members."""
     for role in (service.owner, service.login):
         if mark_of_role(server, role) not in (None, (service.mark,)):

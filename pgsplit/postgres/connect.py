@@ -165,14 +165,14 @@ def held_lock(error: errors.LockNotAvailable, where: str) -> Busy:
 
 
 def _explain(error: psycopg.OperationalError, url: str, target: str) -> ConnectionFailed:
-    variable, place = f"{target.upper()}_URL", _place(url)
-    what, said, hint = refusals.explain(str(error), variable, place)
-    if embedded.is_url(url):
-        if what == "The server can't be reached":
-            what, hint = "The embedded server is not running", "runner.py up"
-        elif what == "The database does not exist":
-            hint += "; to make a sample monolith: runner.py demo"
-    return ConnectionFailed(f"{what}: {said}", where=describe(url), hint=hint)
+    found = refusals.explain(str(error), f"{target.upper()}_URL", _place(url))
+    what, hint = found.what, found.hint
+    if embedded.is_url(url) and what == refusals.NO_ANSWER:
+        what, hint = "The embedded server is not running", "runner.py up"
+    elif embedded.is_url(url) and what == refusals.NO_DATABASE:
+        hint += "; to make a sample monolith: runner.py demo"
+    fields = {"sql": found.sql} if found.sql else {}
+    return ConnectionFailed(f"{what}: {found.said}", where=describe(url), hint=hint, **fields)
 
 
 def _pooled(url: str, target: str) -> ConnectionFailed:
