@@ -172,11 +172,9 @@ def on_tables(
         grant = f"GRANT {owner} TO {here.user};"
         if here.version >= 160000 and row["is_ours"] and owner in unset:
             grant = f"GRANT {owner} TO {here.user} WITH INHERIT TRUE, SET TRUE;"
-        if row["of_superuser"] and not row["is_ours"]:
-            grant += (
-                f" -- {owner} is a superuser: whoever is its member can become one. Safer: give"
-                " these tables to a role of their own first."
-            )
+        whose = f"which {owner} owns"
+        if row["of_superuser"]:
+            whose += " (a superuser: its members can become one; a role of their own is safer)"
         usage = f"GRANT USAGE ON SCHEMA {row['schema']} TO {here.user};"
         select = f"GRANT SELECT ON {name} TO {here.user};"
         is_published, is_ours = row["relname"] in tables, row["is_ours"]
@@ -190,7 +188,7 @@ def on_tables(
                 here.bypass,
                 False,
             ),
-            (is_ours, f"may not publish {name}, which {owner} owns", grant, False),
+            (is_ours, f"may not publish {name}, {whose}", grant, False),
             (not is_ours or owner not in unset, f"may not act as {owner}", grant, False),
         ):
             if not ok:

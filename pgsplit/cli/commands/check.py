@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Any
 
 import rich_click as click
@@ -79,9 +80,9 @@ def _finding(one: Finding) -> dict[str, Any]:
 def show(found: Checked) -> None:
     """Print a table for each server, what else to do, and the statements to paste."""
     for place in found.servers:
-        kind = f"{place.provider.name} {place.version}".strip()
+        kind = f"{place.provider.name} {place.version}" if place.version else "not asked"
         console.say(f"{place.name} as {place.user}: {kind}")
-        console.say(f"  {', '.join(place.targets)}")
+        console.say(_wrapped(", ".join(place.targets), "  "))
         _table(place.findings)
     console.say("this machine")
     _table(found.machine)
@@ -107,6 +108,18 @@ def _table(findings: list[Finding] | Any) -> None:
     out.print(rows)
 
 
+def _wrapped(text: str, first: str, rest: str = "") -> str:
+    """Break text at 80 columns, but no name."""
+    return fill(
+        text,
+        80,
+        initial_indent=first,
+        subsequent_indent=rest or first,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _show_rest(found: Checked, pasted_sql: set[str]) -> None:
     """Say what is missing that no statement mends, and what is worth knowing."""
     for state, title in (("missing", "To do"), ("note", "Worth knowing")):
@@ -119,7 +132,7 @@ def _show_rest(found: Checked, pasted_sql: set[str]) -> None:
         if lines:
             console.say(f"{title}:")
         for problem, hint in lines:
-            console.say(f"  - {problem}")
+            console.say(_wrapped(f"- {problem}", "  ", "    "))
             if hint:
                 console.say(*(f"    {line}" for line in hint.splitlines()))
         if lines:

@@ -20,13 +20,14 @@ from pgsplit.replication import reach, shared
 REACHED = ("WAL sender", "walsender")
 CREATES = "select has_database_privilege(current_database(), 'create')"
 TRIAL = "split_check_"
+REACHES = "reaches other servers"
 LEFT_OVER = """
     select datname from pg_catalog.pg_database
     where
         datname ~ '^split_check_[0-9]+$' and pg_get_userbyid(datdba) = current_user
         and not exists (
             select from pg_catalog.pg_stat_activity
-            where pid = substr(datname, 13)::integer
+            where pid::text = substr(datname, 13)
         )
 """
 
@@ -66,8 +67,11 @@ def try_from(
     """
     makes = [one for one in rights.may_provision(place.first) if one.name == "CREATEDB"]
     if not (rights.may_subscribe(place.first).ok and (makes[0].ok or _home(place))):
-        found = sorted({one.source for one in wanted})
-        place.add((_not_asked(name, place) for name in found), "land, switch")
+        said = f"{place.name} can't be asked yet whether it reaches the other servers: {place.user}"
+        said += " may not subscribe there."
+        hint = "Paste the statements, then check again."
+        need = Need(REACHES, "can't be asked yet", "yes", False, said, hint, is_optional=True)
+        place.add([need], "land, switch")
         return
     answers: dict[tuple[str, str], str] = {}
     with _inside(place, connections) as database:
@@ -103,21 +107,6 @@ def _try(
 ) -> str:
     said = reach.cannot_reach(database, source, link.name, link.source, connections, url)
     return "" if any(one in said for one in REACHED) else said
-
-
-def _not_asked(source: str, place: Place) -> Need:
-    said = (
-        f"{place.name} can't be asked whether it reaches {source}: {place.user} may not subscribe"
-    )
-    return Need(
-        f"reaches {source}",
-        "can't be asked yet",
-        "yes",
-        False,
-        f"{said} subscribe there yet.",
-        "Paste the statements, then check again.",
-        is_optional=True,
-    )
 
 
 def _home(place: Place) -> Connection | None:

@@ -41,7 +41,8 @@ class Place:
     """A server as one login reaches it, with the targets that are there.
 
     `asked` are connections to its targets, or to its maintenance database where a target does not
-    exist yet; such targets are in `absent`. `unreached` are targets without any connection.
+    exist yet; such targets are in `absent`. `unreached` are targets without any connection, and
+    `locked` those that the login may not connect to: what it needs there is in `unasked`.
     """
 
     host: str
@@ -51,6 +52,8 @@ class Place:
     asked: dict[str, Connection] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     unreached: dict[str, SplitError] = field(default_factory=dict)
+    locked: set[str] = field(default_factory=set)
+    unasked: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     provider: Provider = SELF_MANAGED
     version: str = ""
@@ -74,7 +77,12 @@ class Place:
     def add(self, needs: Iterable[Need], purpose: str, database: Connection | None = None) -> None:
         """Note what was found, in a database or in the whole server."""
         name = database.info.dbname if database else ""
-        self.findings += [Finding(one, name, purpose) for one in needs]
+        known = {_key(one) for one in self.findings}
+        for need in needs:
+            found = Finding(need, name, purpose)
+            if _key(found) not in known:
+                known.add(_key(found))
+                self.findings.append(found)
 
     def refuse(self, name: str, error: SplitError, purpose: str, found: str = "no") -> None:
         """Note what one of the operations' own checks refuses."""
@@ -108,9 +116,16 @@ class Place:
                 lines.append(f'\\connect "{quoted}"')
             if one.need.sql not in lines:
                 lines.append(one.need.sql)
+        lines += [one for one in self.unasked if one not in lines]
         if any(one.startswith("ALTER SYSTEM") for one in lines):
             lines += ["SELECT pg_reload_conf();", f"-- Then restart the server {self.name}."]
         return lines
+
+
+def _key(one: Finding) -> tuple[str, ...]:
+    """Give what makes two findings the same: several operations need the same right."""
+    need = one.need
+    return need.name, need.found, need.sql or need.problem, one.database if not need.sql else ""
 
 
 def _is_of_database(statement: str) -> bool:

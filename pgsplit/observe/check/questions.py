@@ -157,7 +157,7 @@ def about_monolith(place: Place, monolith: Connection, services: Sequence[Servic
     tables = list(dict.fromkeys(name for one in services for name in one.landed_tables))
     owned = [name for one in services for name in one.owned_tables]
     needs = requirements.rights_on_monolith(monolith, project.schema, tables, owned)
-    place.add(needs, "land, switch, rollback, complete", monolith)
+    place.add(_by_statement(needs), "land, switch, rollback, complete", monolith)
     granted = {one.sql for one in needs if not one.ok}
     place.add([_reads_all(monolith, granted)], "switch (its backup), backup", monolith)
     reads_through = any(one.has_read_through for one in project.shared_models)
@@ -178,6 +178,20 @@ def about_monolith(place: Place, monolith: Connection, services: Sequence[Servic
     except NotReady as error:
         problem, hint = error.what, error.hint
     place.add([Need("encoding", found["encoding"], "UTF8", utf8, problem, hint)], "land", monolith)
+
+
+def _by_statement(needs: Sequence[Need]) -> Iterator[Need]:
+    """Put together what one statement grants; what follows from another one is left out."""
+    groups: dict[str, list[Need]] = {}
+    for need in needs:
+        if need.ok:
+            yield need
+        elif need.sql:
+            groups.setdefault(need.sql, []).append(need)
+    for statement, group in groups.items():
+        name = group[0].name if len(group) == 1 else f"rights on {len(group)} tables"
+        said = few([one.problem for one in group], 3)
+        yield Need(name, "no", "yes", False, f"The login {said}.", statement, statement)
 
 
 def _reads_all(monolith: Connection, granted: set[str]) -> Need:
@@ -279,9 +293,12 @@ def extensions(
         fix = f'CREATE EXTENSION IF NOT EXISTS "{name}";'
         if is_cache:
             fix += f' GRANT USAGE ON FOREIGN DATA WRAPPER {name} TO "{service.owner}";'
+        place_of = None if absent else database
         ok = is_offered and (is_installed or (is_cache and place.is_super))
-        when = "once it exists, " if absent else ""
-        said = f"In {service.database}, {when}a superuser makes the extension {name}."
+        said = f"In {service.database} a superuser has to make the extension {name}."
+        if absent:
+            said = f"Once a service's database exists, a superuser has to make {name} in it."
+            fix = "Check again then: it prints the statements."
         if not is_offered:
             said = f"The server {place.name} does not have the extension {name}."
             fix = "Install its package, or allow it in the provider's settings."
@@ -290,7 +307,7 @@ def extensions(
         found = "installed" if is_installed else "offered" if is_offered else "not there"
         optional = is_offered or is_cache
         need = Need(f"extension {name}", found, "installed", ok, said, fix, is_optional=optional)
-        place.add([need], "build", None if absent else database)
+        place.add([need], "build", place_of)
 
 
 def programs(place: Place, url: str) -> None:

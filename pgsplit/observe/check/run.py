@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.backup.ready import require_ready
 from pgsplit.base.errors import ConnectionFailed, NotReady, SplitError
 from pgsplit.cutover import surroundings
 from pgsplit.load import provision
-from pgsplit.observe.check import links, questions
+from pgsplit.observe.check import links, locked_out, questions
 from pgsplit.observe.check.places import Finding, Place, places
 from pgsplit.postgres import locale, refusals, rights
 from pgsplit.postgres.connect import connect, explained
@@ -57,7 +58,7 @@ class Checked:
             return ConnectionFailed(f"{first.what}.{more}", where=first.where, hint=first.hint)
         if not self.missing:
             return None
-        number = len(self.missing)
+        number = len({(one.need.name, one.need.problem) for one in self.missing})
         what = "1 thing is missing" if number == 1 else f"{number} things are missing"
         has_statements = any(place.statements() for place in self.servers)
         return NotReady(
@@ -91,6 +92,8 @@ def check(services: Sequence[Service], connections: Connections) -> Checked:
         opened = pool.map(lambda one: _connect(one, connections), everywhere)
         for found in list(opened):
             open_connections.enter_context(found)
+        for place in everywhere:
+            _blind(place, services, connections)
         reached = [one for one in everywhere if one.asked]
         jobs: list[Callable[[], object]] = [
             lambda place=place: _ask(place, services, connections)  # type: ignore[misc]
@@ -124,32 +127,59 @@ def _targets(services: Sequence[Service], monolith: str) -> list[str]:
 
 
 def _connect(place: Place, connections: Connections) -> ExitStack:
-    """Open a connection to each target, or to the maintenance database where it does not exist."""
+    """Open a connection to each target, or to another database where it does not exist."""
     stack = ExitStack()
     for target in place.targets:
-        url = connections.urls[target]
         try:
-            place.asked[target] = stack.enter_context(connect(url, target))
-            continue
-        except ConnectionFailed as error:
-            refused = error
-        nowhere = refused.what.startswith(refusals.NO_DATABASE) and target != connections.monolith
-        locked_out = refused.what.startswith(refusals.NO_CONNECT)
-        if not nowhere:
-            place.refuse(f"connects to {target}", refused, "everything")
-        if nowhere or locked_out:
-            try:
-                there = connect(provision.maintenance_url(url), target)
-                place.asked[target] = stack.enter_context(there)
-                place.absent.add(target)
-                continue
-            except ConnectionFailed as error:
-                if nowhere:
-                    place.refuse("connects to postgres", error, "provision")
-                refused = error if nowhere else refused
-        if not refused.fields.get("sql"):
-            place.unreached[target] = refused
+            place.asked[target] = stack.enter_context(connect(connections.urls[target], target))
+        except ConnectionFailed as refused:
+            _stand_in(place, target, refused, connections, stack)
     return stack
+
+
+def _stand_in(
+    place: Place, target: str, refused: ConnectionFailed, connections: Connections, stack: ExitStack
+) -> None:
+    """Ask about a target's server in another of its databases, if that is possible."""
+    is_absent = refused.what.startswith(refusals.NO_DATABASE) and target != connections.monolith
+    is_locked = refused.what.startswith(refusals.NO_CONNECT)
+    if not is_absent:
+        place.refuse(f"connects to {target}", refused, "everything")
+    if is_locked:
+        place.locked.add(target)
+    if not (is_absent or is_locked):
+        place.unreached[target] = refused
+        return
+    place.absent.add(target)
+    maintenance = provision.maintenance_url(connections.urls[target])
+    try:
+        place.asked[target] = stack.enter_context(connect(maintenance, target))
+        return
+    except ConnectionFailed as error:
+        if is_absent:
+            place.refuse("connects to postgres", error, "provision")
+        if error.what.startswith(refusals.NO_CONNECT):
+            place.locked.add(target)
+    if place.asked:
+        place.asked[target] = place.first
+    elif target not in place.locked:
+        place.unreached[target] = refused
+
+
+def _blind(place: Place, services: Sequence[Service], connections: Connections) -> None:
+    """Work out what a login needs where it may not connect."""
+    name = connections.monolith
+    if name not in place.locked and (place.asked or not place.locked):
+        return
+    url = connections.urls[place.targets[0]]
+    is_monolith = name in place.locked
+    place.unasked = locked_out.statements(
+        place.user,
+        str(conninfo_to_dict(url)["dbname"]) if is_monolith else "",
+        services[0].mirror,
+        list(dict.fromkeys(table for one in services for table in one.landed_tables)),
+        provisions=any(one.database in place.targets for one in services),
+    )
 
 
 def _ask(place: Place, services: Sequence[Service], connections: Connections) -> None:
@@ -162,12 +192,12 @@ def _ask(place: Place, services: Sequence[Service], connections: Connections) ->
     with explained(connections.urls[target], target):
         questions.about_server(place, [one.name for one in wanted])
         questions.room(place, publishes, subscribes)
-        if monolith in place.asked and monolith not in place.absent:
-            questions.about_monolith(place, place.asked[monolith], services)
         here = [one for one in services if one.database in place.asked]
         if here:
             place.add(rights.may_provision(place.first), "provision")
             place.add([rights.may_replicate(place.first)], "switch")
+        if monolith in place.asked and monolith not in place.absent:
+            questions.about_monolith(place, place.asked[monolith], services)
         for service in here:
             _ask_service(place, service, connections)
         url = connections.urls[target]
