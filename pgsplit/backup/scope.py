@@ -33,7 +33,8 @@ RELATIONS = f"""
         and case class.relkind
             when 'S' then has_sequence_privilege(class.oid, 'select')
             else has_table_privilege(class.oid, 'select')
-        end as is_readable
+        end as is_readable,
+        quote_ident(pg_get_userbyid(class.relowner)) as owner
     from pg_class as class, pg_namespace as namespace
     where {OWN} and class.relkind in ('r', 'p', 'S')
     order by 4
@@ -51,6 +52,7 @@ class Relation:
     kind: str
     bytes: int
     is_readable: bool
+    owner: str
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,7 @@ def look(database: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]] | 
     Raises:
         NotReady: the login may not read everything, or a table is locked or does not exist.
     """
-    database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
-    try:
-        relations = [Relation(*row) for row in database.execute(RELATIONS)]
-    except psycopg.errors.LockNotAvailable as error:
-        raise locked(LOCKED, database.info.dsn) from error
+    relations = relations_of(database)
     unreadable = [one.shown for one in relations if not one.is_readable]
     if unreadable:
         user = database.info.user
@@ -100,6 +98,19 @@ def look(database: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]] | 
         rows = [one for one in relations if one.kind == "r"]
         return Scope(relations, rows, True, row[0] if row else 0)
     return Scope(relations, _chosen(database, relations, wanted), False, 0)
+
+
+def relations_of(database: psycopg.Connection[Any]) -> list[Relation]:
+    """List a database's tables and sequences, and whether this login may read all of their rows.
+
+    Raises:
+        NotReady: a table is locked.
+    """
+    database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+    try:
+        return [Relation(*row) for row in database.execute(RELATIONS)]
+    except psycopg.errors.LockNotAvailable as error:
+        raise locked(LOCKED, database.info.dsn) from error
 
 
 def _chosen(

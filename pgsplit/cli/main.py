@@ -23,7 +23,7 @@ from pgsplit.postgres.connect import held_lock, is_lost
 # In the order of a split. `commands/NAME.py` has the command NAME.
 GROUPS = {
     "Try it": ("demo", "up", "down", "url", "psql"),
-    "Set up": ("config",),
+    "Set up": ("config", "check"),
     "Look": ("analyze", "status", "history", "report"),
     "Load": ("provision", "land", "build", "run"),
     "Follow": ("sync", "events"),
@@ -159,7 +159,7 @@ def _documented(arguments: Sequence[str], program: str) -> int:
 
 def _run(arguments: Sequence[str], program: str) -> int:
     try:
-        cli(list(arguments), prog_name=program, standalone_mode=False)
+        code = cli(list(arguments), prog_name=program, standalone_mode=False)
     except SystemExit as end:
         return int(end.code or 0)
     except SplitError as error:
@@ -187,7 +187,7 @@ def _run(arguments: Sequence[str], program: str) -> int:
         console.document.fail(SplitError("stopped"))
         console.err.print("stopped; run the same command to continue from here")
         return 130
-    return 0
+    return code if isinstance(code, int) else 0  # what a command has exited with
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import requirements, shared
+from pgsplit.replication import reach, requirements, shared
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.slot import Connection
@@ -255,7 +255,7 @@ class Complete(SagaOperation[Completed]):
                         self.session.database,
                     )
                     later.try_slot(stream)
-                    later.try_subscription(self.session, stream)
+                    reach.require_reachable(stream, self.connections)
                 except NotReady as error:
                     found.add(error.what, error.hint)
 

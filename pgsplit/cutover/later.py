@@ -20,9 +20,10 @@ from pgsplit.cutover.blockers import (
     Needed,
 )
 from pgsplit.cutover.locks import TRY_SECONDS, Watches
+from pgsplit.postgres import rights
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.holders import milliseconds
-from pgsplit.replication import subscription as subscriptions
+from pgsplit.replication import reach
 from pgsplit.replication.session import Session
 from pgsplit.replication.slot import Connection, try_to_create
 from pgsplit.replication.stream import Stream
@@ -56,7 +57,6 @@ OWN_TABLES = """
     select coalesce(array_agg(oid::regclass::text order by relname), '{}') from pg_class
     where relnamespace = to_regnamespace('split') and relkind = 'r' and relname <> 'turn'
 """
-ENDING = "select rolsuper or rolreplication from pg_roles where rolname = current_user"
 
 
 def own_tables(database: Connection) -> list[str]:
@@ -165,11 +165,12 @@ def require_ours(session: Session) -> None:
 
 def require_can_end(stream: Stream) -> None:
     """Check that this login may drop a stream's slot at its source."""
-    if stream.source.execute(ENDING).fetchone() != (True,):
+    right = rights.may_replicate(stream.source)
+    if not right.ok:
         raise NotReady(
             f"{stream.source.info.user} may not drop the slot {stream.name}.",
             where=describe(stream.source.info.dsn),
-            hint=f'ALTER ROLE "{stream.source.info.user}" REPLICATION;',
+            hint=right.hint,
         )
 
 
@@ -185,19 +186,12 @@ def try_reverse_stream(session: Session) -> None:
             stream.heartbeat_key,
         )
     try_slot(stream)
-    try_subscription(session, stream)
+    reach.require_reachable(stream, session.connections)
 
 
 def try_slot(stream: Stream) -> None:
     """Try to create a stream's slot."""
     try_to_create(stream.source, stream.name, LONG_TRANSACTION_SECONDS)
-
-
-def try_subscription(session: Session, stream: Stream) -> None:
-    """Let a stream's target connect to its source, as its server will."""
-    url = session.connections.for_servers(session.service.database)
-    if said := subscriptions.try_to_connect(stream.target, url):
-        raise stream.unreachable(said)
 
 
 def try_to_publish(session: Session) -> None:

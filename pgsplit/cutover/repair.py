@@ -26,7 +26,7 @@ from pgsplit.postgres.row_diff import differing_keys
 from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import continuity, triggers
+from pgsplit.replication import continuity, reach, triggers
 from pgsplit.replication.forgotten import forgotten_switch
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.shared import (
@@ -148,6 +148,7 @@ class Repair(Operation[list[Repaired]]):
                 name = needed.stream.name
                 self.say(name)
                 if self.full or name in left or needed.is_broken():
+                    reach.require_reachable(needed.stream, self.connections)
                     with self.ledger.step(self.service, "repair", way=name) as step:
                         rows, kept = _recreate(needed, self.connections)
                         step.detail.update(rows=rows, kept=kept)

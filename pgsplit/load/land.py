@@ -25,7 +25,7 @@ from pgsplit.postgres.copy import Copied, Progress
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import continuity, login, requirements
+from pgsplit.replication import continuity, login, reach, requirements
 from pgsplit.replication.shared import needs_monolith
 from pgsplit.replication.slot import exported_snapshot
 from pgsplit.replication.stream import Stream
@@ -99,6 +99,7 @@ def land(
             drift.check(service.project, monolith, tables)
             requirements.source(monolith, service, tables)
             requirements.target(target, service)
+            reach.require_reachable(stream, connections)
             if has_landed:
                 _release(stream, ledger)
             _clear(stream)

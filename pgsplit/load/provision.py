@@ -18,8 +18,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.base.text import few
+from pgsplit.postgres import rights
 from pgsplit.postgres.connect import connect, describe, with_database
 from pgsplit.postgres.locale import create_like, difference, locale_of
+from pgsplit.postgres.need import require
 from pgsplit.postgres.quiet import quiet
 from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
@@ -111,16 +113,14 @@ def provision(
     )
     with ledger.step(service, "provision", enters=State.PROVISIONED, **intent) as step:
         with connect(maintenance_url(url), service.database) as server:
-            _require_privileges(server)
-            _require_own_roles(server, service)
+            require(rights.may_provision(server), describe(server.info.dsn))
+            require_own_roles(server, service)
             exists = server.execute(
                 "select true from pg_database where datname = %s", (database,)
             ).fetchone()
             if exists:
                 with connect(url, service.database) as inside:
-                    strangers.require_none(inside, service.project, service.database)
-                    _require_unoccupied(inside, service)
-                    _require_encoding(inside)
+                    require_usable(inside, service)
             password = _roles(server, service, new_password)
             if not exists:
                 # The file is older than this database: its routes led to another one.
@@ -206,17 +206,20 @@ def maintenance_url(url: str) -> str:
     return with_database(url, "postgres")
 
 
-def _require_privileges(server: psycopg.Connection[Any]) -> None:
-    row = server.execute(
-        "select rolsuper or (rolcreatedb and rolcreaterole) from pg_roles"
-        " where rolname = current_user"
-    ).fetchone()
-    if row != (True,):
-        raise NotReady(
-            f"{server.info.user} may not create databases and roles.",
-            where=describe(server.info.dsn),
-            hint=f'ALTER ROLE "{server.info.user}" CREATEDB CREATEROLE;',
-        )
+def require_usable(inside: psycopg.Connection[Any], service: Service) -> None:
+    """Refuse a database that exists already, and that is not or can't be a service's.
+
+    Args:
+        inside: a connection to it.
+        service: the service.
+
+    Raises:
+        NotReady: it is another service's, or has another encoding.
+        TargetOccupied: somebody else owns it or something in it.
+    """
+    strangers.require_none(inside, service.project, service.database)
+    _require_unoccupied(inside, service)
+    _require_encoding(inside)
 
 
 def _require_unoccupied(inside: psycopg.Connection[Any], service: Service) -> None:
@@ -240,7 +243,7 @@ def mark_of_role(server: psycopg.Connection[Any], role: str) -> tuple[Any, ...] 
     ).fetchone()
 
 
-def _require_own_roles(server: psycopg.Connection[Any], service: Service) -> None:
+def require_own_roles(server: psycopg.Connection[Any], service: Service) -> None:
     """Refuse roles that somebody else has created: we can't judge their rights and members."""
     for role in (service.owner, service.login):
         if mark_of_role(server, role) not in (None, (service.mark,)):

@@ -12,7 +12,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import Busy, ConnectionFailed, NotReady
-from pgsplit.postgres import embedded_url, session_settings, values
+from pgsplit.postgres import embedded_url, refusals, session_settings, values
 
 SERVER_GONE = ("57P01", "57P02", "57P03")
 DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
@@ -82,7 +82,8 @@ def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tupl
         closes itself.
 
     Raises:
-        ConnectionFailed: the server can't be reached or refuses; the message says why.
+        ConnectionFailed: the server can't be reached or refuses, or a pooler answers; the message
+            says why.
     """
     parameters = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
@@ -98,7 +99,11 @@ def connect(url: str, target: str, **parameters: Any) -> psycopg.Connection[tupl
         if "replication" in parameters:  # a WAL sender speaks the simple protocol only
             connection.pgconn.exec_(begin.encode())
         else:
-            connection.execute(begin)
+            try:
+                connection.execute(begin)
+            except errors.DivisionByZero as error:  # `session_settings.HOLDS` says so
+                connection.close()
+                raise _pooled(url, target) from error
         return connection
     except psycopg.OperationalError as error:
         raise _explain(error, url, target) from error
@@ -160,27 +165,24 @@ def held_lock(error: errors.LockNotAvailable, where: str) -> Busy:
 
 
 def _explain(error: psycopg.OperationalError, url: str, target: str) -> ConnectionFailed:
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    variable = f"{target.upper()}_URL"
-    if isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or (
-        "password" in said or "authentication failed" in said
-    ):
-        what, hint = "The login was refused", f"Check user and password in {variable}."
-    elif "does not exist" in said and "database" in said:
-        what = "The database does not exist"
-        hint = f"Check {variable}. To make the databases of services: runner.py provision"
-        if embedded_url.is_url(url):
-            hint += "; to make a sample monolith: runner.py demo"
-    elif "no pg_hba.conf entry" in said:
-        what, hint = "The server doesn't allow this login", "Add a line for it to its pg_hba.conf."
-    elif "unsupported startup parameter" in said:
-        what = "This is a connection pooler, which does not let a session have its own settings"
-        hint = f"Let {variable} name the server itself."
-    elif embedded_url.is_url(url):
+    found = refusals.explain(str(error), f"{target.upper()}_URL", _place(url))
+    what, hint = found.what, found.hint
+    if embedded_url.is_url(url) and what == refusals.NO_ANSWER:
         what, hint = "The embedded server is not running", "runner.py up"
-    else:
-        what, hint = (
-            "The server can't be reached",
-            f"Check that it runs and that {variable} names its host and port.",
-        )
-    return ConnectionFailed(f"{what}: {said}", where=describe(url), hint=hint)
+    elif embedded_url.is_url(url) and what == refusals.NO_DATABASE:
+        hint += "; to make a sample monolith: runner.py demo"
+    fields = {"sql": found.sql} if found.sql else {}
+    return ConnectionFailed(f"{what}: {found.said}", where=describe(url), hint=hint, **fields)
+
+
+def _pooled(url: str, target: str) -> ConnectionFailed:
+    return ConnectionFailed(
+        "This is a connection pooler: it has dropped the settings of this session, and would give"
+        " its connection to others in between.",
+        where=describe(url),
+        hint=refusals.server_itself(f"{target.upper()}_URL", _place(url)),
+    )
+
+
+def _place(url: str) -> dict[str, str]:
+    return {**DEFAULTS, **{k: str(v) for k, v in conninfo_to_dict(url).items() if v is not None}}

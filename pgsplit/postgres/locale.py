@@ -20,6 +20,18 @@ LOCALE = """
         pg_database_collation_actual_version(oid)
     from pg_database as database where datname = current_database()
 """
+# ICU makes any locale, if the server was built with it. libc's names are spelled in several ways.
+OFFERS = """
+    select true from pg_collation
+    where
+        collprovider = %(provider)s
+        and (
+            collprovider = 'i'
+            or replace(lower(%(wanted)s), '-', '')
+            in (replace(lower(collcollate), '-', ''), replace(lower(collname), '-', ''))
+        )
+    limit 1
+"""
 HASH = "Texts are compared by hashes of their bytes, and UTF8 is the only encoding for every text."
 
 
@@ -139,6 +151,16 @@ def create_like(server: psycopg.Connection[Any], name: str, owner: str, wanted: 
             why = why or error.diag.message_primary or str(error).strip()
     server.execute(create + sql.SQL("encoding {}").format(sql.Literal(wanted.encoding)))
     return why
+
+
+def offers(server: psycopg.Connection[Any], wanted: Locale) -> bool:
+    """Tell whether a server has a locale, as far as its catalogue says."""
+    if wanted.provider == "builtin":
+        return server.info.server_version >= 170000
+    if wanted.provider == "libc" and {wanted.collate, wanted.ctype} <= {"C", "POSIX"}:
+        return True
+    row = server.execute(OFFERS, {"provider": wanted.provider[0], "wanted": wanted.collate})
+    return row.fetchone() is not None
 
 
 def difference(

@@ -53,6 +53,15 @@ SETTINGS: Mapping[str, str] = {
     "xmloption": "content",
 }
 
+# Fails with a division by zero where a pooler has dropped the options: then no other statement may
+# run, since it would find its functions and operators where somebody else says, and settings would
+# reach the pooler's other clients. So it names everything with its schema, operators too.
+HOLDS = """
+    select pg_catalog.int4div(1, pg_catalog.int4(pg_catalog.booland_statefunc(
+        pg_catalog.texteq(pg_catalog.current_setting('search_path'), 'pg_catalog,pg_temp'),
+        pg_catalog.texteq(pg_catalog.current_setting('row_security'), 'off')
+    )));
+"""
 # Undoes what is none of SETTINGS: the others are many, and differ by version. What tunes a session
 # (memory, planner, logging) may stay.
 UNDO = r"""
@@ -75,7 +84,7 @@ UNDONE = """
     select name, setting from pg_catalog.pg_settings
     where source = 'session' and category !~ '^Reporting' order by name
 """
-# PostgreSQL 15 and 16 refuse it as an option. It comes first, and ends the time-out at once.
+# PostgreSQL 15 and 16 refuse it as an option. It comes early, and ends the time-out at once.
 SINCE_17 = {"transaction_timeout": "0"}
 
 
@@ -98,7 +107,7 @@ def options(given: object = None, **changed: str) -> str:
 def after_connecting(server_version: int) -> str:
     """Give the SQL with which a session begins, for PQserverVersion's number."""
     settings = SINCE_17 if server_version >= 170000 else {}
-    return "".join(f"set {name} = {value}; " for name, value in settings.items()) + UNDO
+    return HOLDS + "".join(f"set {name} = {value}; " for name, value in settings.items()) + UNDO
 
 
 def dbt_options(others: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.base.text import duration
-from pgsplit.postgres import embedded_url, session_settings
+from pgsplit.postgres import embedded_url, service_file, session_settings
 from pgsplit.postgres.connect import DEFAULTS, connect, url_of
 from pgsplit.project import strangers
 from pgsplit.project.project import Project
@@ -217,4 +217,13 @@ def _parse(settings: Settings, variable: str) -> dict[str, str]:
             hint=f"export {variable}=postgresql://USER:PASSWORD@HOST:5432/DATABASE\n"
             "with a password's @ and / written as %40 and %2F, and without Prisma's ?schema=…",
         )
+    if name := found.pop("service", ""):
+        there = service_file.parameters(name)
+        if there is None:
+            raise ConnectionFailed(
+                f"{variable} takes the service {name}, which no service file has.",
+                where=str(next(service_file.files())),
+                hint="Add a section for it, or export PGSERVICEFILE=/path/to/the/file",
+            )
+        found = {**there, **found}
     return {**DEFAULTS, **found}

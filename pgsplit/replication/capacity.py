@@ -1,24 +1,45 @@
-"""Whether a server has room for one more stream, and offers what a stream needs."""
+"""Whether a server has room for more streams, and offers what a stream needs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 
-from pgsplit.base.errors import NotReady
+from pgsplit.postgres import rights
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.managed import dialect
+from pgsplit.postgres.need import Need, require
 
 Connection = psycopg.Connection[Any]
 
-# What subscriptions of a server share, and what is used of it without the one that is named. Until
+# What a source has, and what is used of it without the streams that are named.
+PUBLISHING = """
+    select
+        pg_is_in_recovery(),
+        (
+            select jsonb_object_agg(name, jsonb_build_array(setting, pending_restart))
+            from pg_settings
+            where name in ('wal_level', 'max_replication_slots', 'max_wal_senders')
+        ),
+        (select count(*)::integer from pg_replication_slots where slot_name <> all(%(ours)s)),
+        (
+            select count(*)::integer from pg_stat_replication
+            where pid not in (
+                select active_pid from pg_replication_slots
+                where slot_name = any(%(ours)s) and active_pid is not null
+            )
+        )
+"""
+# What subscriptions of a server share, and what is used of it without those that are named. Until
 # PostgreSQL 17 the limit of slots is also that of origins. The launcher is a worker process, too,
 # and so are those of extensions.
-ROOM = """
+SUBSCRIBING = """
     with
 
     others as (
-        select count(*)::integer as number from pg_subscription where subname <> %(subscription)s
+        select count(*)::integer as number from pg_subscription where subname <> all(%(ours)s)
     )
 
     select
@@ -43,7 +64,7 @@ ROOM = """
         (
             select count(*)::integer from pg_replication_origin
             where roname not in (
-                select 'pg_' || oid from pg_subscription where subname = %(subscription)s
+                select 'pg_' || oid from pg_subscription where subname = any(%(ours)s)
             )
         ),
         case
@@ -53,6 +74,128 @@ ROOM = """
         end
     from others
 """
+
+
+def publishing(source: Connection, ours: Sequence[str], name: str, wanted: int = 1) -> list[Need]:
+    """Ask whether a server offers logical decoding, and has free slots and senders.
+
+    Args:
+        source: a connection to the database that is to publish.
+        ours: the names of slots that don't count.
+        name: the database, for people.
+        wanted: how many slots and senders are needed.
+
+    Returns:
+        What was found.
+    """
+    row = source.execute(PUBLISHING, {"ours": list(ours)}).fetchone()
+    assert row is not None
+    is_standby, settings, *used = row
+    here = dialect(source)
+    level, is_pending = settings["wal_level"]
+    logical = here.setting("wal_level", "logical")
+    found = [
+        Need(
+            "primary, not a standby",
+            "standby" if is_standby else "primary",
+            "primary",
+            not is_standby,
+            f"The server of {name} is a standby, which can't be written.",
+            "Give the URL of the primary.",
+        ),
+        Need(
+            "wal_level",
+            level + _pending(is_pending),
+            "logical",
+            level == "logical",
+            f"wal_level is {level}; following {name} needs logical.",
+            here.in_words(logical, server=f"the server of {name}"),
+            logical,
+            needs_restart=True,
+        ),
+    ]
+    for setting, number, what in (
+        ("max_replication_slots", used[0], "replication slot"),
+        ("max_wal_senders", used[1], "WAL sender"),
+    ):
+        limit, is_pending = settings[setting]
+        promised = f"{number + wanted - 1} of {limit} are in use"
+        change = here.setting(setting, max(int(limit), number + wanted - 1) + 20)
+        found.append(
+            Need(
+                setting,
+                f"{limit}{_pending(is_pending)}, {number} used",
+                f"{number + wanted}",
+                number + wanted <= int(limit),
+                f"No {what} is free: {promised}{', or will be' if wanted > 1 else ''}.",
+                f"{here.in_words(change, server=f'the server of {name}').removesuffix('.')}; or"
+                " drop a slot that nobody uses: select * from pg_replication_slots where not"
+                " active;",
+                change,
+                needs_restart=True,
+            )
+        )
+    return found
+
+
+def subscribing(
+    database: Connection, ours: Sequence[str], server: str, wanted: int = 1
+) -> list[Need]:
+    """Ask whether this login may subscribe in a database, and whether its server has room.
+
+    All databases of a server share workers and origins.
+
+    Args:
+        database: a connection to it.
+        ours: the names of subscriptions that don't count.
+        server: the server, for people.
+        wanted: how many subscriptions are needed.
+
+    Returns:
+        What was found.
+    """
+    row = database.execute(SUBSCRIBING, {"ours": list(ours)}).fetchone()
+    assert row is not None
+    workers, others, processes, busy, origins, used, setting = row
+    before, here = wanted - 1, dialect(database)
+    more_workers = here.setting("max_logical_replication_workers", others + before + 10)
+    more_processes = here.setting("max_worker_processes", busy + before + 20)
+    more_origins = here.setting(setting, used + before + 10)
+    both = here.in_words(more_workers, more_processes, server=server)
+    no_worker = "No logical replication worker is free: "
+    return [
+        rights.may_subscribe(database),
+        Need(
+            "max_logical_replication_workers",
+            f"{workers}, {others} used",
+            f"{others + wanted}",
+            others + wanted <= workers,
+            f"{no_worker}{others + before} subscriptions share {workers}.",
+            both,
+            more_workers,
+            needs_restart=True,
+        ),
+        Need(
+            "max_worker_processes",
+            f"{processes}, {busy} used",
+            f"{busy + wanted}",
+            busy + wanted <= processes,
+            f"{no_worker}{busy + before} of {processes} max_worker_processes are in use.",
+            both,
+            more_processes,
+            needs_restart=True,
+        ),
+        Need(
+            setting if setting != "max_replication_slots" else "replication origins",
+            f"{origins}, {used} used",
+            f"{used + wanted}",
+            used + wanted <= origins,
+            f"No replication origin is free: {used + before} of {origins} are in use.",
+            here.in_words(more_origins, server=server),
+            more_origins,
+            needs_restart=True,
+        ),
+    ]
 
 
 def can_publish(source: Connection, slot: str, name: str, promised: int = 0) -> None:
@@ -67,44 +210,7 @@ def can_publish(source: Connection, slot: str, name: str, promised: int = 0) -> 
     Raises:
         NotReady: it doesn't, or has none; or it is a standby.
     """
-    where = describe(source.info.dsn)
-    if source.execute("select pg_is_in_recovery()").fetchone() == (True,):
-        raise NotReady(
-            f"The server of {name} is a standby, which can't be written.",
-            where=where,
-            hint="Give the URL of the primary.",
-        )
-    settings = dict(
-        source.execute(
-            "select name, setting from pg_settings"
-            " where name in ('wal_level', 'max_replication_slots', 'max_wal_senders')"
-        ).fetchall()
-    )
-    if settings["wal_level"] != "logical":
-        raise NotReady(
-            f"wal_level is {settings['wal_level']}; following {name} needs logical.",
-            where=where,
-            hint=f"ALTER SYSTEM SET wal_level = 'logical'; then restart the server of {name}.",
-        )
-    row = source.execute(
-        "select (select count(*) from pg_replication_slots where slot_name <> %s),"
-        " (select count(*) from pg_stat_replication)",
-        (slot,),
-    ).fetchone()
-    assert row is not None
-    for setting, used, what in (
-        ("max_replication_slots", row[0], "replication slot"),
-        ("max_wal_senders", row[1], "WAL sender"),
-    ):
-        if used + promised >= int(settings[setting]):
-            raise NotReady(
-                f"No {what} is free: {used + promised} of {settings[setting]} are in use"
-                f"{', or will be' if promised else ''}.",
-                where=where,
-                hint=f"ALTER SYSTEM SET {setting} = {int(settings[setting]) + 20}; then restart"
-                f" the server of {name}; or drop a slot that nobody uses:"
-                " select * from pg_replication_slots where not active;",
-            )
+    require(publishing(source, [slot], name, promised + 1), describe(source.info.dsn))
 
 
 def can_subscribe(database: Connection, subscription: str, server: str, promised: int = 0) -> None:
@@ -119,42 +225,10 @@ def can_subscribe(database: Connection, subscription: str, server: str, promised
     Raises:
         NotReady: it may not, or no worker or no origin is free.
     """
-    row = database.execute(
-        "select rolsuper or (current_setting('server_version_num')::integer >= 160000"
-        " and pg_has_role((select oid from pg_roles where rolname = 'pg_create_subscription'),"
-        " 'usage'))"
-        " from pg_roles where rolname = current_user"
-    ).fetchone()
-    if row != (True,):
-        raise NotReady(
-            f"{database.info.user} may not create a subscription.",
-            where=describe(database.info.dsn),
-            hint="Connect as a superuser, or on PostgreSQL 16 and later:"
-            f' GRANT pg_create_subscription TO "{database.info.user}";',
-        )
-    _has_room(database, subscription, server, promised)
+    require(
+        subscribing(database, [subscription], server, promised + 1), describe(database.info.dsn)
+    )
 
 
-def _has_room(database: Connection, subscription: str, server: str, promised: int) -> None:
-    """Check that a server has a worker and an origin left; all its databases share them."""
-    row = database.execute(ROOM, {"subscription": subscription}).fetchone()
-    assert row is not None
-    workers, others, processes, busy, origins, used, setting = row
-    others, busy, used = others + promised, busy + promised, used + promised
-    if others >= workers or busy >= processes:
-        what = f"{others} subscriptions share {workers}"
-        if others < workers:
-            what = f"{busy} of {processes} max_worker_processes are in use"
-        raise NotReady(
-            f"No logical replication worker is free: {what}.",
-            where=describe(database.info.dsn),
-            hint=f"ALTER SYSTEM SET max_logical_replication_workers = {others + 10};"
-            f" ALTER SYSTEM SET max_worker_processes = {busy + 20};"
-            f" then restart {server}.",
-        )
-    if used >= origins:
-        raise NotReady(
-            f"No replication origin is free: {used} of {origins} are in use.",
-            where=describe(database.info.dsn),
-            hint=f"ALTER SYSTEM SET {setting} = {used + 10}; then restart {server}.",
-        )
+def _pending(is_pending: bool) -> str:
+    return ", restart pending" if is_pending else ""

@@ -65,8 +65,9 @@ def url_for(stream: Stream, connections: Connections) -> str:
         TargetOccupied: a role with the stream's name is somebody else's.
     """
     url = connections.for_servers(stream.source_name)
-    if _is_secret(stream, connections) and (password := _make(stream)):
-        own = _with_login(url, stream.name, password)
+    secret = is_secret(stream.source, stream.source_name, connections)
+    if secret and (password := _make(stream)):
+        own = with_login(url, stream.name, password)
         if not try_to_connect(stream.target, own):
             return own
         drop(stream)
@@ -106,7 +107,7 @@ def drop(stream: Stream) -> None:
     may stop because of that.
     """
     source, role = stream.source, sql.Identifier(stream.name)
-    if _mark(source, stream.name) != (stream.service.mark,):
+    if mark(source, stream.name) != (stream.service.mark,):
         return
     database = sql.Identifier(source.info.dbname)
     try:
@@ -127,7 +128,7 @@ def advice(stream: Stream, connections: Connections) -> str:
     Returns:
         What is stored, with statements that change it; nothing if nobody else's password is.
     """
-    if not _is_secret(stream, connections) or _has_own(stream):
+    if not is_secret(stream.source, stream.source_name, connections) or _has_own(stream):
         return ""
     (label, target), database = stream.labels, stream.source.info.dbname
     user = conninfo_to_dict(connections.for_servers(stream.source_name))["user"]
@@ -135,7 +136,7 @@ def advice(stream: Stream, connections: Connections) -> str:
         f"The server of {target} logs in to {label} as {user}, whose password it stores, readable"
         " for its superusers."
     )
-    if _may_make(stream.source):
+    if may_make(stream.source):
         return (
             f"{said} A login of its own would do, once the pg_hba.conf of {label} has the line:\n"
             f'  host "{database}" {stream.name} ADDRESS scram-sha-256\n'
@@ -158,8 +159,9 @@ def logged(stream: Stream, connections: Connections) -> str:
     A statement that fails leaves the password in the log by default. That of a login of its own is
     worth nothing then: the next try sets another one.
     """
-    settings = unquiet(stream.target) if _is_secret(stream, connections) else []
-    if _may_make(stream.source):
+    secret = is_secret(stream.source, stream.source_name, connections)
+    settings = unquiet(stream.target) if secret else []
+    if may_make(stream.source):
         settings = [name for name in settings if name != "log_min_error_statement"]
     if not settings:
         return ""
@@ -175,7 +177,7 @@ def logged(stream: Stream, connections: Connections) -> str:
 def notes(stream: Stream, connections: Connections) -> list[str]:
     """Give what an operator should know before a stream is created, with what changes it."""
     said = [logged(stream, connections)]
-    if not _may_make(stream.source):
+    if not may_make(stream.source):
         said.append(advice(stream, connections))
     return [one for one in said if one]
 
@@ -186,21 +188,22 @@ def notes_of(stream: Stream, connections: Connections) -> list[str]:
     return [said] if said else []
 
 
-def _may_make(source: Connection) -> bool:
+def may_make(source: Connection) -> bool:
+    """Tell whether the runner's login may make such logins in a source."""
     return source.execute(MAY_MAKE).fetchone() == (True,)
 
 
-def _is_secret(stream: Stream, connections: Connections) -> bool:
+def is_secret(source: Connection, source_name: str, connections: Connections) -> bool:
     """Tell whether the target's server would store a password that the operator didn't choose."""
-    if connections.is_for_servers(stream.source_name):
+    if connections.is_for_servers(source_name):
         return False
-    url = connections.urls[stream.source_name]
-    return bool(conninfo_to_dict(url).get("password")) or stream.source.pgconn.used_password
+    url = connections.urls[source_name]
+    return bool(conninfo_to_dict(url).get("password")) or source.pgconn.used_password
 
 
 def _has_own(stream: Stream) -> bool:
     """Tell whether a stream has its own login, and uses it, as far as this login may look."""
-    if _mark(stream.source, stream.name) != (stream.service.mark,):
+    if mark(stream.source, stream.name) != (stream.service.mark,):
         return False
     stored = "select subconninfo from pg_catalog.pg_subscription where subname = %s and subdbid ="
     stored += " (select oid from pg_catalog.pg_database where datname = current_database())"
@@ -211,23 +214,25 @@ def _has_own(stream: Stream) -> bool:
     return row is None or conninfo_to_dict(row[0]).get("user") == stream.name
 
 
-def _with_login(url: str, name: str, password: str) -> str:
+def with_login(url: str, name: str, password: str) -> str:
+    """Give a URL with a stream's own login, without the files of another one."""
     fields = {k: str(v) for k, v in conninfo_to_dict(url).items() if k not in OF_ANOTHER_HOST}
     where = make_conninfo(**fields)
     return with_database(where, fields["dbname"], user=name, password=password)
 
 
-def _mark(source: Connection, name: str) -> tuple[str | None] | None:
+def mark(source: Connection, name: str) -> tuple[str | None] | None:
+    """Read the comment on a login, by which this project knows its own; None without the login."""
     return source.execute(MARK, (name,)).fetchone()
 
 
 def _make(stream: Stream) -> str:
     """Make the login, or give it another password; nothing if this login may not."""
     source, name, service = stream.source, stream.name, stream.service
-    found = _mark(source, name)
+    found = mark(source, name)
     if found not in (None, (service.mark,)):
-        raise _occupied(source, name, service)
-    if not _may_make(source):
+        raise occupied(source, name, service)
+    if not may_make(source):
         return ""
     role, password = sql.Identifier(name), secrets.token_urlsafe(24)
     secret = source.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
@@ -259,7 +264,8 @@ def _make(stream: Stream) -> str:
     return password if has_rights else ""
 
 
-def _occupied(source: Connection, name: str, service: Service) -> TargetOccupied:
+def occupied(source: Connection, name: str, service: Service) -> TargetOccupied:
+    """Give the error for a login that somebody else has made."""
     return TargetOccupied(
         f"There is a role {name} that this project did not make. Nothing was changed.",
         where=describe(source.info.dsn),

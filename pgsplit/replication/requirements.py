@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
 
 from pgsplit.base.errors import NotReady, TargetOccupied
+from pgsplit.postgres import rights
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.need import Need
 from pgsplit.project import strangers
 from pgsplit.project.project import Service
 from pgsplit.replication.capacity import can_publish, can_subscribe
@@ -29,58 +31,39 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
         NotReady: `wal_level` is not logical, no slot or sender is free, or privileges are missing.
     """
     can_publish(monolith, service.replication, "the monolith")
-    lacking = _lacking_rights(monolith)
-    for name in tables:
-        lacking += _lacking_rights_on(monolith, f"{service.mirror}.{name}")
+    lacking = [
+        one for one in rights_on_monolith(monolith, service.mirror, list(tables)) if not one.ok
+    ]
     if lacking:
         raise NotReady(
             f"{monolith.info.user} lacks privileges:\n"
-            + "\n".join(f"  - {what}" for what, _ in lacking),
+            + "\n".join(
+                f"  - {one.problem.removeprefix(f'{monolith.info.user} ')}" for one in lacking
+            ),
             where=describe(monolith.info.dsn),
-            hint="\n".join(dict.fromkeys(hint for _, hint in lacking)),
+            hint="\n".join(dict.fromkeys(one.hint for one in lacking)),
         )
 
 
-def _lacking_rights(monolith: Connection) -> list[tuple[str, str]]:
-    """Say what this login may not do in the monolith, with what grants it."""
-    row = monolith.execute(
-        "select rolsuper, rolreplication,"
-        " has_database_privilege(current_database(), 'create')"
-        " from pg_roles where rolname = current_user"
-    ).fetchone()
-    assert row is not None
-    user, database = monolith.info.user, monolith.info.dbname
-    lacking = []
-    if not row[0] and not row[1]:
-        lacking.append(("may not replicate", f'ALTER ROLE "{user}" REPLICATION;'))
-    if not row[0] and not row[2]:
-        lacking.append(
-            ("may not create a publication", f'GRANT CREATE ON DATABASE "{database}" TO "{user}";')
-        )
-    return lacking
+def rights_on_monolith(
+    monolith: Connection, schema: str, tables: Sequence[str], keyed: Sequence[str] = ()
+) -> list[Need]:
+    """Ask for every right that landing, switching and completing need in the monolith.
 
+    Args:
+        monolith: a connection to it.
+        schema: its schema.
+        tables: the tables that are followed.
+        keyed: those of them that are retired in the end, with their foreign keys.
 
-def _lacking_rights_on(monolith: Connection, table: str) -> list[tuple[str, str]]:
-    row = monolith.execute(
-        "select has_table_privilege(oid, 'select'), pg_has_role(relowner, 'usage'),"
-        " quote_ident(pg_get_userbyid(relowner)), row_security_active(oid)"
-        " from pg_class where oid = to_regclass(%s)",
-        (table,),
-    ).fetchone()
-    assert row is not None
-    may_read, may_publish, owner, filtered = row
-    user, lacking = monolith.info.user, []
-    if filtered:
-        lacking.append(
-            (f"sees {table} through row-level security", f'ALTER ROLE "{user}" BYPASSRLS;')
-        )
-    if not may_read:
-        lacking.append((f"may not read {table}", f'GRANT SELECT ON {table} TO "{user}";'))
-    if not may_publish:
-        lacking.append(
-            (f"may not publish {table}, which {owner} owns", f'GRANT {owner} TO "{user}";')
-        )
-    return lacking
+    Returns:
+        What was found.
+    """
+    return [
+        rights.may_replicate(monolith),
+        rights.may_create_in(monolith, "create a publication"),
+        *rights.on_tables(monolith, schema, tables, keyed),
+    ]
 
 
 def reverse(

@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import few
+from pgsplit.postgres import rights
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.retry import IN_USE, retrying
 from pgsplit.project.endpoints import Connections
@@ -194,7 +195,7 @@ def may_not_replicate(source: Connection) -> NotReady:
     return NotReady(
         f"{source.info.user} may not replicate: it can neither create slots nor drop them.",
         where=describe(source.info.dsn),
-        hint=f'ALTER ROLE "{source.info.user}" REPLICATION;',
+        hint=rights.may_replicate(source).hint,
     )
 
 

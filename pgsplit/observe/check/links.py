@@ -1,0 +1,137 @@
+"""Whether each server reaches the ones that it will follow, asked from that server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pgsplit.observe.check.places import Connection, Place
+from pgsplit.postgres import rights
+from pgsplit.postgres.connect import connect, with_database
+from pgsplit.postgres.need import Need
+from pgsplit.project.endpoints import Connections
+from pgsplit.project.project import Service
+from pgsplit.replication import reach, shared
+
+# How a source refuses a login that lacks REPLICATION: it has been reached.
+REACHED = ("WAL sender", "walsender")
+CREATES = "select has_database_privilege(current_database(), 'create')"
+TRIAL = "split_check_"
+REACHES = "reaches other servers"
+LEFT_OVER = """
+    select datname from pg_catalog.pg_database
+    where
+        datname ~ '^split_check_[0-9]+$' and pg_get_userbyid(datdba) = current_user
+        and not exists (
+            select from pg_catalog.pg_stat_activity
+            where pid::text = substr(datname, 13)
+        )
+"""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A stream to come: its name, and the targets that publish and subscribe."""
+
+    name: str
+    source: str
+    target: str
+    purpose: str
+
+
+def links(services: Sequence[Service], monolith: str) -> list[Link]:
+    """Name all streams that services will ever have."""
+    found = []
+    for one in services:
+        found.append(Link(one.replication, monolith, one.database, "land"))
+        found.append(Link(one.reverse_replication, one.database, monolith, "switch"))
+        for consumer in shared.consumers(one):
+            name = f"{consumer.replication}_from_{one.database}"
+            found.append(Link(name, one.database, consumer.database, "complete"))
+    return found
+
+
+def try_from(
+    place: Place, wanted: Sequence[Link], everywhere: Sequence[Place], connections: Connections
+) -> None:
+    """Let a server log in to all that it will follow.
+
+    Args:
+        place: the server that subscribes.
+        wanted: the streams to its targets.
+        everywhere: all servers.
+        connections: where all targets are.
+    """
+    makes = [one for one in rights.may_provision(place.first) if one.name == "CREATEDB"]
+    if not (rights.may_subscribe(place.first).ok and (makes[0].ok or _home(place))):
+        said = f"{place.name} can't be asked yet whether it reaches the other servers: {place.user}"
+        said += " may not subscribe there."
+        hint = "Paste the statements, then check again."
+        need = Need(REACHES, "can't be asked yet", "yes", False, said, hint, is_optional=True)
+        place.add([need], "land, switch")
+        return
+    answers: dict[tuple[str, str], str] = {}
+    with _inside(place, connections) as database:
+        for link in wanted:
+            source_place = next(one for one in everywhere if link.source in one.targets)
+            if link.source not in source_place.asked:
+                continue  # what is wrong there is said there
+            source = source_place.asked[link.source]
+            is_absent = link.source in source_place.absent
+            url = connections.for_servers(link.source)
+            url = with_database(url, source.info.dbname) if is_absent else ""
+            key = (link.source, source.info.dbname)
+            if key not in answers:
+                answers[key] = _try(database, source, link, url, connections)
+                said = answers[key]
+                variable = connections.project.variable("REPLICATION_URL", link.source)
+                problem = f"The server {place.name} can't reach {link.source}: {said}"
+                hint = f"export {variable}=postgresql://USER:PASSWORD@HOST/{link.source} as that"
+                hint += " server reaches it, with a login that may replicate."
+                need = Need(
+                    f"reaches {link.source}",
+                    "no" if said else "yes",
+                    "yes",
+                    not said,
+                    problem,
+                    hint,
+                )
+                place.add([need], link.purpose)
+
+
+def _try(
+    database: Connection, source: Connection, link: Link, url: str, connections: Connections
+) -> str:
+    said = reach.cannot_reach(database, source, link.name, link.source, connections, url)
+    return "" if any(one in said for one in REACHED) else said
+
+
+def _home(place: Place) -> Connection | None:
+    """Find a database in which this login may create a subscription."""
+    asked = place.asked.values()
+    return next((one for one in asked if one.execute(CREATES).fetchone() == (True,)), None)
+
+
+@contextmanager
+def _inside(place: Place, connections: Connections) -> Iterator[Connection]:
+    """Give a database in which this login may create a subscription; one for the trial if none."""
+    if home := _home(place):
+        yield home
+        return
+    target, server = next(iter(place.asked.items()))
+    name = f"{TRIAL}{server.info.backend_pid}"
+    for (left,) in server.execute(LEFT_OVER).fetchall():  # by a check that was killed
+        _drop(server, left)
+    server.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
+    try:
+        with connect(with_database(connections.urls[target], name), target) as inside:
+            yield inside
+    finally:
+        _drop(server, name)
+
+
+def _drop(server: Connection, name: str) -> None:
+    server.execute(sql.SQL("drop database if exists {}").format(sql.Identifier(name)))

@@ -1,0 +1,143 @@
+"""The servers that a check asks, each with its login, its targets, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from pgsplit.base.errors import SplitError
+from pgsplit.postgres.connect import url_of, with_database
+from pgsplit.postgres.managed import SELF_MANAGED, Provider
+from pgsplit.postgres.need import Need
+from pgsplit.project.endpoints import Connections
+
+Connection = psycopg.Connection[Any]
+# What a person needs to reach the server, too.
+KEPT = ("host", "port", "user", "dbname", "sslmode", "sslrootcert", "hostaddr")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found: a need, the database in which it was asked, and what it is needed for."""
+
+    need: Need
+    database: str
+    purpose: str
+
+    @property
+    def state(self) -> str:
+        """Whether it is met: `ok`, `missing`, or a `note`, without which nothing stops."""
+        if self.need.ok:
+            return "ok"
+        return "note" if self.need.is_optional else "missing"
+
+
+@dataclass
+class Place:
+    """A server as one login reaches it, with the targets that are there.
+
+    `asked` are connections to its targets, or to its maintenance database where a target does not
+    exist yet; such targets are in `absent`. `unreached` are targets without any connection, and
+    `locked` those that the login may not connect to: what it needs there is in `unasked`.
+    """
+
+    host: str
+    port: str
+    user: str
+    targets: list[str] = field(default_factory=list)
+    asked: dict[str, Connection] = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
+    unreached: dict[str, SplitError] = field(default_factory=dict)
+    locked: set[str] = field(default_factory=set)
+    unasked: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    provider: Provider = SELF_MANAGED
+    version: str = ""
+    is_super: bool = False
+
+    @property
+    def name(self) -> str:
+        """The server's name, for people."""
+        return self.host if self.host.startswith("/") else f"{self.host}:{self.port}"
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        """What tells whether two places are one server."""
+        return self.host, self.port
+
+    @property
+    def first(self) -> Connection:
+        """Any connection to it."""
+        return next(iter(self.asked.values()))
+
+    def add(self, needs: Iterable[Need], purpose: str, database: Connection | None = None) -> None:
+        """Note what was found, in a database or in the whole server."""
+        name = database.info.dbname if database else ""
+        known = {_key(one) for one in self.findings}
+        for need in needs:
+            found = Finding(need, name, purpose)
+            if _key(found) not in known:
+                known.add(_key(found))
+                self.findings.append(found)
+
+    def refuse(self, name: str, error: SplitError, purpose: str, found: str = "no") -> None:
+        """Note what one of the operations' own checks refuses."""
+        need = Need(
+            name, found, "yes", False, error.what, error.hint, str(error.fields.get("sql", ""))
+        )
+        self.findings.append(Finding(need, "", purpose))
+
+    def psql(self, connections: Connections) -> str:
+        """Give the command with which an operator opens psql to paste the statements."""
+        found = conninfo_to_dict(connections.urls[self.targets[0]])
+        fields = {key: str(found[key]) for key in KEPT if found.get(key)}
+        owner = self.user if self.is_super else "postgres"
+        url = with_database(url_of(fields), "postgres", user=owner)
+        return f"psql '{url}'"
+
+    def statements(self) -> list[str]:
+        """Give what an operator pastes, in order; nothing if nothing is missing."""
+        missing = [one for one in self.findings if one.state == "missing" and one.need.sql]
+        superuser = [one for one in missing if one.need.sql.endswith(" SUPERUSER;")]
+        if superuser:  # who may do everything needs nothing else
+            settings = [one for one in missing if one.need.needs_restart]
+            missing = [superuser[0], *settings]
+        lines: list[str] = []
+        here = ""
+        for one in sorted(missing, key=lambda one: (one.need.needs_restart, one.database)):
+            is_elsewhere = _is_of_database(one.need.sql) and one.database not in ("", here)
+            if is_elsewhere:
+                here = one.database
+                quoted = here.replace('"', '""')
+                lines.append(f'\\connect "{quoted}"')
+            if one.need.sql not in lines:
+                lines.append(one.need.sql)
+        lines += [one for one in self.unasked if one not in lines]
+        if any(one.startswith("ALTER SYSTEM") for one in lines):
+            lines += ["SELECT pg_reload_conf();", f"-- Then restart the server {self.name}."]
+        return lines
+
+
+def _key(one: Finding) -> tuple[str, ...]:
+    """Give what makes two findings the same: several operations need the same right."""
+    need = one.need
+    return need.name, need.found, need.sql or need.problem, one.database if not need.sql else ""
+
+
+def _is_of_database(statement: str) -> bool:
+    """Tell whether a statement has to run in the database that it is about."""
+    return " ON " in statement and " ON DATABASE " not in statement or "EXTENSION" in statement
+
+
+def places(connections: Connections, targets: Iterable[str]) -> list[Place]:
+    """Group targets by server and login, the monolith's first."""
+    found: dict[tuple[str, str, str], Place] = {}
+    for target in targets:
+        fields = {k: str(v) for k, v in conninfo_to_dict(connections.urls[target]).items() if v}
+        key = (fields["host"], fields["port"], fields["user"])
+        found.setdefault(key, Place(*key)).targets.append(target)
+    return list(found.values())
