@@ -49,6 +49,18 @@ def test_every_command_has_a_file_of_its_own() -> None:
     assert sorted(COMMANDS) == files
 
 
+def test_sync_loads_nothing_that_only_other_commands_need() -> None:
+    """A cron job starts it each minute."""
+    code = (
+        "import sys, runner, pgsplit.cli.commands.sync;"
+        " print({'jinja2', 'psutil', 'pgsplit.postgres.copy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
 def test_help_groups_commands_in_the_order_of_a_split_in_plain_text() -> None:
     text = command_line("--help").stdout
     headings = [f"{group}:" for group in GROUPS]

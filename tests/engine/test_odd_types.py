@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,8 +16,11 @@ import psycopg
 import pytest
 
 from demo.project import ROOT
+from pgsplit.cli.main import run as cli
 from tests.support.run_folder import short_folder
 from tests.support.servers import newest, oldest
+from tests.support.split import command_line, surrounded
+from tests.support.stage import Stage
 
 SHOP = ROOT / "examples" / "shop"
 # By type: a value, and one that `=` may not tell from it.
@@ -64,13 +65,11 @@ class Shop:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a command; give what it printed, without line breaks."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pgsplit.cli.main", "--project-dir", self.project, *arguments],
-            cwd=ROOT,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-        )
+        with surrounded(self.environ):
+            done = command_line(
+                *arguments,
+                main=lambda them: cli(["--project-dir", str(self.project), *them], "pgsplit"),
+            )
         assert done.returncode == code, done.stdout + done.stderr
         return " ".join((done.stdout + done.stderr).split())
 
@@ -145,7 +144,8 @@ def fill(url: str) -> None:
 
 
 @pytest.fixture(params=[newest, oldest], ids=["newest", "oldest"])
-def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+def shop(request: pytest.FixtureRequest, tmp_path: Path, stage: Stage) -> Iterator[Shop]:
+    """Split the shop with a dbt that has started already, as the stage provides."""
     with ExitStack() as stack:
         folder = [] if request.param is oldest else [tmp_path / "server"]
         cluster = stack.enter_context(request.param(*folder))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,12 +91,12 @@ class Split:
         )
 
 
-def command_line(*arguments: str) -> Done:
-    """Run runner.py in this process and capture its output."""
+def command_line(*arguments: str, main: Callable[[Sequence[str]], int] = runner.main) -> Done:
+    """Run runner.py, or the engine on another project, in this process and capture its output."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = runner.main(arguments)
+            code = main(arguments)
         except SystemExit as end:
             code = int(end.code or 0)
     return Done(["runner.py", *arguments], code, out.getvalue(), err.getvalue())

@@ -157,7 +157,7 @@
         select 'table ' || relations.name, entry.privilege_type, entry.grantee
         from relations
         inner join pg_catalog.pg_attribute as part on part.attrelid = relations.oid, aclexplode(part.attacl) as entry
-        where entry.privilege_type <> 'SELECT'
+        where part.attacl is not null and entry.privilege_type <> 'SELECT'
     ),
 
     found as (
