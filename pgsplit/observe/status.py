@@ -14,7 +14,7 @@ from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import continuity, login, requirements, triggers
+from pgsplit.replication import continuity, forgotten, login, requirements, triggers
 from pgsplit.replication.own_changes import Harm, own_changes
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
@@ -249,12 +249,8 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
     row = stream.database.execute("select synced_at from split.service").fetchone()
     found.synced_at = row[0] if row else None
     _look_at_records(stream, found)
-    if not found.state.reached(State.SWITCHED) and (since := _switched_at(stream)):
-        found.warnings.append(
-            f"{found.service.database} has been the source of truth since {since}, and the monolith"
-            " does not know: it was restored, or failed over, to a moment before that.\n"
-            f"  hint:  runner.py repair {found.service.role}"
-        )
+    if problem := forgotten.problem(found.service, stream.monolith, stream.database):
+        found.warnings.append(str(problem).replace(" Nothing was changed.", ""))
     if found.reads_at == Side.SERVICE.value or found.state.reached(State.SWITCHED):
         _warn_of_no_follower(stream, found)
     found.rows = dict(stream.database.execute(ROWS).fetchall())
@@ -272,14 +268,6 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
 def _look_at_fences(session: Session, found: Status) -> None:
     fences = session.monolith_fence, session.service_fence
     found.notes += filter(None, [fence.outdated() for fence in fences])
-
-
-def _switched_at(stream: Stream) -> str | None:
-    row = stream.database.execute(
-        "select switched_at::timestamptz(0)::text from split.service"
-    ).fetchone()
-    is_under_way = stream.service.database in left_unfinished(stream.monolith)
-    return row[0] if row and not is_under_way else None
 
 
 def _look_at_records(stream: Stream, found: Status) -> None:
