@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
-from pgsplit.replication.forgotten import require_remembered
+from pgsplit.replication.forgotten import Forgotten, require_remembered
 from pgsplit.replication.session import Session
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
@@ -20,7 +20,9 @@ def require_state(session: Session, ledger: Ledger, wanted: State, done: str) ->
     where = describe(ledger.connection.info.dsn)
     require_finished(service, ledger)
     role = service.role
-    require_remembered(service, session.monolith, session.database)
+    # A rollback that only the service knows of is done once more.
+    again = Forgotten.ROLLBACK_BY_MONOLITH if done == "rolled back" else None
+    require_remembered(service, session.monolith, session.database, but=again)
     if state is wanted:
         return
     if state is State.COMPLETED:

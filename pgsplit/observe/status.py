@@ -128,8 +128,9 @@ def status(service: Service, connections: Connections) -> Status:
                 + blocks_writers * " Until it is finished, writers may be blocked on both sides."
                 + "\n  hint:  runner.py resume"
             )
+            routes = ""
         else:
-            _look_at_routes(found, connections)
+            routes = _look_at_routes(found, connections)
         is_needed = needs_monolith(monolith, service)
         if is_needed:
             _look_at_slot(monolith, found)
@@ -149,28 +150,32 @@ def status(service: Service, connections: Connections) -> Status:
                 found.notes += login.notes_of(back, connections)
                 if found.state.reached(State.BUILT):
                     _look_at_tables(stream, found)
+                    if problem := forgotten.problem(service, monolith, database):
+                        routes = ""  # what puts it right writes them, too
+                        found.warnings.append(str(problem).replace(" Nothing was changed.", ""))
                     _look_at_own_changes(database, found)
                     _look_at_fences(Session(service, connections, monolith, database), found)
         except SplitError as error:
             found.replication = found.replication or "unknown"
             found.warnings.append(str(error))
+        found.warnings += filter(None, [routes])
     return found
 
 
-def _look_at_routes(found: Status, connections: Connections) -> None:
-    """Tell a service's routes; warn if writes don't go to the source of truth."""
+def _look_at_routes(found: Status, connections: Connections) -> str:
+    """Tell a service's routes; give a warning if writes don't go to the source of truth."""
     try:
         reads, writes = env_file.sides(found.service, connections)
     except SplitError as error:
-        found.warnings.append(str(error))
-        return
+        return str(error)
     found.reads_at, found.writes_at = reads.value, writes.value
     if (writes is Side.SERVICE) != found.state.reached(State.SWITCHED):
-        found.warnings.append(
+        return (
             f"{env_file.file(found.service, connections)} says that writes go to the"
             f" {writes.value}, and {found.service.database} is {found.state.value}.\n"
             "  hint:  runner.py resume"
         )
+    return ""
 
 
 def _look(stream: Stream, found: Status) -> None:
@@ -249,8 +254,6 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
     row = stream.database.execute("select synced_at from split.service").fetchone()
     found.synced_at = row[0] if row else None
     _look_at_records(stream, found)
-    if problem := forgotten.problem(found.service, stream.monolith, stream.database):
-        found.warnings.append(str(problem).replace(" Nothing was changed.", ""))
     if found.reads_at == Side.SERVICE.value or found.state.reached(State.SWITCHED):
         _warn_of_no_follower(stream, found)
     found.rows = dict(stream.database.execute(ROWS).fetchall())

@@ -36,12 +36,33 @@ KNOWN = """
 """
 
 
+# Whether the last switch that the monolith knows of is the one that the service has ended.
+ENDED = """
+    select coalesce((detail ->> 'switched_at')::timestamptz = %(at)s, false)
+        or coalesce((intent ->> 'switched_at')::timestamptz = %(at)s, false)
+        or coalesce(
+            (detail ->> 'opened_at')::timestamptz
+            between %(at)s and %(at)s::timestamptz + interval '1 minute',
+            false
+        )
+    from split.ledger
+    where
+        service = %(service)s and outcome = 'done'
+        and (
+            detail ? 'switched_at' or intent ? 'switched_at'
+            or (step = 'switch: open' and detail ? 'opened_at')
+        )
+    order by id desc limit 1
+"""
+
+
 class Forgotten(Enum):
-    """What was forgotten: a switch by the monolith, or by the service a rollback or a switch."""
+    """What was forgotten, and by whom."""
 
     SWITCH_BY_MONOLITH = "switch by monolith"
     ROLLBACK_BY_SERVICE = "rollback by service"
     SWITCH_BY_SERVICE = "switch by service"
+    ROLLBACK_BY_MONOLITH = "rollback by monolith"
 
 
 def forgotten(
@@ -64,11 +85,24 @@ def forgotten(
     if not amid and _is_unfinished(monolith, service):
         return None
     if since is None:
-        return Forgotten.SWITCH_BY_SERVICE if stands is State.SWITCHED else None
+        return _of_switched(service, monolith, database) if stands is State.SWITCHED else None
     known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
     if known == (True,):
         known = monolith.execute(KNOWN, {"service": service.database, "at": since}).fetchone()
     return Forgotten.ROLLBACK_BY_SERVICE if known == (True,) else Forgotten.SWITCH_BY_MONOLITH
+
+
+def _of_switched(service: Service, monolith: Connection, database: Connection) -> Forgotten:
+    """Tell who is wrong if the monolith says switched, and the service's database says not."""
+    # In a schema of an older version there is no such column.
+    row = database.execute(
+        "select (to_jsonb(here.*) ->> 'ended_switch')::timestamptz from split.service as here"
+    ).fetchone()
+    if row and row[0]:
+        values = {"service": service.database, "at": row[0]}
+        if monolith.execute(ENDED, values).fetchone() == (True,):
+            return Forgotten.ROLLBACK_BY_MONOLITH
+    return Forgotten.SWITCH_BY_SERVICE
 
 
 def switched_at(database: Connection) -> datetime | None:
@@ -94,6 +128,13 @@ def problem(service: Service, monolith: Connection, database: Connection) -> Not
             where=where,
             hint=f"runner.py repair {role}",
         )
+    if what is Forgotten.ROLLBACK_BY_MONOLITH:
+        return NotReady(
+            f"{name} was rolled back, and the monolith does not know: it was restored, or failed"
+            " over, to a moment before that. Nobody can write on either side. Nothing was changed.",
+            where=where,
+            hint=f"runner.py repair {role}, then runner.py rollback {role}",
+        )
     where = describe(database.info.dsn)
     if what is Forgotten.ROLLBACK_BY_SERVICE:
         return NotReady(
@@ -112,13 +153,20 @@ def problem(service: Service, monolith: Connection, database: Connection) -> Not
     )
 
 
-def require_remembered(service: Service, monolith: Connection, database: Connection) -> None:
-    """Refuse a service if one side has forgotten a cutover.
+def require_remembered(
+    service: Service,
+    monolith: Connection,
+    database: Connection,
+    *,
+    but: Forgotten | None = None,
+) -> None:
+    """Refuse a service if one side has forgotten a cutover, except for what the caller puts right.
 
     Raises:
         NotReady: see `problem`.
     """
-    if found := problem(service, monolith, database):
+    found = problem(service, monolith, database)
+    if found and (but is None or forgotten(service, monolith, database) is not but):
         raise found
 
 

@@ -24,7 +24,8 @@ LOCK_SECONDS = 10.0
 OWNED = "select table_name from split.service_tables where owned_rows <> 'false' order by 1"
 # What differs from the monolith is quarantined before it is replaced.
 STOP = """
-    update split.service set switched_at = null, keeps_replaced = true;
+    update split.service
+    set ended_switch = switched_at, switched_at = null, keeps_replaced = true;
     update split.service_tables set is_stale = true where owned_rows <> 'false'
 """
 CROSSING_KEYS = """

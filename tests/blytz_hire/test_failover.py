@@ -270,7 +270,11 @@ def test_monolith_fails_over_after_a_rollback(switched_apart: Apart) -> None:
         move(split, "rollback")
         other.take_over()
     # The monolith has forgotten the rollback too, and takes the service for the source of truth.
-    assert "has failed over, or was restored" in refused(split, "rollback")
+    said = refused(split, "rollback")
+    assert "has failed over, or was restored" in said
+    assert "payments_db was rolled back, and the monolith does not know" in said
+    assert "runner.py repair payments, then runner.py rollback payments" in said
+    assert "runner.py resume" not in said
     ran(split, "repair", "payments")
     move(split, "rollback")
     assert holds(split, Side.MONOLITH, name) and holds(split, Side.SERVICE, name)
@@ -319,7 +323,7 @@ def test_service_fails_over_to_before_the_switch(verified_apart: Apart) -> None:
     assert "The monolith is the source of truth again; writes go there." in said
     assert holds(split, Side.MONOLITH, before) and holds(split, Side.MONOLITH, after)
     with split.monolith() as monolith:
-        assert one(monolith, "select count(*) from pg_subscription where subname like '%back'") == 0
+        assert not monolith.execute("select from pg_subscription").fetchall()
         monolith.execute(NEW_PAYMENT[Side.MONOLITH], {"id": "it takes writes again"})
     assert "land payments --recopy" in ran(split, "verify", "payments", code=9)
     ran(split, "land", "payments", "--recopy")

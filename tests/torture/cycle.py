@@ -23,7 +23,13 @@ from tests.torture.recovery import recover
 from tests.torture.refusals import ask, is_unfinished, must_refuse, refused
 
 # An operation may refuse, and undo itself, when clients or a slow machine keep it waiting.
-MAY_REFUSE = ("The pause was longer", "is locked by", "are in use", "keeps reading or writing")
+MAY_REFUSE = (
+    "The pause was longer",
+    "is locked by",
+    "are in use",
+    "keeps reading or writing",
+    "has not been built: it could not land any more",  # after `land --recopy` of another service
+)
 # Faults come while an operation is under way: within the time that the last one has taken here.
 FAULT_SECONDS = {"run": 5.0}
 OTHER_FAULT_SECONDS = 0.8
