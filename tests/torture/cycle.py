@@ -198,6 +198,12 @@ class Cycle:
             self.world.heal()
             yield from self._refuses(command, fault)
             yield from self._recover(done.stdout if done.returncode else "")
+        if command[0] == "abort" and fault and fault.loses:
+            # What a server has that is back in a moment before it, is removed once more.
+            again = self.world.runner(*command)
+            self.outcome.life.append(f"(abort {command[1]} → {again.returncode})")
+            if again.returncode:
+                yield f"abort once more: {again.stdout}"
 
     def _refuses(self, command: tuple[str, ...], fault: Fault | None) -> Iterator[str]:
         """Try what must be refused until the operator has done something about the fault."""
