@@ -23,7 +23,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, shared
 from pgsplit.replication.fence import Fence
-from pgsplit.replication.forgotten import forgotten_switch
+from pgsplit.replication.forgotten import require_remembered
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
@@ -112,14 +112,7 @@ class Abort(SagaOperation[Aborted]):
         """Check that the service's database has nothing that nobody else has."""
         service, database = self.service, session.database
         remove.require_nothing_kept(database, service)
-        if since := forgotten_switch(service, session.monolith, database):
-            raise NotReady(
-                f"{service.database} has been the source of truth since"
-                f" {since:%Y-%m-%d %H:%M:%S %Z}, and the monolith does not know: it was restored,"
-                " or failed over, to a moment before that. Nothing was changed.",
-                where=describe(database.info.dsn),
-                hint=f"runner.py repair {service.role}",
-            )
+        require_remembered(service, session.monolith, database)
         if not self.ledger.state(service).reached(State.LANDED):
             return
         continuity.look(session.forward)

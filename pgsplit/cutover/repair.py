@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,16 +17,17 @@ from psycopg import errors, sql
 
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.cutover.complete import has_ended_reverse
-from pgsplit.cutover.locks import change_definitions, patiently
+from pgsplit.cutover.locks import patiently
 from pgsplit.cutover.operation import Operation
 from pgsplit.cutover.preflight import PreflightReport
+from pgsplit.cutover.remember import record_switch, return_to_monolith
 from pgsplit.postgres.connect import connect, describe
 from pgsplit.postgres.row_diff import differing_keys
 from pgsplit.postgres.row_hashes import RowSource, Shape
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, reach, triggers
-from pgsplit.replication.forgotten import forgotten_switch
+from pgsplit.replication.forgotten import Forgotten, forgotten
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.shared import (
     SharedStream,
@@ -65,12 +65,15 @@ class Repaired:
     """A stream that was re-created, and the rows that were written for it, by table.
 
     Without a stream, rows of the service's own tables and of its mirror. `kept` counts by table of
-    the schema audit what was copied there before it was replaced.
+    the schema audit what was copied there before it was replaced. `returned` if the monolith is
+    the source of truth again, since the service's database had forgotten the switch.
     """
 
     stream: str
     rows: dict[str, int]
     kept: dict[str, int] = field(default_factory=dict)
+    returned: bool = False
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Repair(Operation[list[Repaired]]):
         require_finished(service, ledger, but=allowed)
         if ledger.state(service).reached(State.LANDED):
             with open_session(service, self.connections) as session:
-                if forgotten_switch(self.service, session.monolith, session.database):
+                if self._forgotten(session) is Forgotten.SWITCH_BY_MONOLITH:
                     return PreflightReport()
         if not ledger.state(service).reached(State.SWITCHED):
             raise NotReady(
@@ -142,8 +145,13 @@ class Repair(Operation[list[Repaired]]):
         with open_session(self.service, self.connections) as session:
             # A stream that an interrupted repair has left looks whole, but may lack rows.
             left = unfinished_repairs(session.monolith, self.service)
-            if since := forgotten_switch(self.service, session.monolith, session.database):
-                self._record_switch(session, since)
+            what = self._forgotten(session)
+            if what is Forgotten.SWITCH_BY_SERVICE:
+                warning = return_to_monolith(session, self.ledger)
+                self.result.append(Repaired("", {}, returned=True, warning=warning))
+                return
+            if what is Forgotten.SWITCH_BY_MONOLITH:
+                record_switch(session, self.ledger)
             for needed in self._needed(session):
                 name = needed.stream.name
                 self.say(name)
@@ -155,14 +163,12 @@ class Repair(Operation[list[Repaired]]):
                     self.result.append(Repaired(name, rows, kept))
             self._sync(session)
 
-    def _record_switch(self, session: Session, since: datetime) -> None:
-        """Tell a monolith that has lost its recent past what it has forgotten; idempotent."""
-        fence, service, monolith = session.monolith_fence, self.service, session.monolith
-        with self.ledger.step(service, "repair", enters=State.SWITCHED, switched_at=str(since)):
-            fence.prepare(f"database {service.database}", closed=True)
-            change_definitions(monolith, fence.tables, fence.enable_triggers)
-            owned = list(service.owned_tables)
-            drop_tables(monolith, session.forward.name, service.mirror, owned)
+    def _forgotten(self, session: Session) -> Forgotten | None:
+        ends = session.monolith, session.database
+        found = forgotten(self.service, *ends, amid=True)
+        # An interrupted rollback lets the service forget its switch; `resume` goes on with that.
+        is_ours = found is Forgotten.SWITCH_BY_MONOLITH
+        return found if is_ours else forgotten(self.service, *ends)
 
     def _sync(self, session: Session) -> None:
         """Compare the service's tables with its mirror, in both directions, and write what differs.

@@ -186,6 +186,7 @@ class Rollback(Cutover):
         if self.is_switched:
             if knows:
                 self._rest_triggers()
+                self.holder.execute("update split.service set ended_switch = switched_at")
             kept = self.holder.execute("select * from split.keep_unlike(%s)", (label,)).fetchall()
             self.holder.execute(STOP_SERVICE)
             if knows:  # the next comparison replaces nothing that is not kept by now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
-from pgsplit.replication.forgotten import forgotten_switch
+from pgsplit.replication.forgotten import Forgotten, require_remembered
 from pgsplit.replication.session import Session
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import require_finished
@@ -20,14 +20,9 @@ def require_state(session: Session, ledger: Ledger, wanted: State, done: str) ->
     where = describe(ledger.connection.info.dsn)
     require_finished(service, ledger)
     role = service.role
-    if since := forgotten_switch(session.service, session.monolith, session.database):
-        raise NotReady(
-            f"{service.database} has been the source of truth since {since:%Y-%m-%d %H:%M:%S %Z},"
-            " and the monolith does not know: it was restored, or failed over, to a moment before"
-            " that. Nothing was changed.",
-            where=where,
-            hint=f"runner.py repair {role}",
-        )
+    # A rollback that only the service knows of is done once more.
+    again = Forgotten.ROLLBACK_BY_MONOLITH if done == "rolled back" else None
+    require_remembered(service, session.monolith, session.database, but=again)
     if state is wanted:
         return
     if state is State.COMPLETED:

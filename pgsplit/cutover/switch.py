@@ -36,6 +36,7 @@ from pgsplit.state.schema import prepare_service
 PREPARE_SECONDS = 5.0
 BETWEEN_LOOKS_SECONDS = 0.02
 
+FIRST_WRITE = "select first_write_at, switched_at from split.service"
 START_SERVICE = """
     update split.service
     set switched_at = clock_timestamp(), first_write_at = null, keeps_replaced = true
@@ -140,8 +141,11 @@ class Switch(Cutover):
         database, begun = self.session.database, time.monotonic()
         while True:
             apply_changes(database, SYNC_LOCK_SECONDS)
-            row = database.execute("select first_write_at from split.service").fetchone()
-            self.result.first_write_at = row[0] if row else None
+            row = database.execute(
+                "select first_write_at, switched_at from split.service"
+            ).fetchone()
+            assert row is not None
+            self.result.first_write_at = row[0]
             if self.result.first_write_at or time.monotonic() - begun >= self.wait_for_write:
                 break
             time.sleep(BETWEEN_LOOKS_SECONDS)
@@ -153,6 +157,7 @@ class Switch(Cutover):
         self.session.reverse.arrive()
         return {
             "first_write_at": str(self.result.first_write_at or "none yet"),
+            "switched_at": str(row[1]),
             "broken_keys": reverse.broken_keys(self.session.monolith, self.service),
         }
 

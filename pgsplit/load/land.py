@@ -25,7 +25,9 @@ from pgsplit.postgres.copy import Copied, Progress
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import continuity, login, reach, requirements
+from pgsplit.replication import continuity, login, reach, requirements, reverse
+from pgsplit.replication.forgotten import Forgotten, forgotten, require_remembered
+from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.shared import needs_monolith
 from pgsplit.replication.slot import exported_snapshot
 from pgsplit.replication.stream import Stream
@@ -161,19 +163,16 @@ def _release(stream: Stream, ledger: Ledger) -> None:
     known = stream.database.execute("select to_regclass('split.service_tables') is not null")
     is_built = known.fetchone() == (True,)
     if is_built:
-        row = stream.database.execute("select switched_at from split.service").fetchone()
-        if row and row[0]:
-            raise NotReady(
-                f"{stream.service.database} has been switched since {row[0]}: its mirror can't be"
-                " copied again. Nothing was changed.",
-                where=describe(stream.database.info.dsn),
-                hint=f"runner.py repair {stream.service.role}",
-            )
+        what = forgotten(stream.service, stream.monolith, stream.database)
+        if what is Forgotten.ROLLBACK_BY_SERVICE:
+            reverse.stop(ReverseStream(stream.service, stream.monolith, stream.database))
+        require_remembered(stream.service, stream.monolith, stream.database)
         _keep_what_arrived(stream)
     with ledger.step(stream.service, "release", slot=stream.service.replication):
         ledger.return_to(stream.service, State.PROVISIONED)
         if is_built:
             stream.database.execute("update split.service_tables set is_stale = true")
+        reverse.remove_forgotten(ReverseStream(stream.service, stream.monolith, stream.database))
         _clear(stream)
 
 

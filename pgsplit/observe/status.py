@@ -15,7 +15,7 @@ from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import continuity, login, requirements, triggers
+from pgsplit.replication import continuity, forgotten, login, requirements, triggers
 from pgsplit.replication.own_changes import Harm, own_changes
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
@@ -139,9 +139,11 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
                 + blocks_writers * " Until it is finished, writers may be blocked on both sides."
                 + "\n  hint:  runner.py resume"
             )
+            routes = []
         else:
-            _look_at_routes(found, connections, monolith)
+            routes = _look_at_routes(found, connections, monolith)
         if not found.state.reached(State.LANDED):
+            _warn_of_faults(found, routes)
             return found
         is_needed = needs_monolith(monolith, service)
         if is_needed:
@@ -162,6 +164,9 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
                 found.notes += login.notes_of(back, connections)
                 if found.state.reached(State.BUILT):
                     _look_at_tables(stream, found)
+                    if problem := forgotten.problem(service, monolith, database):
+                        routes = []  # what puts it right writes them, too
+                        found.warnings.append(str(problem).replace(" Nothing was changed.", ""))
                     _look_at_own_changes(database, found)
                     _look_at_fences(Session(service, connections, monolith, database), found)
                 found.warnings += lag.warnings(
@@ -175,18 +180,20 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
         except SplitError as error:
             found.replication = found.replication or "unknown"
             found.warnings.append(str(error))
+        _warn_of_faults(found, routes)
     return found
 
 
-def _look_at_routes(found: Status, connections: Connections, monolith: Connection) -> None:
-    """Tell a service's routes; warn of a file that leads its applications astray."""
+def _look_at_routes(
+    found: Status, connections: Connections, monolith: Connection
+) -> list[faults.Fault]:
+    """Tell a service's routes; give what leads its applications astray."""
     service, is_switched = found.service, found.state.reached(State.SWITCHED)
-    wrong = faults.of_file(service, connections, monolith)
-    if not wrong:
-        reads, writes = env_file.sides(service, connections)
-        found.reads_at, found.writes_at = reads.value, writes.value
-        wrong = faults.wrong_sides(service, connections, monolith, is_switched=is_switched)
-    _warn_of_faults(found, wrong)
+    if wrong := faults.of_file(service, connections, monolith):
+        return wrong
+    reads, writes = env_file.sides(service, connections)
+    found.reads_at, found.writes_at = reads.value, writes.value
+    return faults.wrong_sides(service, connections, monolith, is_switched=is_switched)
 
 
 def _look_for_strange_file(found: Status, connections: Connections) -> None:
@@ -283,12 +290,6 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
         # All that has arrived is applied, whoever did it: the tables are as old as the mirror.
         found.lag_seconds = found.mirror_lag_seconds
     _look_at_records(stream, found)
-    if not found.state.reached(State.SWITCHED) and (since := _switched_at(stream)):
-        found.warnings.append(
-            f"{found.service.database} has been the source of truth since {since}, and the monolith"
-            " does not know: it was restored, or failed over, to a moment before that.\n"
-            f"  hint:  runner.py repair {found.service.role}"
-        )
     if found.reads_at == Side.SERVICE.value or found.state.reached(State.SWITCHED):
         _warn_of_no_follower(stream, found)
     found.rows = dict(stream.database.execute(ROWS).fetchall())
@@ -306,14 +307,6 @@ def _look_at_tables(stream: Stream, found: Status) -> None:
 def _look_at_fences(session: Session, found: Status) -> None:
     fences = session.monolith_fence, session.service_fence
     found.notes += filter(None, [fence.outdated() for fence in fences])
-
-
-def _switched_at(stream: Stream) -> str | None:
-    row = stream.database.execute(
-        "select switched_at::timestamptz(0)::text from split.service"
-    ).fetchone()
-    is_under_way = stream.service.database in left_unfinished(stream.monolith)
-    return row[0] if row and not is_under_way else None
 
 
 def _look_at_records(stream: Stream, found: Status) -> None:

@@ -22,8 +22,10 @@ from pgsplit.postgres.row_hashes import Connection
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.prove.checks import Check, checks, read_tables
-from pgsplit.replication import continuity, requirements
+from pgsplit.replication import continuity, requirements, reverse
+from pgsplit.replication.forgotten import require_remembered
 from pgsplit.replication.own_changes import Harm, own_changes
+from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.shared import needs_monolith
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import apply_changes, arrive
@@ -96,8 +98,11 @@ def verify(
         if needs_monolith(upstreams.monolith, service):
             requirements.same_encoding(upstreams.monolith, upstreams.database)
         upstreams.database.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+        require_remembered(service, upstreams.monolith, upstreams.database)
         if table is None:  # verified again below, or not any more
             ledger.return_to(service, State.BUILT)
+            ends = upstreams.monolith, upstreams.database
+            reverse.remove_forgotten(ReverseStream(service, *ends))
         stands = ledger.state(service)
         chosen = _chosen(checks(upstreams, connections, stands), table, upstreams)
         # A single table is always compared again.

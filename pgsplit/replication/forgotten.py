@@ -1,31 +1,175 @@
-"""Tells whether a monolith has forgotten a switch, after a restore or a failover."""
+"""Tells whether a side has forgotten a cutover, after a restore or a failover.
+
+The monolith's ledger says which side is the source of truth, and the service's database says it,
+too. If they differ, and no operation is under way, one of them was restored, or failed over, to a
+moment before the last cutover. Which one it was, the time of the switch tells, by the clock of the
+service's server: the monolith's ledger either knows that switch or has forgotten it.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from enum import Enum
 
+from pgsplit.base.errors import NotReady
+from pgsplit.postgres.connect import describe
 from pgsplit.project.project import Service
 from pgsplit.replication.slot import Connection
 from pgsplit.state.ledger import State, state
+from pgsplit.state.saga import left_unfinished
+
+# A switch whose last step could not record its time has let writers in right after that.
+KNOWN = """
+    select exists (
+        select from split.ledger
+        where
+            service = %(service)s and outcome = 'done'
+            and (
+                (detail ->> 'switched_at')::timestamptz = %(at)s
+                or (intent ->> 'switched_at')::timestamptz = %(at)s
+                or (
+                    step = 'switch: open' and (detail ->> 'opened_at')::timestamptz
+                    between %(at)s and %(at)s::timestamptz + interval '1 minute'
+                )
+            )
+    )
+"""
 
 
-def forgotten_switch(
-    service: Service, monolith: Connection, database: Connection
-) -> datetime | None:
-    """Tell since when a service is the source of truth although the monolith doesn't know.
+# Whether the last switch that the monolith knows of is the one that the service has ended.
+ENDED = """
+    select coalesce((detail ->> 'switched_at')::timestamptz = %(at)s, false)
+        or coalesce((intent ->> 'switched_at')::timestamptz = %(at)s, false)
+        or coalesce(
+            (detail ->> 'opened_at')::timestamptz
+            between %(at)s and %(at)s::timestamptz + interval '1 minute',
+            false
+        )
+    from split.ledger
+    where
+        service = %(service)s and outcome = 'done'
+        and (
+            detail ? 'switched_at' or intent ? 'switched_at'
+            or (step = 'switch: open' and detail ? 'opened_at')
+        )
+    order by id desc limit 1
+"""
 
-    That is so after the monolith was restored, or failed over, to a moment before the switch.
+
+class Forgotten(Enum):
+    """What was forgotten, and by whom."""
+
+    SWITCH_BY_MONOLITH = "switch by monolith"
+    ROLLBACK_BY_SERVICE = "rollback by service"
+    SWITCH_BY_SERVICE = "switch by service"
+    ROLLBACK_BY_MONOLITH = "rollback by monolith"
+
+
+def forgotten(
+    service: Service, monolith: Connection, database: Connection, *, amid: bool = False
+) -> Forgotten | None:
+    """Tell what one side has forgotten.
 
     Args:
         service: the service.
         monolith: a connection to it.
         database: a connection to the service's database.
+        amid: also while an operation is under way, or was interrupted.
 
     Returns:
-        None if the monolith knows, or if the service is not switched.
+        None if both agree, or if an operation is under way or was interrupted.
     """
+    stands, since = state(monolith, service), switched_at(database)
+    if (since is None) is not stands.reached(State.SWITCHED):
+        return None
+    if not amid and _is_unfinished(monolith, service):
+        return None
+    if since is None:
+        return _of_switched(service, monolith, database) if stands is State.SWITCHED else None
+    known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
+    if known == (True,):
+        known = monolith.execute(KNOWN, {"service": service.database, "at": since}).fetchone()
+    return Forgotten.ROLLBACK_BY_SERVICE if known == (True,) else Forgotten.SWITCH_BY_MONOLITH
+
+
+def _of_switched(service: Service, monolith: Connection, database: Connection) -> Forgotten:
+    """Tell who is wrong if the monolith says switched, and the service's database says not."""
+    # In a schema of an older version there is no such column.
+    row = database.execute(
+        "select (to_jsonb(here.*) ->> 'ended_switch')::timestamptz from split.service as here"
+    ).fetchone()
+    if row and row[0]:
+        values = {"service": service.database, "at": row[0]}
+        if monolith.execute(ENDED, values).fetchone() == (True,):
+            return Forgotten.ROLLBACK_BY_MONOLITH
+    return Forgotten.SWITCH_BY_SERVICE
+
+
+def switched_at(database: Connection) -> datetime | None:
+    """Tell since when a service takes itself for the source of truth; None if it does not."""
     known = database.execute("select to_regclass('split.service') is not null").fetchone()
-    if known != (True,) or state(monolith, service).reached(State.SWITCHED):
+    if known != (True,):
         return None
     row = database.execute("select switched_at from split.service").fetchone()
     return row[0] if row else None
+
+
+def problem(service: Service, monolith: Connection, database: Connection) -> NotReady | None:
+    """Say what one side has forgotten, with the command that fixes it; None if nothing."""
+    what, name, role = forgotten(service, monolith, database), service.database, service.role
+    if what is None:
+        return None
+    where, since = describe(monolith.info.dsn), switched_at(database)
+    if what is Forgotten.SWITCH_BY_MONOLITH:
+        return NotReady(
+            f"{name} has been the source of truth since {since:%Y-%m-%d %H:%M:%S %Z}, and the"
+            " monolith does not know: it was restored, or failed over, to a moment before that."
+            " Nothing was changed.",
+            where=where,
+            hint=f"runner.py repair {role}",
+        )
+    if what is Forgotten.ROLLBACK_BY_MONOLITH:
+        return NotReady(
+            f"{name} was rolled back, and the monolith does not know: it was restored, or failed"
+            " over, to a moment before that. Nobody can write on either side. Nothing was changed.",
+            where=where,
+            hint=f"runner.py repair {role}, then runner.py rollback {role}",
+        )
+    where = describe(database.info.dsn)
+    if what is Forgotten.ROLLBACK_BY_SERVICE:
+        return NotReady(
+            f"The monolith is the source of truth for {name} since a rollback, and the service's"
+            " database does not know: it was restored, or failed over, to a moment before that."
+            " Nothing was changed.",
+            where=where,
+            hint=f"runner.py land {role} --recopy, then runner.py run {role}",
+        )
+    return NotReady(
+        f"{name} was switched, and its database does not know: it was restored, or failed over, to"
+        " a moment before that. Nobody can write on either side. What the service wrote since then"
+        " is in the monolith, as far as it had arrived there. Nothing was changed.",
+        where=where,
+        hint=f"runner.py repair {role}\nIt makes the monolith the source of truth again.",
+    )
+
+
+def require_remembered(
+    service: Service,
+    monolith: Connection,
+    database: Connection,
+    *,
+    but: Forgotten | None = None,
+) -> None:
+    """Refuse a service if one side has forgotten a cutover, except for what the caller puts right.
+
+    Raises:
+        NotReady: see `problem`.
+    """
+    found = problem(service, monolith, database)
+    if found and (but is None or forgotten(service, monolith, database) is not but):
+        raise found
+
+
+def _is_unfinished(monolith: Connection, service: Service) -> bool:
+    known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
+    return known == (True,) and service.database in left_unfinished(monolith)

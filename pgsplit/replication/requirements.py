@@ -75,13 +75,15 @@ def reverse(
         database: a connection to the service's database.
         monolith: a connection to the monolith.
         service: the service.
-        made_before: whether what has its name may be this project's own.
+        made_before: whether what has its name may be this project's own. The monolith may have
+            forgotten it; a publication of our own table is ours anyway, and so is its slot.
 
     Raises:
         NotReady: `wal_level`, a slot, a sender, a worker or a privilege is missing.
         TargetOccupied: somebody else's publication, slot or subscription has the name.
     """
     name = service.reverse_replication
+    is_ours = made_before or publishes_heartbeats(database, name)
     can_publish(database, name, service.database)
     can_subscribe(monolith, name, "the monolith's server")
     for connection, what, question in (
@@ -94,12 +96,25 @@ def reverse(
             " (select oid from pg_database where datname = current_database())",
         ),
     ):
-        if not made_before and connection.execute(question, (name,)).fetchone():
+        known = is_ours if connection is database else made_before
+        if not known and connection.execute(question, (name,)).fetchone():
             raise TargetOccupied(
                 f"There is a {what} {name} already, which no switch has made. Nothing was changed.",
                 where=describe(connection.info.dsn),
                 hint="Drop it, if nobody needs it.",
             )
+
+
+def publishes_heartbeats(database: Connection, name: str) -> bool:
+    """Tell whether a publication has our own table, which only its owner can put there."""
+    row = database.execute(
+        "select exists ("
+        " select from pg_publication_rel inner join pg_publication on pg_publication.oid = prpubid"
+        " where pubname = %s and prrelid = to_regclass('split.heartbeats')"
+        ")",
+        (name,),
+    ).fetchone()
+    return row == (True,)
 
 
 def shared_stream(

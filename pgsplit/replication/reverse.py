@@ -11,10 +11,23 @@ from dataclasses import dataclass
 
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication import requirements
+from pgsplit.replication.fence import Fence
+from pgsplit.replication.forgotten import switched_at
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.subscription import drop_tables
+from pgsplit.state.ledger import State, state
+from pgsplit.state.saga import left_unfinished
 
+LOCK_SECONDS = 10.0
+OWNED = "select table_name from split.service_tables where owned_rows <> 'false' order by 1"
+# What differs from the monolith is quarantined before it is replaced.
+STOP = """
+    update split.service
+    set ended_switch = switched_at, switched_at = null, keeps_replaced = true;
+    update split.service_tables set is_stale = true where owned_rows <> 'false'
+"""
 CROSSING_KEYS = """
     select
         conrelid::regclass::text,
@@ -106,6 +119,45 @@ def prepare(stream: ReverseStream, connections: Connections) -> None:
     stream.create_slot()
     stream.enable()
     stream.arrive()
+
+
+def stop(stream: ReverseStream) -> None:
+    """Let a service follow the monolith again, if its database has forgotten that; atomic.
+
+    The monolith has had all of its writes since the rollback that was forgotten. Its own triggers
+    rest, and its tables take no writes.
+
+    Args:
+        stream: the reverse stream of a service; the monolith is the source of truth.
+    """
+    database = stream.database
+    rows = database.execute(OWNED).fetchall()
+    fence = Fence(stream.service, database, stream.service.database, [row[0] for row in rows])
+    with database.transaction():
+        fence.prepare("monolith", closed=True)
+        fence.lock(LOCK_SECONDS)
+        fence.enable_triggers()
+        database.execute("select from split.rest_own_triggers()")
+        database.execute(STOP)
+
+
+def remove_forgotten(stream: ReverseStream) -> None:
+    """Remove a reverse stream that the monolith has forgotten; idempotent.
+
+    A switch had prepared it, and the monolith was restored, or failed over, to a moment before
+    that. Nobody reads its slot, which would keep the service's WAL for ever.
+
+    Args:
+        stream: the reverse stream of a service; no operation is under way.
+    """
+    service, monolith, database = stream.service, stream.monolith, stream.database
+    if (
+        not state(monolith, service).reached(State.SWITCHED)
+        and service.database not in left_unfinished(monolith)
+        and switched_at(database) is None
+        and requirements.publishes_heartbeats(database, stream.name)
+    ):
+        stream.remove()
 
 
 def broken_keys(monolith: Connection, service: Service) -> list[tuple[str, str, int]]:

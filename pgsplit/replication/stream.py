@@ -20,7 +20,7 @@ from pgsplit.project.project import Service
 from pgsplit.replication import continuity, login
 from pgsplit.replication import slot as slots
 from pgsplit.replication import subscription as subscriptions
-from pgsplit.replication.forgotten import forgotten_switch
+from pgsplit.replication.forgotten import Forgotten, forgotten
 from pgsplit.replication.slot import Connection, Slot
 from pgsplit.replication.subscription import Subscription
 from pgsplit.state.ledger import State, state
@@ -79,8 +79,7 @@ class Stream:
     @property
     def fixed_by(self) -> str:
         """The command that fixes a stream that has lost a part."""
-        known = state(self.monolith, self.service).reached(State.SWITCHED)
-        if known or forgotten_switch(self.service, self.monolith, self.database):
+        if self._is_switched():
             return f"runner.py repair {self.service.role}"
         return (
             f"runner.py land {self.service.role} --recopy\n"
@@ -91,10 +90,17 @@ class Stream:
     def proven_by(self) -> str:
         """The command after which a stream that may have left something out is proven again."""
         stands = state(self.monolith, self.service)
-        is_followed = stands.reached(State.BUILT) and not stands.reached(State.SWITCHED)
-        if is_followed and not forgotten_switch(self.service, self.monolith, self.database):
+        is_known = forgotten(self.service, self.monolith, self.database) is None
+        if is_known and stands.reached(State.BUILT) and not stands.reached(State.SWITCHED):
             return f"runner.py verify {self.service.role}"
         return self.fixed_by
+
+    def _is_switched(self) -> bool:
+        """Tell whether the service is the source of truth, or the monolith has forgotten that."""
+        if state(self.monolith, self.service).reached(State.SWITCHED):
+            return True
+        what = forgotten(self.service, self.monolith, self.database)
+        return what is Forgotten.SWITCH_BY_MONOLITH
 
     def slot(self) -> Slot | None:
         """Look up the slot at the source; None if there is none."""

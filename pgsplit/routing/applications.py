@@ -34,11 +34,14 @@ LAST = """
     order by id desc
     limit 1
 """
-# Where readers were moved last; a switch moves them for good, and a rollback back.
+# Where readers were moved last; a switch moves them for good, and a rollback back. So does a repair,
+# if the service has forgotten its switch.
 READS = """
     select case when step = 'point reads' then intent ->> 'at' else 'monolith' end
     from split.ledger
-    where service = %s and step in ('point reads', 'rollback', 'abort') and outcome = 'done'
+    where
+        service = %s and outcome = 'done'
+        and (step in ('point reads', 'rollback', 'abort') or step = 'repair' and intent ? 'back')
     order by id desc
     limit 1
 """

@@ -20,7 +20,7 @@ from pgsplit.project.project import Service
 Connection = psycopg.Connection[Any]
 
 # dbt's macro state_version() gives the same number.
-VERSION = 2
+VERSION = 3
 FOLDER = Path(__file__).with_name("sql")
 # An upgrade waits no longer for each lock that others have, since others wait behind it meanwhile.
 UPGRADE_LOCK_TIMEOUT = "1s"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pgsplit.replication import continuity
+from pgsplit.replication import continuity, reverse, subscription
+from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
 from tests.support.servers import Cluster
 from tests.support.split import Split
@@ -202,6 +203,48 @@ def test_what_only_the_mirror_has_is_kept_if_no_sync_can_apply_it(verified_apart
     ran(split, "verify", "payments")
 
 
+def test_monolith_forgets_a_switch_that_was_only_prepared(verified_apart: Apart) -> None:
+    split = verified_apart.split
+    with standby(verified_apart.clusters["monolith"]) as other:
+        other.cut_off()
+        prepare_reverse(split)
+        other.take_over()
+    assert reverse_parts(split) == (1, 1)
+    assert "land payments --recopy" in ran(split, "status", "payments", code=4)
+    ran(split, "land", "payments", "--recopy")
+    assert reverse_parts(split) == (0, 0)
+    ran(split, "run", "payments")
+    ran(split, "verify", "payments")
+    ran(split, "switch", "payments", "--dry-run")
+
+
+def test_reverse_stream_that_nobody_knows_of_is_no_obstacle(verified: Split) -> None:
+    prepare_reverse(verified)
+    ran(verified, "switch", "payments", "--dry-run")
+    assert reverse_parts(verified) == (1, 1)
+    ran(verified, "verify", "payments")
+    assert reverse_parts(verified) == (0, 0)
+
+
+def prepare_reverse(split: Split) -> None:
+    """Do what a switch does first, without a word in the ledger."""
+    with split.monolith() as monolith, split.service("payments_db") as database:
+        made = ReverseStream(PAYMENTS, monolith, database)
+        reverse.prepare(made, split.connections)
+        # The standby that takes over has no subscription, and neither has this.
+        subscription.alter(monolith, made.name, "disable")
+        subscription.drop(monolith, made.name)
+
+
+def reverse_parts(split: Split) -> tuple[int, int]:
+    """Count the reverse publication and its slot."""
+    with split.service("payments_db") as database:
+        name = PAYMENTS.reverse_replication
+        published = "select count(*) from pg_publication where pubname = %s"
+        kept = "select count(*) from pg_replication_slots where slot_name = %s"
+        return one(database, published, name), one(database, kept, name)
+
+
 def test_service_fails_over_before_the_switch(verified_apart: Apart) -> None:
     split, name = verified_apart.split, "lost by the service"
     with standby(verified_apart.clusters["service"]) as other:
@@ -228,7 +271,11 @@ def test_monolith_fails_over_after_a_rollback(switched_apart: Apart) -> None:
         move(split, "rollback")
         other.take_over()
     # The monolith has forgotten the rollback too, and takes the service for the source of truth.
-    assert "has failed over, or was restored" in refused(split, "rollback")
+    said = refused(split, "rollback")
+    assert "has failed over, or was restored" in said
+    assert "payments_db was rolled back, and the monolith does not know" in said
+    assert "runner.py repair payments, then runner.py rollback payments" in said
+    assert "runner.py resume" not in said
     ran(split, "repair", "payments")
     move(split, "rollback")
     assert holds(split, Side.MONOLITH, name) and holds(split, Side.SERVICE, name)
@@ -258,6 +305,61 @@ def test_monolith_fails_over_to_before_the_switch(verified_apart: Apart) -> None
         monolith.execute(NEW_PAYMENT[Side.MONOLITH], {"id": "no longer here"})
     move(split, "rollback")
     assert holds(split, Side.MONOLITH, name)
+
+
+def test_service_fails_over_to_before_the_switch(verified_apart: Apart) -> None:
+    """Its database takes itself for a follower; the monolith's fence is closed for good."""
+    split, before, after = verified_apart.split, "before the switch", "written back"
+    with standby(verified_apart.clusters["service"]) as other:
+        other.cut_off()
+        pay_monolith(split, before)
+        move(split, "switch")
+        pay_service(split, after)
+        other.take_over()
+    said = refused(split, "rollback")
+    assert "payments_db was switched, and its database does not know" in said
+    assert "runner.py repair payments" in said
+    assert "its database does not know" in ran(split, "complete", "payments", "--dry-run", code=4)
+    said = ran(split, "repair", "payments")
+    assert "The monolith is the source of truth again; writes go there." in said
+    assert holds(split, Side.MONOLITH, before) and holds(split, Side.MONOLITH, after)
+    with split.monolith() as monolith:
+        asked = "select count(*) from pg_subscription where subname = %s"
+        assert one(monolith, asked, PAYMENTS.reverse_replication) == 0
+        monolith.execute(NEW_PAYMENT[Side.MONOLITH], {"id": "it takes writes again"})
+    assert "land payments --recopy" in ran(split, "verify", "payments", code=9)
+    ran(split, "land", "payments", "--recopy")
+    ran(split, "run", "payments")
+    ran(split, "verify", "payments")
+    ran(split, "status", "payments")
+    move(split, "switch")
+    assert holds(split, Side.SERVICE, before) and holds(split, Side.SERVICE, after)
+
+
+def test_service_fails_over_to_before_the_rollback(switched_apart: Apart) -> None:
+    """Its database takes itself for the source of truth; it would overwrite the monolith's rows."""
+    split, name = switched_apart.split, "after the rollback"
+    with standby(switched_apart.clusters["service"]) as other:
+        other.cut_off()
+        move(split, "rollback")
+        pay_monolith(split, name)
+        other.take_over()
+    said = refused(split, "switch")
+    assert "The monolith is the source of truth for payments_db since a rollback" in said
+    assert "runner.py land payments --recopy, then runner.py run payments" in said
+    assert "runner.py land payments --recopy" in ran(split, "repair", "payments", code=4)
+    assert "since a rollback" in ran(split, "verify", "payments", code=4)
+    assert "since a rollback" in ran(split, "abort", "payments", code=4)
+    ran(split, "land", "payments", "--recopy")
+    ran(split, "run", "payments")
+    ran(split, "verify", "payments")
+    ran(split, "status", "payments")
+    with split.service("payments_db") as service, pytest.raises(Exception, match="the monolith"):
+        service.execute(NEW_PAYMENT[Side.SERVICE], {"id": "not here"})
+    pay_monolith(split, "it goes on")
+    assert holds(split, Side.MONOLITH, name)
+    move(split, "switch")
+    assert holds(split, Side.SERVICE, name)
 
 
 @pytest.mark.parametrize("side", ["monolith", "service"])

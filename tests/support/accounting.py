@@ -153,9 +153,16 @@ def _quarantined(
 ) -> dict[str, set[int]]:
     """Give the numbers of a client's rows in the schema audit of either side, by key."""
     found: dict[str, set[int]] = {}
-    targets = [connections.monolith]
-    if states[client.service.role] != "absent":
+    targets, stands = [connections.monolith], states[client.service.role]
+    if stands != "absent":
         targets.append(client.service.database)
+    if stands in ("provisioned", "landed"):
+        # The next build compares the service's tables with the mirror, and keeps what differs.
+        with connections.connect(client.service.database) as connection:
+            table = client.table.shape[Side.SERVICE].relation
+            if connection.execute("select to_regclass(%s)", (table,)).fetchone() != (None,):
+                rows = _rows(client, connection, Side.SERVICE)
+                found |= {key: {number} for key, number in rows.items()}
     for target in targets:
         with connections.connect(target) as connection:
             for side in Side:

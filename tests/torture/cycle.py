@@ -23,7 +23,13 @@ from tests.torture.recovery import recover
 from tests.torture.refusals import ask, is_unfinished, must_refuse, refused
 
 # An operation may refuse, and undo itself, when clients or a slow machine keep it waiting.
-MAY_REFUSE = ("The pause was longer", "is locked by", "are in use", "keeps reading or writing")
+MAY_REFUSE = (
+    "The pause was longer",
+    "is locked by",
+    "are in use",
+    "keeps reading or writing",
+    "has not been built: it could not land any more",  # after `land --recopy` of another service
+)
 # Faults come while an operation is under way: within the time that the last one has taken here.
 FAULT_SECONDS = {"run": 5.0}
 OTHER_FAULT_SECONDS = 0.8
@@ -192,6 +198,12 @@ class Cycle:
             self.world.heal()
             yield from self._refuses(command, fault)
             yield from self._recover(done.stdout if done.returncode else "")
+        if command[0] == "abort" and fault and fault.loses:
+            # What a server has that is back in a moment before it, is removed once more.
+            again = self.world.runner(*command)
+            self.outcome.life.append(f"(abort {command[1]} → {again.returncode})")
+            if again.returncode:
+                yield f"abort once more: {again.stdout}"
 
     def _refuses(self, command: tuple[str, ...], fault: Fault | None) -> Iterator[str]:
         """Try what must be refused until the operator has done something about the fault."""

@@ -48,6 +48,12 @@ def repaired_as_data(done: Sequence[Repaired]) -> dict[str, Any]:
 def show_repaired(done: Sequence[Repaired]) -> None:
     """Print a line for each stream that was re-created."""
     for one in done:
+        if one.returned:
+            console.say(
+                "The monolith is the source of truth again; writes go there.",
+                *filter(None, [one.warning]),
+            )
+            continue
         rows = ", ".join(f"{table} {count:,}" for table, count in one.rows.items())
         what = f"{one.stream} is re-created" if one.stream else "tables are compared"
         console.say(f"{what}; rows that differed: {rows}")

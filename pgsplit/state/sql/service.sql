@@ -31,7 +31,8 @@ create table if not exists split.service (
     database_oid oid,
     failed_at timestamptz,
     failure text,
-    keeps_replaced boolean not null default false
+    keeps_replaced boolean not null default false,
+    ended_switch timestamptz
 );
 insert into split.service (database, mirror, database_oid)
 select
@@ -47,6 +48,9 @@ comment on column split.service.as_of is
 'The last heartbeat in it, by the monolith''s clock: all that was committed before it is here.';
 comment on column split.service.switched_at is
 'Since when the service writes its tables itself; null while the monolith is the source of truth.';
+comment on column split.service.ended_switch is
+'The `switched_at` that the last rollback has ended, by which a monolith is known that has forgotten'
+' the rollback.';
 comment on column split.service.first_write_at is
 'When the service first wrote after that, by this server''s clock.';
 comment on column split.service.keep_events is 'How long events are kept.';

@@ -4,5 +4,5 @@
     The same number as VERSION in pgsplit/state/schema.py, which makes and upgrades the schema.
 #}
 {% macro state_version() %}
-    {% do return(2) %}
+    {% do return(3) %}
 {% endmacro %}
