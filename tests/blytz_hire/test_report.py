@@ -328,7 +328,7 @@ def proof(after: float, *, proven: bool = True, of_monolith: bool = False) -> Pr
 def nodes(status: str) -> dict[str, Any]:
     """Give what a build recorded of one test."""
     return {
-        "nodes": [{"name": "one", "kind": "test", "status": status}],
+        "nodes": [{"name": "one", "kind": "test", "status": status, "rows": 1}],
         "tables": {"payments": 3},
         "tests": {"passed": 0, "warned": 0, "failed": 1},
     }
@@ -362,8 +362,14 @@ DONE_SWITCH = [step("switch", 20, 2.0)]
             State.VERIFIED,
             [step("build", 0, **nodes("fail")), step("totals", 3, differs=2, **AGREED)],
             [proof(9)],
-            "No-go: switch: 1 tests failed: runner.py build payments; 2 totals differ: runner.py"
+            "No-go: switch: 1 test failed: runner.py build payments; 2 totals differ: runner.py"
             " totals payments",
+        ),
+        (
+            State.VERIFIED,
+            [step("build", 10, error="no room")],
+            [proof(9)],
+            "No-go: switch: the last build failed: runner.py run payments",
         ),
         (
             State.VERIFIED,
@@ -408,7 +414,7 @@ def test_report_says_who_made_it_with_which_versions(switched: Split, tmp_path: 
     ).stdout
     assert not described or re.fullmatch(r"[0-9a-f]{12}(-dirty)?", commit)
     shown = text_of(file.read_text(encoding="utf-8"))
-    assert f"Written by ann on {platform.node()}, commit {commit}." in shown
+    assert f"Written by ann on {platform.node()}, commit {commit} ." in shown
     assert f"by ann@{platform.node()}, commit {commit}" in shown
     for said in (f"pgsplit {__version__}", "dbt-core 1.", "psycopg 3.", "payments_db PostgreSQL 1"):
         assert said in shown, said
