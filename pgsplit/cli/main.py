@@ -160,6 +160,7 @@ def _documented(arguments: Sequence[str], program: str) -> int:
 def _run(arguments: Sequence[str], program: str) -> int:
     try:
         code = cli(list(arguments), prog_name=program, standalone_mode=False)
+        return code if isinstance(code, int) else 0  # what `ctx.exit` was given
     except SystemExit as end:
         return int(end.code or 0)
     except SplitError as error:
@@ -187,7 +188,6 @@ def _run(arguments: Sequence[str], program: str) -> int:
         console.document.fail(SplitError("stopped"))
         console.err.print("stopped; run the same command to continue from here")
         return 130
-    return code if isinstance(code, int) else 0  # what a command has exited with
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -41,23 +42,28 @@ def verdict(account: Account, now: datetime) -> Verdict:
     if account.state is State.COMPLETED:
         return Verdict("")
     operation = "complete" if account.state is State.SWITCHED else "switch"
-    operations, reasons = account.operations, []
+    operations = account.operations
     if operations and operations[-1].outcome == "interrupted":
         return Verdict(
             operation, [f"the last {operations[-1].name} was interrupted: runner.py resume"]
         )
     if not account.state.reached(State.BUILT):
         return Verdict(operation, [f"it is {account.state.value}: runner.py run {role}"])
-    failed = [
-        node["name"]
-        for node in account.nodes("test", "unit_test", "parity")
-        if node["status"] in ("fail", "error")
-    ]
-    if failed:
-        reasons.append(f"{len(failed)} tests failed: runner.py build {role}")
-    if (totals := account.totals) and totals.detail.get("differs"):
-        reasons.append(f"{totals.detail['differs']} totals differ: runner.py totals {role}")
-    return Verdict(operation, reasons + _unproven(account, now))
+    return Verdict(operation, [*_failed(account), *_unproven(account, now)])
+
+
+def _failed(account: Account) -> Iterator[str]:
+    """Say which steps and checks have failed last."""
+    role = account.service.role
+    for step in ("land", "build"):
+        if (newest := account.newest(step)) and newest.outcome == "failed":
+            yield f"the last {step} failed: runner.py run {role}"
+    tests = account.nodes("test", "unit_test", "parity")
+    if failed := sum(node["status"] in ("fail", "error") for node in tests):
+        yield f"{failed} {'test' if failed == 1 else 'tests'} failed: runner.py build {role}"
+    if (totals := account.totals) and (count := totals.detail.get("differs")):
+        said = "total differs" if count == 1 else "totals differ"
+        yield f"{count} {said}: runner.py totals {role}"
 
 
 def _unproven(account: Account, now: datetime) -> list[str]:

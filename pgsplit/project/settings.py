@@ -66,8 +66,8 @@ def known(project: Project) -> dict[str, Setting]:
     name, variable = project.name, project.variable
     found = [
         Setting("url", variable("URL"), "the embedded server", is_url=True),
-        Setting("replication_url", variable("REPLICATION_URL"), "url", is_url=True),
-        Setting("application_url", variable("APPLICATION_URL"), "url", is_url=True),
+        Setting("replication_url", variable("REPLICATION_URL"), "as url", is_url=True),
+        Setting("application_url", variable("APPLICATION_URL"), "as url", is_url=True),
         Setting("pgbouncer_admin_url", "PGBOUNCER_ADMIN_URL", "no PgBouncer", is_url=True),
         Setting("connections", variable("CONNECTIONS"), "connections", is_path=True),
         Setting("backups", variable("BACKUPS"), "backups", is_path=True),
@@ -76,13 +76,13 @@ def known(project: Project) -> dict[str, Setting]:
         Setting("max_lag", variable("MAX_LAG"), "5min"),
     ]
     for target, one in project.services.items():
-        key, beside = f"{SERVICES}.{one.role}", f"{target}, beside {name}"
+        key, beside = f"{SERVICES}.{one.role}", f"database {target}, where {name} is"
         found += [
             Setting(f"{key}.url", variable("URL", target), beside, is_url=True),
             Setting(
                 f"{key}.replication_url",
                 variable("REPLICATION_URL", target),
-                f"{key}.url",
+                f"as {key}.url",
                 is_url=True,
             ),
         ]
