@@ -12,6 +12,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from demo.project import MONOLITH, PROJECT
 from pgsplit.base.errors import ConnectionFailed
@@ -213,8 +214,8 @@ def test_settings_and_room_are_asked_for_all_services_together(tmp_path: Path) -
         pending = checked(split, code=4)
         assert findings(pending, "wal_level")[0]["found"] == "replica, restart pending"
         embedded.stop(tmp_path)
-        # Options of the command line would win over what was pasted.
-        embedded.start(tmp_path, {"fsync": "off"})
+        port = str(conninfo_to_dict(split.server.socket)["port"])
+        embedded.start(tmp_path, {"fsync": "off", "port": port, **few})  # what was pasted wins
         checked(split)
 
 
@@ -253,13 +254,21 @@ def in_ten_days(database: psycopg.Connection[Any]) -> str:
     return str(row[0])
 
 
-def test_types_of_an_extension_are_asked_of_the_services_server(living: Split) -> None:
-    with living.monolith() as monolith:
+def test_types_of_an_extension_are_asked_of_the_services_server(split: Split) -> None:
+    with split.monolith() as monolith:
         monolith.execute("create extension citext schema public")
         monolith.execute("alter table blytz_hire.payments alter method type public.citext")
-    (one,) = findings(checked(living, "payments"), "extension citext")
-    assert (one["found"], one["state"]) == ("offered", "note")
-    assert one["sql"] == 'CREATE EXTENSION IF NOT EXISTS "citext";'
+    (one,) = findings(checked(split, "payments"), "extension citext")
+    assert "Once a service's database exists" in one["problem"]
+    ran(split, "provision", "payments")
+    found = checked(split, "payments", code=4)
+    (one,) = findings(found, "extension citext")
+    assert (one["found"], one["state"]) == ("offered", "missing")
+    (place,) = found["servers"]
+    wanted = ['\\connect "payments_db"', 'CREATE EXTENSION IF NOT EXISTS "citext";']
+    assert place["statements"] == wanted
+    paste(place["statements"], split.server.socket)
+    checked(split, "payments")
 
 
 def test_monolith_in_another_encoding_is_named(split: Split) -> None:

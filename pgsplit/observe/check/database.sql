@@ -9,17 +9,17 @@ me as (
     select oid, rolname from pg_roles where rolname = current_user
 ),
 
--- Settings that replication's own workers obey, and that no session of the runner's can undo there.
+-- What is set for this login or this database; the most special one counts.
 given as (
-    select
+    select distinct on (split_part(entry, '=', 1))
         split_part(entry, '=', 1) as name,
-        substr(entry, strpos(entry, '=') + 1) as setting,
-        stored.setdatabase
+        substr(entry, strpos(entry, '=') + 1) as setting
     from pg_db_role_setting as stored
     cross join lateral unnest(stored.setconfig) as entry
     where
         stored.setdatabase in (0, (select oid from here))
         and stored.setrole in (0, (select oid from me))
+    order by split_part(entry, '=', 1), stored.setrole <> 0 desc, stored.setdatabase <> 0 desc
 ),
 
 types as (
@@ -46,6 +46,7 @@ select
             ) order by pubname), '[]')
             from pg_publication
         ),
+        -- Replication's own workers obey these, and no session of the runner's can undo them there.
         'obeyed', (
             select coalesce(jsonb_agg(jsonb_build_object(
                 'name', name, 'setting', setting

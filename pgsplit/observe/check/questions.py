@@ -160,15 +160,15 @@ def about_monolith(place: Place, monolith: Connection, services: Sequence[Servic
     place.add(_by_statement(needs), "land, switch, rollback, complete", monolith)
     granted = {one.sql for one in needs if not one.ok}
     place.add([_reads_all(monolith, granted)], "switch (its backup), backup", monolith)
-    reads_through = any(one.has_read_through for one in project.shared_models)
+    is_needed = reads_through(project)
     problem = f"{place.user} may not make roles: "
-    if reads_through:
+    if is_needed:
         problem += "a service that reads through gets one."
         purpose = "build (read-through)"
     else:
         problem += "replication then stores the password of this login at the services' servers."
         purpose = "land (logins of replication)"
-    need = rights.may_make_roles(monolith, problem, is_optional=not reads_through)
+    need = rights.may_make_roles(monolith, problem, is_optional=not is_needed)
     place.add([need], purpose)
     found = about_database(place, monolith, project, tables)
     utf8 = found["encoding"] == "UTF8"
@@ -178,6 +178,11 @@ def about_monolith(place: Place, monolith: Connection, services: Sequence[Servic
     except NotReady as error:
         problem, hint = error.what, error.hint
     place.add([Need("encoding", found["encoding"], "UTF8", utf8, problem, hint)], "land", monolith)
+
+
+def reads_through(project: Project) -> bool:
+    """Tell whether services ask the monolith for rows, for which each gets a role there."""
+    return any(one.has_read_through for one in project.shared_models)
 
 
 def _by_statement(needs: Sequence[Need]) -> Iterator[Need]:
@@ -289,25 +294,30 @@ def extensions(
     )
     names = [*wanted, *([FDW] if caches else [])]
     for name, is_offered, is_installed in database.execute(EXTENSIONS, (names,)).fetchall():
-        is_cache = name == FDW
-        fix = f'CREATE EXTENSION IF NOT EXISTS "{name}";'
+        is_cache, is_there = name == FDW, is_installed and not absent
+        sql = f'CREATE EXTENSION IF NOT EXISTS "{name}";'
         if is_cache:
-            fix += f' GRANT USAGE ON FOREIGN DATA WRAPPER {name} TO "{service.owner}";'
-        place_of = None if absent else database
-        ok = is_offered and (is_installed or (is_cache and place.is_super))
-        said = f"In {service.database} a superuser has to make the extension {name}."
-        if absent:
-            said = f"Once a service's database exists, a superuser has to make {name} in it."
-            fix = "Check again then: it prints the statements."
+            sql += f' GRANT USAGE ON FOREIGN DATA WRAPPER {name} TO "{service.owner}";'
+        said, hint = f"In {service.database} a superuser has to make the extension {name}.", sql
         if not is_offered:
             said = f"The server {place.name} does not have the extension {name}."
-            fix = "Install its package, or allow it in the provider's settings."
-        elif is_cache:
+            sql, hint = "", "Install its package, or allow it in the provider's settings."
+        elif absent:
+            said = f"Once a service's database exists, a superuser has to make {name} in it."
+            sql, hint = "", "Check again then: it prints the statements."
+        if is_cache:
             said += " Without it the service finds only rows that have arrived."
-        found = "installed" if is_installed else "offered" if is_offered else "not there"
-        optional = is_offered or is_cache
-        need = Need(f"extension {name}", found, "installed", ok, said, fix, is_optional=optional)
-        place.add([need], "build", place_of)
+        need = Need(
+            f"extension {name}",
+            "installed" if is_there else "offered" if is_offered else "not there",
+            "installed",
+            is_offered and (is_there or (is_cache and place.is_super)),
+            said,
+            hint,
+            sql,
+            is_optional=is_cache or (is_offered and absent),
+        )
+        place.add([need], "build", None if absent else database)
 
 
 def programs(place: Place, url: str) -> None:

@@ -173,12 +173,15 @@ def _blind(place: Place, services: Sequence[Service], connections: Connections) 
         return
     url = connections.urls[place.targets[0]]
     is_monolith = name in place.locked
+    attributes = ["CREATEROLE"] if questions.reads_through(connections.project) else []
+    if any(one.database in place.targets for one in services):
+        attributes = ["CREATEDB", "CREATEROLE"]
     place.unasked = locked_out.statements(
         place.user,
         str(conninfo_to_dict(url)["dbname"]) if is_monolith else "",
         services[0].mirror,
         list(dict.fromkeys(table for one in services for table in one.landed_tables)),
-        provisions=any(one.database in place.targets for one in services),
+        attributes,
     )
 
 
