@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,9 +24,10 @@ from pgsplit.postgres.managed import PROVIDERS, Provider, dialect
 from pgsplit.project.endpoints import resolve
 from tests.support.bouncer import PGBOUNCER, Bouncer
 from tests.support.pasting import checked, findings, paste, paste_all
-from tests.support.servers import PASSWORD, Server, free_port
+from tests.support.servers import PASSWORD, Cluster, Server, free_port
 from tests.support.split import Split
-from tests.support.stage import environment
+from tests.support.stage import Stage, environment
+from tests.support.standby import standby
 from tests.support.switching import ran, words
 from tests.support.waiting import until
 
@@ -258,8 +260,11 @@ def test_types_of_an_extension_are_asked_of_the_services_server(split: Split) ->
     with split.monolith() as monolith:
         monolith.execute("create extension citext schema public")
         monolith.execute("alter table blytz_hire.payments alter method type public.citext")
-    (one,) = findings(checked(split, "payments"), "extension citext")
-    assert "Once a service's database exists" in one["problem"]
+    found = checked(split, "payments", code=4)  # the project calls it text
+    (drift,) = findings(found, "tables as expected")
+    assert "method" in drift["problem"] and "citext" in drift["problem"]
+    (one,) = findings(found, "extension citext")
+    assert one["state"] == "note" and "Once a service's database exists" in one["problem"]
     ran(split, "provision", "payments")
     found = checked(split, "payments", code=4)
     (one,) = findings(found, "extension citext")
@@ -268,7 +273,19 @@ def test_types_of_an_extension_are_asked_of_the_services_server(split: Split) ->
     wanted = ['\\connect "payments_db"', 'CREATE EXTENSION IF NOT EXISTS "citext";']
     assert place["statements"] == wanted
     paste(place["statements"], split.server.socket)
-    checked(split, "payments")
+    found = checked(split, "payments", code=4)
+    assert findings(found, "extension citext")[0]["state"] == "ok"
+
+
+def test_standby_can_be_no_monolith(split: Split, stage: Stage) -> None:
+    start = partial(embedded.start, stage.root, stage.settings)
+    url_of = partial(with_database, split.server.tcp)
+    with standby(Cluster(stage.data, split.server, url_of, start)) as other:
+        url = with_database(split.server.tcp, MONOLITH, port=other.port)
+        done = split.runner("check", "payments", BLYTZ_HIRE_URL=url)
+    assert done.returncode == 4, done.stderr
+    said = words(done.stdout)
+    assert "is a standby, which can't be written. Give the URL of the primary." in said
 
 
 def test_monolith_in_another_encoding_is_named(split: Split) -> None:

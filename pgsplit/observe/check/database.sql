@@ -20,24 +20,11 @@ given as (
         stored.setdatabase in (0, (select oid from here))
         and stored.setrole in (0, (select oid from me))
     order by split_part(entry, '=', 1), stored.setrole <> 0 desc, stored.setdatabase <> 0 desc
-),
-
-types as (
-    select distinct type.oid
-    from pg_attribute as part
-    inner join pg_class as class on class.oid = part.attrelid
-    inner join pg_type as found on found.oid = part.atttypid
-    inner join pg_type as type
-        on type.oid in (found.oid, found.typelem, found.typbasetype) and type.oid <> 0
-    where
-        class.relnamespace = to_regnamespace(quote_ident(%(schema)s))
-        and class.relname = any(%(tables)s)
-        and part.attnum > 0 and not part.attisdropped
 )
 
 select
     jsonb_build_object(
-        'name', (select format('"%%s"', replace(datname, '"', '""')) from here),
+        'name', (select format('"%s"', replace(datname, '"', '""')) from here),
         'limit', (select datconnlimit from here),
         'encoding', pg_encoding_to_char(database.encoding),
         'publications', (
@@ -54,26 +41,11 @@ select
             from given
             where
                 name in ('lock_timeout', 'transaction_timeout') and setting !~ '^0+[a-z]*$'
-                or name = 'default_transaction_read_only' and setting::boolean
+                or name = 'default_transaction_read_only' and lower(setting) in ('on', 'true', 'yes', '1')
         ),
         'undone', (
             select coalesce(jsonb_agg(distinct name), '[]') from given
             where name ~ '_timeout$' and name not in ('lock_timeout', 'transaction_timeout')
-        ),
-        'extensions', (
-            select coalesce(jsonb_agg(distinct extension.extname), '[]')
-            from types
-            inner join pg_depend as member
-                on member.classid = 'pg_type'::regclass and member.objid = types.oid
-                and member.deptype = 'e'
-            inner join pg_extension as extension on extension.oid = member.refobjid
-        ),
-        'bytes', (
-            select coalesce(sum(pg_table_size(class.oid)), 0)::bigint
-            from pg_class as class
-            where
-                class.relnamespace = to_regnamespace(quote_ident(%(schema)s))
-                and class.relname = any(%(tables)s) and class.relkind in ('r', 'p')
         )
     )
 from pg_database as database

@@ -65,6 +65,8 @@ def try_from(
         everywhere: all servers.
         connections: where all targets are.
     """
+    if place.first.execute("select pg_is_in_recovery()").fetchone() == (True,):
+        return  # nobody can subscribe there, which is named already
     makes = [one for one in rights.may_provision(place.first) if one.name == "CREATEDB"]
     if not (rights.may_subscribe(place.first).ok and (makes[0].ok or _home(place))):
         said = f"{place.name} can't be asked yet whether it reaches the other servers: {place.user}"
