@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from pgsplit.base.errors import ConnectionFailed
+from pgsplit.postgres import roles
 from pgsplit.postgres.connect import connect, with_database
 
 Connection = psycopg.Connection[Any]
@@ -42,7 +43,10 @@ def take_away(server: Connection, role: str, home: str, url: str) -> None:
         url: any URL of that server.
     """
     drop = sql.SQL("drop owned by {}").format(sql.Identifier(role))
-    for (name,) in server.execute(NAMED, (role, home)).fetchall():
+    named = server.execute(NAMED, (role, home)).fetchall()
+    if named:
+        roles.join(server, role)
+    for (name,) in named:
         # Where we can't, dropping the role says what is left.
         with (
             suppress(ConnectionFailed, psycopg.errors.InsufficientPrivilege),

@@ -46,8 +46,12 @@ def with_database(url: str, database: str, **fields: str) -> str:
     Returns:
         A PostgreSQL URL.
     """
-    found = {k: str(v) for k, v in conninfo_to_dict(url).items() if v is not None}
-    return url_of({**DEFAULTS, **found, "dbname": database, **fields})
+    return url_of({**fields_of(url), "dbname": database, **fields})
+
+
+def fields_of(url: str) -> dict[str, str]:
+    """Give a URL's connection parameters, with libpq's defaults for host, port and user."""
+    return {**DEFAULTS, **{k: str(v) for k, v in conninfo_to_dict(url).items() if v is not None}}
 
 
 def conninfo(url: str) -> str:
@@ -64,7 +68,7 @@ def same_database(url: str, other: str) -> bool:
 
 def describe(url: str) -> str:
     """Name a database for people: who, what and where, but never the password."""
-    found = {**DEFAULTS, **{k: str(v) for k, v in conninfo_to_dict(url).items()}}
+    found = fields_of(url)
     where = found["host"] if found["host"].startswith("/") else f"{found['host']}:{found['port']}"
     return f"database {found.get('dbname', '')} on {where} as {found['user']}"
 
@@ -165,7 +169,7 @@ def held_lock(error: errors.LockNotAvailable, where: str) -> Busy:
 
 
 def _explain(error: psycopg.OperationalError, url: str, target: str) -> ConnectionFailed:
-    found = refusals.explain(str(error), f"{target.upper()}_URL", _place(url))
+    found = refusals.explain(str(error), f"{target.upper()}_URL", fields_of(url))
     what, hint = found.what, found.hint
     if embedded_url.is_url(url) and what == refusals.NO_ANSWER:
         what, hint = "The embedded server is not running", "runner.py up"
@@ -180,9 +184,5 @@ def _pooled(url: str, target: str) -> ConnectionFailed:
         "This is a connection pooler: it has dropped the settings of this session, and would give"
         " its connection to others in between.",
         where=describe(url),
-        hint=refusals.server_itself(f"{target.upper()}_URL", _place(url)),
+        hint=refusals.server_itself(f"{target.upper()}_URL", fields_of(url)),
     )
-
-
-def _place(url: str) -> dict[str, str]:
-    return {**DEFAULTS, **{k: str(v) for k, v in conninfo_to_dict(url).items() if v is not None}}

@@ -13,6 +13,20 @@ from pgsplit.base.text import few
 END_SESSIONS = "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s"
 
 
+def join(server: psycopg.Connection[Any], name: str) -> None:
+    """Let this login take away what a role may and owns, if it may give itself that right.
+
+    Who has made a role with CREATEROLE may drop it, but not what it was granted.
+
+    Args:
+        server: a connection to any database of its server.
+        name: the role, which is there.
+    """
+    grant = sql.SQL("grant {} to current_user").format(sql.Identifier(name))
+    with suppress(errors.InsufficientPrivilege), server.transaction():
+        server.execute(grant)
+
+
 def drop(server: psycopg.Connection[Any], name: str) -> str:
     """Drop a role; or, if it owns something in another database, keep everybody from using it.
 

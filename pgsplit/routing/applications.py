@@ -34,8 +34,8 @@ LAST = """
     order by id desc
     limit 1
 """
-# Where readers were moved last; a switch moves them for good, and a rollback back. So does a repair,
-# if the service has forgotten its switch.
+# Where readers were moved last; a switch moves them for good, and a rollback back. So does a
+# repair, if the service has forgotten its switch.
 READS = """
     select case when step = 'point reads' then intent ->> 'at' else 'monolith' end
     from split.ledger

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from demo.project import MONOLITH, PROJECT
 from pgsplit.base.errors import ConnectionFailed
@@ -22,9 +24,10 @@ from pgsplit.postgres.managed import PROVIDERS, Provider, dialect
 from pgsplit.project.endpoints import resolve
 from tests.support.bouncer import PGBOUNCER, Bouncer
 from tests.support.pasting import checked, findings, paste, paste_all
-from tests.support.servers import PASSWORD, Server, free_port
+from tests.support.servers import PASSWORD, Cluster, Server, free_port
 from tests.support.split import Split
-from tests.support.stage import environment
+from tests.support.stage import Stage, environment
+from tests.support.standby import standby
 from tests.support.switching import ran, words
 from tests.support.waiting import until
 
@@ -213,8 +216,8 @@ def test_settings_and_room_are_asked_for_all_services_together(tmp_path: Path) -
         pending = checked(split, code=4)
         assert findings(pending, "wal_level")[0]["found"] == "replica, restart pending"
         embedded.stop(tmp_path)
-        # Options of the command line would win over what was pasted.
-        embedded.start(tmp_path, {"fsync": "off"})
+        port = str(conninfo_to_dict(split.server.socket)["port"])
+        embedded.start(tmp_path, {"fsync": "off", "port": port, **few})  # what was pasted wins
         checked(split)
 
 
@@ -253,13 +256,36 @@ def in_ten_days(database: psycopg.Connection[Any]) -> str:
     return str(row[0])
 
 
-def test_types_of_an_extension_are_asked_of_the_services_server(living: Split) -> None:
-    with living.monolith() as monolith:
+def test_types_of_an_extension_are_asked_of_the_services_server(split: Split) -> None:
+    with split.monolith() as monolith:
         monolith.execute("create extension citext schema public")
         monolith.execute("alter table blytz_hire.payments alter method type public.citext")
-    (one,) = findings(checked(living, "payments"), "extension citext")
-    assert (one["found"], one["state"]) == ("offered", "note")
-    assert one["sql"] == 'CREATE EXTENSION IF NOT EXISTS "citext";'
+    found = checked(split, "payments", code=4)  # the project calls it text
+    (drift,) = findings(found, "tables as expected")
+    assert "method" in drift["problem"] and "citext" in drift["problem"]
+    (one,) = findings(found, "extension citext")
+    assert one["state"] == "note" and "Once a service's database exists" in one["problem"]
+    ran(split, "provision", "payments")
+    found = checked(split, "payments", code=4)
+    (one,) = findings(found, "extension citext")
+    assert (one["found"], one["state"]) == ("offered", "missing")
+    (place,) = found["servers"]
+    wanted = ['\\connect "payments_db"', 'CREATE EXTENSION IF NOT EXISTS "citext";']
+    assert place["statements"] == wanted
+    paste(place["statements"], split.server.socket)
+    found = checked(split, "payments", code=4)
+    assert findings(found, "extension citext")[0]["state"] == "ok"
+
+
+def test_standby_can_be_no_monolith(split: Split, stage: Stage) -> None:
+    start = partial(embedded.start, stage.root, stage.settings)
+    url_of = partial(with_database, split.server.tcp)
+    with standby(Cluster(stage.data, split.server, url_of, start)) as other:
+        url = with_database(split.server.tcp, MONOLITH, port=other.port)
+        done = split.runner("check", "payments", BLYTZ_HIRE_URL=url)
+    assert done.returncode == 4, done.stderr
+    said = words(done.stdout)
+    assert "is a standby, which can't be written. Give the URL of the primary." in said
 
 
 def test_monolith_in_another_encoding_is_named(split: Split) -> None:

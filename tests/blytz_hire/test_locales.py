@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -78,10 +79,11 @@ def test_hint_makes_a_monolith_that_can_be_split(split: Split, old: Server) -> N
         assert database.execute("select word from public.t").fetchone() == ("é",)
 
 
-def test_service_gets_the_monoliths_locale(old: Server) -> None:
+def test_service_gets_the_monoliths_locale(old: Server, tmp_path: Path) -> None:
     old.execute("drop database if exists payments_db")
     url = made(old, "turkish", "encoding 'UTF8' locale 'C' locale_provider icu icu_locale 'tr-TR'")
-    connections = resolve(PROJECT, {"BLYTZ_HIRE_URL": url})
+    given = {"BLYTZ_HIRE_URL": url, "BLYTZ_HIRE_CONNECTIONS": str(tmp_path)}
+    connections = resolve(PROJECT, given)
     with open_ledger(connections) as ledger:
         done = provision(PAYMENTS, connections, ledger)
     assert not [note for note in done.notes if "differently" in note]

@@ -9,35 +9,22 @@ me as (
     select oid, rolname from pg_roles where rolname = current_user
 ),
 
--- Settings that replication's own workers obey, and that no session of the runner's can undo there.
+-- What is set for this login or this database; the most special one counts.
 given as (
-    select
+    select distinct on (split_part(entry, '=', 1))
         split_part(entry, '=', 1) as name,
-        substr(entry, strpos(entry, '=') + 1) as setting,
-        stored.setdatabase
+        substr(entry, strpos(entry, '=') + 1) as setting
     from pg_db_role_setting as stored
     cross join lateral unnest(stored.setconfig) as entry
     where
         stored.setdatabase in (0, (select oid from here))
         and stored.setrole in (0, (select oid from me))
-),
-
-types as (
-    select distinct type.oid
-    from pg_attribute as part
-    inner join pg_class as class on class.oid = part.attrelid
-    inner join pg_type as found on found.oid = part.atttypid
-    inner join pg_type as type
-        on type.oid in (found.oid, found.typelem, found.typbasetype) and type.oid <> 0
-    where
-        class.relnamespace = to_regnamespace(quote_ident(%(schema)s))
-        and class.relname = any(%(tables)s)
-        and part.attnum > 0 and not part.attisdropped
+    order by split_part(entry, '=', 1), stored.setrole <> 0 desc, stored.setdatabase <> 0 desc
 )
 
 select
     jsonb_build_object(
-        'name', (select format('"%%s"', replace(datname, '"', '""')) from here),
+        'name', (select format('"%s"', replace(datname, '"', '""')) from here),
         'limit', (select datconnlimit from here),
         'encoding', pg_encoding_to_char(database.encoding),
         'publications', (
@@ -46,6 +33,7 @@ select
             ) order by pubname), '[]')
             from pg_publication
         ),
+        -- Replication's own workers obey these, and no session of the runner's can undo them there.
         'obeyed', (
             select coalesce(jsonb_agg(jsonb_build_object(
                 'name', name, 'setting', setting
@@ -53,26 +41,11 @@ select
             from given
             where
                 name in ('lock_timeout', 'transaction_timeout') and setting !~ '^0+[a-z]*$'
-                or name = 'default_transaction_read_only' and setting::boolean
+                or name = 'default_transaction_read_only' and lower(setting) in ('on', 'true', 'yes', '1')
         ),
         'undone', (
             select coalesce(jsonb_agg(distinct name), '[]') from given
             where name ~ '_timeout$' and name not in ('lock_timeout', 'transaction_timeout')
-        ),
-        'extensions', (
-            select coalesce(jsonb_agg(distinct extension.extname), '[]')
-            from types
-            inner join pg_depend as member
-                on member.classid = 'pg_type'::regclass and member.objid = types.oid
-                and member.deptype = 'e'
-            inner join pg_extension as extension on extension.oid = member.refobjid
-        ),
-        'bytes', (
-            select coalesce(sum(pg_table_size(class.oid)), 0)::bigint
-            from pg_class as class
-            where
-                class.relnamespace = to_regnamespace(quote_ident(%(schema)s))
-                and class.relname = any(%(tables)s) and class.relkind in ('r', 'p')
         )
     )
 from pg_database as database

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.observe.check.places import Connection, Place
-from pgsplit.postgres import rights
+from pgsplit.postgres import refusals, rights
 from pgsplit.postgres.connect import connect, with_database
 from pgsplit.postgres.need import Need
 from pgsplit.project.endpoints import Connections
@@ -65,6 +66,8 @@ def try_from(
         everywhere: all servers.
         connections: where all targets are.
     """
+    if place.first.execute("select pg_is_in_recovery()").fetchone() == (True,):
+        return  # nobody can subscribe there, which is named already
     makes = [one for one in rights.may_provision(place.first) if one.name == "CREATEDB"]
     if not (rights.may_subscribe(place.first).ok and (makes[0].ok or _home(place))):
         said = f"{place.name} can't be asked yet whether it reaches the other servers: {place.user}"
@@ -86,20 +89,28 @@ def try_from(
             key = (link.source, source.info.dbname)
             if key not in answers:
                 answers[key] = _try(database, source, link, url, connections)
-                said = answers[key]
-                variable = connections.project.variable("REPLICATION_URL", link.source)
-                problem = f"The server {place.name} can't reach {link.source}: {said}"
-                hint = f"export {variable}=postgresql://USER:PASSWORD@HOST/{link.source} as that"
-                hint += " server reaches it, with a login that may replicate."
-                need = Need(
-                    f"reaches {link.source}",
-                    "no" if said else "yes",
-                    "yes",
-                    not said,
-                    problem,
-                    hint,
-                )
-                place.add([need], link.purpose)
+                place.add([_answer(place, link, answers[key], connections)], link.purpose)
+                _let_in(source_place, link, answers[key], url, connections)
+
+
+def _answer(place: Place, link: Link, said: str, connections: Connections) -> Need:
+    variable = connections.project.variable("REPLICATION_URL", link.source)
+    problem = f"The server {place.name} can't reach {link.source}: {said}"
+    hint = f"export {variable}=postgresql://USER:PASSWORD@HOST/{link.source} as that server"
+    hint += " reaches it, with a login that may replicate."
+    found = "no" if said else "yes"
+    return Need(f"reaches {link.source}", found, "yes", not said, problem, hint)
+
+
+def _let_in(source: Place, link: Link, said: str, url: str, connections: Connections) -> None:
+    """Note what a statement at the source would mend, such as a right to connect."""
+    where = conninfo_to_dict(url or connections.for_servers(link.source))
+    given = {key: str(value) for key, value in where.items()}
+    found = refusals.explain(said, "", given)
+    if said and found.sql:
+        problem = f"{found.what}: {given['user']}, by which other servers reach {link.source}."
+        name = f"{given['user']} to {link.source}"
+        source.add([Need(name, "no", "yes", False, problem, found.hint, found.sql)], link.purpose)
 
 
 def _try(

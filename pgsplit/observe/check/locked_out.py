@@ -21,7 +21,7 @@ SELECT DISTINCT format('GRANT %I TO {user}', pg_get_userbyid(relowner)) FROM pg_
 
 
 def statements(
-    user: str, database: str, schema: str, tables: Sequence[str], *, provisions: bool
+    user: str, database: str, schema: str, tables: Sequence[str], attributes: Sequence[str]
 ) -> list[str]:
     """Give what an operator pastes for a login that may not connect to the monolith.
 
@@ -30,7 +30,7 @@ def statements(
         database: the monolith's database; empty if it may not connect to a service's server.
         schema: the monolith's schema.
         tables: its tables that are followed.
-        provisions: whether services' databases are made on this server, too.
+        attributes: further ones that the login needs there, such as CREATEDB.
 
     Returns:
         The statements, in order.
@@ -39,8 +39,8 @@ def statements(
     # Within a literal, too.
     given = {"user": login.replace("'", "''"), "schema": _quoted(schema).replace("'", "''")}
     lines = [REPLICATION.format(**given), SUBSCRIPTION.format(**given)]
-    if provisions:
-        lines.append(f"ALTER ROLE {login} CREATEDB CREATEROLE;")
+    if attributes:
+        lines.append(f"ALTER ROLE {login} {' '.join(attributes)};")
     if database:
         listed = ", ".join("'" + one.replace("'", "''") + "'" for one in tables)
         lines += [

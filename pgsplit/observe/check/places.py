@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import SplitError
-from pgsplit.postgres.connect import url_of, with_database
+from pgsplit.postgres.connect import fields_of, url_of, with_database
 from pgsplit.postgres.managed import SELF_MANAGED, Provider
 from pgsplit.postgres.need import Need
 from pgsplit.project.endpoints import Connections
@@ -93,7 +92,7 @@ class Place:
 
     def psql(self, connections: Connections) -> str:
         """Give the command with which an operator opens psql to paste the statements."""
-        found = conninfo_to_dict(connections.urls[self.targets[0]])
+        found = fields_of(connections.urls[self.targets[0]])
         fields = {key: str(found[key]) for key in KEPT if found.get(key)}
         owner = self.user if self.is_super else "postgres"
         url = with_database(url_of(fields), "postgres", user=owner)
@@ -137,7 +136,7 @@ def places(connections: Connections, targets: Iterable[str]) -> list[Place]:
     """Group targets by server and login, the monolith's first."""
     found: dict[tuple[str, str, str], Place] = {}
     for target in targets:
-        fields = {k: str(v) for k, v in conninfo_to_dict(connections.urls[target]).items() if v}
+        fields = fields_of(connections.urls[target])
         key = (fields["host"], fields["port"], fields["user"])
         found.setdefault(key, Place(*key)).targets.append(target)
     return list(found.values())

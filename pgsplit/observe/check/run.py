@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -17,7 +16,7 @@ from pgsplit.backup.ready import require_ready
 from pgsplit.base.errors import ConnectionFailed, NotReady, SplitError
 from pgsplit.cutover import surroundings
 from pgsplit.load import provision
-from pgsplit.observe.check import links, locked_out, questions
+from pgsplit.observe.check import links, locked_out, questions, server
 from pgsplit.observe.check.places import Finding, Place, places
 from pgsplit.postgres import locale, refusals, rights
 from pgsplit.postgres.connect import connect, explained
@@ -173,12 +172,15 @@ def _blind(place: Place, services: Sequence[Service], connections: Connections) 
         return
     url = connections.urls[place.targets[0]]
     is_monolith = name in place.locked
+    attributes = ["CREATEROLE"] if questions.reads_through(connections.project) else []
+    if any(one.database in place.targets for one in services):
+        attributes = ["CREATEDB", "CREATEROLE"]
     place.unasked = locked_out.statements(
         place.user,
         str(conninfo_to_dict(url)["dbname"]) if is_monolith else "",
         services[0].mirror,
-        list(dict.fromkeys(table for one in services for table in one.landed_tables)),
-        provisions=any(one.database in place.targets for one in services),
+        list(questions.landed_by(services)),
+        attributes,
     )
 
 
@@ -190,8 +192,8 @@ def _ask(place: Place, services: Sequence[Service], connections: Connections) ->
     subscribes = [one.name for one in wanted if one.target in place.targets]
     target = next(iter(place.asked))
     with explained(connections.urls[target], target):
-        questions.about_server(place, [one.name for one in wanted])
-        questions.room(place, publishes, subscribes)
+        server.about_server(place, [one.name for one in wanted])
+        server.room(place, publishes, subscribes)
         here = [one for one in services if one.database in place.asked]
         if here:
             place.add(rights.may_provision(place.first), "provision")
@@ -201,7 +203,7 @@ def _ask(place: Place, services: Sequence[Service], connections: Connections) ->
         for service in here:
             _ask_service(place, service, connections)
         url = connections.urls[target]
-        questions.programs(place, provision.maintenance_url(url) if place.absent else url)
+        server.programs(place, provision.maintenance_url(url) if place.absent else url)
 
 
 def _ask_service(place: Place, service: Service, connections: Connections) -> None:
@@ -217,7 +219,7 @@ def _ask_service(place: Place, service: Service, connections: Connections) -> No
     found = Need(f"database {service.database}", "not there" if absent else "its own", "free", True)
     place.add([found], "provision")
     if not absent:
-        questions.about_database(place, database, service.project, ())
+        questions.about_database(place, database, service.project)
 
 
 def _compare(
@@ -235,17 +237,15 @@ def _compare(
         needed = 0
         for service in here:
             database, absent = place.asked[service.database], service.database in place.absent
-            tables = {"schema": service.mirror, "tables": list(service.landed_tables)}
-            row = monolith.execute(questions.DATABASE, tables).fetchone()
-            found: dict[str, Any] = row[0] if row else {}
-            needed += questions.TIMES * found["bytes"]
-            questions.extensions(place, database, service, found["extensions"], absent=absent)
+            extensions, size = questions.held_by(monolith, service)
+            needed += questions.TIMES * size
+            questions.extensions(place, database, service, extensions, absent=absent)
             if not absent and (notes := locale.difference(monolith, database)):
                 has = str(locale.locale_of(database))
                 need = Need("locale", has, str(wanted), False, notes[0], is_optional=True)
                 place.add([need], "provision", database)
         if here:
-            questions.disk(place, place.first, needed)
+            server.disk(place, place.first, needed)
             offered = locale.offers(place.first, wanted)
             said = f"{place.name} does not have the monolith's locale {wanted}: order, ILIKE and"
             said += " lower() may differ in its services."

@@ -102,6 +102,7 @@ def remove(service: Service, connections: Connections) -> list[str]:
             with connections.connect(name) as source:
                 if _is_ours(source, service):
                     role = sql.Identifier(_role(service))
+                    roles.join(source, _role(service))
                     source.execute(sql.SQL("drop owned by {}").format(role))
                     # It may still have rights in another database of the same server.
                     if not roles.drop(source, _role(service)):
