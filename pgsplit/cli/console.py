@@ -115,7 +115,7 @@ def table(*headings: str) -> Table:
     made = _SafeTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         name = heading.removeprefix(">")
-        longest = max(map(cell_len, name.split()))
+        longest = max(map(cell_len, name.split()), default=0)
         made.add_column(name, justify="right" if heading[0] == ">" else "left", min_width=longest)
     return made
 
