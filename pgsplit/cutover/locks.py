@@ -43,6 +43,8 @@ LAST_LOOK_SECONDS = 1.0
 # A statement that was cut off since it would have waited for too long.
 TOO_LATE: Errors = (*LOCKED, errors.QueryCanceled)
 
+# Asked all the time, so it is short.
+WAITS = "select exists (select from pg_locks where pid = any(%s) and not granted)"
 # Whom a process waits for, why, and what ends it. A prepared transaction has no process; its locks
 # have the same virtual transaction as the lock on its own number.
 HOLDERS = """
@@ -136,8 +138,9 @@ class Watch:
         # If the server is gone, the block itself says so.
         with suppress(psycopg.Error):
             while not over.wait(LOOK_AFTER_SECONDS):
-                rows = self.eyes.execute(HOLDERS, (self.pids,)).fetchall()
-                if rows:
+                if self.eyes.execute(WAITS, (self.pids,)).fetchone() != (True,):
+                    continue
+                if rows := self.eyes.execute(HOLDERS, (self.pids,)).fetchall():
                     self.holders = [Holder(*row) for row in rows]
 
 

@@ -125,11 +125,15 @@ def _serve(address: str) -> None:
     from dbt.cli.main import dbtRunner
 
     _parse_alike_everywhere()
-    Path(f"{address}.parsed").mkdir(exist_ok=True)
     # What dbt generates and caches the first time, its forks find done: also what reads a parse.
     scratch = ("--target-path", f"{address}.target", "--log-path", f"{address}.logs")
+    target = ["--target", "payments_db"]
     for _ in range(2):
-        dbtRunner().invoke(["--quiet", "parse", "--target", "payments_db", *scratch])
+        dbtRunner().invoke(["--quiet", "parse", *target, *scratch])
+    kept = Path(f"{address}.parsed")
+    kept.mkdir(exist_ok=True)
+    if (parsed := _parsed([*scratch], {}, "")).exists():  # not before `dbt deps`
+        shutil.copyfile(parsed, kept / _key(target, os.getcwd()))
     with _Server(address, _Handler) as server:
         server.serve_forever()
 
