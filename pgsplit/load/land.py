@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -39,15 +39,25 @@ from pgsplit.state.schema import prepare_service
 
 Connection = psycopg.Connection[Any]
 
+STALE = "update split.service_tables set is_stale = true where owned_rows <> 'false'"
+KEPT = """
+    select 'audit.' || kept_in, rows from split.quarantined
+    where transaction = pg_current_xact_id() order by 1
+"""
+
 
 @dataclass(frozen=True)
 class Landed:
-    """What a landing copied: rows by table, and how long it took."""
+    """What a landing copied: rows by table, and how long it took.
+
+    `kept` counts by table of the schema audit what was copied there before the mirror was dropped.
+    """
 
     rows: Mapping[str, int]
     bytes: int
     seconds: float
     already: bool
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 def land(
@@ -102,8 +112,7 @@ def land(
             requirements.source(monolith, service, tables)
             requirements.target(target, service)
             reach.require_reachable(stream, connections)
-            if has_landed:
-                _release(stream, ledger)
+            kept = _release(stream, ledger) if has_landed else {}
             _clear(stream)
             requirements.nothing_in_the_way(monolith, target, service)
             intent = {"publication": service.replication, "slot": service.replication}
@@ -123,7 +132,7 @@ def land(
                     raise
                 seconds = round(time.monotonic() - started, 3)
                 step.detail.update(rows=copied.rows, bytes=copied.bytes, seconds=seconds)
-    return Landed(copied.rows, copied.bytes, seconds, already=False)
+    return Landed(copied.rows, copied.bytes, seconds, already=False, kept=kept)
 
 
 def _require_ready(service: Service, connections: Connections, stands: State, again: bool) -> None:
@@ -153,13 +162,14 @@ def _require_still_there(stream: Stream) -> None:
         )
 
 
-def _release(stream: Stream, ledger: Ledger) -> None:
+def _release(stream: Stream, ledger: Ledger) -> Mapping[str, int]:
     """Return a service to the state before its landing; its own tables stay unchanged.
 
     The state changes before anything is removed, so that the next landing knows about it whatever
     happens. When the mirror is complete again, the service's tables are compared with all of it.
     """
     require_finished(stream.service, ledger)
+    kept: Mapping[str, int] = {}
     known = stream.database.execute("select to_regclass('split.service_tables') is not null")
     is_built = known.fetchone() == (True,)
     if is_built:
@@ -167,30 +177,36 @@ def _release(stream: Stream, ledger: Ledger) -> None:
         if what is Forgotten.ROLLBACK_BY_SERVICE:
             reverse.stop(ReverseStream(stream.service, stream.monolith, stream.database))
         require_remembered(stream.service, stream.monolith, stream.database)
-        _keep_what_arrived(stream)
+        kept = _keep_what_arrived(stream)
     with ledger.step(stream.service, "release", slot=stream.service.replication):
         ledger.return_to(stream.service, State.PROVISIONED)
         if is_built:
             stream.database.execute("update split.service_tables set is_stale = true")
         reverse.remove_forgotten(ReverseStream(stream.service, stream.monolith, stream.database))
         _clear(stream)
+    return kept
 
 
-def _keep_what_arrived(stream: Stream) -> None:
+def _keep_what_arrived(stream: Stream) -> Mapping[str, int]:
     """Keep what a mirror has, and nothing else, before the mirror is dropped.
 
     The monolith may have lost it since, so the service's tables take it over; the next build
-    compares them. What they can't take is quarantined.
+    compares them. What that replaces is quarantined, and so is what they can't take. Gives the rows
+    by table of the schema audit.
     """
     prepare_service(stream.database, stream.service)
     continuity.look(stream)
     row = stream.database.execute("select keeps_replaced from split.service").fetchone()
     if row != (True,):
-        return
+        return {}
+    # Whole tables: only such a comparison quarantines what the mirror lacks.
+    stream.database.execute(STALE)
     try:
-        apply_changes(stream.database)
+        return apply_changes(stream.database).quarantined
     except BuildFailed:
-        stream.database.execute("select split.keep_pending()")
+        with stream.database.transaction():
+            stream.database.execute("select split.keep_pending()")
+            return dict(stream.database.execute(KEPT).fetchall())
 
 
 @contextmanager

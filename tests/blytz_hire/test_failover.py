@@ -196,7 +196,8 @@ def test_what_only_the_mirror_has_is_kept_if_no_sync_can_apply_it(verified_apart
             mirrored = "select count(*) from blytz_hire.payments where id = %s"
             until(lambda: one(database, mirrored, name) == 1)
         other.take_over()
-    ran(split, "land", "payments", "--recopy")
+    said = ran(split, "land", "payments", "--recopy")
+    assert "row(s) were copied to audit.payments_" in said
     assert kept(split, Side.SERVICE, name)
     assert "audit.payments_" in ran(split, "abort", "payments", code=4)
     ran(split, "run", "payments")

@@ -58,3 +58,5 @@ def show_landed(landed: Mapping[Service, Landed]) -> None:
             "landed before" if one.already else f"{one.seconds:.1f}",
         )
     console.out.print(rows)
+    for one in landed.values():
+        console.show_quarantined(one.kept)
