@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.rows import namedtuple_row
 
 from pgsplit.base.errors import NotReady
 from tests.blytz_hire.test_routes import pasted
@@ -127,3 +129,38 @@ def test_dropping_a_column_that_goes_nowhere_breaks_nothing(switched: Split) -> 
     switched.runner("status", "payments")
     lose(switched, "alter table blytz_hire.payments drop column scribble")
     ran(switched, "status", "payments")
+
+
+SERVICE = "select * from payments_db.payments order by id"
+
+
+@pytest.mark.parametrize("state", ["switched", "verified"])
+def test_column_that_a_service_lost_is_filled_again(
+    request: pytest.FixtureRequest, state: str
+) -> None:
+    """The mirror still has its values; what the hint adds must not be empty."""
+    split: Split = request.getfixturevalue(state)
+    with split.service("payments_db") as database:
+        before = [(row.id, row.receiver_id) for row in payments(database)]
+        assert len(before) > 10 and all(receiver for _, receiver in before)
+        database.execute("alter table payments_db.payments drop column receiver_id")
+    done = split.runner("status", "payments")
+    assert "column payments_db.payments.receiver_id is gone" in words(done.stdout)
+    hint = done.stdout.split("receiver_id is gone")[1].split("hint:")[1].strip().splitlines()[0]
+    assert "select split.refill(" in hint
+    with split.service("payments_db") as database:
+        database.execute(hint.encode())
+        assert [(row.id, row.receiver_id) for row in payments(database)] == before
+        database.execute("alter table payments_db.payments alter receiver_id set not null")
+    monolith = rows(split)
+    ran(split, "sync", "payments")
+    assert rows(split) == monolith
+    if state == "switched":
+        assert_alike(split)
+        move(split, "rollback")
+    ran(split, "verify", "payments")
+
+
+def payments(database: psycopg.Connection[Any]) -> list[Any]:
+    with database.cursor(row_factory=namedtuple_row) as cursor:
+        return list(cursor.execute(SERVICE))
