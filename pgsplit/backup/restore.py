@@ -21,7 +21,7 @@ from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.base.text import few
 from pgsplit.postgres import clients
 from pgsplit.postgres.connect import connect, describe, explained
-from pgsplit.postgres.programs import errors, incomplete, program, run, toc
+from pgsplit.postgres.programs import errors, failures, incomplete, program, run, toc
 from pgsplit.project.project import Project
 
 OCCUPANTS = f"""
@@ -35,6 +35,9 @@ UNKNOWN_SETTING = re.compile(
     re.MULTILINE,
 )
 FOREIGN_KEY = re.compile(r"^\d+; \d+ \d+ FK CONSTRAINT ")
+# What names roles without being a privilege; they may not exist on this server.
+OF_ROLES = re.compile(r"^\d+; \d+ \d+ (POLICY|USER MAPPING) ")
+CREATES_OF_ROLES = ("CREATE POLICY ", "CREATE USER MAPPING ")
 # pg_restore's message about a foreign key that it can't add: table, name and definition.
 REFUSED_KEY = re.compile(
     r"^Command was: (ALTER TABLE (?:ONLY )?(.+?)\s+ADD CONSTRAINT (.+?) FOREIGN KEY .+?);$",
@@ -56,8 +59,9 @@ class Restored:
 def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Restored:
     """Restore a backup into an empty database; production is neither read nor written.
 
-    Owners and privileges are left out, since their roles may not exist there. A foreign key that
-    rows violate, which replication doesn't check, is added as NOT VALID.
+    Owners and privileges are left out, since their roles may not exist there; and so are policies
+    and user mappings whose roles don't. A foreign key that rows violate, which replication doesn't
+    check, is added as NOT VALID.
 
     Args:
         project: the project of the backup.
@@ -104,8 +108,12 @@ def restore(project: Project, backup_path: Path, url: str, jobs: int = 2) -> Res
     options = [f"--jobs={jobs}", "--no-owner", "--no-privileges", "--no-password"]
     # A restored subscription would take production's changes; a backup should have none.
     options += ["--no-publications", "--no-subscriptions"]
-    with _listed(line for line in lines if not FOREIGN_KEY.match(line)) as listed:
+    later = [line for line in lines if OF_ROLES.match(line)]
+    with _listed(one for one in lines if one not in later and not FOREIGN_KEY.match(one)) as listed:
         _restore(path, url, [*options, listed], version, made_by[1])
+    if later:
+        with _listed(later) as listed:
+            notes += _restore_of_roles(path, url, [*options, listed], made_by[1])
     if recorded["is_whole"]:
         with _listed(filter(FOREIGN_KEY.match, lines)) as listed:
             notes += _restore_keys(path, url, [*options, listed], made_by[1])
@@ -174,6 +182,17 @@ def _listed(lines: Iterable[str]) -> Iterator[str]:
         file.writelines(lines)
         file.flush()
         yield f"--use-list={file.name}"
+
+
+def _restore_of_roles(path: Path, url: str, options: Sequence[str], least: int) -> list[str]:
+    """Make policies and user mappings; leave out those whose roles are not on this server."""
+    command, environ = program("pg_restore", url, *options, str(path), least=least)
+    code, said = run(command, environ, lambda: None)
+    said = UNKNOWN_SETTING.sub("", said)
+    refused = failures(said)
+    if code not in (0, 1) or not all(at.startswith(CREATES_OF_ROLES) for _, at in refused):
+        raise _failed(path, url, code, said)
+    return [f"Left out: {at}, since {what.removeprefix('ERROR:').strip()}." for what, at in refused]
 
 
 def _restore_keys(path: Path, url: str, options: Sequence[str], least: int) -> list[str]:

@@ -23,16 +23,20 @@ def replace(path: Path, text: str) -> None:
     owner = before.st_uid if os.geteuid() == 0 else -1
     draft.unlink(missing_ok=True)
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        try:
-            os.chown(out.fileno(), owner, before.st_gid)
-        except PermissionError:
-            mode = 0o600  # we are not in that group, and no other group may read the file
-        os.fchmod(out.fileno(), mode)
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(path)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            try:
+                os.chown(out.fileno(), owner, before.st_gid)
+            except PermissionError:
+                mode = 0o600  # we are not in that group, and no other group may read the file
+            os.fchmod(out.fileno(), mode)
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

@@ -178,7 +178,10 @@ def for_rollback(
     _reverse_checked(found, session, say)
     _collect(found, lambda: later.require_unaltered(session))
     owned = session.service.owned_tables
-    _collect(found, lambda: drift.check(session.service.project, session.monolith, owned))
+    _collect(
+        found,
+        lambda: drift.check_written(session.monolith, session.database, session.service, owned),
+    )
     say("what the later steps need")
     _look_around(found, session, session.service.database if with_backup else "")
     _look_ahead(

@@ -24,6 +24,7 @@ from pgsplit.cutover.remember import record_switch, return_to_monolith
 from pgsplit.postgres.connect import connect, describe
 from pgsplit.postgres.row_diff import differing_keys
 from pgsplit.postgres.row_hashes import RowSource, Shape
+from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, reach, triggers
@@ -131,6 +132,10 @@ class Repair(Operation[list[Repaired]]):
             with open_session(service, self.connections) as session:
                 if self._forgotten(session) is Forgotten.SWITCH_BY_MONOLITH:
                     return PreflightReport()
+                if ledger.state(service) is State.SWITCHED:
+                    drift.check_written(
+                        session.monolith, session.database, service, service.owned_tables
+                    )
         if not ledger.state(service).reached(State.SWITCHED):
             raise NotReady(
                 f"{service.database} is {ledger.state(service).value}: the monolith is its source"

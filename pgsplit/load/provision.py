@@ -121,6 +121,14 @@ def provision(
             if exists:
                 with connect(url, service.database) as inside:
                     require_usable(inside, service)
+            elif ledger.state(service).reached(State.SWITCHED):
+                raise NotReady(
+                    f"{service.database} is {ledger.state(service).value}, and there is no such"
+                    " database here. Nothing was changed.",
+                    where=describe(url),
+                    hint=f"Name its server: export {service.database.upper()}_URL=…; or restore it"
+                    " there: runner.py backups",
+                )
             password = _roles(server, service, new_password)
             if not exists:
                 # The file is older than this database: its routes led to another one.

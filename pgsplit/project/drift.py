@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import psycopg
@@ -13,23 +13,45 @@ from pgsplit.project.nowhere import goes_nowhere
 from pgsplit.project.project import Project, Service, Table
 
 
-def _missing(schema: str, table: LiveTable, wanted: Table, column: str) -> tuple[str, str]:
-    """Give the error and the fix for a missing column, which may have been renamed."""
+def _missing(schema: str, table: LiveTable, wanted: Table, column: str) -> tuple[str, str, bool]:
+    """Give the error and the fix for a missing column, and whether it has another name now."""
     qualified, kind = f"{schema}.{wanted.name}", wanted.columns[column]
     renamed = [n for n, has in table.columns.items() if n not in wanted.columns and has == kind]
     if renamed:
         return (
             f'column {qualified}."{column}" is missing; perhaps it is "{renamed[0]}" now',
             f'ALTER TABLE {qualified} RENAME COLUMN "{renamed[0]}" TO "{column}";',
+            True,
         )
     return (
         f'column {qualified}."{column}" is missing',
         f'ALTER TABLE {qualified} ADD COLUMN "{column}" {kind};',
+        False,
     )
 
 
+def _as_commands(
+    fixes: list[str], lost: bool, writer: Service | None, then: list[str]
+) -> list[str]:
+    """Give the fixes; where values are lost that a service has, its repair brings them back."""
+    if not writer or not lost:
+        return fixes
+
+    def command(statement: str) -> str:
+        is_sql = statement.startswith("ALTER ")
+        return f"runner.py psql monolith -c '{statement}'" if is_sql else statement
+
+    repair = f"runner.py repair {writer.role} --full"
+    return [*map(command, fixes), repair, *map(command, then)]
+
+
 def check(
-    project: Project, monolith: psycopg.Connection[Any], names: Mapping[str, tuple[str, ...]]
+    project: Project,
+    monolith: psycopg.Connection[Any],
+    names: Mapping[str, tuple[str, ...]],
+    *,
+    writer: Service | None = None,
+    not_null: Collection[tuple[str, str]] = (),
 ) -> dict[str, LiveTable]:
     """Compare the live monolith with the project's sources.
 
@@ -37,6 +59,8 @@ def check(
         project: the project.
         monolith: a connection to its monolith.
         names: the needed tables and their columns.
+        writer: the service that writes these tables, if it is switched: it has their values.
+        not_null: tables and columns of the mirror that can't be null.
 
     Returns:
         The monolith's tables by name, as they are.
@@ -48,13 +72,16 @@ def check(
     """
     found = live_tables(monolith, project.schema)
     wrong: list[tuple[str, str]] = []
+    lost, then = False, list[str]()  # what to do once lost values are there again
     for name, columns in names.items():
         table, qualified = found.get(name), f"{project.schema}.{name}"
+        wanted_table = project.tables[name]
         if table is None:
+            lost = True
             wrong.append((f"table {qualified} is missing", f"Create {qualified}"))
             continue
         for column in columns:
-            wanted, has = project.tables[name].columns[column], table.columns.get(column)
+            wanted, has = wanted_table.columns[column], table.columns.get(column)
             if column in table.generated:
                 wrong.append(
                     (
@@ -65,8 +92,13 @@ def check(
                     )
                 )
             elif has is None:
-                wrong.append(_missing(project.schema, table, project.tables[name], column))
+                what, fix, is_renamed = _missing(project.schema, table, wanted_table, column)
+                wrong.append((what, fix))
+                lost = lost or not is_renamed
+                if (name, column) in not_null and not is_renamed:
+                    then.append(f'ALTER TABLE {qualified} ALTER COLUMN "{column}" SET NOT NULL;')
             elif has != wanted:
+                lost = True
                 wrong.append(
                     (
                         f'column {qualified}."{column}" is {has} where {wanted} is expected',
@@ -110,10 +142,29 @@ def check(
             "The monolith is not the one that the models were written for:\n"
             + "\n".join(f"  - {what}" for what, _ in wrong),
             where=f"database {database}, schema {project.schema}",
-            hint="\n".join(hint for _, hint in wrong)
+            hint="\n".join(_as_commands([hint for _, hint in wrong], lost, writer, then))
             + "\nor update models/_sources.yml, the models and seeds/column_ownership.csv.",
         )
     return found
+
+
+def check_written(
+    monolith: psycopg.Connection[Any],
+    database: psycopg.Connection[Any],
+    service: Service,
+    names: Mapping[str, tuple[str, ...]],
+    mirror: Mapping[str, LiveTable] | None = None,
+) -> dict[str, LiveTable]:
+    """Do the same for a service that has landed, and perhaps writes these tables; see `check`."""
+    mirror = live_tables(database, service.mirror) if mirror is None else mirror
+    not_null = {(name, column) for name, table in mirror.items() for column in table.not_null}
+    writer = service if _is_switched(database) else None
+    return check(service.project, monolith, names, writer=writer, not_null=not_null)
+
+
+def _is_switched(database: psycopg.Connection[Any]) -> bool:
+    row = database.execute("select switched_at is not null from split.service").fetchone()
+    return row == (True,)
 
 
 def _recopied(
@@ -124,8 +175,7 @@ def _recopied(
     here: LiveTable | None,
 ) -> list[str]:
     """Give what gives a mirror's table its columns again; a switched one can't be re-copied."""
-    row = database.execute("select switched_at is not null from split.service").fetchone()
-    if row != (True,) or here is None:
+    if not _is_switched(database) or here is None:
         return [f"runner.py land {service.role} --recopy"]
     has = here.columns
     changes = [f'DROP COLUMN "{column}"' for column in has if column not in wanted]
@@ -168,8 +218,8 @@ def drift(
         for name, columns in service.landed_tables.items()
         if service.project.tables[name].owner not in completed
     }
-    source = check(service.project, monolith, names)
     mirror = live_tables(database, service.mirror)
+    source = check_written(monolith, database, service, names, mirror)
     nowhere = goes_nowhere(service.project)
     wrong: list[str] = []
     hint: list[str] = []

@@ -106,9 +106,10 @@ def _breaches(name: str, source: End, target: End) -> Iterator[str]:
         durable = seen["durable"]
         if durable is not None and (t["heartbeat"] is None or t["heartbeat"] < durable):
             yield _lost(target, "it had confirmed a later heartbeat than it has")
-    for end in (source, target):
+    for end, other in ((source, target), (target, source)):
         if end.kept:
             yield from _parts(name, end.kept, end.identity)
+            yield from _dropped(end.kept, end.identity, other.identity)
     if last := newest(source, target):  # a crash may have taken the last one from one end
         yield from _slot(name, last, source, target)
         yield from _skipped(name, last, t["subscription"])
@@ -190,6 +191,17 @@ def _columns(table: str, was: Facts, now: Facts | None) -> Iterator[str]:
             yield f"the column {column} of {table} is another one than before"
         elif now["file"] != was["file"]:
             yield f"the column {column} of {table} was rewritten, which isn't replicated"
+
+
+def _dropped(was: Facts, now: Facts, other: Facts) -> Iterator[str]:
+    """Find columns that are gone, and not only renamed, at one end; their values are, too."""
+    for table, parts in (was.get("columns") or {}).items():
+        rows = ((now.get("columns") or {}).get(table) or {}).get("rows")
+        there = ((other.get("columns") or {}).get(table) or {}).get("rows") or {}
+        numbers = {row.split()[0] for row in (rows or {}).values()}
+        for column, row in parts["rows"].items():
+            if rows and column not in rows and column in there and row.split()[0] not in numbers:
+                yield f"the column {column} of {table} was dropped"
 
 
 def _slot(name: str, seen: Facts, source: End, target: End) -> Iterator[str]:

@@ -32,6 +32,7 @@ CROSSING_KEYS = """
     select
         conrelid::regclass::text,
         quote_ident(conname),
+        convalidated,
         format(
             'select count(*) from %%s as child where child.%%I is not null'
             ' and not exists (select from %%s as parent where parent.%%I = child.%%I)',
@@ -160,7 +161,9 @@ def remove_forgotten(stream: ReverseStream) -> None:
         stream.remove()
 
 
-def broken_keys(monolith: Connection, service: Service) -> list[tuple[str, str, int]]:
+def broken_keys(
+    monolith: Connection, service: Service, *, only_valid: bool = False
+) -> list[tuple[str, str, int]]:
     """Find foreign keys of the monolith that replicated rows violate; replication checks none.
 
     Only keys between a service's tables and others can be violated: a row may refer to a row that
@@ -169,13 +172,16 @@ def broken_keys(monolith: Connection, service: Service) -> list[tuple[str, str, 
     Args:
         monolith: a connection to it.
         service: whose tables were replicated.
+        only_valid: leave out keys that are NOT VALID: rows may have violated them before.
 
     Returns:
         Table, key and number of rows of each.
     """
     tables = [f"{service.mirror}.{name}" for name in service.owned_tables]
     found = []
-    for table, name, query in monolith.execute(CROSSING_KEYS, {"owned": tables}).fetchall():
+    for table, name, is_valid, query in monolith.execute(CROSSING_KEYS, {"owned": tables}):
+        if only_valid and not is_valid:
+            continue
         row = monolith.execute(query).fetchone()
         if row and row[0]:
             found.append((table, name, int(row[0])))

@@ -21,6 +21,7 @@ from pgsplit.routing.routes import (
     Routes,
     Side,
     file,
+    keep,
     load,
     open_folder,
     place,
@@ -202,7 +203,7 @@ def _keep_of_others(service: Service, connections: Connections) -> list[str]:
     if not own or same_database(own, connections.urls[service.database]):
         return []
     kept = path.with_name(f"{path.name}.{datetime.now(timezone.utc):%Y%m%d-%H%M%S}")
-    write(kept, path.read_text(encoding="utf-8"))
+    keep(path, kept)
     return [f"{path} was for {place(own)}; that file is called {kept.name} now"]
 
 

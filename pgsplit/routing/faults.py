@@ -35,7 +35,8 @@ def of_file(
         routes = load(service, connections)
         own = routes.own if routes else env_file.read_url(path)
     except NotReady as error:
-        return [(f"{error.what} It is {path}.", error.hint)]
+        what = error.what if str(path) in error.what else f"{path}: {error.what}"
+        return [(what.rstrip("."), error.hint)]
     another = another_password(service, connections, written)
     if not own:
         lost = f"{path} is missing, and with it the password of {service.login}"
@@ -62,7 +63,8 @@ def strange(service: Service, connections: Connections, routes: Routes) -> list[
                 f"{path} is for another server, {place(routes.own)}; {service.database} is"
                 f" {place(here)}",
                 f"runner.py provision {service.role} --new-password\n"
-                "which keeps that file under another name",
+                f"It keeps that file under another name. If {service.database} has not moved, set"
+                f" {service.database.upper()}_URL instead.",
             )
         ]
     if applications.is_of_another_monolith(routes, connections):

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,6 +168,17 @@ def write(path: Path, content: str) -> None:
         files.replace(path, content)
 
 
+def keep(path: Path, kept: Path) -> None:
+    """Copy a file of the folder, with its owner's rights.
+
+    Raises:
+        NotReady: the copy can't be written.
+    """
+    with _explained(kept, "written"):
+        shutil.copy2(path, kept)
+        files.sync(kept.parent)
+
+
 def remove(path: Path) -> bool:
     """Remove a file of the folder; tell whether there was one.
 
@@ -248,15 +260,18 @@ def _explained(path: Path, done: str) -> Iterator[None]:
         raise NotReady(
             f"{path} can't be {done}: {error.strerror or error}",
             where=str(path.parent),
-            hint=f"{_remedy(path.parent, error)}, then the same command again",
+            hint=f"{_remedy(path if done == 'read' else path.parent, error)}\n"
+            "Then the same command again",
         ) from error
 
 
-def _remedy(folder: Path, error: OSError) -> str:
-    quoted = shlex.quote(str(folder))
+def _remedy(where: Path, error: OSError) -> str:
+    quoted = shlex.quote(str(where))
     if error.errno in NO_ROOM:
         return f"Make room on its disk: df -h {quoted}"
     if error.errno == errno.EROFS:
         return f"It is on a read-only file system; findmnt -T {quoted} names it"
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return f"Move it away: mv {quoted} {quoted}.old"
     who = os.environ.get("USER") or "the operator"
-    return f"Let {who} write there: chmod u+rwx {quoted}"
+    return f"Let {who} read and write there: chmod u+rwX {quoted}"

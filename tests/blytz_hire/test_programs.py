@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from pgsplit.postgres.clients import Needs
 from pgsplit.postgres.connect import with_database
 from pgsplit.project.endpoints import resolve
 from pgsplit.state.ledger import open_ledger
-from tests.support.servers import DEBIAN_15, Cluster, Server, oldest
+from tests.support.run_folder import short_folder
+from tests.support.servers import DEBIAN_15, Cluster, Server, newest, oldest
 from tests.support.split import Split
 
 TABLES = """
@@ -147,6 +149,33 @@ def test_backup_of_18_is_restored_into_18_and_refused_by_15(split: Split, old: S
     assert refused.value.hint == "Restore it on a server of PostgreSQL 18 or later."
     with psycopg.connect(earlier) as database:
         assert database.execute("select to_regnamespace('blytz_hire')").fetchone() == (None,)
+
+
+def test_backup_of_a_built_service_is_restored_where_its_roles_are_not(
+    living: Split, home: Path
+) -> None:
+    """As after the loss of its server: reading through to an owner names a role, and so may
+    policies."""
+    with living.service("payments_db") as database:
+        database.execute("create role auditor")
+        database.execute("create policy audited on payments_db.payments to auditor using (true)")
+        database.execute("create policy open_to_all on payments_db.payments using (true)")
+    done = living.runner("backup", "payments", "--json", BLYTZ_HIRE_BACKUPS=str(home))
+    assert done.returncode == 0, done.stderr
+    (made,) = json.loads(done.stdout)["backups"]
+    with newest(short_folder("beside-") / "server") as cluster:
+        other = cluster.server
+        target = empty_database(other, "restored")
+        notes = " ".join(restore(PROJECT, Path(made["path"]), target).notes)
+        assert "FOR payments_owner SERVER owner_users_db" in notes
+        assert 'since role "payments_owner" does not exist.' in notes
+        assert "Left out: CREATE POLICY audited ON payments_db.payments" in notes
+        assert "open_to_all" not in notes
+        rows = "select count(*) from payments_db.payments"
+        with psycopg.connect(target) as there, living.service("payments_db") as here:
+            assert there.execute(rows).fetchone() == here.execute(rows).fetchone()
+            policies = there.execute("select polname from pg_policy").fetchall()
+            assert policies == [("open_to_all",)]
 
 
 @pytest.mark.parametrize("whose", ["the server's own version's", "the wheel's"])

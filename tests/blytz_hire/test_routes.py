@@ -289,6 +289,32 @@ def test_password_that_was_changed_elsewhere_is_noticed(verified: Split) -> None
     assert verified.runner("status", "payments", **tcp).returncode == 0
 
 
+def test_shell_that_does_not_know_a_service_makes_no_other_database(switched: Split) -> None:
+    """Whoever forgets PAYMENTS_DB_URL would get an empty database, and routes to it."""
+    here = {"PAYMENTS_DB_URL": with_database(switched.server.socket, "elsewhere")}
+    before = path_of(switched).read_text()
+    done = switched.runner("status", "payments", **here)
+    assert "If payments_db has not moved, set PAYMENTS_DB_URL instead" in words(done.stdout)
+    done = switched.runner("provision", "payments", "--new-password", **here)
+    assert done.returncode == NotReady.exit_code
+    assert "payments_db is switched, and there is no such database here" in words(done.stderr)
+    assert path_of(switched).read_text() == before
+    assert_content(switched)
+
+
+def test_unreadable_file_is_named_with_what_fixes_it(verified: Split) -> None:
+    path = path_of(verified)
+    path.rename(path.with_name("aside"))
+    path.mkdir()
+    done = verified.runner("status", "payments")
+    assert done.returncode == NotReady.exit_code
+    assert f"{path} can't be read: Is a directory" in words(done.stdout)
+    hint = done.stdout.split("Move it away: ")[1].splitlines()[0]
+    subprocess.run(["sh", "-ec", hint], check=True)
+    path.with_name("aside").rename(path)
+    assert_content(verified)
+
+
 def test_file_that_was_written_on_another_machine_can_be_copied_from_there(
     verified: Split, tmp_path: Path
 ) -> None:
@@ -326,7 +352,7 @@ def read_only(split: Split) -> Sequence[str]:
 @pytest.mark.parametrize(
     ("limit", "said", "hint"),
     [
-        pytest.param(FORBIDDEN, "Permission denied", "chmod u+rwx ", marks=as_root),
+        pytest.param(FORBIDDEN, "Permission denied", "chmod u+rwX ", marks=as_root),
         (FULL, "File too large", "Make room on its disk: df -h "),
     ],
 )

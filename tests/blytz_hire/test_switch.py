@@ -450,6 +450,10 @@ def test_rollback_warns_of_rows_that_violate_a_monolith_foreign_key(switched: Sp
         'warning: 1 row(s) of blytz_hire.payments break its foreign key "payments_userId_fkey",'
         " which replication does not check. To find them: runner.py parity payments" in said
     )
+    # The command that it names does find them.
+    ran(switched, "sync", "payments")
+    found = switched.runner("parity", "payments")
+    assert "nobody" in found.stdout, found.stdout + found.stderr
     with switched.monolith() as monolith:
         monolith.execute("delete from blytz_hire.payments where id = 'of nobody'")
     assert_alike(switched)
@@ -461,6 +465,17 @@ def test_rollback_does_not_warn_of_rows_that_broke_a_key_before_the_switch(
     """The sample has such rows; their keys are NOT VALID."""
     with switched.monolith() as monolith:
         assert reverse.broken_keys(monolith, PAYMENTS)
+    assert "break its foreign key" not in move(switched, "rollback")
+
+
+def test_rollback_of_a_switch_that_counted_nothing_does_not_warn_of_such_rows_either(
+    switched: Split,
+) -> None:
+    """As when an earlier version, or nobody, has counted them."""
+    with switched.monolith() as monolith:
+        monolith.execute(
+            "update split.ledger set detail = detail - 'broken_keys' where step = 'switch: finish'"
+        )
     assert "break its foreign key" not in move(switched, "rollback")
 
 

@@ -221,14 +221,15 @@ as $changes$
     select
         gone.table_name,
         format('column %s.%I is gone', gone.relation, gone.name)
-        || coalesce(format('; perhaps it is %I now', renamed.name), ''),
+        || coalesce('; perhaps it is ' || quote_ident(renamed.name) || ' now', ''),
         'reverse',
         case
             when renamed.name is not null then format(
                 'alter table %s rename column %I to %I;', gone.relation, renamed.name, gone.name
             )
             else format(
-                'alter table %s add column %I %s;', gone.relation, gone.name, replace(gone.was, ' not null', '')
+                'alter table %s add column %I %s; select split.refill(%L, %L);', gone.relation, gone.name,
+                replace(gone.was, ' not null', ''), gone.table_name, gone.name
             )
         end
     from compared as gone
