@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 SHOWN = 3
+# Up to which length a duration is told in a unit, and that unit's length.
+LENGTHS = ((600, 1, "s"), (36000, 60, "min"), (864000, 3600, "h"))
 UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -32,7 +34,10 @@ def seconds(count: float | None) -> str:
         return "?"
     if count < 10:
         return f"{count:.2f} s"
-    return f"{count:.0f} s" if count < 600 else f"{count / 60:,.0f} min"
+    for limit, length, unit in LENGTHS:
+        if count < limit:
+            return f"{count / length:.0f} {unit}"
+    return f"{count / 86400:,.0f} days"
 
 
 def duration(text: str) -> float | None:

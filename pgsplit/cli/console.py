@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 import click
@@ -82,7 +82,8 @@ def watching() -> AbstractContextManager[Steps]:
 
 
 def _progress_line(said: str) -> None:
-    err.print(named(said), markup=False, soft_wrap=True)
+    with suppress(OSError):  # a log on a full disk stops no switch
+        err.print(named(said), markup=False, soft_wrap=True)
 
 
 class _SafeTable(Table):

@@ -10,6 +10,7 @@ from datetime import datetime
 from psycopg import errors, sql
 
 from pgsplit.base.errors import SplitError
+from pgsplit.base.text import seconds
 from pgsplit.observe import lag
 from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
@@ -34,6 +35,7 @@ PROBE_INTERVAL_SECONDS = 0.02
 NEAR_LIMIT = 0.8
 MUCH_WAL_BYTES = 10 * 2**30
 FOLLOWER_IS_AT_WORK_SECONDS = 30.0
+NO_FOLLOWER = "no follower"
 
 ROWS = """
     select class.relname, greatest(class.reltuples, 0)::bigint
@@ -173,7 +175,7 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
                     service,
                     max_lag or connections.max_lag_seconds,
                     mirror=found.mirror_lag_seconds,
-                    tables=found.lag_seconds,
+                    tables=None if NO_FOLLOWER in "".join(found.warnings) else found.lag_seconds,
                     pending=found.pending,
                     monolith=found.way_back_lag_seconds,
                 )
@@ -333,7 +335,7 @@ def _warn_of_no_follower(stream: Stream, found: Status) -> None:
     if found.pending and row and row[0] and row[0] > FOLLOWER_IS_AT_WORK_SECONDS:
         found.warnings.append(
             f"{found.pending:,} changes wait to be applied, and the last sync was"
-            f" {row[0]:,.0f} s ago: no follower of {found.service.database} is running.\n"
+            f" {seconds(row[0])} ago: {NO_FOLLOWER} of {found.service.database} is running.\n"
             f"  hint:  runner.py sync {found.service.role} --follow"
         )
 
