@@ -68,7 +68,7 @@ UNDO = r"""
     select pg_catalog.set_config(name, coalesce(boot_val, ''), false)
     from pg_catalog.pg_settings
     where
-        source in ('database', 'user', 'database user')
+        source in ('global', 'database', 'user', 'database user')
         and category ~ '^(Client|Connections|Developer|Error|Lock|Replication|Version|Write)'
         and (
             context = 'user'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,12 +20,13 @@ from demo.project import MONOLITH, PROJECT
 from pgsplit.base.errors import ConnectionFailed
 from pgsplit.load import sample
 from pgsplit.postgres import embedded, refusals
-from pgsplit.postgres.connect import connect, with_database
+from pgsplit.postgres.connect import connect, url_of, with_database
 from pgsplit.postgres.managed import PROVIDERS, Provider, dialect
 from pgsplit.project.endpoints import resolve
 from tests.support.bouncer import PGBOUNCER, Bouncer
+from tests.support.certificates import make_certificate
 from tests.support.pasting import checked, findings, paste, paste_all
-from tests.support.servers import PASSWORD, Cluster, Server, free_port
+from tests.support.servers import PASSWORD, Cluster, Server, free_port, oldest
 from tests.support.split import Split
 from tests.support.stage import Stage, environment
 from tests.support.standby import standby
@@ -475,6 +477,39 @@ def test_password_file_alone_is_refused_before_a_mirror_is_removed(
     whole = with_database(split.server.tcp, MONOLITH)
     done = split.runner("land", "payments", "--recopy", BLYTZ_HIRE_REPLICATION_URL=whole)
     assert done.returncode == 0, done.stderr
+
+
+def test_client_certificate_is_this_machines_own(tmp_path: Path) -> None:
+    """The server reads no key of the runner's; a login with a password of its own is enough."""
+    with oldest() as old:
+        make_certificate(old.data)
+        make_certificate(tmp_path, "client", MOVER)
+        shutil.copy(tmp_path / "client.crt", old.data / "trusted.crt")
+        (old.data / "trusted.crt").chmod(0o644)
+        (old.data / "pg_hba.conf").write_text(
+            f'hostssl all "{MOVER}" all cert\nhost all all all scram-sha-256\n'
+        )
+        for statement in (
+            "alter system set ssl = on",
+            "alter system set ssl_ca_file = 'trusted.crt'",
+            f'create role "{MOVER}" login superuser',
+            "select pg_reload_conf()",
+        ):
+            old.server.execute(statement)
+        sample.create(PROJECT, old.url(MONOLITH), 300)
+        plain = old.url(MONOLITH)
+        files = {"sslcert": tmp_path / "client.crt", "sslkey": tmp_path / "client.key"}
+        fields = {**conninfo_to_dict(plain), "user": MOVER, "sslmode": "require"}
+        del fields["password"]
+        url = url_of({**fields, **{key: str(path) for key, path in files.items()}})  # type: ignore[arg-type]
+        environ = environment(url, tmp_path, tmp_path / "dbt")
+        split = Split(old.server, resolve(PROJECT, environ), environ)
+        (one,) = findings(checked(split, "payments", code=4), "reaches blytz_hire")
+        wanted = "BLYTZ_HIRE_URL uses a client certificate (sslcert) and a client key (sslkey)"
+        assert wanted in one["problem"] and "BLYTZ_HIRE_REPLICATION_URL=" in one["hint"]
+        environ["BLYTZ_HIRE_REPLICATION_URL"] = plain
+        environ["PAYMENTS_DB_REPLICATION_URL"] = old.url("payments_db")
+        checked(replace(split, environ=environ), "payments")
 
 
 def test_service_file_is_looked_up_once_for_everybody(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from pgsplit.postgres.clients import Needs
 from pgsplit.postgres.connect import with_database
 from pgsplit.project.endpoints import resolve
 from pgsplit.state.ledger import open_ledger
+from tests.support.certificates import make_certificate
 from tests.support.run_folder import short_folder
 from tests.support.servers import DEBIAN_15, Cluster, Server, newest, oldest
 from tests.support.split import Split
@@ -64,17 +63,6 @@ def old(cluster_15: Cluster) -> Server:
         database.execute(TABLES.encode())
         database.execute(VENDOR.encode())
     return server
-
-
-def make_certificate(folder: Path) -> None:
-    """Make the server's key and a certificate that it signs itself."""
-    made = ("openssl", "req", "-new", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost")
-    files = ("-keyout", str(folder / "server.key"), "-out", str(folder / "server.crt"))
-    subprocess.run([*made, *files], check=True, capture_output=True)
-    owner = folder.stat()
-    for name in ("server.key", "server.crt"):
-        os.chown(folder / name, owner.st_uid, owner.st_gid)
-        (folder / name).chmod(0o600)
 
 
 @pytest.fixture(autouse=True)

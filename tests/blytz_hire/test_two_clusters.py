@@ -128,6 +128,7 @@ def roles(apart: Apart) -> dict[str, bool]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_service_is_completed_with_the_rights_that_check_prints(apart: Apart) -> None:
     split = apart.split
     first_hour(apart)
@@ -153,6 +154,7 @@ def test_service_is_completed_with_the_rights_that_check_prints(apart: Apart) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_service_is_aborted_with_the_rights_that_check_prints(apart: Apart) -> None:
     split = apart.split
     first_hour(apart)

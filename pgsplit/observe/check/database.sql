@@ -2,51 +2,94 @@
 with
 
 here as (
-    select oid, datname, datconnlimit from pg_database where datname = current_database()
+    select
+        oid,
+        datname,
+        datconnlimit,
+        encoding
+    from pg_database
+    where datname = current_database()
 ),
 
-me as (
-    select oid, rolname from pg_roles where rolname = current_user
+entries as (
+    select
+        split_part(entry.line, '=', 1) as name,
+        substr(entry.line, strpos(entry.line, '=') + 1) as setting,
+        stored.setrole <> 0 as is_of_login,
+        stored.setdatabase <> 0 as is_of_database
+    from pg_db_role_setting as stored
+    cross join unnest(stored.setconfig) as entry (line)
+    where
+        stored.setdatabase in (
+            select 0
+            union all
+            select here.oid from here
+        )
+        and stored.setrole in (
+            select 0
+            union all
+            select role.oid from pg_roles as role
+            where role.rolname = current_user
+        )
 ),
 
 -- What is set for this login or this database; the most special one counts.
 given as (
-    select distinct on (split_part(entry, '=', 1))
-        split_part(entry, '=', 1) as name,
-        substr(entry, strpos(entry, '=') + 1) as setting
-    from pg_db_role_setting as stored
-    cross join lateral unnest(stored.setconfig) as entry
+    select distinct on (name)
+        name,
+        setting
+    from entries
+    order by name asc, is_of_login desc, is_of_database desc
+),
+
+-- Replication's own workers obey these, and no session of the runner's can undo them there.
+obeyed as (
+    select
+        name,
+        setting
+    from given
     where
-        stored.setdatabase in (0, (select oid from here))
-        and stored.setrole in (0, (select oid from me))
-    order by split_part(entry, '=', 1), stored.setrole <> 0 desc, stored.setdatabase <> 0 desc
+        (name in ('lock_timeout', 'transaction_timeout') and setting !~ '^0+[a-z]*$')
+        or (
+            name = 'default_transaction_read_only'
+            and lower(setting) in ('on', 'true', 'yes', '1')
+        )
+),
+
+undone as (
+    select name from given
+    where name ~ '_timeout$' and name not in ('lock_timeout', 'transaction_timeout')
 )
 
 select
     jsonb_build_object(
-        'name', (select format('"%s"', replace(datname, '"', '""')) from here),
-        'limit', (select datconnlimit from here),
-        'encoding', pg_encoding_to_char(database.encoding),
+        'name', format('"%s"', replace(here.datname, '"', '""')),
+        'limit', here.datconnlimit,
+        'encoding', pg_encoding_to_char(here.encoding),
         'publications', (
-            select coalesce(jsonb_agg(jsonb_build_object(
-                'name', pubname, 'all', puballtables
-            ) order by pubname), '[]')
-            from pg_publication
+            select
+                coalesce(
+                    jsonb_agg(
+                        jsonb_build_object(
+                            'name', publications.pubname, 'all', publications.puballtables
+                        )
+                        order by publications.pubname
+                    ),
+                    '[]'
+                )
+            from pg_publication as publications
         ),
-        -- Replication's own workers obey these, and no session of the runner's can undo them there.
         'obeyed', (
-            select coalesce(jsonb_agg(jsonb_build_object(
-                'name', name, 'setting', setting
-            ) order by name), '[]')
-            from given
-            where
-                name in ('lock_timeout', 'transaction_timeout') and setting !~ '^0+[a-z]*$'
-                or name = 'default_transaction_read_only' and lower(setting) in ('on', 'true', 'yes', '1')
+            select
+                coalesce(
+                    jsonb_agg(
+                        jsonb_build_object('name', obeyed.name, 'setting', obeyed.setting)
+                        order by obeyed.name
+                    ),
+                    '[]'
+                )
+            from obeyed
         ),
-        'undone', (
-            select coalesce(jsonb_agg(distinct name), '[]') from given
-            where name ~ '_timeout$' and name not in ('lock_timeout', 'transaction_timeout')
-        )
+        'undone', (select coalesce(jsonb_agg(undone.name order by undone.name), '[]') from undone)
     )
-from pg_database as database
-where database.datname = current_database()
+from here

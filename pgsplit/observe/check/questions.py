@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ DATABASE, LANDED, EXTENSIONS = (
 )
 # A service's database holds its mirror, its own tables, and their indexes.
 TIMES = 3
+# A query in a file has no parameters.
+FOLLOWED = "select set_config('split.followed', %s, false)"
 FDW = "postgres_fdw"
 
 
@@ -89,7 +92,8 @@ def held_by(monolith: Connection, service: Service) -> tuple[list[str], int]:
     tables = service.landed_tables
     columns = [f"{table}.{column}" for table, names in tables.items() for column in names]
     given = {"schema": service.mirror, "tables": list(tables), "columns": columns}
-    found = one_document(monolith, LANDED, given)
+    monolith.execute(FOLLOWED, (json.dumps(given),))
+    found = one_document(monolith, LANDED)
     return found["extensions"], found["bytes"]
 
 
@@ -203,7 +207,8 @@ def extensions(
         for table in one.follows
     )
     names = [*wanted, *([FDW] if caches else [])]
-    for name, is_offered, is_installed in database.execute(EXTENSIONS, (names,)).fetchall():
+    database.execute(FOLLOWED, (json.dumps(names),))
+    for name, is_offered, is_installed in database.execute(EXTENSIONS.encode()).fetchall():
         is_cache, is_there = name == FDW, is_installed and not absent
         sql = f'CREATE EXTENSION IF NOT EXISTS "{name}";'
         if is_cache:

@@ -165,8 +165,8 @@ def disk(place: Place, database: Connection, needed: int) -> None:
     )
 
 
-def one_document(database: Connection, query: str, parameters: Any = None) -> dict[str, Any]:
+def one_document(database: Connection, query: str) -> dict[str, Any]:
     """Ask a query that gives one JSON document."""
-    row = database.execute(query, parameters).fetchone()
+    row = database.execute(query.encode()).fetchone()
     assert row is not None
     return dict(row[0])

@@ -1,4 +1,30 @@
 -- What a server and this login's place on it look like, as one JSON document.
+with
+
+login as (
+    select
+        rolname,
+        rolconnlimit,
+        rolsuper,
+        rolvaliduntil,
+        isfinite(rolvaliduntil) and rolvaliduntil < now() + interval '60 days' as expires_soon
+    from pg_roles
+    where rolname = current_user
+),
+
+written as (
+    select case when not pg_is_in_recovery() then pg_current_wal_lsn() end as lsn
+),
+
+slots as (
+    select
+        slots.slot_name,
+        slots.active,
+        coalesce(pg_wal_lsn_diff(written.lsn, slots.restart_lsn), 0)::bigint as kept
+    from pg_replication_slots as slots
+    cross join written
+)
+
 select
     jsonb_build_object(
         'version', current_setting('server_version'),
@@ -8,25 +34,31 @@ select
         'reserved',
         current_setting('superuser_reserved_connections')::integer
         + coalesce(current_setting('reserved_connections', true), '0')::integer,
-        'connected', (select coalesce(sum(numbackends), 0)::integer from pg_stat_database),
-        'login_limit', role.rolconnlimit,
-        'is_super', role.rolsuper,
-        'expires', (
-            select to_char(role.rolvaliduntil at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')
-            where isfinite(role.rolvaliduntil) and role.rolvaliduntil < now() + interval '60 days'
+        'connected', (
+            select coalesce(sum(databases.numbackends), 0)::integer
+            from pg_stat_database as databases
         ),
-        'user', format('"%s"', replace(role.rolname, '"', '""')),
         'slots', (
-            select coalesce(jsonb_agg(jsonb_build_object(
-                'name', slot_name, 'active', active,
-                'kept', coalesce(pg_wal_lsn_diff(
-                    case when not pg_is_in_recovery() then pg_current_wal_lsn() end, restart_lsn
-                ), 0)::bigint
-            ) order by slot_name), '[]')
-            from pg_replication_slots
+            select
+                coalesce(
+                    jsonb_agg(
+                        jsonb_build_object(
+                            'name', slots.slot_name, 'active', slots.active, 'kept', slots.kept
+                        )
+                        order by slots.slot_name
+                    ),
+                    '[]'
+                )
+            from slots
         ),
         'slot_time_out', coalesce(current_setting('idle_replication_slot_timeout', true), '0'),
-        'slot_limit', current_setting('max_slot_wal_keep_size')
+        'slot_limit', current_setting('max_slot_wal_keep_size'),
+        'login_limit', login.rolconnlimit,
+        'is_super', login.rolsuper,
+        'user', format('"%s"', replace(login.rolname, '"', '""')),
+        'expires', case
+            when login.expires_soon
+                then to_char(login.rolvaliduntil at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')
+        end
     )
-from pg_roles as role
-where role.rolname = current_user
+from login
