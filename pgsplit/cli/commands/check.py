@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from textwrap import fill
 from typing import Any
 
 import rich_click as click
@@ -11,6 +10,7 @@ from rich.text import Text
 from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.cli.wrapping import wrap
 from pgsplit.observe.check.places import Finding
 from pgsplit.observe.check.run import Checked, check
 
@@ -82,12 +82,15 @@ def show(found: Checked) -> None:
     for place in found.servers:
         kind = f"{place.provider.name} {place.version}" if place.version else "not asked"
         console.say(f"{place.name} as {place.user}: {kind}")
-        console.say(_wrapped(", ".join(place.targets), "  "))
+        console.say(wrap(", ".join(place.targets), out.width, "  ", "  "))
         _table(place.findings)
     console.say("this machine")
     _table(found.machine)
-    pasted = [(place, psql, lines) for place, psql in zip(found.servers, found.psql, strict=True)
-              if (lines := place.statements())]  # fmt: skip
+    pasted = [
+        (place, psql, lines)
+        for place, psql in zip(found.servers, found.psql, strict=True)
+        if (lines := place.statements())
+    ]
     _show_rest(found, pasted_sql={line for _, _, lines in pasted for line in lines})
     for place, psql, lines in pasted:
         out.print(f"[bold]{place.name}[/]: as {place.provider.admin}, paste into", highlight=False)
@@ -108,18 +111,6 @@ def _table(findings: list[Finding] | Any) -> None:
     out.print(rows)
 
 
-def _wrapped(text: str, first: str, rest: str = "") -> str:
-    """Break text at 80 columns, but no name."""
-    return fill(
-        text,
-        80,
-        initial_indent=first,
-        subsequent_indent=rest or first,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
 def _show_rest(found: Checked, pasted_sql: set[str]) -> None:
     """Say what is missing that no statement mends, and what is worth knowing."""
     for state, title in (("missing", "To do"), ("note", "Worth knowing")):
@@ -132,7 +123,7 @@ def _show_rest(found: Checked, pasted_sql: set[str]) -> None:
         if lines:
             console.say(f"{title}:")
         for problem, hint in lines:
-            console.say(_wrapped(f"- {problem}", "  ", "    "))
+            console.say(wrap(f"- {problem}", out.width, "  ", "    "))
             if hint:
                 console.say(*(f"    {line}" for line in hint.splitlines()))
         if lines:
