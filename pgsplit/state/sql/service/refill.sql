@@ -5,7 +5,7 @@
 -- | made_name   | payments                                                      |
 -- | made_column | amount                                                        |
 --
--- Returns how many rows it has filled. Only what is null gets a value; what was written since stays.
+-- Returns how many rows it has filled. Only null gets a value; what was written since stays.
 create or replace function split.refill(made_name text, made_column text)
 returns bigint
 language plpgsql
