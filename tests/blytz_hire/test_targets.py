@@ -617,7 +617,7 @@ def test_pgbouncer_accepts_passwords_with_special_characters(bouncer: Bouncer) -
     places = (Side.SERVICE, Side.SERVICE)
     moved = replace(bouncer.connections, urls=urls)
     said = env_file.establish(PAYMENTS, moved, own, moved.monolith_url, places)
-    assert not any("ouncer" in note for note in said)
+    assert not any("PgBouncer" in note for note in said)
     assert bouncer.where() == "payments_db"
     path = bouncer.connections.folder / "pgbouncer.ini"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
