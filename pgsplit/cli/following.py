@@ -70,6 +70,9 @@ class Following:
     live: Live | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self.begun = self.clock()
+
     def tick(self, tick: Tick) -> None:
         """Take in how one follower is doing."""
         with self.lock:
@@ -101,6 +104,8 @@ class Following:
         now, condition, tick = self.clock(), self.condition(known), known.tick
         if condition is Condition.IDLE and not known.has_ticked:
             return  # it has only begun
+        if condition is Condition.LAGS and now - self.begun < LINES_APART_SECONDS:
+            return  # what came while nobody followed is only just being applied
         if known.told_at is not None:
             grave = (Condition.TROUBLE, Condition.HUNG)
             has_changed = condition is not known.told or tick.trouble != known.told_trouble

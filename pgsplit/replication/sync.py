@@ -242,8 +242,8 @@ def _apply_once(
 ) -> tuple[Synced, Found]:
     with database.transaction():
         database.execute("set transaction isolation level repeatable read")
-        # Without a limit: the sync before this one may take long.
-        database.execute(f"set local lock_timeout = {holders.milliseconds(within_seconds)}")
+        if within_seconds:  # else without a limit: the sync before this one may take long
+            database.execute(f"set local lock_timeout = {holders.milliseconds(within_seconds)}")
         # The lock comes before the snapshot, which so contains what the sync before has done.
         lock_syncs(database)
         if not within_seconds:  # but who has locked a table of the service's is named

@@ -224,6 +224,7 @@ def test_followers_in_different_conditions_look_different(
         shown.tick(Tick(PAYMENTS, **{"lag_seconds": 0.5, **said}))
         return lines_of(capsys)
 
+    assert tick(0, lag_seconds=3600.0) == []  # nobody has followed for an hour
     assert tick(0) == ["payments_db: idle, 0.50 s behind"]
     assert tick(30) == []
     assert tick(30) == ["payments_db: idle, 0.50 s behind"]  # once a minute

@@ -287,7 +287,7 @@ class World:
         Returns:
             What the sync and the status complain about, with their hints; nothing if all is well.
         """
-        states, connections = self.states(), self.connections
+        states, connections = self.states(), self.as_people
         found = []
         for service in self.project.services.values():
             try:
