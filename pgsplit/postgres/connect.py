@@ -17,6 +17,12 @@ from pgsplit.postgres import embedded_url, refusals, session_settings, values
 SERVER_GONE = ("57P01", "57P02", "57P03")
 DEFAULTS = {"host": "localhost", "port": "5432", "user": "postgres"}
 CONNECT_TIMEOUT_SECONDS = 10
+SHORT_TIMEOUT_SECONDS = 3
+# A server that has failed over, or was copied file by file, keeps its number.
+IDENTITY = """
+    select system_identifier, database.oid
+    from pg_control_system(), pg_database as database where datname = current_database()
+"""
 # How long a statement may wait for a table that somebody alters.
 LOCK_TIMEOUT = "5s"
 APPLICATION_NAME = "pgsplit"
@@ -64,6 +70,20 @@ def same_database(url: str, other: str) -> bool:
     parts = ("host", "port", "dbname")
     one, two = ({"port": "5432", **conninfo_to_dict(place)} for place in (url, other))
     return [str(one.get(part)) for part in parts] == [str(two.get(part)) for part in parts]
+
+
+def is_one_database(url: str, other: str) -> bool:
+    """Tell whether two URLs lead to the same database, perhaps by other names of its server."""
+    if same_database(url, other):
+        return True
+    try:
+        with (
+            connect(url, "first", connect_timeout=SHORT_TIMEOUT_SECONDS) as one,
+            connect(other, "second", connect_timeout=SHORT_TIMEOUT_SECONDS) as two,
+        ):
+            return one.execute(IDENTITY).fetchone() == two.execute(IDENTITY).fetchone()
+    except ConnectionFailed:
+        return False
 
 
 def describe(url: str) -> str:

@@ -17,7 +17,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres import embedded_url
-from pgsplit.postgres.connect import DEFAULTS, same_database, url_of, with_database
+from pgsplit.postgres.connect import (
+    DEFAULTS,
+    is_one_database,
+    same_database,
+    url_of,
+    with_database,
+)
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.routing.routes import Routes, Side, file, load, place
@@ -151,7 +157,8 @@ def is_of_another_monolith(routes: Routes, connections: Connections) -> bool:
     if not routes.monolith or connections.application_url or same_database(routes.monolith, here):
         return False
     if routes.monolith_is:
-        return routes.monolith_is != place(here)
+        is_here = routes.monolith_is == place(here) or is_one_database(routes.monolith, here)
+        return not is_here
     # A file of an earlier version: applications may call the server by another name.
     return embedded_url.is_url(routes.monolith)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.postgres.connect import describe, same_database
+from pgsplit.postgres.connect import describe, is_one_database
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.routing import pgbouncer
@@ -157,7 +157,7 @@ def establish(
 def has_own_url(service: Service, connections: Connections) -> bool:
     """Tell whether a service has a URL of its own on its present server."""
     own = read_url(file(service, connections))
-    return bool(own) and same_database(own, connections.urls[service.database])
+    return bool(own) and is_one_database(own, connections.urls[service.database])
 
 
 def own_url(service: Service, connections: Connections) -> str:
@@ -181,7 +181,7 @@ def own_url(service: Service, connections: Connections) -> str:
             where=str(path),
             hint=f"runner.py provision {service.role}",
         )
-    if not same_database(own, connections.urls[service.database]):
+    if not is_one_database(own, connections.urls[service.database]):
         raise NotReady(
             f"{path} is for another server; {service.database} is elsewhere now.",
             where=describe(connections.urls[service.database]),
@@ -200,7 +200,7 @@ def _keep_of_others(service: Service, connections: Connections) -> list[str]:
     """Copy a file that is for another server; its password may be the only copy."""
     path = file(service, connections)
     own = read_url(path)
-    if not own or same_database(own, connections.urls[service.database]):
+    if not own or is_one_database(own, connections.urls[service.database]):
         return []
     kept = path.with_name(f"{path.name}.{datetime.now(timezone.utc):%Y%m%d-%H%M%S}")
     keep(path, kept)

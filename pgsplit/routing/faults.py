@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.postgres.connect import connect, same_database
+from pgsplit.postgres.connect import SHORT_TIMEOUT_SECONDS, connect, is_one_database
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.routing import applications, env_file
@@ -57,7 +57,7 @@ def of_file(
 def strange(service: Service, connections: Connections, routes: Routes) -> list[Fault]:
     """Find out whether a file belongs to other servers, such as those of the demo."""
     path, here = file(service, connections), connections.urls[service.database]
-    if not same_database(routes.own, here):
+    if not is_one_database(routes.own, here):
         return [
             (
                 f"{path} is for another server, {place(routes.own)}; {service.database} is"
@@ -125,7 +125,7 @@ def is_refused(service: Service, connections: Connections) -> bool:
     """Tell whether the server refuses the password in a service's file; not whether it answers."""
     try:
         own = env_file.own_url(service, connections)
-        connect(own, service.database, connect_timeout=3).close()
+        connect(own, service.database, connect_timeout=SHORT_TIMEOUT_SECONDS).close()
     except ConnectionFailed as error:
         return "password authentication failed" in error.what
     return False

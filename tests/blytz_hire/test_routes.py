@@ -192,19 +192,31 @@ def test_file_of_another_monolith_is_named_and_kept(split: Split, tmp_path: Path
     assert len(kept) == 1 and kept[0].read_text() == demo
     assert f"that file is called {kept[0].name} now" in said
     text = (folder / "payments.env").read_text()
-    assert "pgsplit-0" not in text
+    assert "pgsplit-0'" not in text and "pgsplit-0123456789ab" not in text
     assert "runner's own login" in said
     done = split.runner("status", "payments", **here)
     assert done.returncode == 0, done.stdout
 
 
+def test_server_under_another_name_is_the_same(verified: Split) -> None:
+    """As on the machine of another operator, who calls it by its address."""
+    here = {"BLYTZ_HIRE_URL": with_database(verified.server.tcp, MONOLITH)}
+    here |= {"PAYMENTS_DB_URL": with_database(verified.server.tcp, "payments_db")}
+    done = verified.runner("status", "payments", **here)
+    assert done.returncode == 0, done.stdout
+    done = verified.runner("switch", "payments", "--dry-run", "--no-backup", **here)
+    assert done.returncode == 0, done.stderr
+
+
 def test_monolith_that_moved_is_named_before_applications_go_there(verified: Split) -> None:
-    """The service is the same, and the monolith is reached under another name."""
+    """The service is the same; where its applications find the monolith nobody answers any more."""
+    path = verified.connections.folder / "payments.env"
+    path.write_text(path.read_text().replace(f"/{MONOLITH}", f"/{MONOLITH}_before"))
     moved = {"BLYTZ_HIRE_URL": with_database(verified.server.tcp, MONOLITH)}
     moved |= {"PAYMENTS_DB_URL": verified.connections.urls["payments_db"]}
     done = verified.runner("switch", "payments", "--dry-run", **moved)
     assert done.returncode == NotReady.exit_code
-    assert "payments.env names another monolith, database blytz_hire on" in words(done.stderr)
+    assert "payments.env names another monolith, database blytz_hire_before" in words(done.stderr)
     done = verified.runner("status", "payments", **moved)
     assert "warning: " in done.stdout and "names another monolith" in words(done.stdout)
     said = pasted(verified, hint_of(done), **moved)
