@@ -192,9 +192,10 @@ class _Judge:
         for key in sorted(found.keys() - client.rows.keys()):
             yield f"{where}: {key} = {found[key]} was never written"
         for key, row in client.rows.items():
-            loss = self._hit(row)
-            if row.missing and not loss:
+            if row.missing and not self._hit(row):
                 yield f"{where}: {key} was not there when its client wrote it once more"
+        for key, row in client.rows.items():
+            loss = self._hit(row)
             if not row.may_be(found.get(key)) and not (loss and self._is_excused(loss, key, row)):
                 yield (
                     f"{where}: {key} is {found.get(key)}, and must be {row.value}"
