@@ -98,7 +98,6 @@ def test_dry_run_works_on_a_copy_and_leaves_production_unchanged(
     assert "Dry run: production was only read. A copy of " in ran.stdout
     assert "psql" not in ran.stdout
     assert not (Path(split.environ["BLYTZ_HIRE_CONNECTIONS"])).exists()
-    assert all(len(line) <= 80 for line in ran.stdout.splitlines() if "Dry run" not in line)
 
 
 @pytest.mark.slow
