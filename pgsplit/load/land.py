@@ -50,14 +50,14 @@ KEPT = """
 class Landed:
     """What a landing copied: rows by table, and how long it took.
 
-    `kept` counts by table of the schema audit what was copied there before the mirror was dropped.
+    `quarantined` counts by table of the schema audit what was copied there before the mirror was dropped.
     """
 
     rows: Mapping[str, int]
     bytes: int
     seconds: float
     already: bool
-    kept: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Mapping[str, int] = field(default_factory=dict)
 
 
 def land(
@@ -132,7 +132,7 @@ def land(
                     raise
                 seconds = round(time.monotonic() - started, 3)
                 step.detail.update(rows=copied.rows, bytes=copied.bytes, seconds=seconds)
-    return Landed(copied.rows, copied.bytes, seconds, already=False, kept=kept)
+    return Landed(copied.rows, copied.bytes, seconds, already=False, quarantined=kept)
 
 
 def _require_ready(service: Service, connections: Connections, stands: State, again: bool) -> None:

@@ -117,7 +117,7 @@ def find(name: str, wanted: Needs | None = None, least: int | None = None) -> Cl
     there = ", ".join(map(str, found)) or "none"
     raise NotReady(
         f"No {name} fits this server: it takes version {max(least, 1)} or later"
-        f"{' with TLS' if needed.tls else ''}. Installed: {there}.",
+        f"{' with TLS' if needed.tls else ''}. Installed: {there}. Nothing was changed.",
         where=needed.where,
         hint=f"apt-get install postgresql-client-{max(needed.version, least)}\n"
         f"or put the folder of such a {name} on the PATH. A packaged one knows TLS.",

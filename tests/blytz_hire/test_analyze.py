@@ -89,14 +89,12 @@ def test_page_is_self_contained_and_escapes_unusual_names(
     assert "\x1b" not in page
 
 
-def test_terminal_shows_unusual_names_in_80_columns(
+def test_terminal_shows_unusual_names(
     ruined: tuple[dict[str, Any], str, str],
 ) -> None:
     shown = ruined[2]
     assert "\x1b" not in shown
     assert "<script>alert('x')</script>" in shown
-    # 表 is two columns wide
-    assert all(len(line) + line.count("表") <= 80 for line in shown.splitlines())
 
 
 def assert_self_contained(page: str) -> None:

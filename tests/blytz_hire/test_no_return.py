@@ -14,7 +14,7 @@ from pgsplit.base.errors import NotReady
 from pgsplit.cutover import later
 from pgsplit.cutover.cutover import Cutover
 from pgsplit.cutover.rollback import Rollback
-from pgsplit.postgres import embedded, programs
+from pgsplit.postgres import clients, embedded, wheel
 from pgsplit.postgres.connect import with_database
 from pgsplit.replication import capacity
 from pgsplit.replication import slot as slots
@@ -228,8 +228,9 @@ def older_pg_dump(split: Split, stage: Stage) -> Iterator[Found]:
     if not (DEBIAN_15 / "pg_dump").exists():
         pytest.skip("PostgreSQL 15 is not installed; apt-get install postgresql-15")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "find", lambda name: str(DEBIAN_15 / name))
-        yield "pg_dump can't back up", {}
+        patch.setattr(clients, "FOLDERS", (str(DEBIAN_15),))
+        patch.setattr(wheel, "programs", lambda: None)
+        yield "No pg_dump fits this server: it takes version 18 or later", {"PATH": "/bin"}
 
 
 def restarted(stage: Stage, **settings: str) -> None:

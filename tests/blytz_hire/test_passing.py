@@ -197,10 +197,11 @@ def test_service_login_has_no_right_that_leads_past_the_triggers(switched: Split
 
 
 def test_only_one_place_trusts_a_setting_that_anybody_can_set() -> None:
-    """Others may read settings of PostgreSQL, and those that an upgrade has just set itself."""
+    """Others may read settings of PostgreSQL, and those that its own session has just set."""
     known = {
         "transaction_isolation", "transaction_read_only", "server_version_num",
         "split.database", "split.mirror", "split.read_from",
+        "split.followed", "split.goes_nowhere", "split.service_schema",
     }  # fmt: skip
     found: dict[str, set[str]] = {}
     for path in (ROOT / "pgsplit").rglob("*"):

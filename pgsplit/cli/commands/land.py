@@ -59,4 +59,4 @@ def show_landed(landed: Mapping[Service, Landed]) -> None:
         )
     console.out.print(rows)
     for one in landed.values():
-        console.show_quarantined(one.kept)
+        console.show_quarantined(one.quarantined)

@@ -49,8 +49,8 @@ comment on column split.service.as_of is
 comment on column split.service.switched_at is
 'Since when the service writes its tables itself; null while the monolith is the source of truth.';
 comment on column split.service.ended_switch is
-'The `switched_at` that the last rollback has ended, by which a monolith is known that has forgotten'
-' the rollback.';
+'The `switched_at` that the last rollback has ended; it tells whether a monolith has forgotten that'
+' rollback.';
 comment on column split.service.first_write_at is
 'When the service first wrote after that, by this server''s clock.';
 comment on column split.service.keep_events is 'How long events are kept.';
