@@ -28,10 +28,11 @@ test-quick: .venv/ready-dev
 lint: .venv/ready-dev
 	$(PYTEST) tests/lint
 
-# The runner and the servers killed at every step of a switch and of a rollback; four minutes. In
-# the order of the file: tests of two servers share them, and a completion is the last of them
+# The runner and the servers killed at every step of a switch and of a rollback, and somebody in the
+# way at every step; eight minutes. In the order of the files: tests of two servers share them, and a completion is the last of them
 test-faults: .venv/ready-dev
-	$(PYTEST) -p no:randomly -m "faults or not faults" tests/blytz_hire/test_switch_faults.py
+	$(PYTEST) -p no:randomly -m "faults or not faults" tests/blytz_hire/test_switch_faults.py \
+		tests/blytz_hire/test_blockers.py
 
 # Random lives of services with random faults, while clients write: make torture CYCLES=100 JOBS=2.
 # A failure names the seed that repeats it

@@ -50,7 +50,8 @@ KEPT = """
 class Landed:
     """What a landing copied: rows by table, and how long it took.
 
-    `quarantined` counts by table of the schema audit what was copied there before the mirror was dropped.
+    `quarantined` counts by table of the schema audit what was copied there before the mirror was
+    dropped.
     """
 
     rows: Mapping[str, int]
