@@ -29,7 +29,8 @@ lint: .venv/ready-dev
 	$(PYTEST) tests/lint
 
 # The runner and the servers killed at every step of a switch and of a rollback, and somebody in the
-# way at every step; eight minutes. In the order of the files: tests of two servers share them, and a completion is the last of them
+# way at every step; eight minutes. In the order of the files: tests of two servers share them, and a
+# completion is the last of them
 test-faults: .venv/ready-dev
 	$(PYTEST) -p no:randomly -m "faults or not faults" tests/blytz_hire/test_switch_faults.py \
 		tests/blytz_hire/test_blockers.py

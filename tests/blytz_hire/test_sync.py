@@ -478,6 +478,19 @@ def test_lost_part_of_the_stream_is_reported_and_the_mirror_is_recopied(
 
 
 @pytest.mark.slow
+def test_new_mirror_is_compared_whatever_was_compared_before(living: Split) -> None:
+    """As if a follower had compared all rows just before the old mirror was dropped."""
+    with living.service("payments_db") as database:
+        database.execute("alter subscription split_payments_db disable")
+        add_payments(living, 7, "only-in-the-new-mirror-")
+        assert living.runner("land", "payments", "--recopy").returncode == 0
+        database.execute("update split.service_tables set is_stale = false")
+    built = living.runner("run", "payments")
+    assert built.returncode == 0, built.stderr
+    assert_in_step(living)
+
+
+@pytest.mark.slow
 def test_changed_definition_is_compared_in_full_until_the_service_writes(living: Split) -> None:
     payment = first_payment(living)
     run = ("run", "--target", "payments_db", "--select", "payments")

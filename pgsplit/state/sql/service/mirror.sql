@@ -80,7 +80,8 @@ $refuse$;
 
 -- Puts the triggers on a mirror table, named without its schema. Skips a table that has not landed
 -- yet; the next build finds it. Idempotent. Triggers are only made where they are missing, since
--- making one waits for the transaction that replication is applying.
+-- making one waits for the transaction that replication is applying. What such a
+-- table holds was never captured, so those that follow it are compared with all of it.
 create or replace function split.watch(mirror text)
 returns void
 language plpgsql
@@ -109,6 +110,8 @@ begin
         'create trigger split_refuse_edits before insert or update or delete or truncate on %s'
         ' for each statement execute function split.refuse_edits()', relation
     );
+    update split.service_tables set is_stale = true
+    where format('%s.%s', schema, mirror) = any(follows);
 end
 $watch$;
 
