@@ -120,25 +120,17 @@ def _try(
     return "" if any(one in said for one in REACHED) else said
 
 
-def _home(place: Place) -> tuple[str, Connection] | None:
-    """Find a database in which this login may create a subscription, and its target."""
-    for target, one in place.asked.items():
-        if one.execute(CREATES).fetchone() == (True,):
-            return target, one
-    return None
+def _home(place: Place) -> Connection | None:
+    """Find a database in which this login may create a subscription."""
+    asked = place.asked.values()
+    return next((one for one in asked if one.execute(CREATES).fetchone() == (True,)), None)
 
 
 @contextmanager
 def _inside(place: Place, connections: Connections) -> Iterator[Connection]:
-    """Give a database in which this login may create a subscription; one for the trial if none.
-
-    By a connection of its own: the trial is a transaction, and other servers' trials ask this one.
-    """
+    """Give a database in which this login may create a subscription; one for the trial if none."""
     if home := _home(place):
-        target, found = home
-        url = with_database(connections.urls[target], found.info.dbname)
-        with connect(url, target) as inside:
-            yield inside
+        yield home
         return
     target, server = next(iter(place.asked.items()))
     name = f"{TRIAL}{server.info.backend_pid}"
