@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication import forgotten
 from pgsplit.routing import applications, env_file, faults
 from pgsplit.routing.announce import AFTER_CHANGE_SECONDS, announce
 from pgsplit.state.ledger import Ledger, State
@@ -22,6 +23,7 @@ def reroute(service: Service, connections: Connections, ledger: Ledger) -> list[
         What was wrong and what became of it, for people; nothing if nothing was wrong.
 
     Raises:
+        ConnectionFailed: the service's database can't be reached, which may know better.
         NotReady: the file can't be written.
     """
     monolith, state = ledger.connection, ledger.state(service)
@@ -33,6 +35,10 @@ def reroute(service: Service, connections: Connections, ledger: Ledger) -> list[
     wrong = faults.wrong_sides(service, connections, monolith, is_switched=is_switched)
     if not wrong:
         return []
+    with connections.connect(service.database) as database:
+        # A monolith that was restored to a moment before the switch does not know the right side.
+        if problem := forgotten.problem(service, monolith, database):
+            return [f"{problem.what} To fix it: {problem.hint}"]
     routes = env_file.read(service, connections)
     reads, writes = applications.sides_wanted(monolith, service, routes, is_switched=is_switched)
     with ledger.step(service, "route", reads=reads.value, writes=writes.value) as step:

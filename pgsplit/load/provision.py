@@ -27,6 +27,7 @@ from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import login
+from pgsplit.replication.forgotten import require_remembered
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.stream import Stream
 from pgsplit.routing import applications, env_file, faults
@@ -93,7 +94,8 @@ def provision(
 
     Raises:
         ConnectionFailed: the server can't be reached.
-        NotReady: the login lacks CREATEDB or CREATEROLE, or an abort was interrupted.
+        NotReady: the login lacks CREATEDB or CREATEROLE, an abort was interrupted, or one side has
+            forgotten a cutover.
         TargetOccupied: somebody else owns the database or something in it, or has created a role
             of that name.
     """
@@ -121,6 +123,7 @@ def provision(
             if exists:
                 with connect(url, service.database) as inside:
                     require_usable(inside, service)
+                    require_remembered(service, ledger.connection, inside)
             elif ledger.state(service).reached(State.SWITCHED):
                 raise NotReady(
                     f"{service.database} is {ledger.state(service).value}, and there is no such"

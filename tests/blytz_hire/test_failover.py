@@ -299,6 +299,11 @@ def test_monolith_fails_over_to_before_the_switch(verified_apart: Apart) -> None
     said = ran(split, "abort", "payments", code=4)
     assert "payments_db has been the source of truth since" in said
     assert "runner.py repair payments" in said
+    routes = split.connections.folder / "payments.env"
+    before = routes.read_text()
+    assert "runner.py repair payments" in ran(split, "resume")
+    assert "runner.py repair payments" in ran(split, "provision", "payments", code=4)
+    assert routes.read_text() == before  # what applications write still goes to the service
     ran(split, "repair", "payments")
     assert holds(split, Side.MONOLITH, name)
     ran(split, "status", "payments")
