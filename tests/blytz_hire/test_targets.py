@@ -165,6 +165,12 @@ def test_new_password_does_not_change_the_routes(split: Split) -> None:
     assert login_of(after.read) == ("payments_db", "payments_service")
 
 
+def let_the_service_know(split: Split) -> None:
+    """Record in the service's database, too, that it is switched."""
+    with split.service("payments_db") as database:
+        database.execute("update split.service set switched_at = now()")
+
+
 @pytest.mark.parametrize(
     ("state", "place"), [("verified", Side.MONOLITH), ("switched", Side.SERVICE)]
 )
@@ -172,6 +178,8 @@ def test_lost_env_file_is_rebuilt_from_the_ledger(split: Split, state: str, plac
     provision_payments(split.connections)
     with split.monolith() as monolith:
         monolith.execute("update split.states set state = %s", (state,))
+    if state == "switched":
+        let_the_service_know(split)
     env_file.file(PAYMENTS, split.connections).unlink()
     provision_payments(split.connections, new_password=True)
     target = env_file.read(PAYMENTS, split.connections)
@@ -628,6 +636,7 @@ def test_new_password_reaches_pgbouncer(bouncer: Bouncer) -> None:
     assert bouncer.where() == "payments_db"
     with bouncer.split.monolith() as monolith:
         monolith.execute("update split.states set state = 'switched'")
+    let_the_service_know(bouncer.split)
     assert not any(
         "ouncer" in note
         for note in provision_payments(bouncer.connections, new_password=True).notes
