@@ -33,7 +33,8 @@ def _tolerant(loader: type[Loader]) -> type[Loader]:
     class Tolerant(loader):  # type: ignore[misc, valid-type]
         def load(self, data: Buffer) -> Any:
             said = bytes(data)
-            if said.lower().endswith(NOT_FINITE):  # psycopg takes an interval for one of nothing
+            # psycopg would read an infinite interval as an empty one.
+            if said.lower().endswith(NOT_FINITE):
                 return said.decode()
             try:
                 return super().load(said)

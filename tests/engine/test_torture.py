@@ -223,7 +223,7 @@ def test_row_that_its_client_does_not_find_is_wrong(world: World) -> None:
 
 @pytest.mark.slow
 def test_operator_follows_what_the_last_command_says(world: World) -> None:
-    """What `status` says comes after it: `verify`, which finds rows that only a copy mends."""
+    """What `status` says comes after it: `verify`, which finds rows that need a copy."""
     world.enter("verified")
     with world.connections.connect("ordering") as database:
         database.execute("delete from ordering.orders where id = 'order-1'")

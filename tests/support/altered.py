@@ -32,7 +32,7 @@ class Altered:
         return Project(self.root)
 
     def run(self, *arguments: str, **environ: str) -> Done:
-        """Run a command of `pgsplit` on it, which reads its files anew."""
+        """Run a command of `pgsplit` on it, which reads its files again."""
         pairs.cache_clear()
         out, err = io.StringIO(), io.StringIO()
         target = {"DBT_TARGET_PATH": str(self.root / "target")}

@@ -112,7 +112,7 @@ def _table(findings: list[Finding] | Any) -> None:
 
 
 def _show_rest(found: Checked, pasted_sql: set[str]) -> None:
-    """Say what is missing that no statement mends, and what is worth knowing."""
+    """Say what is missing that no statement fixes, and what is worth knowing."""
     for state, title in (("missing", "To do"), ("note", "Worth knowing")):
         rest = [one for one in found.findings if one.state == state and one.need.problem]
         lines = dict.fromkeys(

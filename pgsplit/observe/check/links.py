@@ -103,7 +103,7 @@ def _answer(place: Place, link: Link, said: str, connections: Connections) -> Ne
 
 
 def _let_in(source: Place, link: Link, said: str, url: str, connections: Connections) -> None:
-    """Note what a statement at the source would mend, such as a right to connect."""
+    """Note what a statement at the source would fix, such as a right to connect."""
     where = conninfo_to_dict(url or connections.for_servers(link.source))
     given = {key: str(value) for key, value in where.items()}
     found = refusals.explain(said, "", given)
