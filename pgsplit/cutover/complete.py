@@ -21,11 +21,12 @@ from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import reach, requirements, shared
+from pgsplit.replication import forgotten, reach, requirements, shared
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import Stream
+from pgsplit.replication.subscription import drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, Saga, Step
@@ -151,6 +152,13 @@ class Complete(SagaOperation[Completed]):
                 self.result.is_undone = True
         return self.result
 
+    def complete_again(self) -> Completed:
+        """Complete a service whose completion one side has forgotten; `resume` goes on with it."""
+        with self.prepared():
+            rest = self.steps(from_commit=True)
+            self.result.warnings += rest.run(self.ledger, self.say, **self.intent())
+        return self.result
+
     def dump(self) -> Mapping[str, Any]:
         """Dump the monolith's tables before they are retired."""
         if self.with_backup:
@@ -167,6 +175,12 @@ class Complete(SagaOperation[Completed]):
 
     def reparent(self) -> Mapping[str, Any]:
         """Let consumers get what they share from the service; idempotent."""
+        if self._is_known():
+            # They do already. A monolith that was restored may publish its old tables once more.
+            for consumer in shared.consumers(self.service):
+                tables = list(shared.shared(self.service, consumer))
+                drop_tables(self.session.monolith, consumer.replication, consumer.mirror, tables)
+            return {"consumers": []}
         for consumer in shared.consumers(self.service):
             with self.connections.connect(consumer.database) as database:
                 stream = Stream(consumer, self.session.monolith, database)
@@ -210,6 +224,10 @@ class Complete(SagaOperation[Completed]):
         def drop() -> None:
             for statement in statements:
                 database.execute(statement)
+            database.execute(
+                "update split.service set completed_at = clock_timestamp()"
+                " where completed_at is null"
+            )
 
         change_definitions(database, self.session.service_fence.tables, drop)
         return {"dropped": statements}
@@ -227,6 +245,11 @@ class Complete(SagaOperation[Completed]):
         if self.service in read_through.owners(self.service.project):
             self.result.warnings += read_through.reconnect_all(self.connections, self.ledger)
         return {"warnings": self.result.warnings}
+
+    def _is_known(self) -> bool:
+        """Tell whether either side knows that the service is completed already."""
+        known = forgotten.knows_completion(self.session.database)
+        return bool(known) or self.ledger.state(self.service) is State.COMPLETED
 
     def _check_consumers(self, found: PreflightReport) -> None:
         """Consumers must be built, and there must be room for shared streams to all of them."""

@@ -10,6 +10,7 @@ is undone; after it, the cutover can only be finished.
 
 from __future__ import annotations
 
+import gc
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -227,6 +228,8 @@ class Cutover(Holding, SagaOperation[Moved]):
         self._route(reads, writes)
         self.prepare()
         self.keep_writable()  # what it has made, too
+        # A look at all that was loaded so far takes Python's collector 16 ms, in a pause of 25.
+        gc.freeze()
 
     def close(self) -> dict[str, Any]:
         """Close the old side; try until the pause would be over, and never wait long in one try."""

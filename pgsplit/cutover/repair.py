@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from psycopg import errors, sql
 
 from pgsplit.base.errors import NotReady, SplitError
-from pgsplit.cutover.complete import has_ended_reverse
+from pgsplit.cutover.complete import Complete, has_ended_reverse
 from pgsplit.cutover.locks import patiently
 from pgsplit.cutover.operation import Operation
 from pgsplit.cutover.preflight import PreflightReport
@@ -28,13 +28,14 @@ from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, reach, triggers
-from pgsplit.replication.forgotten import Forgotten, forgotten
+from pgsplit.replication.forgotten import COMPLETIONS, Forgotten, forgotten, require_remembered
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.shared import (
     SharedStream,
     completed_owners,
     needs_monolith,
     owners,
+    require_owners_remembered,
     shared,
 )
 from pgsplit.replication.slot import Connection, exported_snapshot
@@ -67,13 +68,15 @@ class Repaired:
 
     Without a stream, rows of the service's own tables and of its mirror. `kept` counts by table of
     the schema audit what was copied there before it was replaced. `returned` if the monolith is
-    the source of truth again, since the service's database had forgotten the switch.
+    the source of truth again, since the service's database had forgotten the switch; `completed` if
+    one side had forgotten that the service is completed.
     """
 
     stream: str
     rows: dict[str, int]
     kept: dict[str, int] = field(default_factory=dict)
     returned: bool = False
+    completed: bool = False
     warning: str = ""
 
 
@@ -130,8 +133,12 @@ class Repair(Operation[list[Repaired]]):
         require_finished(service, ledger, but=allowed)
         if ledger.state(service).reached(State.LANDED):
             with open_session(service, self.connections) as session:
-                if self._forgotten(session) is Forgotten.SWITCH_BY_MONOLITH:
+                what = self._forgotten(session)
+                if what is Forgotten.SWITCH_BY_MONOLITH or what in COMPLETIONS:
                     return PreflightReport()
+                if what is Forgotten.SWITCH_AND_COMPLETION_BY_SERVICE:
+                    require_remembered(service, session.monolith, session.database)
+                require_owners_remembered(session.monolith, service, self.connections)
                 if ledger.state(service) is State.SWITCHED:
                     drift.check_written(
                         session.monolith, session.database, service, service.owned_tables
@@ -157,6 +164,10 @@ class Repair(Operation[list[Repaired]]):
                 return
             if what is Forgotten.SWITCH_BY_MONOLITH:
                 record_switch(session, self.ledger)
+            if what in COMPLETIONS:
+                again = Complete(session, self.ledger, self.say).complete_again()
+                warning = "\n".join(again.warnings)
+                self.result.append(Repaired("", {}, completed=True, warning=warning))
             for needed in self._needed(session):
                 name = needed.stream.name
                 self.say(name)

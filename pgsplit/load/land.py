@@ -28,7 +28,7 @@ from pgsplit.project.project import Service
 from pgsplit.replication import continuity, login, reach, requirements, reverse
 from pgsplit.replication.forgotten import Forgotten, forgotten, require_remembered
 from pgsplit.replication.reverse import ReverseStream
-from pgsplit.replication.shared import needs_monolith
+from pgsplit.replication.shared import needs_monolith, require_owners_remembered
 from pgsplit.replication.slot import exported_snapshot
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.subscription import publish, subscribe
@@ -113,7 +113,7 @@ def land(
             requirements.source(monolith, service, tables)
             requirements.target(target, service)
             reach.require_reachable(stream, connections)
-            kept = _release(stream, ledger) if has_landed else {}
+            kept = _release(stream, ledger, connections) if has_landed else {}
             _clear(stream)
             requirements.nothing_in_the_way(monolith, target, service)
             intent = {"publication": service.replication, "slot": service.replication}
@@ -163,7 +163,7 @@ def _require_still_there(stream: Stream) -> None:
         )
 
 
-def _release(stream: Stream, ledger: Ledger) -> Mapping[str, int]:
+def _release(stream: Stream, ledger: Ledger, connections: Connections) -> Mapping[str, int]:
     """Return a service to the state before its landing; its own tables stay unchanged.
 
     The state changes before anything is removed, so that the next landing knows about it whatever
@@ -178,6 +178,7 @@ def _release(stream: Stream, ledger: Ledger) -> Mapping[str, int]:
         if what is Forgotten.ROLLBACK_BY_SERVICE:
             reverse.stop(ReverseStream(stream.service, stream.monolith, stream.database))
         require_remembered(stream.service, stream.monolith, stream.database)
+        require_owners_remembered(stream.monolith, stream.service, connections)
         kept = _keep_what_arrived(stream)
     with ledger.step(stream.service, "release", slot=stream.service.replication):
         ledger.return_to(stream.service, State.PROVISIONED)

@@ -63,6 +63,14 @@ class Forgotten(Enum):
     ROLLBACK_BY_SERVICE = "rollback by service"
     SWITCH_BY_SERVICE = "switch by service"
     ROLLBACK_BY_MONOLITH = "rollback by monolith"
+    COMPLETION_BY_SERVICE = "completion by service"
+    COMPLETION_BY_MONOLITH = "completion by monolith"
+    SWITCH_AND_COMPLETION_BY_SERVICE = "switch and completion by service"
+
+
+# Until it knows again, its rows are older than the service's.
+BY_MONOLITH = (Forgotten.SWITCH_BY_MONOLITH, Forgotten.COMPLETION_BY_MONOLITH)
+COMPLETIONS = (Forgotten.COMPLETION_BY_SERVICE, Forgotten.COMPLETION_BY_MONOLITH)
 
 
 def forgotten(
@@ -80,20 +88,28 @@ def forgotten(
         None if both agree, or if an operation is under way or was interrupted.
     """
     stands, since = state(monolith, service), switched_at(database)
-    if (since is None) is not stands.reached(State.SWITCHED):
+    agree = (since is None) is not stands.reached(State.SWITCHED)
+    if agree and (since is None or knows_completion(database) in (None, stands is State.COMPLETED)):
         return None
     if not amid and _is_unfinished(monolith, service):
         return None
+    if agree:
+        forgot = stands is State.COMPLETED
+        return Forgotten.COMPLETION_BY_SERVICE if forgot else Forgotten.COMPLETION_BY_MONOLITH
     if since is None:
-        return _of_switched(service, monolith, database) if stands is State.SWITCHED else None
+        return _of_switched(service, monolith, database, stands)
     known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
     if known == (True,):
         known = monolith.execute(KNOWN, {"service": service.database, "at": since}).fetchone()
     return Forgotten.ROLLBACK_BY_SERVICE if known == (True,) else Forgotten.SWITCH_BY_MONOLITH
 
 
-def _of_switched(service: Service, monolith: Connection, database: Connection) -> Forgotten:
+def _of_switched(
+    service: Service, monolith: Connection, database: Connection, stands: State
+) -> Forgotten:
     """Tell who is wrong if the monolith says switched, and the service's database says not."""
+    if stands is State.COMPLETED:
+        return Forgotten.SWITCH_AND_COMPLETION_BY_SERVICE
     # In a schema of an older version there is no such column.
     row = database.execute(
         "select (to_jsonb(here.*) ->> 'ended_switch')::timestamptz from split.service as here"
@@ -112,6 +128,15 @@ def switched_at(database: Connection) -> datetime | None:
         return None
     row = database.execute("select switched_at from split.service").fetchone()
     return row[0] if row else None
+
+
+def knows_completion(database: Connection) -> bool | None:
+    """Tell whether a switched service takes itself for completed; None in an older version."""
+    row = database.execute(
+        "select to_jsonb(here.*) ? 'completed_at', to_jsonb(here.*) ->> 'completed_at'"
+        " from split.service as here"
+    ).fetchone()
+    return row[1] is not None if row and row[0] else None
 
 
 def problem(service: Service, monolith: Connection, database: Connection) -> NotReady | None:
@@ -135,7 +160,30 @@ def problem(service: Service, monolith: Connection, database: Connection) -> Not
             where=where,
             hint=f"runner.py repair {role}, then runner.py rollback {role}",
         )
+    if what is Forgotten.COMPLETION_BY_MONOLITH:
+        return NotReady(
+            f"{name} is completed, and the monolith does not know: it was restored, or failed over,"
+            " to a moment before that. Nothing was changed.",
+            where=where,
+            hint=f"runner.py repair {role}",
+        )
     where = describe(database.info.dsn)
+    if what is Forgotten.COMPLETION_BY_SERVICE:
+        return NotReady(
+            f"{name} is completed, and its database does not know: it was restored, or failed over,"
+            " to a moment before that. Nothing was changed.",
+            where=where,
+            hint=f"runner.py repair {role}",
+        )
+    if what is Forgotten.SWITCH_AND_COMPLETION_BY_SERVICE:
+        return NotReady(
+            f"{name} is completed, and its database is back in a moment before its switch: it was"
+            " restored, or failed over. Nobody else has what it wrote since its completion."
+            " Nothing was changed.",
+            where=where,
+            hint="Restore the service's database to a moment after the switch. The monolith has its"
+            f" rows as of the completion in the schema {service.project.retired_schema}.",
+        )
     if what is Forgotten.ROLLBACK_BY_SERVICE:
         return NotReady(
             f"The monolith is the source of truth for {name} since a rollback, and the service's"

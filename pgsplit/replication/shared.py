@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import continuity
+from pgsplit.replication import continuity, forgotten
 from pgsplit.replication.session import Session, lock_syncs
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import Stream
@@ -81,6 +81,29 @@ def owners(consumer: Service) -> list[Service]:
 def completed_owners(monolith: Connection, consumer: Service) -> list[Service]:
     """Name those of its owners that are completed: their tables come by shared streams."""
     return [one for one in owners(consumer) if state(monolith, one) is State.COMPLETED]
+
+
+def require_owners_remembered(
+    monolith: Connection, consumer: Service, connections: Connections
+) -> None:
+    """Refuse a service if the monolith has forgotten a cutover of one whose tables it shares.
+
+    Its rows in the monolith, or the stream that they come by, may be the wrong ones.
+
+    Args:
+        monolith: a connection to it.
+        consumer: the service that is about to compare or copy what it shares.
+        connections: where the owners' databases are.
+
+    Raises:
+        ConnectionFailed: an owner's database can't be reached.
+        NotReady: see `forgotten.problem`.
+    """
+    for owner in owners(consumer):
+        if state(monolith, owner).reached(State.LANDED):
+            with connections.connect(owner.database) as database:
+                if forgotten.forgotten(owner, monolith, database) in forgotten.BY_MONOLITH:
+                    forgotten.require_remembered(owner, monolith, database)
 
 
 def needs_monolith(monolith: Connection, service: Service) -> bool:

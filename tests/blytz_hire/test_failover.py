@@ -368,6 +368,70 @@ def test_service_fails_over_to_before_the_rollback(switched_apart: Apart) -> Non
     assert holds(split, Side.SERVICE, name)
 
 
+def test_monolith_fails_over_to_before_the_completion(switched_apart: Apart) -> None:
+    """Its tables are back, and it takes itself for the end of a way back that is gone."""
+    split, name = switched_apart.split, "after the completion"
+    with standby(switched_apart.clusters["monolith"]) as other:
+        other.cut_off()
+        ran(split, "complete", "payments", "--no-backup")
+        with split.service("payments_db") as service:
+            service.execute(NEW_PAYMENT[Side.SERVICE], {"id": name})
+        ran(split, "sync", "payments")
+        other.take_over()
+    said = refused(split, "rollback")
+    assert "payments_db is completed, and the monolith does not know" in said
+    assert "runner.py repair payments" in said
+    assert "does not know" in ran(split, "complete", "payments", "--dry-run", code=4)
+    said = ran(split, "repair", "payments")
+    assert "Both sides know of the completion." in said
+    require_completed(split, name)
+
+
+def test_service_fails_over_to_before_its_completion(switched_apart: Apart) -> None:
+    split, name = switched_apart.split, "before the completion"
+    with standby(switched_apart.clusters["service"]) as other:
+        pay_service(split, name)
+        until(other.has_everything)
+        other.cut_off()
+        ran(split, "complete", "payments", "--no-backup")
+        other.take_over()
+    said = refused(split, "rollback")
+    assert "payments_db is completed, and its database does not know" in said
+    assert "runner.py repair payments" in said
+    ran(split, "repair", "payments")
+    require_completed(split, name)
+
+
+def test_service_is_back_in_a_moment_before_its_switch_and_completion(
+    verified_apart: Apart,
+) -> None:
+    split = verified_apart.split
+    with standby(verified_apart.clusters["service"]) as other:
+        other.cut_off()
+        move(split, "switch")
+        ran(split, "complete", "payments", "--no-backup")
+        other.take_over()
+    for command in ("status", "repair", "verify"):
+        said = ran(split, command, "payments", code=4)
+        assert "its database is back in a moment before its switch" in said
+        assert "rows as of the completion in the schema blytz_hire_retired" in said
+
+
+def require_completed(split: Split, name: str) -> None:
+    """Check that nothing is left of reverse replication, and that the service has a payment."""
+    ran(split, "status", "payments")
+    ran(split, "verify", "payments")
+    assert holds(split, Side.SERVICE, name)
+    assert reverse_parts(split) == (0, 0)
+    with split.monolith() as monolith, split.service("payments_db") as database:
+        retired = "select to_regclass('blytz_hire_retired.payments') is not null"
+        assert one(monolith, retired) and not one(monolith, "select to_regclass('payments')")
+        asked = "select count(*) from pg_subscription where subname = %s"
+        assert one(monolith, asked, PAYMENTS.reverse_replication) == 0
+        fits = "select count(*) from pg_constraint where conname like '%%fits\\_monolith'"
+        assert one(database, fits) == 0
+
+
 @pytest.mark.parametrize("side", ["monolith", "service"])
 def test_a_crash_ends_no_proof(switched_apart: Apart, side: str) -> None:
     split, cluster = switched_apart.split, switched_apart.clusters[side]

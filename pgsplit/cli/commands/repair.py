@@ -42,7 +42,11 @@ def command(service: Service, full: bool, anew: bool, as_json: bool) -> None:
 
 def repaired_as_data(done: Sequence[Repaired]) -> dict[str, Any]:
     """Give what was re-created as plain data for `--json`; `tables` are compared without one."""
-    return {one.stream or "tables": {"rows": one.rows, "quarantined": one.kept} for one in done}
+    return {
+        one.stream or "tables": {"rows": one.rows, "quarantined": one.kept}
+        for one in done
+        if not one.completed
+    }
 
 
 def show_repaired(done: Sequence[Repaired]) -> None:
@@ -53,6 +57,9 @@ def show_repaired(done: Sequence[Repaired]) -> None:
                 "The monolith is the source of truth again; writes go there.",
                 *filter(None, [one.warning]),
             )
+            continue
+        if one.completed:
+            console.say("Both sides know of the completion.", *filter(None, [one.warning]))
             continue
         rows = ", ".join(f"{table} {count:,}" for table, count in one.rows.items())
         what = f"{one.stream} is re-created" if one.stream else "tables are compared"

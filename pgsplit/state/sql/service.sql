@@ -32,7 +32,8 @@ create table if not exists split.service (
     failed_at timestamptz,
     failure text,
     keeps_replaced boolean not null default false,
-    ended_switch timestamptz
+    ended_switch timestamptz,
+    completed_at timestamptz
 );
 insert into split.service (database, mirror, database_oid)
 select
@@ -51,6 +52,9 @@ comment on column split.service.switched_at is
 comment on column split.service.ended_switch is
 'The `switched_at` that the last rollback has ended; it tells whether a monolith has forgotten that'
 ' rollback.';
+comment on column split.service.completed_at is
+'Since when its replication to the monolith has ended for good; it tells whether a monolith has'
+' forgotten that completion.';
 comment on column split.service.first_write_at is
 'When the service first wrote after that, by this server''s clock.';
 comment on column split.service.keep_events is 'How long events are kept.';

@@ -3,3 +3,13 @@ lock table split.turn in exclusive mode;
 
 -- When the last switch was that a rollback has ended is not known of earlier ones.
 alter table split.service add column ended_switch timestamptz;
+
+-- A switched service that publishes nothing to the monolith is completed; since when is not known.
+alter table split.service add column completed_at timestamptz;
+update split.service set completed_at = clock_timestamp()
+where
+    switched_at is not null
+    and not exists (
+        select from pg_catalog.pg_publication
+        where pubname = 'split_' || service.database || '_back'
+    );
