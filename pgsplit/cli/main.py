@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -138,6 +139,8 @@ def run(arguments: Sequence[str], program: str) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try to write the rest
         return NOBODY_READS
+    finally:
+        gc.freeze()  # the process ends soon: nothing is worth a look by Python's collector
 
 
 def _documented(arguments: Sequence[str], program: str) -> int:
