@@ -95,6 +95,7 @@ class Cutover(Holding, SagaOperation[Moved]):
         self.tries, self.patience = 0, min(LOCK_SECONDS, max_pause / 2)
         self.waited = 0.0  # by writers, in tries to close the fence that failed
         self.is_announced = False
+        self.was_decided = False
         # Asked once, before the pause: reading which tables there are takes time.
         self.monolith_fence, self.service_fence = session.monolith_fence, session.service_fence
 
@@ -160,8 +161,11 @@ class Cutover(Holding, SagaOperation[Moved]):
         return Saga(
             self.service,
             self.kind,
-            [Step("hold", self.hold_at_last), *after] if from_commit else until_commit + after,
-            self.old.is_closed_for_good,
+            # A decision that the old side has forgotten is made again before its mirror is held.
+            [after[0], Step("hold", self.hold_at_last), *after[1:]]
+            if from_commit
+            else until_commit + after,
+            (lambda: True) if from_commit else self.old.is_closed_for_good,
             self.enters,
             self.returns_to,
             self.watches.explained,
@@ -187,7 +191,9 @@ class Cutover(Holding, SagaOperation[Moved]):
         """Finish it if it was committed, else undo it; `warnings` say which."""
         with self.prepared():
             whole = self.steps()
-            is_committed = whole.is_committed()
+            # An old side that has failed over may have forgotten it; the new one lets writers in.
+            self.was_decided = self.new.was_opened()
+            is_committed = self.was_decided or whole.is_committed()
             if is_committed:
                 before = recall(self.service, self.kind.value, self.ledger)
                 self.result.closed_at, self.result.opened_at = before.closed_at, before.opened_at
@@ -323,9 +329,11 @@ class Cutover(Holding, SagaOperation[Moved]):
         """Close the old side's fence for good, in the caller's transaction.
 
         Raises:
-            NotReady: the lease has run out.
+            NotReady: the lease has run out, and the new side has not let writers in.
         """
-        if not self.old.commit(self.remaining()):
+        if self.was_decided:
+            self.old.close_for_good(self.max_pause)
+        elif not self.old.commit(self.remaining()):
             raise self.pause_over()
 
     def measure(self) -> dict[str, Any]:

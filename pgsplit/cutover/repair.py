@@ -28,7 +28,14 @@ from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, reach, triggers
-from pgsplit.replication.forgotten import COMPLETIONS, Forgotten, forgotten, require_remembered
+from pgsplit.replication.forgotten import (
+    COMPLETIONS,
+    Forgotten,
+    forgotten,
+    require_remembered,
+    switched_at,
+)
+from pgsplit.replication.reverse import stop
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.shared import (
     SharedStream,
@@ -164,6 +171,9 @@ class Repair(Operation[list[Repaired]]):
                 return
             if what is Forgotten.SWITCH_BY_MONOLITH:
                 record_switch(session, self.ledger)
+            if what is Forgotten.ROLLBACK_BY_MONOLITH and switched_at(session.database):
+                with self.ledger.step(self.service, "repair", follows=True):
+                    stop(session.reverse)  # what the rollback had still to do here
             if what in COMPLETIONS:
                 again = Complete(session, self.ledger, self.say).complete_again()
                 warning = "\n".join(again.warnings)

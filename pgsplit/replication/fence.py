@@ -161,6 +161,20 @@ class Fence:
         row = self._row()
         return row is not None and not row[0] and row[1] is None
 
+    def was_opened(self) -> bool:
+        """Tell whether a cutover has let writers in here, and none has closed the fence since."""
+        row = self._row()
+        return row is not None and row[0]
+
+    def close_for_good(self, timeout_seconds: float) -> None:
+        """Close the fence for good, in the caller's transaction, whatever came of its lease."""
+        self.lock(timeout_seconds)
+        self.enable_triggers()
+        self.database.execute(
+            "update split.gates set is_open = false, opens_at = null where service = %s",
+            (self.service.database,),
+        )
+
     def is_open(self) -> bool:
         """Tell whether these tables may be written here now; true if there is no fence."""
         row = self._row()

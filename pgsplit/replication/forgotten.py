@@ -89,6 +89,9 @@ def forgotten(
     """
     stands, since = state(monolith, service), switched_at(database)
     agree = (since is None) is not stands.reached(State.SWITCHED)
+    if agree and stands is State.SWITCHED and _is_closed_for_good(service, database):
+        # Only a rollback does that, and its next steps let the service forget the switch.
+        return None if _is_unfinished(monolith, service) else Forgotten.ROLLBACK_BY_MONOLITH
     if agree and (since is None or knows_completion(database) in (None, stands is State.COMPLETED)):
         return None
     if not amid and _is_unfinished(monolith, service):
@@ -216,6 +219,17 @@ def require_remembered(
     found = problem(service, monolith, database)
     if found and (but is None or forgotten(service, monolith, database) is not but):
         raise found
+
+
+def _is_closed_for_good(service: Service, database: Connection) -> bool:
+    known = database.execute("select to_regclass('split.gates') is not null").fetchone()
+    if known != (True,):
+        return False
+    row = database.execute(
+        "select not is_open and opens_at is null from split.gates where service = %s",
+        (service.database,),
+    ).fetchone()
+    return row == (True,)
 
 
 def _is_unfinished(monolith: Connection, service: Service) -> bool:

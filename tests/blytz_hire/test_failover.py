@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pgsplit.replication import continuity, reverse, subscription
@@ -15,8 +17,9 @@ from tests.support.servers import Cluster
 from tests.support.split import Split
 from tests.support.stage import Stage
 from tests.support.standby import apart, standby
-from tests.support.switching import NEW_PAYMENT, PAYMENTS, Side, move, one, ran
+from tests.support.switching import NEW_PAYMENT, PAYMENTS, Side, as_service, halted, move, one, ran
 from tests.support.waiting import until
+from tests.torture.recovery import hints
 
 pytestmark = pytest.mark.slow
 
@@ -430,6 +433,78 @@ def require_completed(split: Split, name: str) -> None:
         assert one(monolith, asked, PAYMENTS.reverse_replication) == 0
         fits = "select count(*) from pg_constraint where conname like '%%fits\\_monolith'"
         assert one(database, fits) == 0
+
+
+@pytest.mark.parametrize("operation", ["switch", "rollback"])
+@pytest.mark.parametrize("side", ["monolith", "service"])
+def test_server_fails_over_to_before_a_cutover_that_was_cut_short(
+    request: pytest.FixtureRequest, operation: str, side: str
+) -> None:
+    """Both sides are open for a moment, or none; what either took then is not lost."""
+    begins = {"switch": "verified_apart", "rollback": "switched_apart"}[operation]
+    made: Apart = request.getfixturevalue(begins)
+    split, new = made.split, {"switch": Side.SERVICE, "rollback": Side.MONOLITH}[operation]
+    name = f"{operation}, {side}"
+    with standby(made.clusters[side]) as other:
+        other.cut_off()
+        with halted(split, f"{operation}: open", "recorded") as halt:
+            runner = split.start(operation, "payments", "--no-backup")
+            halt.wait()
+            runner.kill()
+            runner.wait()
+        schema = {Side.MONOLITH: "blytz_hire", Side.SERVICE: "payments_db"}[new]
+        place = split.monolith if new is Side.MONOLITH else lambda: split.service("payments_db")
+        with place() as database:
+            database.execute(NEW_PAYMENT[new], {"id": name})
+        lost = {"monolith": Side.MONOLITH, "service": Side.SERVICE}[side] is new
+        if lost:  # what only the server had that is gone, nobody can bring back
+            arrives(split, new, name)
+        other.take_over()
+    recover(split)
+    ran(split, "status", "payments")
+    takes = [one for one in Side if accepts(split, one)]
+    assert len(takes) == 1, (schema, takes)
+    ran(split, "verify", "payments")
+    assert any(holds(split, one, name) or kept(split, one, name) for one in Side)
+    move(split, "rollback" if takes == [Side.SERVICE] else "switch")
+
+
+def arrives(split: Split, side: Side, name: str) -> None:
+    """Wait until a row that a side has just taken is in the other's mirror, or in its tables."""
+    if side is Side.SERVICE:
+        ran(split, "sync", "payments")
+        until(lambda: holds(split, Side.MONOLITH, name))
+        return
+    with split.service("payments_db") as database:
+        mirrored = "select count(*) from blytz_hire.payments where id = %s"
+        until(lambda: one(database, mirrored, name) == 1)
+
+
+def accepts(split: Split, side: Side) -> bool:
+    """Tell whether a side's payments take an application's write, which is rolled back."""
+    place = split.monolith() if side is Side.MONOLITH else as_service(split)
+    refused = psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege
+    with place as database, suppress(*refused):
+        database.execute("begin")
+        database.execute(NEW_PAYMENT[side], {"id": "tried"})
+        database.execute("rollback")
+        return True
+    return False
+
+
+def recover(split: Split) -> None:
+    """Resume, and then do what messages say until status is content."""
+    ran(split, "resume")
+    queue: list[list[str]] = []
+    for _ in range(12):
+        if not queue:
+            done = split.runner("status", "payments")
+            if not done.returncode:
+                return
+            queue = hints(done.stdout + done.stderr)
+        done = split.runner(*queue.pop(0))
+        if done.returncode:
+            queue = hints(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("side", ["monolith", "service"])
