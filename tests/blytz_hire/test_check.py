@@ -401,6 +401,24 @@ def test_missing_right_to_connect_is_named_and_its_statement_works(bare: Split) 
     connect(url, MONOLITH).close()
 
 
+def test_function_of_the_application_that_reading_would_run_is_named(split: Split) -> None:
+    split.server.execute("create role app")
+    with split.monolith() as monolith:
+        monolith.execute(
+            "create function blytz_hire.is_due(text) returns boolean language sql immutable"
+            " return true"
+        )
+        monolith.execute("alter function blytz_hire.is_due owner to app")
+        monolith.execute("create index due on blytz_hire.payments (blytz_hire.is_due(id))")
+    (found,) = findings(checked(split, "payments", code=4), "code of others")
+    assert "the index blytz_hire.due calls blytz_hire.is_due(text) of app" in found["problem"]
+    *_, statement = found["hint"].splitlines()
+    with split.monolith() as monolith:
+        monolith.execute(statement)
+    (found,) = findings(checked(split, "payments"), "code of others")
+    assert found["state"] == "ok"
+
+
 def test_server_that_only_this_machine_reaches_is_named(split: Split) -> None:
     nowhere = "postgresql://postgres@127.0.0.1:1/blytz_hire"
     before = split.server.execute(EVERYTHING)

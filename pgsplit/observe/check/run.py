@@ -17,10 +17,11 @@ from pgsplit.base.errors import ConnectionFailed, NotReady, SplitError
 from pgsplit.cutover import surroundings
 from pgsplit.load import provision
 from pgsplit.observe.check import links, locked_out, questions, server
-from pgsplit.observe.check.places import Finding, Place, places
+from pgsplit.observe.check.places import Connection, Finding, Place, places
 from pgsplit.postgres import locale, refusals, rights
 from pgsplit.postgres.connect import connect, explained
 from pgsplit.postgres.need import Need
+from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import shared
@@ -201,10 +202,21 @@ def _ask(place: Place, services: Sequence[Service], connections: Connections) ->
             place.add([rights.may_replicate(place.first)], "switch")
         if monolith in place.asked and monolith not in place.absent:
             questions.about_monolith(place, place.asked[monolith], services)
+            _look_for_strangers(place, place.asked[monolith], connections)
         for service in here:
             _ask_service(place, service, connections)
         url = connections.urls[target]
         server.programs(place, provision.maintenance_url(url) if place.absent else url)
+
+
+def _look_for_strangers(place: Place, database: Connection, connections: Connections) -> None:
+    """Look for what others own where every command would run it with its login's rights."""
+    try:
+        strangers.require_none(database, connections.project, connections.monolith)
+    except SplitError as error:
+        place.refuse("code of others", error, "everything", "found")
+    else:
+        place.add([Need("code of others", "none", "none", True)], "everything", database)
 
 
 def _ask_service(place: Place, service: Service, connections: Connections) -> None:
