@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,6 +20,7 @@ from pgsplit.project.project import Service
 from pgsplit.routing.env_file import read_url
 from pgsplit.state.ledger import State, open_ledger
 from tests.support.split import Split
+from tests.support.switching import NEW_PAYMENT, Side, as_service, one, ran
 
 (PAYMENTS,) = select(("payments",))
 
@@ -86,6 +89,34 @@ def test_next_build_applies_what_changed_in_the_mirror(living: Split) -> None:
             "select amount from payments_db.payments order by id limit 1"
         ).fetchone()
     assert row is not None and str(row[0]) == "12.34"
+
+
+def test_what_a_switched_service_has_just_written_fails_no_count(
+    switched: Split, tmp_path: Path
+) -> None:
+    """Such rows are on neither side of a count until a sync has brought them to the mirror."""
+    counting = ["--select", "test_name:accounts_for", "--target-path", str(tmp_path)]
+    made = switched.dbt("compile", "--target", "payments_db", *counting)
+    assert made.returncode == 0, made.stdout
+    nodes = json.loads((tmp_path / "manifest.json").read_text())["nodes"].values()
+    tests = [one for one in nodes if one.get("test_metadata", {}).get("name") == "accounts_for"]
+    counts = [one["compiled_code"] for one in tests if one.get("compiled_code")]
+    assert len(counts) >= 3
+    with as_service(switched) as service, switched.service("payments_db") as database:
+        for number in range(3):
+            service.execute(NEW_PAYMENT[Side.SERVICE], {"id": f"just written {number}"})
+        service.execute(
+            "delete from payments_db.reviews"
+            ' where id = (select max(id collate "C") from payments_db.reviews)'
+        )
+        pending = "select count(*) from split.changes where changed_table ~ '^payments_db'"
+        assert one(database, pending) >= 4
+        assert [database.execute(query).fetchall() for query in counts] == [[]] * len(counts)
+        ran(switched, "sync", "payments")
+        assert [database.execute(query).fetchall() for query in counts] == [[]] * len(counts)
+        database.execute("alter table blytz_hire.payments disable trigger all")  # nothing captures
+        database.execute("delete from blytz_hire.payments where id = 'just written 1'")
+        assert len([one for query in counts for one in database.execute(query)]) == 1
 
 
 def test_two_rows_can_swap_unique_values(six: Split) -> None:

@@ -39,6 +39,8 @@ misplaced as (
     where
         (not is_mirrored or cardinality(stored_in) <> 1)
         and not {{ pgsplit.is_pending('notifications', 'placed.id') }}
+        and not {{ pgsplit.is_written(ref('notifications'), 'id', 'placed.id') }}
+        and not {{ pgsplit.is_written(ref('chat_messages'), 'id', 'placed.id') }}
 )
 
 select * from misplaced

@@ -10,11 +10,28 @@
     with a change that no sync has applied can't be judged yet; the next test judges it.
 #}
 {% macro is_pending(mirror, key) -%}
+    {{ pgsplit.is_changed(pgsplit.monolith_schema() ~ '.' ~ mirror, 'id', key) }}
+{%- endmacro %}
+
+
+{#
+    is_written(relation, column, key): whether a switched service has written a row since the last
+    split.sync(). The same for the service's own tables; `column` is the one that `key` is a value of.
+#}
+{% macro is_written(relation, column, key) -%}
+    {{ pgsplit.is_changed(relation.schema ~ '.' ~ relation.identifier, column, key) }}
+{%- endmacro %}
+
+
+{#
+    is_changed(table, column, key): whether split.changes has a row, or the whole table.
+#}
+{% macro is_changed(table, column, key) -%}
     exists (
         select from split.changes
         where
-            changes.changed_table = '{{ pgsplit.monolith_schema() }}.{{ mirror }}'
-            and changes.key_name = 'id'
+            changes.changed_table = '{{ table }}'
+            and changes.key_name = '{{ column }}'
             and (changes.key = {{ key }} or changes.key is null)
     )
 {%- endmacro %}

@@ -8,24 +8,34 @@
     | also     | tables whose rows count too, where several share them | none    |
     | condition| which of the stored rows count                        | all     |
 
-    Rows that have changed in the mirror since the last sync count on neither side.
+    Rows that have changed since the last sync count on neither side: in the mirror, or after a switch
+    in the service's own tables.
 
     Returns one row with both counts if they differ; fails with the number of rows of difference.
 #}
 {% test accounts_for(model, mirror, id_column='id', also=[], condition='true') %}
     {{ config(fail_calc='coalesce(sum(abs(stored - expected)), 0)') }}
 
+    {% set tables = [model] + also %}
     with
 
     mirrored as (
         select count(*) as expected from {{ source(pgsplit.monolith_source(), mirror) }} as mirror
-        where not {{ pgsplit.is_pending(mirror, 'mirror.id') }}
+        where
+            not {{ pgsplit.is_pending(mirror, 'mirror.id') }}
+            {% for relation in tables %}
+                and not {{ pgsplit.is_written(relation, id_column, 'mirror.id') }}
+            {% endfor %}
     ),
 
     counts as (
-        {% for relation in [model] + also %}
+        {% for relation in tables %}
+            {% set key = 'stored.' ~ adapter.quote(id_column) %}
             select count(*) as held from {{ relation }} as stored
-            where {{ condition }} and not {{ pgsplit.is_pending(mirror, 'stored.' ~ adapter.quote(id_column)) }}
+            where
+                {{ condition }}
+                and not {{ pgsplit.is_pending(mirror, key) }}
+                and not {{ pgsplit.is_written(relation, id_column, key) }}
             {{- '\n            union all' if not loop.last }}
         {% endfor %}
     ),
