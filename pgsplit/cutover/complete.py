@@ -280,7 +280,7 @@ class Complete(SagaOperation[Completed]):
                     later.try_slot(stream)
                     reach.require_reachable(stream, self.connections)
                 except NotReady as error:
-                    found.add(error.what, error.hint)
+                    found.add(error.what, error.hint, error.where)
 
     def _move(self, tables: list[str]) -> list[str]:
         """Do what `retire` says, in the caller's transaction; give the keys that were dropped."""

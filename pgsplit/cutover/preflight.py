@@ -80,14 +80,19 @@ UNKNOWN = """
 
 @dataclass
 class PreflightReport:
-    """What was found: problems with what fixes them, and how long the streams take now."""
+    """What was found: problems with what fixes them, and how long the streams take now.
+
+    `places` says where a problem is, if that is known.
+    """
 
     problems: list[tuple[str, str]] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
     lag_seconds: float = 0.0
     sync_seconds: float = 0.0
 
-    def add(self, what: str, hint: str) -> None:
+    def add(self, what: str, hint: str, where: str = "") -> None:
         """Note a problem."""
+        self.places[what] = where
         if (what, hint) not in self.problems:
             self.problems.append((what, hint))
 
@@ -97,10 +102,14 @@ class PreflightReport:
             return
         raise NotReady(
             f"{service.database} is not ready for {operation}. Nothing was changed:\n"
-            + "\n".join(f"  - {what}" for what, _ in self.problems),
+            + "\n".join(f"  - {what}{self._place(what, where)}" for what, _ in self.problems),
             where=where,
             hint="\n".join(dict.fromkeys(hint for _, hint in self.problems)),
         )
+
+    def _place(self, what: str, where: str) -> str:
+        place = self.places.get(what, "")
+        return f"\n    where: {place}" if place not in ("", where) else ""
 
 
 def for_switch(
@@ -258,7 +267,7 @@ def _collect(found: PreflightReport, check: Callable[[], object]) -> None:
     try:
         check()
     except SplitError as error:
-        found.add(error.what, error.hint)
+        found.add(error.what, error.hint, error.where)
 
 
 def _require_as_made(session: Session) -> None:

@@ -13,9 +13,10 @@ Connection = psycopg.Connection[Any]
 
 # What a server would write the statement to, each with the value that keeps it out: its log, also
 # when the statement fails, is slow or crashes the server; and extensions, where they are loaded.
+FAILURES = "log_min_error_statement"
 QUIET = {
     "log_statement": "none",
-    "log_min_error_statement": "panic",
+    FAILURES: "panic",
     "log_min_duration_statement": "-1",
     "log_min_duration_sample": "-1",
     "log_duration": "off",

@@ -110,13 +110,9 @@ def may_subscribe(connection: Connection) -> Need:
     if here.version < 160000 and not here.provider.role:
         wanted = "superuser, on 15"
     problem = f"{user} may not create a subscription."
-    hint = (
-        "Connect as a superuser, or on PostgreSQL 16 and later:"
-        f' GRANT pg_create_subscription TO "{user}";'
-        if not here.provider.role
-        else here.subscription
+    return Need(
+        "right to subscribe", _said(ok), wanted, ok, problem, here.subscription, here.subscription
     )
-    return Need("right to subscribe", _said(ok), wanted, ok, problem, hint, here.subscription)
 
 
 def may_provision(connection: Connection) -> list[Need]:

@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pgsplit.base.errors import TargetOccupied
 from pgsplit.postgres import roles
 from pgsplit.postgres.connect import conninfo, describe, with_database
-from pgsplit.postgres.quiet import quiet, unquiet
+from pgsplit.postgres.quiet import FAILURES, quiet, unquiet
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import subscription as subscriptions
@@ -162,7 +162,7 @@ def logged(stream: Stream, connections: Connections) -> str:
     secret = is_secret(stream.source, stream.source_name, connections)
     settings = unquiet(stream.target) if secret else []
     if may_make(stream.source):
-        settings = [name for name in settings if name != "log_min_error_statement"]
+        settings = [name for name in settings if name != FAILURES]
     if not settings:
         return ""
     listed = ", ".join(settings)

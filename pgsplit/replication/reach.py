@@ -9,9 +9,10 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.postgres import rights
+from pgsplit.postgres.quiet import FAILURES, unquiet
 from pgsplit.project.endpoints import Connections
 from pgsplit.replication import login
 from pgsplit.replication.slot import Connection
@@ -66,7 +67,8 @@ def cannot_reach(
 
     First with the login that the stream would get, and a wrong password, whether or not it is
     there: a server that asks it for a password lets it in with the right one. Then with the login
-    that the stream gets otherwise.
+    that the stream gets otherwise. If a statement that fails would be logged, that has a wrong
+    password first, and the right one only if the runner has not logged in with it already.
 
     Args:
         target: a connection to a database of the server that is to subscribe.
@@ -85,9 +87,22 @@ def cannot_reach(
         said = try_to_connect(target, login.with_login(url, name, secrets.token_urlsafe(24)))
         if not said or any(answer in said for answer in answers):
             return ""
-    said = try_to_connect(target, url)
+    said = ""
+    if conninfo_to_dict(url).get("password") and FAILURES in unquiet(target):
+        said = try_to_connect(target, make_conninfo(url, password=secrets.token_urlsafe(24)))
+        is_asked = any(answer in said for answer in ANSWERS)
+        if not said or is_asked and _is_runners_own(url, connections.urls[source_name]):
+            return ""
+        said = "" if is_asked else said
+    said = said or try_to_connect(target, url)
     why = only_here(source, source_name, connections) if said else ""
     return f"{said}\n{why}" if why else said
+
+
+def _is_runners_own(url: str, own: str) -> bool:
+    """Tell whether a URL logs in as the runner does, with the same password."""
+    fields, known = conninfo_to_dict(url), conninfo_to_dict(own)
+    return all(fields.get(key) == known.get(key) for key in ("user", "password"))
 
 
 def only_here(source: Connection, source_name: str, connections: Connections) -> str:

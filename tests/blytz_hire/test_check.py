@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -417,6 +418,25 @@ def test_function_of_the_application_that_reading_would_run_is_named(split: Spli
         monolith.execute(statement)
     (found,) = findings(checked(split, "payments"), "code of others")
     assert found["state"] == "ok"
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_trial_that_fails_leaves_no_password_in_a_log(
+    bare: Split, stage: Stage, reached: bool
+) -> None:
+    """The login may subscribe and not replicate, and a statement that fails is logged."""
+    secret = "nobody-reads-this"
+    bare.server.execute(f"alter role \"{MOVER}\" password '{secret}' createdb")
+    bare.server.execute(f'grant pg_create_subscription to "{MOVER}"')
+    bare.server.execute(f'grant connect, create on database {MONOLITH} to "{MOVER}"')
+    url = with_database(bare.server.tcp, MONOLITH, user=MOVER, password=secret)
+    elsewhere = {} if reached else {"BLYTZ_HIRE_REPLICATION_URL": re.sub(r":\d+/", ":1/", url)}
+    found = checked(as_mover(bare, BLYTZ_HIRE_URL=url, **elsewhere), "payments", code=4)
+    (answer,) = findings(found, f"reaches {MONOLITH}")
+    assert (answer["state"] == "ok") is reached
+    log = (stage.data.parent / "log").read_text(errors="replace")
+    assert secret not in log
+    assert "split_try_" in log  # it failed, and was logged
 
 
 def test_server_that_only_this_machine_reaches_is_named(split: Split) -> None:
