@@ -145,6 +145,7 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
         else:
             routes = _look_at_routes(found, connections, monolith)
         if not found.state.reached(State.LANDED):
+            _look_for_half_landed(monolith, found)
             _warn_of_faults(found, routes)
             return found
         is_needed = needs_monolith(monolith, service)
@@ -367,6 +368,18 @@ def _look_at_slot(monolith: Connection, found: Status) -> None:
     found.lag_bytes = held.behind_bytes
     found.wal_kept_bytes, found.wal_limit_bytes = held.kept_bytes, held.limit_bytes
     _warn_of_kept(found, found.service.replication, held, "the monolith")
+
+
+def _look_for_half_landed(monolith: Connection, found: Status) -> None:
+    """Warn of the slot of a landing that was interrupted: nobody reads it."""
+    service = found.service
+    if held := slot(monolith, service.replication):
+        found.wal_kept_bytes = held.kept_bytes
+        found.warnings.append(
+            f"A landing of {service.database} was interrupted, or is under way. Its slot keeps WAL"
+            f" on the monolith.\n  hint:  runner.py run {service.role}\n"
+            f"         It goes on with it. runner.py abort {service.role} removes it."
+        )
 
 
 def _warn_of_kept(found: Status, name: str, held: Slot, where: str) -> None:

@@ -23,6 +23,7 @@ from pgsplit.postgres.catalog import live_tables
 from pgsplit.postgres.connect import connect, with_database
 from pgsplit.state.ledger import State, open_ledger
 from tests.support.split import Split
+from tests.support.switching import ran, words
 from tests.support.waiting import until
 
 
@@ -143,6 +144,9 @@ def test_killed_landing_is_redone_by_the_same_command(split: Split) -> None:
     kill_landing(split)
     with split.monolith() as monolith:
         assert monolith.execute("select slot_name from pg_replication_slots").fetchall() != []
+    said = ran(split, "status", "payments", code=4)
+    assert "A landing of payments_db was interrupted, or is under way." in words(said)
+    assert "runner.py run payments" in said
     again = land_service(split, "payments")
     with split.monolith() as monolith, split.service("payments_db") as mirror:
         for table, columns in select(("payments",))[0].landed_tables.items():
@@ -151,6 +155,7 @@ def test_killed_landing_is_redone_by_the_same_command(split: Split) -> None:
             "select outcome from split.ledger where step = 'land' order by id"
         ).fetchall()
     assert outcomes == [(None,), ("done",)]
+    ran(split, "status", "payments")
     assert again.rows["payments"] > 0
 
 
