@@ -377,8 +377,7 @@ def _look_for_half_landed(monolith: Connection, found: Status) -> None:
         found.wal_kept_bytes = held.kept_bytes
         found.warnings.append(
             f"A landing of {service.database} was interrupted, or is under way. Its slot keeps WAL"
-            f" on the monolith.\n  hint:  runner.py run {service.role}\n"
-            f"         It goes on with it. runner.py abort {service.role} removes it."
+            f" on the monolith.\n  hint:  runner.py run {service.role}"
         )
 
 
