@@ -205,7 +205,8 @@ def nothing_in_the_way(monolith: Connection, database: Connection, service: Serv
             "subscription",
             "select current_database() from pg_subscription where subname = %s"
             " and subdbid = (select oid from pg_database where datname = current_database())",
-            f"DROP SUBSCRIPTION {name};",
+            f"ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE);"
+            f" DROP SUBSCRIPTION {name};",
         ),
     ):
         row = connection.execute(question, (name,)).fetchone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -505,6 +506,27 @@ def recover(split: Split) -> None:
         done = split.runner(*queue.pop(0))
         if done.returncode:
             queue = hints(done.stdout + done.stderr)
+
+
+def test_monolith_fails_over_to_before_the_whole_run(stage: Stage, tmp_path: Path) -> None:
+    """It could as well be another monolith: nothing in the service's database is touched."""
+    with apart(stage, "sample", tmp_path / "service") as (split, clusters):
+        with standby(clusters["monolith"]) as other:
+            other.cut_off()
+            ran(split, "run", "payments")
+            pay_monolith(split, "followed")
+            other.take_over()
+        assert "absent" in ran(split, "status", "payments")
+        said = ran(split, "run", "payments", code=6)
+        assert "There is a subscription split_payments_db of payments_db already" in said
+        assert holds(split, Side.SERVICE, "followed")
+        (statements,) = re.findall("ALTER SUBSCRIPTION .*", said)
+        with split.service("payments_db") as database:
+            for statement in statements.split("; "):
+                database.execute(statement)
+            assert not one(database, "select count(*) from pg_subscription")
+        assert "holds tables that were not landed" in ran(split, "run", "payments", code=6)
+        assert holds(split, Side.SERVICE, "followed")
 
 
 @pytest.mark.parametrize("side", ["monolith", "service"])
