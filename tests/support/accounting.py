@@ -157,8 +157,8 @@ def _quarantined(
     targets, stands = [connections.monolith], states[client.service.role]
     if stands != "absent":
         targets.append(client.service.database)
-    # The next build compares the service's tables with the mirror, and keeps what differs. A monolith
-    # that has forgotten all of the service refuses to land there, and leaves its mirror, too.
+    # The next build compares the service's tables with the mirror, and keeps what differs. If the
+    # monolith has forgotten all of the service, nobody lands there, and its mirror is left, too.
     untouched = {"absent": tuple(Side), "provisioned": (Side.SERVICE,), "landed": (Side.SERVICE,)}
     with suppress(ConnectionFailed):
         for side in untouched.get(stands, ()):
