@@ -22,7 +22,7 @@ from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
 from pgsplit.replication.slot import Connection, Slot, slot
-from pgsplit.replication.stream import Stream
+from pgsplit.replication.stream import BaseStream, Stream
 from pgsplit.replication.sync import how_far
 from pgsplit.routing import env_file, faults
 from pgsplit.routing.env_file import Side
@@ -223,7 +223,7 @@ def _look(stream: Stream, found: Status) -> None:
     found.replication, found.mirror_lag_seconds = _look_at_stream(stream, found)
 
 
-def _look_at_stream(stream: Stream, found: Status) -> tuple[str, float | None]:
+def _look_at_stream(stream: BaseStream, found: Status) -> tuple[str, float | None]:
     """Tell a stream's status in a word, and a heartbeat's time; warn of problems."""
     breach = continuity.look(stream)
     try:
@@ -340,7 +340,7 @@ def _warn_of_no_follower(stream: Stream, found: Status) -> None:
         )
 
 
-def _probe(stream: Stream) -> float | None:
+def _probe(stream: BaseStream) -> float | None:
     """Give a heartbeat's time to the mirror in seconds; None if the stream has stopped.
 
     A worker that is busy with a big transaction takes longer, but has not stopped. Then this gives
