@@ -31,7 +31,7 @@ GROUPS = {
     "Prove": ("verify", "totals", "parity", "reconcile"),
     "Applications": ("prisma",),
     "Move": ("switch", "rollback", "complete", "abort", "repair", "resume"),
-    "Keep": ("backup", "backups", "restore"),
+    "Keep": ("control", "backup", "backups", "restore"),
 }
 COMMANDS = [name for group in GROUPS.values() for name in group]
 EXIT_CODES = """\

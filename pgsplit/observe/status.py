@@ -27,6 +27,7 @@ from pgsplit.replication.sync import how_far
 from pgsplit.routing import env_file, faults
 from pgsplit.routing.env_file import Side
 from pgsplit.routing.routes import load
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, completed, state
 from pgsplit.state.saga import left_unfinished
 
@@ -122,13 +123,11 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
         The service's status, with a warning and a fix for each problem.
 
     Raises:
-        ConnectionFailed: the monolith can't be reached. If the service's own server can't, that
-            is a warning.
+        ConnectionFailed: the control database can't be reached. If the service's own server can't,
+            that is a warning.
     """
-    with (
-        connections.connect(connections.monolith) as monolith,
-        explained(connections.monolith_url, connections.monolith),
-    ):
+    url = connections.control_url
+    with open_control(connections) as monolith, explained(url, connections.control):
         found = Status(service, state(monolith, service))
         if not found.state.reached(State.PROVISIONED):
             _look_for_strange_file(found, connections)

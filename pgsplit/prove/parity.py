@@ -21,6 +21,7 @@ from pgsplit.replication import shared
 from pgsplit.replication.independent import on_their_own, open_streams
 from pgsplit.replication.sync import apply_changes, bring_up
 from pgsplit.replication.upstreams import Upstreams
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, state
 
 SAMPLES = 5
@@ -164,7 +165,7 @@ def _switched_owners(services: Sequence[Service], connections: Connections) -> l
     owners = {owner for service in services for owner in shared.owners(service)}
     if not owners:
         return []
-    with connections.connect(connections.monolith) as monolith:
+    with open_control(connections) as monolith:
         return [
             one
             for one in connections.project.services.values()

@@ -131,7 +131,7 @@ def follow_all(
 def _operations_under_way(connections: Connections) -> str:
     """Say which operations are under way, if any: they leave streams incomplete for a while."""
     try:
-        with connections.connect(connections.monolith) as monolith:
+        with connections.connect(connections.control) as monolith:
             left = left_unfinished(monolith)
     except ConnectionFailed as error:
         return str(error)

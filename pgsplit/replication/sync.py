@@ -31,6 +31,7 @@ from pgsplit.replication.shared import SharedStream
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import BaseStream, Stream
 from pgsplit.replication.upstreams import Upstreams
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, state
 
 # How often a sync is tried, and the first pause, which doubles: five seconds in all.
@@ -65,16 +66,16 @@ def built(connections: Connections) -> list[Service]:
     """Find the services that have been built, in phase order.
 
     Args:
-        connections: where the monolith is, whose ledger knows. Without it, the services' own
+        connections: where the control database is, which knows. Without it, the services' own
             databases know, once all of them are independent.
 
     Raises:
-        ConnectionFailed: the monolith can't be reached, and a service may need it.
+        ConnectionFailed: it can't be reached, and a service may need the monolith.
         NotReady: there is none.
     """
     services = connections.project.services.values()
     try:
-        with connections.connect(connections.monolith) as monolith:
+        with open_control(connections) as monolith:
             found = [s for s in services if state(monolith, s).reached(State.BUILT)]
     except ConnectionFailed as error:
         found = on_their_own(services, connections)
@@ -83,7 +84,7 @@ def built(connections: Connections) -> list[Service]:
     if not found:
         raise NotReady(
             "No service has been built, so there is nothing to sync.",
-            where=describe(connections.monolith_url),
+            where=describe(connections.control_url),
             hint="runner.py run",
         )
     return found

@@ -78,8 +78,9 @@ def open_upstreams(
     url = connections.urls[service.database]
     with (
         ExitStack() as opened,
-        connections.connect(connections.monolith) as monolith,
-        explained(connections.monolith_url, connections.monolith),
+        # Once the control database has moved, nothing comes from the monolith any more.
+        connections.connect(connections.control) as monolith,
+        explained(connections.control_url, connections.control),
         locks_explained(looked_at := [monolith]),
     ):
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
@@ -112,7 +113,7 @@ def require_built(service: Service, connections: Connections, otherwise: Connect
         ConnectionFailed: nobody knows.
     """
     try:
-        with connections.connect(connections.monolith) as monolith:
+        with connections.connect(connections.control) as monolith:
             _built(service, monolith, connections.urls[service.database])
     except ConnectionFailed:
         raise otherwise from None

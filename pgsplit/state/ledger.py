@@ -21,11 +21,11 @@ from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.operator import made_by
-from pgsplit.postgres.connect import explained
 from pgsplit.postgres.locale import require_utf8
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.alone import alone, require_no_runner_of_version_1
+from pgsplit.state.control import open_control
 from pgsplit.state.schema import prepare_monolith
 
 
@@ -247,15 +247,12 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
         The ledger, until the block ends.
 
     Raises:
-        ConnectionFailed: the monolith can't be reached.
-        NotReady: another runner is at work, the monolith is not in UTF8, the schema `split` can't
-            be made, or a newer pgsplit has made it.
+        ConnectionFailed: the control database can't be reached.
+        NotReady: it is elsewhere, another runner is at work, the monolith is not in UTF8, the
+            schema `split` can't be made, or a newer pgsplit has made it.
         TargetOccupied: somebody else has made the schema `split`.
     """
-    with (
-        connections.connect(connections.monolith) as connection,
-        explained(connections.monolith_url, connections.monolith, connection),
-    ):
+    with open_control(connections) as connection:
         require_utf8(connection)
         require_no_runner_of_version_1(connection, connections.monolith)
         try:
