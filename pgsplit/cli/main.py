@@ -30,7 +30,7 @@ GROUPS = {
     "Follow": ("sync", "events"),
     "Prove": ("verify", "totals", "parity", "reconcile"),
     "Applications": ("prisma",),
-    "Move": ("switch", "rollback", "complete", "abort", "repair", "resume"),
+    "Move": ("switch", "rollback", "complete", "abort", "repair", "resume", "retire"),
     "Keep": ("control", "backup", "backups", "restore"),
 }
 COMMANDS = [name for group in GROUPS.values() for name in group]

@@ -28,9 +28,8 @@ from pgsplit.project.endpoints import Connections, control_of
 from pgsplit.project.project import Service
 from pgsplit.replication.independent import is_independent
 from pgsplit.state.control import ARRIVING, GONE, HERE, TABLES, Connection, Mark, mark, setting
-from pgsplit.state.ledger import Ledger, State, open_ledger
+from pgsplit.state.ledger import Ledger, State, open_ledger, prepare
 from pgsplit.state.saga import unfinished
-from pgsplit.state.schema import prepare_monolith
 
 STEP = "control"
 COLUMNS = """
@@ -155,9 +154,13 @@ def _require_of_its_own(url: str, connections: Connections) -> None:
             )
 
 
-def _require_independent(connections: Connections, ledger: Ledger) -> None:
-    """Check that no service needs the monolith any more."""
-    wrong, hints = [], []
+def needing_monolith(connections: Connections, ledger: Ledger) -> tuple[list[str], list[str]]:
+    """Name the services that still need the monolith, and why; and the commands that change that.
+
+    Raises:
+        ConnectionFailed: a service's database can't be reached.
+    """
+    wrong, hints = list[str](), list[str]()
     left = unfinished(ledger)
     for service in connections.project.services.values():
         stands = ledger.state(service)
@@ -169,7 +172,8 @@ def _require_independent(connections: Connections, ledger: Ledger) -> None:
             hints.append("runner.py resume")
         elif stands is not State.COMPLETED:
             wrong.append(f"{service.database} is {stands.value}, and so needs the monolith")
-            hints.append(f"runner.py complete {service.role}")
+            is_switched = stands is State.SWITCHED
+            hints.append(f"runner.py {'complete' if is_switched else 'status'} {service.role}")
         else:
             with connections.connect(service.database) as database:
                 if not is_independent(service, database):
@@ -178,6 +182,12 @@ def _require_independent(connections: Connections, ledger: Ledger) -> None:
                         " lacks one from an owner"
                     )
                     hints.append(f"runner.py repair {service.role}")
+    return wrong, hints
+
+
+def _require_independent(connections: Connections, ledger: Ledger) -> None:
+    """Refuse to move it while a service needs the monolith."""
+    wrong, hints = needing_monolith(connections, ledger)
     if wrong:
         raise NotReady(
             "The control database can't move:\n"
@@ -215,7 +225,7 @@ def _require_empty(there: Connection, ledger: Ledger, url: str, connections: Con
 
 def _move(ledger: Ledger, there: Connection, url: str, connections: Connections) -> dict[str, int]:
     """Copy everything and move on; whoever uses the old place from then on is refused."""
-    prepare_monolith(there)
+    prepare(there)
     number = str(uuid.uuid4())
     project, here = connections.project, ledger.connection
     whole = Service(project.name, 0, "monolith", "", project)

@@ -195,6 +195,13 @@ def test_database_that_can_not_be_the_control_database_is_refused(completed: Wor
     said = ran(world, "status", code=NotReady.exit_code, **{VARIABLE: other})
     assert "other is not this project's control database: nothing was moved there." in said
     assert f"unset {VARIABLE}, then: runner.py control --to URL" in said
+    with connect(other, "other") as inside:
+        inside.execute("create role stranger login")
+    url = database(world, "empty").replace("postgres@", "stranger@")
+    said = ran(world, "control", "--to", url, code=NotReady.exit_code)
+    assert "The schema split can't be made in empty: permission denied" in said
+    assert 'GRANT CREATE ON DATABASE "empty" TO "stranger";' in said
+    ran(world, "history")
     said = ran(world, "control", "--to", "nonsense", code=ConnectionFailed.exit_code)
     assert "--to is no PostgreSQL URL with a database." in said
 
