@@ -24,7 +24,7 @@ from tests.support.split import Split
 from tests.support.stage import SAMPLE, Stage
 
 # States that all six services have to be built for.
-ALL_SERVICES = {"six", "users_completed"}
+ALL_SERVICES = {"six", "users_completed", "all_completed"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,6 +84,7 @@ verified = begins_from("verified")
 switched = begins_from("switched")
 six = begins_from("six")
 users_completed = begins_from("users completed")
+all_completed = begins_from("all completed")
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from pgsplit.postgres.connect import LOCK_TIMEOUT, describe, locked
 from pgsplit.postgres.programs import BackupIncomplete, errors, program, run, toc, unreadable
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Project, Service
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import Ledger
 
 BY_HAND = "by-hand"
@@ -167,7 +168,7 @@ def can_dump(target: str, connections: Connections) -> None:
         ConnectionFailed: the database can't be reached.
         NotReady: no pg_dump fits its server's version, or none knows TLS and the server wants it.
     """
-    clients.find("pg_dump", clients.needs(connections.urls[target], target))
+    clients.find("pg_dump", clients.needs(connections.url(target), target))
 
 
 def _make_plain(part: Path) -> list[str]:
@@ -188,15 +189,15 @@ def backups(connections: Connections) -> list[Backup]:
     """List the backups in the ledger, the newest first; writes nothing.
 
     Args:
-        connections: where the monolith with the ledger is.
+        connections: where the control database with the ledger is.
 
     Returns:
         Every complete backup, and whether its folder still exists.
 
     Raises:
-        ConnectionFailed: the monolith can't be reached.
+        ConnectionFailed: the control database can't be reached.
     """
-    with connections.connect(connections.monolith) as monolith:
+    with open_control(connections) as monolith:
         known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
         if known != (True,):
             return []

@@ -32,7 +32,7 @@ def require_ready(
         NotReady: pg_dump can't connect or is too old, the folder can't be written or has no room,
             or the login may not read everything.
     """
-    project, url = connections.project, connections.urls[target]
+    project, url = connections.project, connections.url(target)
     home = folders.folder(project)
     with folders.usable(home, project):
         home.mkdir(mode=0o700, parents=True, exist_ok=True)

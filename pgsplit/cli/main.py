@@ -30,8 +30,8 @@ GROUPS = {
     "Follow": ("sync", "events"),
     "Prove": ("verify", "totals", "parity", "reconcile"),
     "Applications": ("prisma",),
-    "Move": ("switch", "rollback", "complete", "abort", "repair", "resume"),
-    "Keep": ("backup", "backups", "restore"),
+    "Move": ("switch", "rollback", "complete", "abort", "repair", "resume", "retire"),
+    "Keep": ("control", "backup", "backups", "restore"),
 }
 COMMANDS = [name for group in GROUPS.values() for name in group]
 EXIT_CODES = """\

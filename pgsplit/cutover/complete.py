@@ -113,7 +113,7 @@ class Complete(SagaOperation[Completed]):
 
     def recorded_in(self) -> Sequence[str]:
         """Name the databases in which this project's own tables have to stay writable."""
-        return self.connections.monolith, self.service.database
+        return self.connections.control, self.service.database
 
     def waiters(self) -> Sequence[Connection]:
         """Name the connections whose waiting for locks is explained."""

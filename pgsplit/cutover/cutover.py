@@ -212,7 +212,7 @@ class Cutover(Holding, SagaOperation[Moved]):
 
     def recorded_in(self) -> Sequence[str]:
         """Name the databases in which this project's own tables have to stay writable."""
-        return self.connections.monolith, self.service.database
+        return self.connections.control, self.service.database
 
     @contextmanager
     def prepared(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from pgsplit.postgres.holders import milliseconds
 from pgsplit.replication import reach
 from pgsplit.replication.session import Session
 from pgsplit.replication.slot import Connection, try_to_create
-from pgsplit.replication.stream import Stream
+from pgsplit.replication.stream import BaseStream
 from pgsplit.replication.subscription import add_tables, create_publication, drop_tables
 
 # What somebody else owns of what a later step changes.
@@ -163,7 +163,7 @@ def require_ours(session: Session) -> None:
             )
 
 
-def require_can_end(stream: Stream) -> None:
+def require_can_end(stream: BaseStream) -> None:
     """Check that this login may drop a stream's slot at its source."""
     right = rights.may_replicate(stream.source)
     if not right.ok:
@@ -189,7 +189,7 @@ def try_reverse_stream(session: Session) -> None:
     reach.require_reachable(stream, session.connections)
 
 
-def try_slot(stream: Stream) -> None:
+def try_slot(stream: BaseStream) -> None:
     """Try to create a stream's slot."""
     try_to_create(stream.source, stream.name, LONG_TRANSACTION_SECONDS)
 

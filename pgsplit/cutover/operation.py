@@ -102,7 +102,7 @@ class SagaOperation(Operation[Result]):
 
     def recorded_in(self) -> Sequence[str]:
         """Name the databases in which this project's own tables have to stay writable."""
-        return (self.connections.monolith,)
+        return (self.connections.control,)
 
     @contextmanager
     def prepared(self) -> Iterator[None]:

@@ -46,7 +46,7 @@ from pgsplit.replication.shared import (
     shared,
 )
 from pgsplit.replication.slot import Connection, exported_snapshot
-from pgsplit.replication.stream import Stream
+from pgsplit.replication.stream import BaseStream
 from pgsplit.replication.subscription import drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
@@ -95,7 +95,7 @@ class _Needed:
     `replicated`.
     """
 
-    stream: Stream
+    stream: BaseStream
     source: str
     target: str
     known: Mapping[str, tuple[str, ...]]

@@ -24,7 +24,7 @@ from pgsplit.replication.fence import Fence
 from pgsplit.replication.session import open_session
 from pgsplit.replication.shared import SharedStream, completed_owners
 from pgsplit.replication.sharing import read_through
-from pgsplit.replication.stream import Stream
+from pgsplit.replication.stream import BaseStream, Stream
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.schema import prepare_service
 
@@ -143,7 +143,7 @@ def _renew_fence(service: Service, connections: Connections) -> list[str]:
 def _adopt_logins(service: Service, connections: Connections) -> None:
     """Give streams that an earlier version has created logins of their own."""
     with open_session(service, connections) as session, ExitStack() as opened:
-        streams: list[Stream] = [session.forward, session.reverse]
+        streams: list[BaseStream] = [session.forward, session.reverse]
         for owner in completed_owners(session.monolith, service):
             there = opened.enter_context(connections.connect(owner.database))
             one = SharedStream(service, session.monolith, session.database, owner, there)

@@ -12,11 +12,12 @@ from psycopg.rows import class_row
 from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.base.operator import made_by, versions
 from pgsplit.observe.operations import Entry, Operation, Pause
-from pgsplit.postgres.connect import describe, explained
+from pgsplit.postgres.connect import describe
 from pgsplit.postgres.row_diff import Comparison
 from pgsplit.postgres.row_hashes import Connection
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, state
 from pgsplit.state.saga import OPERATIONS
 
@@ -167,20 +168,17 @@ def report(services: Sequence[Service], connections: Connections) -> Report:
 
     Args:
         services: in phase order.
-        connections: where the monolith with the ledger is.
+        connections: where the control database with the ledger is.
 
     Returns:
         State, steps and proofs of each service, and the backups that belong to no service.
 
     Raises:
-        ConnectionFailed: the monolith can't be reached.
+        ConnectionFailed: the control database can't be reached.
         NotReady: nothing is recorded of any service.
     """
-    url = connections.monolith_url
-    with (
-        connections.connect(connections.monolith) as monolith,
-        explained(url, connections.monolith, monolith),
-    ):
+    url = connections.control_url
+    with open_control(connections) as monolith:
         known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
         server = monolith.info.parameter_status("server_version") or ""
         accounts = [_account(monolith, one) for one in services] if known == (True,) else []
@@ -209,7 +207,7 @@ def _servers(
     accounts: Sequence[Account], connections: Connections, monolith: str
 ) -> dict[str, str]:
     """Give the servers' versions; a service's server may be down."""
-    found = {connections.monolith: f"PostgreSQL {monolith}"}
+    found = {connections.control: f"PostgreSQL {monolith}"}
     for one in accounts:
         if one.state is not State.ABSENT:
             try:
@@ -223,7 +221,7 @@ def _servers(
 
 def history(services: Sequence[Service], connections: Connections) -> list[Entry]:
     """Read the ledger's entries of some services, the oldest first; none if there is no ledger."""
-    with connections.connect(connections.monolith) as monolith:
+    with open_control(connections) as monolith:
         known = monolith.execute("select to_regclass('split.ledger') is not null").fetchone()
         if known != (True,):
             return []

@@ -22,11 +22,12 @@ from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
 from pgsplit.replication.slot import Connection, Slot, slot
-from pgsplit.replication.stream import Stream
+from pgsplit.replication.stream import BaseStream, Stream
 from pgsplit.replication.sync import how_far
 from pgsplit.routing import env_file, faults
 from pgsplit.routing.env_file import Side
 from pgsplit.routing.routes import load
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, completed, state
 from pgsplit.state.saga import left_unfinished
 
@@ -122,13 +123,11 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
         The service's status, with a warning and a fix for each problem.
 
     Raises:
-        ConnectionFailed: the monolith can't be reached. If the service's own server can't, that
-            is a warning.
+        ConnectionFailed: the control database can't be reached. If the service's own server can't,
+            that is a warning.
     """
-    with (
-        connections.connect(connections.monolith) as monolith,
-        explained(connections.monolith_url, connections.monolith),
-    ):
+    url = connections.control_url
+    with open_control(connections) as monolith, explained(url, connections.control):
         found = Status(service, state(monolith, service))
         if not found.state.reached(State.PROVISIONED):
             _look_for_strange_file(found, connections)
@@ -224,7 +223,7 @@ def _look(stream: Stream, found: Status) -> None:
     found.replication, found.mirror_lag_seconds = _look_at_stream(stream, found)
 
 
-def _look_at_stream(stream: Stream, found: Status) -> tuple[str, float | None]:
+def _look_at_stream(stream: BaseStream, found: Status) -> tuple[str, float | None]:
     """Tell a stream's status in a word, and a heartbeat's time; warn of problems."""
     breach = continuity.look(stream)
     try:
@@ -341,7 +340,7 @@ def _warn_of_no_follower(stream: Stream, found: Status) -> None:
         )
 
 
-def _probe(stream: Stream) -> float | None:
+def _probe(stream: BaseStream) -> float | None:
     """Give a heartbeat's time to the mirror in seconds; None if the stream has stopped.
 
     A worker that is busy with a big transaction takes longer, but has not stopped. Then this gives

@@ -19,7 +19,14 @@ from psycopg.conninfo import conninfo_to_dict
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.base.text import duration
 from pgsplit.postgres import embedded_url, service_file, session_settings
-from pgsplit.postgres.connect import DEFAULTS, connect, url_of
+from pgsplit.postgres.connect import (
+    DEFAULTS,
+    connect,
+    describe,
+    fields_of,
+    same_database,
+    url_of,
+)
 from pgsplit.project import strangers
 from pgsplit.project.project import Project
 from pgsplit.project.settings import Settings
@@ -59,9 +66,52 @@ class Connections:
         return self.project.name
 
     @property
+    def has_monolith(self) -> bool:
+        """Whether there is a monolith; once all services are completed it may be gone."""
+        return self.monolith in self.urls
+
+    def require_monolith(self) -> None:
+        """Refuse what needs the monolith if there is none any more; else NotReady."""
+        if not self.has_monolith:
+            variable = self.project.variable("URL")
+            raise NotReady(
+                f"This needs the monolith, and {variable} is not set: the services live without"
+                " it.",
+                where=describe(self.control_url),
+                hint=f"If there is one: export {variable}=postgresql://USER@HOST/DATABASE",
+            )
+
+    @property
     def monolith_url(self) -> str:
-        """The monolith's URL."""
+        """The monolith's URL.
+
+        Raises:
+            NotReady: there is no monolith any more.
+        """
+        self.require_monolith()
         return self.urls[self.monolith]
+
+    @property
+    def control(self) -> str:
+        """The control database's target name: it has the ledger and the services' states.
+
+        It is the monolith, unless it has moved.
+        """
+        moved = control_of(self.project)
+        return moved if moved in self.urls else self.monolith
+
+    @property
+    def control_url(self) -> str:
+        """The control database's URL."""
+        return self.urls[self.control]
+
+    def url(self, target: str) -> str:
+        """Give a target's URL.
+
+        Raises:
+            NotReady: it is the monolith, and there is none any more.
+        """
+        return self.monolith_url if target == self.monolith else self.urls[target]
 
     def environ(self) -> dict[str, str]:
         """Give the environment in which dbt finds the same databases."""
@@ -81,7 +131,7 @@ class Connections:
         """Open an autocommit connection to a target; see `connect`.
 
         Args:
-            target: the monolith or a service's database.
+            target: the monolith, the control database or a service's database.
             parameters: further connection parameters, such as `application_name`.
 
         Returns:
@@ -89,10 +139,11 @@ class Connections:
 
         Raises:
             ConnectionFailed: the server can't be reached or refuses; the message says why.
+            NotReady: it is the monolith, and there is none any more.
             TargetOccupied: somebody else owns, or may change, what is this project's there. It is
                 asked once.
         """
-        database = connect(self.urls[target], target, **parameters)
+        database = connect(self.url(target), target, **parameters)
         if target not in self._own and "replication" not in parameters:
             try:
                 strangers.require_none(database, self.project, target)
@@ -100,11 +151,16 @@ class Connections:
                 database.close()
                 raise
             self._own.add(target)
-        if target == self.monolith and "replication" not in parameters:
+        if target in (self.monolith, self.control) and "replication" not in parameters:
             # An application may lock its tables for as long as it likes.
             database.execute(f"set lock_timeout = '{LONGEST_WAIT}'")
             database.execute(session_settings.ONLY_TABLES)
         return database
+
+
+def control_of(project: Project) -> str:
+    """Give the target name of a control database that is not the monolith."""
+    return f"{project.name}_control"
 
 
 def resolve(
@@ -118,8 +174,9 @@ def resolve(
             target `name`. The optional `NAME_REPLICATION_URL` is the URL by which the other
             *servers* reach it, if their network names differ from the runner's. With the monolith's
             name, `…_CONNECTIONS` is the folder of the services' routes, `…_APPLICATION_URL` the URL
-            by which applications log in to the monolith, and `…_AFTER_CHANGE` a command to run
-            after routes have changed.
+            by which applications log in to the monolith, `…_CONTROL_URL` that of the control
+            database if it has moved, and `…_AFTER_CHANGE` a command to run after routes have
+            changed.
             `PGBOUNCER_ADMIN_URL` is the console of PgBouncer.
         home: the folder of the embedded server; by default the project's.
 
@@ -144,9 +201,12 @@ def resolve(
             one: settings.get(variable("REPLICATION_URL", one), "") for one in services
         },
     }
-    if not any(given.values()):
+    control = _control(settings, project)
+    if not any(given.values()) and not control:
         urls = {target: embedded_url.url(home or project.root, target, name) for target in given}
         return Connections(project, urls, True, urls[name], folder, **pointing)
+    if not given[name] and control:
+        return _without_monolith(project, settings, given, control, folder, pointing)
     if not given[name]:
         named = ", ".join(f"{t.upper()}_URL" for t, url in given.items() if url)
         raise ConnectionFailed(
@@ -157,12 +217,56 @@ def resolve(
 
     monolith = _parse(settings, variable("URL"))
     fields = {name: {"dbname": name, **monolith}}
+    if control:
+        fields[control_of(project)] = fields_of(control)
     for service in services:
         fields[service] = (
             {"dbname": service, **_parse(settings, variable("URL", service))}
             if given[service]
             else {**monolith, "dbname": service}
         )
+    urls = _apart(fields)
+    replication = settings.get(variable("REPLICATION_URL")) or urls[name]
+    return Connections(project, urls, False, replication, folder, **pointing)
+
+
+def _without_monolith(
+    project: Project,
+    settings: Settings,
+    given: Mapping[str, str],
+    control: str,
+    folder: Path,
+    pointing: Mapping[str, Any],
+) -> Connections:
+    """Give the databases of a project whose monolith is gone: each service has its own URL."""
+    lacking = [project.variable("URL", one) for one in project.services if not given[one]]
+    if lacking:
+        raise ConnectionFailed(
+            f"{', '.join(lacking)} is not set, and neither is {project.variable('URL')}, beside"
+            " which a service without a URL is.",
+            where="the environment",
+            hint="\n".join(f"export {one}=postgresql://USER@HOST/DATABASE" for one in lacking),
+        )
+    fields = {control_of(project): fields_of(control)}
+    for service in project.services:
+        fields[service] = {
+            "dbname": service,
+            **_parse(settings, project.variable("URL", service)),
+        }
+    return Connections(project, _apart(fields), False, "", folder, **pointing)
+
+
+def _control(settings: Settings, project: Project) -> str:
+    """Give the control database's URL; nothing if it is the monolith."""
+    variable = project.variable("CONTROL_URL")
+    url = _given(settings, variable, control_of(project))
+    is_given = url and settings.get(project.variable("URL"), "")
+    monolith = _given(settings, project.variable("URL"), project.name) if is_given else ""
+    return "" if monolith and same_database(url, monolith) else url
+
+
+def _apart(fields: Mapping[str, dict[str, str]]) -> dict[str, str]:
+    """Give the targets' URLs; refuse two that are one database, or that can't be used."""
     seen: dict[tuple[str, str, str], str] = {}
     for target, found in fields.items():
         place = (found["host"], found["port"], found["dbname"])
@@ -179,9 +283,7 @@ def resolve(
                 hint=f"Give {target.upper()}_URL a database of its own.",
             )
         seen[place] = target
-    urls = {target: url_of(found) for target, found in fields.items()}
-    replication = settings.get(variable("REPLICATION_URL")) or urls[name]
-    return Connections(project, urls, False, replication, folder, **pointing)
+    return {target: url_of(found) for target, found in fields.items()}
 
 
 def _given(settings: Settings, variable: str, database: str) -> str:

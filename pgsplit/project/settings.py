@@ -67,6 +67,7 @@ def known(project: Project) -> dict[str, Setting]:
     found = [
         Setting("url", variable("URL"), "the embedded server", is_url=True),
         Setting("replication_url", variable("REPLICATION_URL"), "as url", is_url=True),
+        Setting("control_url", variable("CONTROL_URL"), "as url", is_url=True),
         Setting("application_url", variable("APPLICATION_URL"), "as url", is_url=True),
         Setting("pgbouncer_admin_url", "PGBOUNCER_ADMIN_URL", "no PgBouncer", is_url=True),
         Setting("connections", variable("CONNECTIONS"), "connections", is_path=True),

@@ -18,8 +18,10 @@ from pgsplit.project import dbt
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import shared
-from pgsplit.replication.sync import apply_changes, arrive
-from pgsplit.replication.upstreams import open_upstreams
+from pgsplit.replication.independent import on_their_own, open_streams
+from pgsplit.replication.sync import apply_changes, bring_up
+from pgsplit.replication.upstreams import Upstreams
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, state
 
 SAMPLES = 5
@@ -146,22 +148,29 @@ def _bring_to_one_cut(services: Sequence[Service], connections: Connections) -> 
 
     A switched owner's changes come through the monolith, so its reverse stream goes first.
     """
+    alone = on_their_own(services, connections)
+    needing = [one for one in services if one not in alone]
+    for service in _switched_owners(needing, connections):
+        with open_streams(service, connections) as found:
+            apply_changes(found.database)
+            if isinstance(found, Upstreams) and found.back:
+                found.back.arrive()
+    for service in services:
+        with open_streams(service, connections) as found:
+            bring_up(found)
+
+
+def _switched_owners(services: Sequence[Service], connections: Connections) -> list[Service]:
+    """Find the switched services whose tables some services share."""
     owners = {owner for service in services for owner in shared.owners(service)}
-    with connections.connect(connections.monolith) as monolith:
-        switched = [
+    if not owners:
+        return []
+    with open_control(connections) as monolith:
+        return [
             one
             for one in connections.project.services.values()
             if one in owners and state(monolith, one) is State.SWITCHED
         ]
-    for service in switched:
-        with open_upstreams(service, connections) as upstreams:
-            apply_changes(upstreams.database)
-            if upstreams.back:
-                upstreams.back.arrive()
-    for service in services:
-        with open_upstreams(service, connections) as upstreams:
-            arrive(upstreams)
-            apply_changes(upstreams.database)
 
 
 def _look_again(suspects: Sequence[_Test], connections: Connections) -> dict[_Test, Reference]:

@@ -23,6 +23,7 @@ from pgsplit.replication.shared import SharedStream
 from pgsplit.replication.stream import Stream
 from pgsplit.replication.sync import apply_changes_and_look, arrive
 from pgsplit.replication.upstreams import LOCK_TIMEOUT, Upstreams, open_upstreams
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import Ledger, State, state
 
 ATTEMPTS = 4
@@ -144,12 +145,12 @@ def following(services: Sequence[Service], connections: Connections) -> list[Ser
     Raises:
         NotReady: no service does.
     """
-    with connections.connect(connections.monolith) as monolith:
+    with open_control(connections) as monolith:
         found = [one for one in services if not state(monolith, one).reached(State.SWITCHED)]
     if not found:
         raise NotReady(
             "All services are switched: their totals are no longer the monolith's.",
-            where=describe(connections.monolith_url),
+            where=describe(connections.control_url),
             hint="runner.py verify, which compares in the other direction",
         )
     return found

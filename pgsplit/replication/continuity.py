@@ -27,7 +27,7 @@ from pgsplit.replication.evidence import End
 from pgsplit.replication.slot import Connection
 
 if TYPE_CHECKING:
-    from pgsplit.replication.stream import Stream
+    from pgsplit.replication.stream import BaseStream
 
 # Somebody else may renew the record between our looks at both ends; the next look then agrees.
 TRIES = 4
@@ -81,7 +81,7 @@ RECORD = """
 class Breach:
     """Since when a stream proves nothing, and why."""
 
-    stream: Stream
+    stream: BaseStream
     at: datetime
     reason: str
 
@@ -96,7 +96,7 @@ class Breach:
         )
 
 
-def look(stream: Stream) -> Breach | None:
+def look(stream: BaseStream) -> Breach | None:
     """Compare a stream with its record, and renew the record if nothing is wrong.
 
     Args:
@@ -111,7 +111,7 @@ def look(stream: Stream) -> Breach | None:
         return None  # one end's schema is of an older version; the next build upgrades it
 
 
-def look_if_due(stream: Stream) -> Breach | None:
+def look_if_due(stream: BaseStream) -> Breach | None:
     """Look at a stream unless somebody has done so within the last second.
 
     Returns:
@@ -126,7 +126,7 @@ def look_if_due(stream: Stream) -> Breach | None:
     return None if row and row[2] else look(stream)
 
 
-def require_unbroken(streams: Iterable[Stream]) -> None:
+def require_unbroken(streams: Iterable[BaseStream]) -> None:
     """Refuse streams that may have been broken since they were last proven.
 
     Raises:
@@ -139,11 +139,11 @@ def require_unbroken(streams: Iterable[Stream]) -> None:
             raise breach.error()
 
 
-def require_parts(stream: Stream, breach: Breach | None) -> None:
+def require_parts(stream: BaseStream, breach: Breach | None) -> None:
     """Refuse a stream that lacks a part, and tell what else was found: that has another remedy.
 
     Raises:
-        NotReady: see `Stream.require_unbroken`.
+        NotReady: see `BaseStream.require_unbroken`.
     """
     try:
         stream.require_unbroken()
@@ -157,7 +157,7 @@ def require_parts(stream: Stream, breach: Breach | None) -> None:
         ) from error
 
 
-def begin_proof(stream: Stream) -> Breach | None:
+def begin_proof(stream: BaseStream) -> Breach | None:
     """Record how a broken stream is now: whatever happens to it from here counts against the proof.
 
     Returns:
@@ -171,7 +171,7 @@ def begin_proof(stream: Stream) -> Breach | None:
     return found
 
 
-def source_lost(stream: Stream) -> bool:
+def source_lost(stream: BaseStream) -> bool:
     """Tell whether a stream's target may be the only one that has rows of its source.
 
     Returns:
@@ -183,7 +183,7 @@ def source_lost(stream: Stream) -> bool:
         return False  # see `look`
 
 
-def end_proof(stream: Stream) -> None:
+def end_proof(stream: BaseStream) -> None:
     """Let a stream count as unbroken, since a proof that began with `begin_proof` has ended well.
 
     Raises:
@@ -198,7 +198,7 @@ def end_proof(stream: Stream) -> None:
     _write(stream, source, target, evidence.renewed(source, target), None)
 
 
-def suspend(stream: Stream) -> None:
+def suspend(stream: BaseStream) -> None:
     """Record that a stream is being removed, so that no remains of it prove anything."""
     for database in (stream.source, stream.target):
         if _has_record(database):
@@ -209,14 +209,14 @@ def suspend(stream: Stream) -> None:
             )
 
 
-def forget(stream: Stream) -> None:
+def forget(stream: BaseStream) -> None:
     """Forget the record of a stream that has been removed; idempotent."""
     for database in (stream.source, stream.target):
         if _has_record(database):
             database.execute("delete from split.streams where stream = %s", (stream.name,))
 
 
-def _look(stream: Stream) -> Breach | None:
+def _look(stream: BaseStream) -> Breach | None:
     for tries in range(TRIES):
         source, target = _ends(stream)
         for end in (source, target):
@@ -235,7 +235,7 @@ def _look(stream: Stream) -> Breach | None:
     return None
 
 
-def _mark(stream: Stream) -> bool:
+def _mark(stream: BaseStream) -> bool:
     """Give the slot's counters a time by which it is known again; False if we may not."""
     try:
         stream.source.execute("select pg_stat_reset_replication_slot(%s)", (stream.name,))
@@ -244,11 +244,11 @@ def _mark(stream: Stream) -> bool:
     return True
 
 
-def _breach(stream: Stream, source: End, target: End) -> str | None:
+def _breach(stream: BaseStream, source: End, target: End) -> str | None:
     return evidence.breach(stream.name, source, target)
 
 
-def _ends(stream: Stream) -> tuple[End, End]:
+def _ends(stream: BaseStream) -> tuple[End, End]:
     """Ask both ends, the target first: so the source knows every heartbeat that is there."""
     asked, (source, target) = {"name": stream.name, "key": stream.heartbeat_key}, stream.labels
     there = stream.target.execute(LOOK, asked).fetchone()
@@ -257,7 +257,7 @@ def _ends(stream: Stream) -> tuple[End, End]:
     return End(source, *here), End(target, *there)
 
 
-def _renew(stream: Stream, source: End, target: End) -> None:
+def _renew(stream: BaseStream, source: End, target: End) -> None:
     seen = Jsonb(evidence.renewed(source, target))
     for database, end in ((stream.target, target), (stream.source, source)):
         database.execute(
@@ -271,30 +271,30 @@ def _renew(stream: Stream, source: End, target: End) -> None:
         )
 
 
-def _record(stream: Stream, source: End, target: End, reason: str) -> Breach:
+def _record(stream: BaseStream, source: End, target: End, reason: str) -> Breach:
     """Record a breach at both ends and in the ledger; what was recorded before stays."""
-    row = stream.monolith.execute("select clock_timestamp()").fetchone()
+    row = (stream.control or stream.source).execute("select clock_timestamp()").fetchone()
     assert row is not None
     breach = Breach(stream, row[0], reason)
     # Rows may be nowhere else now; whatever replaces them keeps a copy.
     stream.database.execute("update split.service set keeps_replaced = true")
     for database, end in ((stream.target, target), (stream.source, source)):
         _put(stream, database, end.kept or end.identity, end.seen or {}, breach)
-    stream.monolith.execute(
-        RECORD, (stream.service.database, Jsonb({"stream": stream.name}), Jsonb({"error": reason}))
-    )
+    if stream.control:
+        what, why = Jsonb({"stream": stream.name}), Jsonb({"error": reason})
+        stream.control.execute(RECORD, (stream.service.database, what, why))
     return breach
 
 
 def _write(
-    stream: Stream, source: End, target: End, seen: dict[str, Any], breach: Breach | None
+    stream: BaseStream, source: End, target: End, seen: dict[str, Any], breach: Breach | None
 ) -> None:
     for database, end in ((stream.target, target), (stream.source, source)):
         _put(stream, database, end.identity, seen, breach)
 
 
 def _put(
-    stream: Stream, database: Connection, identity: Any, seen: Any, breach: Breach | None
+    stream: BaseStream, database: Connection, identity: Any, seen: Any, breach: Breach | None
 ) -> None:
     database.execute(
         WRITE,

@@ -13,9 +13,12 @@ from pgsplit.postgres.retry import EXHAUSTED
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity
-from pgsplit.replication.stream import LOOK_SECONDS, PATIENCE_SECONDS, Stream
+from pgsplit.replication.independent import Independent, open_streams
+from pgsplit.replication.owner_watch import watched
+from pgsplit.replication.slot import Connection
+from pgsplit.replication.stream import LOOK_SECONDS, PATIENCE_SECONDS, BaseStream
 from pgsplit.replication.sync import apply_changes, exhausted, how_far
-from pgsplit.replication.upstreams import Upstreams, open_upstreams
+from pgsplit.replication.upstreams import Upstreams
 from pgsplit.state.saga import left_unfinished
 
 # How long a follower waits before it tries again: at first, and at most if the trouble goes on.
@@ -51,7 +54,8 @@ def follow(
 
     It waits for a server that goes away or has no room. If replication stops, or rows break a
     rule, it shows that and tries again, since people fix that elsewhere. Two followers of one
-    service take turns.
+    service take turns. That of an independent service asks neither the monolith nor the ledger, and
+    an owner in trouble keeps only its own stream from going on.
 
     Args:
         service: a service that has been built.
@@ -64,21 +68,23 @@ def follow(
         SplitError: it can't begin (see `sync`), or a part of a stream is gone for good.
     """
     rows, begun, is_lost, pause = 0, False, False, FIRST_TROUBLE_SECONDS
+    is_independent = False
     while not stop.is_set():
         try:
-            with open_upstreams(service, connections) as upstreams:
-                begun = True
+            with open_streams(service, connections, is_built=begun) as found:
+                begun, is_independent = True, isinstance(found, Independent)
                 # A crash may lose a commit, but then its changes are still there to be applied.
-                upstreams.database.execute("set synchronous_commit = off")
+                found.database.execute("set synchronous_commit = off")
                 try:
-                    for tick in _ticks(upstreams, rows, stop, interval):
+                    for tick in _ticks(found, rows, stop, interval):
                         rows, is_lost, pause = tick.rows, False, FIRST_TROUBLE_SECONDS
                         on_tick(tick)
                 except EXHAUSTED as error:  # of either server, such as at a heartbeat
-                    raise exhausted(error, upstreams.database) from error
+                    raise exhausted(error, found.database) from error
         except (ConnectionFailed, BuildFailed, NotReady, SourceMismatch) as error:
             trouble = str(error)
-            if not isinstance(error, (ConnectionFailed, BuildFailed, Busy)):
+            passes = is_independent or isinstance(error, (ConnectionFailed, BuildFailed, Busy))
+            if not passes:
                 under_way = _operations_under_way(connections)
                 if not under_way and is_lost:  # twice: no passing state of a cutover
                     raise
@@ -125,7 +131,7 @@ def follow_all(
 def _operations_under_way(connections: Connections) -> str:
     """Say which operations are under way, if any: they leave streams incomplete for a while."""
     try:
-        with connections.connect(connections.monolith) as monolith:
+        with connections.connect(connections.control) as monolith:
             left = left_unfinished(monolith)
     except ConnectionFailed as error:
         return str(error)
@@ -166,7 +172,7 @@ class _Watch:
         self._note(stopped)
         return True
 
-    def _note(self, stopped: tuple[Stream, float] | None) -> None:
+    def _note(self, stopped: tuple[BaseStream, float] | None) -> None:
         if stopped is None:
             self.stopped_at, self.trouble = None, ""
             return
@@ -176,18 +182,23 @@ class _Watch:
             self.trouble = str(self.upstreams.why_stopped(stream))
 
 
-def _ticks(upstreams: Upstreams, rows: int, stop: Event, interval: float) -> Iterator[Tick]:
+def _ticks(
+    found: Upstreams | Independent, rows: int, stop: Event, interval: float
+) -> Iterator[Tick]:
     """Apply what arrives, until told to stop or the service has other streams."""
-    started, rows_before, watch = time.monotonic(), rows, _Watch(upstreams)
+    if isinstance(found, Independent):
+        yield from _independent_ticks(found, rows, stop, interval)
+        return
+    started, rows_before, watch = time.monotonic(), rows, _Watch(found)
     while not stop.is_set():
         if not watch.look():
             return
-        if _has_news(upstreams):
-            rows += apply_changes(upstreams.database).rows
-        pending, lag = how_far(upstreams)
-        slots = [stream.slot() for stream in upstreams.incoming]
+        if _has_news(found.database):
+            rows += apply_changes(found.database).rows
+        pending, lag = how_far(found)
+        slots = [stream.slot() for stream in found.incoming]
         yield Tick(
-            upstreams.service,
+            found.service,
             rows,
             (rows - rows_before) / max(time.monotonic() - started, interval),
             lag,
@@ -198,8 +209,35 @@ def _ticks(upstreams: Upstreams, rows: int, stop: Event, interval: float) -> Ite
         stop.wait(interval)
 
 
-def _has_news(upstreams: Upstreams) -> bool:
-    row = upstreams.database.execute(
+def _independent_ticks(
+    found: Independent, rows: int, stop: Event, interval: float
+) -> Iterator[Tick]:
+    """Apply what arrives; nothing here waits for an owner's server."""
+    started, rows_before, looked_at = time.monotonic(), rows, time.monotonic()
+    with watched(found) as watches:
+        while not stop.is_set():
+            if time.monotonic() - looked_at > LOOK_SECONDS:
+                looked_at = time.monotonic()
+                if found.have_changed():
+                    return
+            if _has_news(found.database):
+                rows += apply_changes(found.database).rows
+            pending, lag = how_far(found)
+            behind = [one.behind for one in watches if one.behind is not None]
+            yield Tick(
+                found.service,
+                rows,
+                (rows - rows_before) / max(time.monotonic() - started, interval),
+                lag,
+                sum(behind) if len(behind) == len(watches) else None,
+                pending,
+                "\n".join(one.trouble for one in watches if one.trouble),
+            )
+            stop.wait(interval)
+
+
+def _has_news(database: Connection) -> bool:
+    row = database.execute(
         "select exists (select from split.changes)"
         " or exists (select from split.service_tables where is_stale)"
         " or exists (select from split.mirror_tables where is_stale)"

@@ -31,7 +31,7 @@ from pgsplit.replication.slot import Connection
 from pgsplit.replication.subscription import try_to_connect
 
 if TYPE_CHECKING:
-    from pgsplit.replication.stream import Stream
+    from pgsplit.replication.stream import BaseStream
 
 # PostgreSQL 15 lets only superusers give REPLICATION; later on one must have it.
 MAY_MAKE = """
@@ -48,7 +48,7 @@ MARK = """
 OF_ANOTHER_HOST = ("sslcert", "sslkey", "sslpassword", "passfile", "service")
 
 
-def url_for(stream: Stream, connections: Connections) -> str:
+def url_for(stream: BaseStream, connections: Connections) -> str:
     """Give the URL that a stream's subscription is to store; with a login of its own if it can be.
 
     A login that is there gets a new password.
@@ -76,7 +76,7 @@ def url_for(stream: Stream, connections: Connections) -> str:
     return url
 
 
-def adopt(stream: Stream, connections: Connections) -> None:
+def adopt(stream: BaseStream, connections: Connections) -> None:
     """Give a stream that an earlier version has created a login of its own; idempotent.
 
     Args:
@@ -100,7 +100,7 @@ def adopt(stream: Stream, connections: Connections) -> None:
         raise
 
 
-def drop(stream: Stream) -> None:
+def drop(stream: BaseStream) -> None:
     """Drop a stream's login, if it is there and ours; idempotent.
 
     One to which somebody has given further rights stays, and nobody can log in as it. No operation
@@ -118,7 +118,7 @@ def drop(stream: Stream) -> None:
         return  # somebody with more rights has made it, with another login of the runner's
 
 
-def advice(stream: Stream, connections: Connections) -> str:
+def advice(stream: BaseStream, connections: Connections) -> str:
     """Say whose password a stream's subscription stores or will store, if not its own login's.
 
     Args:
@@ -153,7 +153,7 @@ def advice(stream: Stream, connections: Connections) -> str:
     )
 
 
-def logged(stream: Stream, connections: Connections) -> str:
+def logged(stream: BaseStream, connections: Connections) -> str:
     """Say which log may hold the password that a subscription stores; nothing if none may.
 
     A statement that fails leaves the password in the log by default. That of a login of its own is
@@ -174,7 +174,7 @@ def logged(stream: Stream, connections: Connections) -> str:
     )
 
 
-def notes(stream: Stream, connections: Connections) -> list[str]:
+def notes(stream: BaseStream, connections: Connections) -> list[str]:
     """Give what an operator should know before a stream is created, with what changes it."""
     said = [logged(stream, connections)]
     if not may_make(stream.source):
@@ -182,7 +182,7 @@ def notes(stream: Stream, connections: Connections) -> list[str]:
     return [one for one in said if one]
 
 
-def notes_of(stream: Stream, connections: Connections) -> list[str]:
+def notes_of(stream: BaseStream, connections: Connections) -> list[str]:
     """Give what an operator should know about a stream that is there."""
     said = advice(stream, connections) if stream.is_there() else ""
     return [said] if said else []
@@ -201,7 +201,7 @@ def is_secret(source: Connection, source_name: str, connections: Connections) ->
     return bool(conninfo_to_dict(url).get("password")) or source.pgconn.used_password
 
 
-def _has_own(stream: Stream) -> bool:
+def _has_own(stream: BaseStream) -> bool:
     """Tell whether a stream has its own login, and uses it, as far as this login may look."""
     if mark(stream.source, stream.name) != (stream.service.mark,):
         return False
@@ -226,7 +226,7 @@ def mark(source: Connection, name: str) -> tuple[str | None] | None:
     return source.execute(MARK, (name,)).fetchone()
 
 
-def _make(stream: Stream) -> str:
+def _make(stream: BaseStream) -> str:
     """Make the login, or give it another password; nothing if this login may not."""
     source, name, service = stream.source, stream.name, stream.service
     found = mark(source, name)

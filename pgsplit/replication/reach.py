@@ -19,7 +19,7 @@ from pgsplit.replication.slot import Connection
 from pgsplit.replication.subscription import try_to_connect
 
 if TYPE_CHECKING:
-    from pgsplit.replication.stream import Stream
+    from pgsplit.replication.stream import BaseStream
 
 # Files of this machine that a URL may name, and that another server doesn't have.
 FILES = {
@@ -36,7 +36,7 @@ ANSWERS = ("password authentication failed for user",)
 ANSWERS_TO_SUPERUSERS = (*ANSWERS, "does not exist")
 
 
-def require_reachable(stream: Stream, connections: Connections) -> None:
+def require_reachable(stream: BaseStream, connections: Connections) -> None:
     """Check that a stream's target can log in to its source; changes nothing.
 
     Args:

@@ -24,7 +24,11 @@ CLOCK_READINGS = 5
 
 @dataclass(frozen=True)
 class Session:
-    """The monolith and a service's database, with the streams and fences between them."""
+    """The monolith and a service's database, with the streams and fences between them.
+
+    Once the control database has moved, all services are completed, and it stands for the monolith:
+    only ledger and states are still asked of it.
+    """
 
     service: Service
     connections: Connections
@@ -87,8 +91,8 @@ def open_session(service: Service, connections: Connections) -> Iterator[Session
     """
     urls = connections.urls
     with (
-        connections.connect(connections.monolith) as monolith,
-        explained(connections.monolith_url, connections.monolith, monolith),
+        connections.connect(connections.control) as monolith,
+        explained(connections.control_url, connections.control, monolith),
         connections.connect(service.database) as database,
         explained(urls[service.database], service.database, database),
     ):

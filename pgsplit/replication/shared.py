@@ -15,22 +15,33 @@ from pgsplit.project.project import Service
 from pgsplit.replication import continuity, forgotten
 from pgsplit.replication.session import Session, lock_syncs
 from pgsplit.replication.slot import Connection
-from pgsplit.replication.stream import Stream
+from pgsplit.replication.stream import BaseStream, Stream
 from pgsplit.replication.subscription import drop_tables, published
 from pgsplit.state.ledger import State, state
 
 
 @dataclass(frozen=True)
-class SharedStream(Stream):
-    """The stream from an owner's mirror to the mirror of a service that shares columns of it."""
+class SharedStream(BaseStream):
+    """The stream from an owner's mirror to the mirror of a service that shares columns of it.
 
+    `monolith` is None for a service that works without it; see `independent`.
+    """
+
+    service: Service
+    monolith: Connection | None
+    database: Connection
     owner: Service
     owner_database: Connection
 
     @property
+    def control(self) -> Connection | None:
+        """Where ledger and states are; None for a service that works without them."""
+        return self.monolith
+
+    @property
     def name(self) -> str:
         """The name of publication, slot and subscription."""
-        return f"{self.service.replication}_from_{self.owner.database}"
+        return stream_name(self.service, self.owner)
 
     @property
     def source(self) -> Connection:
@@ -56,6 +67,11 @@ class SharedStream(Stream):
     def fixed_by(self) -> str:
         """The command that fixes a stream that has lost a part."""
         return f"runner.py repair {self.service.role}"
+
+
+def stream_name(consumer: Service, owner: Service) -> str:
+    """Name the shared stream from an owner to a service that shares its columns."""
+    return f"{consumer.replication}_from_{owner.database}"
 
 
 def shared(owner: Service, consumer: Service) -> dict[str, tuple[str, ...]]:

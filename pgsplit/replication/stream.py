@@ -7,6 +7,7 @@ the command that fixes it.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,23 +34,26 @@ PAUSE_SECONDS = 0.2
 PAUSE_IN_A_HURRY_SECONDS = 0.02
 
 
-@dataclass(frozen=True)
-class Stream:
-    """The stream from the monolith to one service's mirror, with a connection to each."""
+class BaseStream(ABC):
+    """A stream from or to one service's database; what is true of all kinds of them."""
 
     service: Service
-    monolith: Connection
     database: Connection
 
     @property
-    def name(self) -> str:
-        """The name of publication, slot and subscription."""
-        return self.service.replication
+    @abstractmethod
+    def control(self) -> Connection | None:
+        """Where ledger and states are; None for a stream that works without them."""
 
     @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of publication, slot and subscription."""
+
+    @property
+    @abstractmethod
     def source(self) -> Connection:
         """The database that publishes and keeps the slot."""
-        return self.monolith
 
     @property
     def target(self) -> Connection:
@@ -57,9 +61,9 @@ class Stream:
         return self.database
 
     @property
+    @abstractmethod
     def heartbeat_key(self) -> str:
         """The key of its row in `split.heartbeats`, at source and target."""
-        return self.service.database
 
     @property
     def destination(self) -> str:
@@ -67,9 +71,14 @@ class Stream:
         return f"the mirror of {self.service.database}"
 
     @property
+    @abstractmethod
     def labels(self) -> tuple[str, str]:
         """Source and target by name, for people."""
-        return "the monolith", self.service.database
+
+    @property
+    @abstractmethod
+    def source_name(self) -> str:
+        """The source's target name, by which its URL is known."""
 
     @property
     def subscriber(self) -> str:
@@ -77,30 +86,20 @@ class Stream:
         return self.service.role
 
     @property
+    @abstractmethod
     def fixed_by(self) -> str:
         """The command that fixes a stream that has lost a part."""
-        if self._is_switched():
-            return f"runner.py repair {self.service.role}"
-        return (
-            f"runner.py land {self.service.role} --recopy\n"
-            "It copies the mirror again. The service's tables stay; the next build compares them."
-        )
 
     @property
     def proven_by(self) -> str:
         """The command after which a stream that may have left something out is proven again."""
-        stands = state(self.monolith, self.service)
-        is_known = forgotten(self.service, self.monolith, self.database) is None
+        if self.control is None:
+            return self.fixed_by
+        stands = state(self.control, self.service)
+        is_known = forgotten(self.service, self.control, self.database) is None
         if is_known and stands.reached(State.BUILT) and not stands.reached(State.SWITCHED):
             return f"runner.py verify {self.service.role}"
         return self.fixed_by
-
-    def _is_switched(self) -> bool:
-        """Tell whether the service is the source of truth, or the monolith has forgotten that."""
-        if state(self.monolith, self.service).reached(State.SWITCHED):
-            return True
-        what = forgotten(self.service, self.monolith, self.database)
-        return what is Forgotten.SWITCH_BY_MONOLITH
 
     def slot(self) -> Slot | None:
         """Look up the slot at the source; None if there is none."""
@@ -113,11 +112,6 @@ class Stream:
     def is_there(self) -> bool:
         """Tell whether the stream has been created: somebody subscribes."""
         return self.subscription() is not None
-
-    @property
-    def source_name(self) -> str:
-        """The source's target name, by which its URL is known."""
-        return self.service.project.name
 
     @property
     def variable(self) -> str:
@@ -197,9 +191,8 @@ class Stream:
     def unreachable(self, said: str) -> NotReady:
         """Give the error for a target's server that can't log in to the source."""
         source, target = self.labels
-        server = (
-            "The service's server" if self.source is self.monolith else f"The server of {target}"
-        )
+        is_monolith = self.source_name == self.service.project.name
+        server = "The service's server" if is_monolith else f"The server of {target}"
         return NotReady(
             f"{server} can't reach {source}: {said}",
             where=describe(self.target.info.dsn),
@@ -304,13 +297,14 @@ class Stream:
     def stopped(self) -> NotReady:
         """Say why the target does not move although no part of the stream is missing."""
         found, where = self.subscription(), describe(self.target.info.dsn)
-        if found and not found.enabled and (ours := paused_by_us(self.monolith, self.service)):
+        is_paused, control = found is not None and not found.enabled, self.control
+        if is_paused and control and (ours := paused_by_us(control, self.service)):
             return NotReady(
                 f"Replication into {self.destination} is paused by what was interrupted here.",
                 where=where,
                 hint=ours,
             )
-        if found and not found.enabled:
+        if is_paused:
             return NotReady(
                 f"Somebody has paused replication into {self.destination}. Its source keeps the WAL"
                 " meanwhile.",
@@ -338,3 +332,59 @@ class Stream:
             )
             + f" If somebody added a row by hand:\n{self.fixed_by}",
         )
+
+
+@dataclass(frozen=True)
+class Stream(BaseStream):
+    """The stream from the monolith to one service's mirror, with a connection to each."""
+
+    service: Service
+    monolith: Connection
+    database: Connection
+
+    @property
+    def control(self) -> Connection:
+        """Where ledger and states are."""
+        return self.monolith
+
+    @property
+    def name(self) -> str:
+        """The name of publication, slot and subscription."""
+        return self.service.replication
+
+    @property
+    def source(self) -> Connection:
+        """The database that publishes and keeps the slot."""
+        return self.monolith
+
+    @property
+    def heartbeat_key(self) -> str:
+        """The key of its row in `split.heartbeats`, at source and target."""
+        return self.service.database
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Source and target by name, for people."""
+        return "the monolith", self.service.database
+
+    @property
+    def source_name(self) -> str:
+        """The source's target name, by which its URL is known."""
+        return self.service.project.name
+
+    @property
+    def fixed_by(self) -> str:
+        """The command that fixes a stream that has lost a part."""
+        if self._is_switched():
+            return f"runner.py repair {self.service.role}"
+        return (
+            f"runner.py land {self.service.role} --recopy\n"
+            "It copies the mirror again. The service's tables stay; the next build compares them."
+        )
+
+    def _is_switched(self) -> bool:
+        """Tell whether the service is the source of truth, or the monolith has forgotten that."""
+        if state(self.control, self.service).reached(State.SWITCHED):
+            return True
+        what = forgotten(self.service, self.control, self.database)
+        return what is Forgotten.SWITCH_BY_MONOLITH

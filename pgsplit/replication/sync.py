@@ -8,7 +8,7 @@ and replicated like any other, tells how far both are, by the monolith's own clo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,18 +17,21 @@ from typing import TypeVar
 import psycopg
 from psycopg import Error, errors
 
-from pgsplit.base.errors import BuildFailed, Busy, NotReady
+from pgsplit.base.errors import BuildFailed, Busy, ConnectionFailed, NotReady, SplitError
 from pgsplit.postgres import holders
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.retry import CONFLICTS, EXHAUSTED, retrying
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.replication import continuity
+from pgsplit.replication.independent import Independent, on_their_own, open_streams
 from pgsplit.replication.own_changes import Harm, own_changes
 from pgsplit.replication.session import lock_syncs
 from pgsplit.replication.shared import SharedStream
 from pgsplit.replication.slot import Connection
-from pgsplit.replication.stream import Stream
-from pgsplit.replication.upstreams import Upstreams, open_upstreams
+from pgsplit.replication.stream import BaseStream, Stream
+from pgsplit.replication.upstreams import Upstreams
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, state
 
 # How often a sync is tried, and the first pause, which doubles: five seconds in all.
@@ -63,24 +66,41 @@ def built(connections: Connections) -> list[Service]:
     """Find the services that have been built, in phase order.
 
     Args:
-        connections: where the monolith is, whose ledger knows.
+        connections: where the control database is, which knows. Without it, the services' own
+            databases know, once all of them are independent.
 
     Raises:
+        ConnectionFailed: it can't be reached, and a service may need the monolith.
         NotReady: there is none.
     """
-    with connections.connect(connections.monolith) as monolith:
-        found = [
-            s
-            for s in connections.project.services.values()
-            if state(monolith, s).reached(State.BUILT)
-        ]
+    services = connections.project.services.values()
+    try:
+        with open_control(connections) as monolith:
+            found = [s for s in services if state(monolith, s).reached(State.BUILT)]
+    except ConnectionFailed as error:
+        found = on_their_own(services, connections)
+        if len(found) < len(services):
+            raise _some_need(found, error) from error
     if not found:
         raise NotReady(
             "No service has been built, so there is nothing to sync.",
-            where=describe(connections.monolith_url),
+            where=describe(connections.control_url),
             hint="runner.py run",
         )
     return found
+
+
+def _some_need(found: Sequence[Service], error: ConnectionFailed) -> ConnectionFailed:
+    """Say that the monolith can't be reached, and which services don't need it."""
+    if not found:
+        return error
+    names = " ".join(one.role for one in found)
+    return ConnectionFailed(
+        f"{error.what}\nThe others need it, or can't be reached either; these don't: {names}.",
+        where=error.where,
+        hint=f"{error.hint}\nor name those that don't need it: {names}",
+        **error.fields,
+    )
 
 
 def sync(service: Service, connections: Connections) -> Synced:
@@ -101,13 +121,29 @@ def sync(service: Service, connections: Connections) -> Synced:
             is lost.
     """
     started = time.monotonic()
-    with open_upstreams(service, connections) as upstreams:
-        arrive(upstreams)
-        done = apply_changes(upstreams.database)
-        if upstreams.back:
-            upstreams.back.arrive()
-        warnings = tuple(str(breach.error()) for breach in upstreams.breaches)
-    return replace(done, seconds=time.monotonic() - started, warnings=warnings)
+    with open_streams(service, connections) as found:
+        done = bring_up(found)
+        if isinstance(found, Upstreams):
+            if found.back:
+                found.back.arrive()
+            warnings = tuple(str(breach.error()) for breach in found.breaches)
+            done = replace(done, warnings=warnings)
+    return replace(done, seconds=time.monotonic() - started)
+
+
+def bring_up(found: Upstreams | Independent) -> Synced:
+    """Bring a service's tables to where the databases stand that its data come from.
+
+    Args:
+        found: its streams.
+
+    Raises:
+        SplitError: see `sync`.
+    """
+    if isinstance(found, Independent):
+        return _from_owners(found)
+    arrive(found)
+    return apply_changes(found.database)
 
 
 def arrive(upstreams: Upstreams) -> None:
@@ -121,12 +157,44 @@ def arrive(upstreams: Upstreams) -> None:
         SourceMismatch: it stopped because the monolith's tables have changed.
     """
     for stream in upstreams.incoming:
-        if isinstance(stream, SharedStream):
-            apply_changes(stream.source)  # to the owner's mirror, from which the stream reads
         try:
-            stream.arrive()
+            _arrive(stream)
         except NotReady as error:
             raise upstreams.why_stopped(stream, error) from error
+
+
+def _arrive(stream: BaseStream) -> None:
+    if isinstance(stream, SharedStream):
+        apply_changes(stream.source)  # to the owner's mirror, from which the stream reads
+    stream.arrive()
+
+
+def _from_owners(found: Independent) -> Synced:
+    """Bring an independent service to where its owners stand; an owner that is down keeps no other.
+
+    Raises:
+        SplitError: an owner's rows could not arrive; all that had arrived was applied.
+    """
+    failed, warnings = [], []
+    for owner in found.owners:
+        try:
+            with found.stream_from(owner, found.database) as stream:
+                if breach := continuity.look_if_due(stream):
+                    warnings.append(str(breach.error()))
+                stream.require_unbroken()
+                _arrive(stream)
+        except SplitError as error:
+            failed.append(error)
+    done = apply_changes(found.database)
+    if failed:
+        first, *others = failed
+        name = found.service.database
+        said = [first.what, f"{name} has applied all that has arrived; the rest waits there."]
+        said += [f"Also: {other.what} ({other.where})" for other in others]
+        raise type(first)(
+            "\n".join(said), where=first.where, hint=first.hint, **first.fields
+        ) from first
+    return replace(done, warnings=tuple(warnings))
 
 
 def apply_changes(database: Connection, within_seconds: float = 0.0) -> Synced:
@@ -261,21 +329,25 @@ def _apply_once(
         return synced, look(database)
 
 
-def how_far(stream: Stream) -> tuple[int, float | None]:
+def how_far(found: Stream | Independent) -> tuple[int, float | None]:
     """Tell how far a service's tables are behind.
 
     Args:
-        stream: a stream to a service that has been built.
+        found: the streams to a service that has been built.
 
     Returns:
         How many captured changes its tables do not show yet, and how old what they show is, in
-        seconds by the monolith's clock; None before the first sync.
+        seconds by the monolith's clock, or by its own if it is independent; None before the first
+        sync.
     """
-    row = stream.database.execute(
+    row = found.database.execute(
         "select (select count(*) from split.changes), as_of from split.service"
     ).fetchone()
     assert row is not None
-    age = stream.monolith.execute(
+    if isinstance(found, Independent) and not found.owners:
+        return int(row[0]), 0.0
+    clock = found.database if isinstance(found, Independent) else found.monolith
+    age = clock.execute(
         "select extract(epoch from clock_timestamp() - %s::timestamptz)::float", (row[1],)
     ).fetchone()
     return int(row[0]), age[0] if age else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from psycopg import errors
 
-from pgsplit.base.errors import Busy, NotReady, SplitError
+from pgsplit.base.errors import Busy, ConnectionFailed, NotReady, SplitError
 from pgsplit.postgres.connect import describe, explained
 from pgsplit.postgres.holders import refusal
 from pgsplit.project import drift
@@ -19,7 +19,7 @@ from pgsplit.replication.continuity import Breach
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
 from pgsplit.replication.slot import Connection
-from pgsplit.replication.stream import Stream
+from pgsplit.replication.stream import BaseStream, Stream
 from pgsplit.state.ledger import State, completed, state
 
 LOCK_TIMEOUT = "10s"
@@ -34,12 +34,12 @@ class Upstreams(Stream):
     of all these were found to prove nothing any more.
     """
 
-    incoming: tuple[Stream, ...] = ()
+    incoming: tuple[BaseStream, ...] = ()
     back: ReverseStream | None = None
     breaches: tuple[Breach, ...] = ()
 
     @property
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self) -> tuple[BaseStream, ...]:
         """All of them."""
         return (*self.incoming, self.back) if self.back else self.incoming
 
@@ -51,7 +51,7 @@ class Upstreams(Stream):
             self.back is not None
         )
 
-    def why_stopped(self, stream: Stream, otherwise: NotReady | None = None) -> SplitError:
+    def why_stopped(self, stream: BaseStream, otherwise: NotReady | None = None) -> SplitError:
         """Say why one of them does not move; tables that have changed are the first suspect."""
         try:
             drift.drift(self.monolith, self.database, self.service, completed(self.monolith))
@@ -61,8 +61,15 @@ class Upstreams(Stream):
 
 
 @contextmanager
-def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstreams]:
+def open_upstreams(
+    service: Service, connections: Connections, database: Connection | None = None
+) -> Iterator[Upstreams]:
     """Connect to all databases that a service's data come from.
+
+    Args:
+        service: the service.
+        connections: where the servers are.
+        database: a connection to its database, if the caller has one.
 
     Raises:
         NotReady: the service has not been built, or a stream has lost a part.
@@ -71,20 +78,15 @@ def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstr
     url = connections.urls[service.database]
     with (
         ExitStack() as opened,
-        connections.connect(connections.monolith) as monolith,
-        explained(connections.monolith_url, connections.monolith),
-        _locks_explained(looked_at := [monolith]),
+        # Once the control database has moved, nothing comes from the monolith any more.
+        connections.connect(connections.control) as monolith,
+        explained(connections.control_url, connections.control),
+        locks_explained(looked_at := [monolith]),
     ):
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
-        stands = state(monolith, service)
-        if not stands.reached(State.BUILT):
-            raise NotReady(
-                f"{service.database} has not been built since it last landed, so it has no tables"
-                " to look at.",
-                where=describe(url),
-                hint=f"runner.py run {service.role}",
-            )
-        database = opened.enter_context(connections.connect(service.database))
+        stands = _built(service, monolith, url)
+        if database is None:
+            database = opened.enter_context(connections.connect(service.database))
         looked_at.append(database)
         opened.enter_context(explained(url, service.database, database))
         requirements.provisioned(database, service)
@@ -98,14 +100,46 @@ def open_upstreams(service: Service, connections: Connections) -> Iterator[Upstr
         yield Upstreams(service, monolith, database, incoming, back, found)
 
 
+def require_built(service: Service, connections: Connections, otherwise: ConnectionFailed) -> None:
+    """Check that a service has been built, as far as somebody can be asked.
+
+    Args:
+        service: the service.
+        connections: where the monolith is.
+        otherwise: why its own database can't be reached; it counts if the monolith can't, either.
+
+    Raises:
+        NotReady: it has not been built.
+        ConnectionFailed: nobody knows.
+    """
+    try:
+        with connections.connect(connections.control) as monolith:
+            _built(service, monolith, connections.urls[service.database])
+    except ConnectionFailed:
+        raise otherwise from None
+
+
+def _built(service: Service, monolith: Connection, url: str) -> State:
+    """Give a service's state; refuse one that has not been built."""
+    stands = state(monolith, service)
+    if not stands.reached(State.BUILT):
+        raise NotReady(
+            f"{service.database} has not been built since it last landed, so it has no tables"
+            " to look at.",
+            where=describe(url),
+            hint=f"runner.py run {service.role}",
+        )
+    return stands
+
+
 def _incoming(
     service: Service,
     connections: Connections,
     monolith: Connection,
     database: Connection,
     opened: ExitStack,
-) -> tuple[Stream, ...]:
-    incoming: list[Stream] = []
+) -> tuple[BaseStream, ...]:
+    incoming: list[BaseStream] = []
     if needs_monolith(monolith, service):
         incoming.append(Stream(service, monolith, database))
     for owner in completed_owners(monolith, service):
@@ -115,7 +149,8 @@ def _incoming(
 
 
 @contextmanager
-def _locks_explained(looked_at: Sequence[Connection]) -> Iterator[None]:
+def locks_explained(looked_at: Sequence[Connection]) -> Iterator[None]:
+    """Name whoever holds a lock that could not be had in time, in one of these databases."""
     try:
         yield
     except errors.LockNotAvailable as error:

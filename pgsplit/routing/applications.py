@@ -153,6 +153,8 @@ def monolith_of(
 
 def is_of_another_monolith(routes: Routes, connections: Connections) -> bool:
     """Tell whether a file's URL of the monolith is for another one than this runner's."""
+    if not connections.has_monolith:
+        return False
     here = connections.monolith_url
     if not routes.monolith or connections.application_url or same_database(routes.monolith, here):
         return False

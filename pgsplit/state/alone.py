@@ -74,7 +74,7 @@ def alone(connections: Connections, monolith: Connection) -> Iterator[Connection
     Raises:
         NotReady: another runner is at work; the message says who runs it, where and since when.
     """
-    with closing(connections.connect(connections.monolith)) as holder:
+    with closing(connections.connect(connections.control)) as holder:
         holder.execute("begin")
         try:
             holder.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")

@@ -21,11 +21,12 @@ from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.operator import made_by
-from pgsplit.postgres.connect import explained
+from pgsplit.postgres.connect import describe
 from pgsplit.postgres.locale import require_utf8
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.alone import alone, require_no_runner_of_version_1
+from pgsplit.state.control import open_control
 from pgsplit.state.schema import prepare_monolith
 
 
@@ -236,6 +237,22 @@ def completed(monolith: psycopg.Connection[Any]) -> frozenset[str]:
     return frozenset(row[0] for row in rows)
 
 
+def prepare(control: psycopg.Connection[Any]) -> None:
+    """Make the schema `split` of a control database, or upgrade it.
+
+    Raises:
+        NotReady: this login may not, or a newer pgsplit has made it.
+    """
+    try:
+        prepare_monolith(control)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise NotReady(
+            f"The schema split can't be made in {control.info.dbname}: {str(error).strip()}",
+            where=describe(control.info.dsn),
+            hint=f'GRANT CREATE ON DATABASE "{control.info.dbname}" TO "{control.info.user}";',
+        ) from error
+
+
 @contextmanager
 def open_ledger(connections: Connections) -> Iterator[Ledger]:
     """Open the monolith's ledger for the only runner that may be at work.
@@ -247,25 +264,14 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
         The ledger, until the block ends.
 
     Raises:
-        ConnectionFailed: the monolith can't be reached.
-        NotReady: another runner is at work, the monolith is not in UTF8, the schema `split` can't
-            be made, or a newer pgsplit has made it.
+        ConnectionFailed: the control database can't be reached.
+        NotReady: it is elsewhere, another runner is at work, the monolith is not in UTF8, the
+            schema `split` can't be made, or a newer pgsplit has made it.
         TargetOccupied: somebody else has made the schema `split`.
     """
-    with (
-        connections.connect(connections.monolith) as connection,
-        explained(connections.monolith_url, connections.monolith, connection),
-    ):
+    with open_control(connections) as connection:
         require_utf8(connection)
         require_no_runner_of_version_1(connection, connections.monolith)
-        try:
-            prepare_monolith(connection)
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise NotReady(
-                f"The schema split can't be made in the monolith: {str(error).strip()}",
-                where=f"database {connection.info.dbname}",
-                hint=f'GRANT CREATE ON DATABASE "{connection.info.dbname}"'
-                f' TO "{connection.info.user}";',
-            ) from error
+        prepare(connection)
         with alone(connections, connection) as holder:
             yield Ledger(connection, holder, made_by(connections.project.root))

@@ -16,6 +16,7 @@ from pgsplit.replication.sharing import events
 from pgsplit.routing import env_file
 from tests.support.split import Split
 from tests.support.waiting import until
+from tests.support.world import World
 
 NEW_USERS = """
     insert into blytz_hire.users (id, email, role, "lastSeenAt", "updatedAt")
@@ -105,8 +106,10 @@ def delete_company(split: Split) -> str:
 class Followers:
     """Followers of several services, one thread each: the last tick and the error of each."""
 
-    def __init__(self, split: Split, services: Sequence[Service], interval: float = 0.1) -> None:
-        self.split, self.services, self.interval = split, services, interval
+    def __init__(
+        self, split: Split | World, services: Sequence[Service], interval: float = 0.1
+    ) -> None:
+        self.connections, self.services, self.interval = split.connections, services, interval
         self.stop = threading.Event()
         self.ticks: dict[Service, Tick] = {}
         self.raised: list[BaseException] = []
@@ -129,7 +132,7 @@ class Followers:
             self.ticks[service] = tick
 
         try:
-            follow(service, self.split.connections, self.stop, tell, self.interval)
+            follow(service, self.connections, self.stop, tell, self.interval)
         except (SplitError, psycopg.Error) as error:
             self.raised.append(error)
 

@@ -57,6 +57,14 @@ STATES = {
     "users completed": State(
         "six", (("switch", "users", *QUICKLY), ("complete", "users", "--no-backup"))
     ),
+    "all completed": State(
+        "users completed",
+        tuple(
+            command
+            for name in ("communication", "marketplace", "contracts", "files", "payments")
+            for command in (("switch", name, *QUICKLY), ("complete", name, "--no-backup"))
+        ),
+    ),
 }
 SUBSCRIPTIONS = """
     select datname, subname, subenabled, subconninfo

@@ -68,6 +68,14 @@ def shop(folder: Path) -> Life:
         {
             "verified": (SAMPLE, (("run",), ("verify",))),
             "switched": ("verified", (("switch", "ordering", *QUICKLY),)),
+            "accounts completed": (
+                "verified",
+                (("switch", "accounts", *QUICKLY), ("complete", "accounts", "--no-backup")),
+            ),
+            "completed": (
+                "accounts completed",
+                (("switch", "ordering", *QUICKLY), ("complete", "ordering", "--no-backup")),
+            ),
             "accounts switched": ("verified", (("switch", "accounts", *QUICKLY),)),
             "provisioned": (SAMPLE, (("provision", "ordering"),)),
         },

@@ -84,8 +84,10 @@ def check(services: Sequence[Service], connections: Connections) -> Checked:
 
     Raises:
         ConnectionFailed: a connection broke while it was asked.
+        NotReady: there is no monolith any more.
     """
     started = time.monotonic()
+    connections.require_monolith()
     monolith = connections.monolith
     everywhere = places(connections, _targets(services, monolith))
     with ExitStack() as open_connections, ThreadPoolExecutor(8) as pool:

@@ -15,6 +15,7 @@ from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe, explained
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service, SharedModel
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import state
 from pgsplit.state.schema import require_current
 
@@ -162,7 +163,7 @@ def _connected(
             "select to_regclass(%s) is not null", (f"{service.database}.{model.inbox}",)
         ).fetchone()
         if found != (True,):
-            with connections.connect(connections.monolith) as monolith:
+            with open_control(connections) as monolith:
                 stands = state(monolith, service).value
             raise NotReady(
                 f"{service.database} is {stands}, and has no inbox yet.",

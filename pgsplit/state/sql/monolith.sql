@@ -42,6 +42,18 @@ create table if not exists split.heartbeats (
     at timestamptz not null
 );
 
+-- Where the other tables have moved to, or come from; empty in a monolith that has kept them.
+create table if not exists split.control (
+    is_only boolean primary key default true check (is_only),
+    move uuid not null,
+    stands text not null check (stands in ('arriving', 'here', 'gone')),
+    other text not null,
+    last_step bigint not null,
+    at timestamptz not null default clock_timestamp()
+);
+comment on table split.control is
+'Whether this is the control database; `other` is the one at the other end of the last move.';
+
 -- Locked by the runner that is at work, for as long as it is: only our own roles can lock it.
 create table if not exists split.runner (
     is_only boolean primary key default true check (is_only),

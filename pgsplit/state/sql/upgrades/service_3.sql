@@ -11,5 +11,5 @@ where
     switched_at is not null
     and not exists (
         select from pg_catalog.pg_publication
-        where pubname = 'split_' || service.database || '_back'
+        where pg_publication.pubname = 'split_' || service.database || '_back'
     );
