@@ -8,7 +8,8 @@
     | also     | tables whose rows count too, where several share them | none    |
     | condition| which of the stored rows count                        | all     |
 
-    Rows that have changed in the mirror since the last sync count on neither side.
+    Rows that have changed in the mirror since the last sync count on neither side. Nor does any row of
+    a completed service's own table that nobody shares: the mirror no longer has it.
 
     Returns one row with both counts if they differ; fails with the number of rows of difference.
 #}
@@ -38,5 +39,7 @@
     )
 
     select * from counted
-    where stored <> expected
+    where
+        stored <> expected
+        and not {{ pgsplit.is_table_of_team(model.identifier) and not pgsplit.is_shared(mirror) }}
 {% endtest %}
