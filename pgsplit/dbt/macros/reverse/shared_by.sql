@@ -3,7 +3,7 @@
 
     | call                   | output                                                              |
     |------------------------|---------------------------------------------------------------------|
-    | shared_by('customers') | {'id': ['billing_db'], 'email': ['billing_db', 'shipping_db']}      |
+    | shared_by('customers') | {'id': ['billing'], 'email': ['billing', 'shipping']}               |
 
     The key comes first, and with it what reverse models follow, even if nobody shares that. Empty if
     nobody shares a column.

@@ -153,7 +153,7 @@ $read$;
 -- | mirrored | customers                            | the mirror's table                        |
 -- | model    | select id, … from made_customers     | the reverse model's SQL                   |
 -- | tables   | {customers}                          | the service's tables that it reads        |
--- | shared   | {"id": ["shop_db"], "email": […]}    | who shares which columns; null if nobody  |
+-- | shared   | {"id": ["shop"], "email": […]}       | who shares which columns; null if nobody  |
 create or replace function split.share(mirrored text, model text, tables text[], shared json)
 returns void
 language plpgsql
@@ -205,7 +205,7 @@ end
 $share$;
 
 -- From the completion on, keeps only what others share: ends the capture on tables that nobody
--- shares anything of, and lets the mirror's other columns be null, in rows that are new from here on.
+-- shares anything of, and lets the mirror's other columns be null, as they are in new rows.
 -- Idempotent. Waits for writers only where there is something to do.
 create or replace function split.keep_only_shared()
 returns void
