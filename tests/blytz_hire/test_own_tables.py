@@ -261,3 +261,25 @@ def test_write_never_fails_for_a_key_with_another_name(users_completed: Split, u
     assert "column users_db.users.id is gone; perhaps it is key now" in said
     migrate(split, "users_db", "alter table users_db.users rename column key to id")
     assert shared_email(split, user) == "new@x"
+
+
+def test_tables_with_rows_of_others_are_still_built_and_looked_at(six: Split) -> None:
+    """A mirror that nobody shares is no longer kept; a test that compares with it is skipped."""
+    quickly = ("--no-backup", "--wait-for-write", "0")
+    for service in ("communication", "files"):
+        ran(six, "switch", service, *quickly)
+        ran(six, "complete", service, "--no-backup")
+    migrate(six, "files_db", "alter table files_db.portfolio_items rename column title to caption")
+    built = six.dbt("build", "--target", "files_db")
+    assert built.returncode == 0, built.stdout
+    assert "files_db.portfolio_items belongs to the service's team" in built.stdout
+    assert "files_db.file_metadata belongs" not in built.stdout
+    migrate(six, "files_db", "alter table files_db.file_metadata rename column url to link")
+    (warned,) = looked_at(six, "files")["warnings"]
+    assert "column files_db.file_metadata.url is gone; perhaps it is link now" in warned
+    migrate(six, "files_db", warned.split("hint:")[1])
+    assert looked_at(six, "files")["warnings"] == []
+    built = six.dbt("build", "--target", "communication_db")
+    assert built.returncode == 0, built.stdout
+    said = "notifications_are_partitioned was skipped: nobody shares notifications, so its mirror"
+    assert said in words(built.stdout)

@@ -26,10 +26,10 @@
 {% endmacro %}
 
 
-{# Whether anybody shares a column of one of the monolith's tables. #}
-{% macro is_shared(name) %}
-    {% for table in pgsplit.monolith_tables() if table.name == name and table.config.meta.get('shared') %}
-        {% do return(true) %}
+{# Whether a mirror shows the service's own rows, and only what others share of them: it is completed. #}
+{% macro is_mirror_of_completed(name) %}
+    {% for table in pgsplit.monolith_tables() if table.name == name and table.config.meta.get('owner') == target.name %}
+        {% do return(pgsplit.is_completed()) %}
     {% endfor %}
     {% do return(false) %}
 {% endmacro %}

@@ -9,7 +9,7 @@
     | condition| which of the stored rows count                        | all     |
 
     Rows that have changed in the mirror since the last sync count on neither side. Nor does any row of
-    a completed service's own table that nobody shares: the mirror no longer has it.
+    a completed service's own: the table is the truth, and its mirror has what others share.
 
     Returns one row with both counts if they differ; fails with the number of rows of difference.
 #}
@@ -41,5 +41,5 @@
     select * from counted
     where
         stored <> expected
-        and not {{ pgsplit.is_table_of_team(model.identifier) and not pgsplit.is_shared(mirror) }}
+        and not {{ pgsplit.is_mirror_of_completed(mirror) }}
 {% endtest %}
