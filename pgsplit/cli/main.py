@@ -29,7 +29,7 @@ GROUPS = {
     "Load": ("provision", "land", "build", "run"),
     "Follow": ("sync", "events"),
     "Prove": ("verify", "totals", "parity", "reconcile"),
-    "Applications": ("prisma",),
+    "Applications": ("prisma", "handover"),
     "Move": ("switch", "rollback", "complete", "abort", "repair", "resume", "retire"),
     "Keep": ("control", "backup", "backups", "restore"),
 }

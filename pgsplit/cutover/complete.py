@@ -217,7 +217,10 @@ class Complete(SagaOperation[Completed]):
         return {"retired": self.result.retired, "detached": self.result.detached}
 
     def loosen(self) -> Mapping[str, Any]:
-        """Drop the checks that only kept the service's rows within what the monolith can hold."""
+        """Drop the checks that kept the service's rows within what the monolith can hold.
+
+        From here on the tables are the service's team's, and only what others share is captured.
+        """
         database = self.session.database
         statements = [row[0] for row in database.execute(CHECKS, (self.service.database,))]
 
@@ -228,6 +231,7 @@ class Complete(SagaOperation[Completed]):
                 "update split.service set completed_at = clock_timestamp()"
                 " where completed_at is null"
             )
+            database.execute("select split.keep_only_shared()")
 
         change_definitions(database, self.session.service_fence.tables, drop)
         return {"dropped": statements}

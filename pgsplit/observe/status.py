@@ -17,7 +17,7 @@ from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, forgotten, login, requirements, triggers
-from pgsplit.replication.own_changes import Harm, own_changes
+from pgsplit.replication.own_changes import Harm, can_tell_of_completed, own_changes
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
@@ -276,8 +276,8 @@ def _look_at_triggers(stream: Stream, found: Status) -> None:
 
 
 def _look_at_own_changes(database: Connection, found: Status) -> None:
-    """Say what the service has changed of our tables; nothing depends on it once completed."""
-    if found.state is State.COMPLETED:
+    """Say what the service has changed of our tables; of a completed one, what others share."""
+    if found.state is State.COMPLETED and not can_tell_of_completed(database):
         return
     for change in own_changes(database):
         said = found.notes if change.harm is Harm.NONE else found.warnings

@@ -48,10 +48,22 @@ TABLES = """
 """
 
 MIRROR_TABLES = """
-    select tables.table_name, tables.definition, greatest(class.reltuples, 0)::bigint
+    select
+        tables.table_name,
+        coalesce(kept.definition, tables.definition),
+        greatest(class.reltuples, 0)::bigint
     from split.mirror_tables as tables
     inner join pg_class as class
         on class.relname = tables.table_name and class.relnamespace = %s::regnamespace
+    cross join lateral (  -- of a completed service; a schema of an older version lacks these
+        select to_jsonb(tables.*) ->> 'shared_definition' as definition
+        from split.service as here
+        where to_jsonb(here.*) ->> 'completed_at' is not null
+        union all
+        select null
+        limit 1
+    ) as kept
+    where kept.definition is distinct from ''
     order by tables.table_name
 """
 
@@ -127,7 +139,7 @@ def checks(upstreams: Upstreams, connections: Connections, stands: State) -> lis
         NotReady: a table no longer has its name, key or columns.
     """
     switched, found, in_mirror = stands.reached(State.SWITCHED), list[Check](), set[str]()
-    for table in _tables(upstreams):
+    for table in _tables(upstreams, with_own=stands is not State.COMPLETED):
         if switched and table.owned_rows == "true":
             continue
         expected = _model(table, upstreams)
@@ -256,8 +268,8 @@ def read_tables(database: Connection) -> list[ServiceTable]:
     return [ServiceTable(*row) for row in database.execute(TABLES)]
 
 
-def _tables(stream: Stream) -> list[ServiceTable]:
-    tables = read_tables(stream.database)
+def _tables(stream: Stream, *, with_own: bool = True) -> list[ServiceTable]:
+    tables = [one for one in read_tables(stream.database) if with_own or one.owned_rows != "true"]
     for one in tables:
         _require_as_made(one, stream)
     return tables

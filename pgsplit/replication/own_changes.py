@@ -3,7 +3,8 @@
 A service may give its tables columns, indexes, triggers and policies of its own, and make tables.
 The catalogue tells what is no longer as this project made it: `split.own_changes()`. What is
 carried or quarantined by a rollback is said; what would make a later step fail is refused before
-anything is changed, with the statement that fixes it.
+anything is changed, with the statement that fixes it. From its completion on, a service's tables
+are its team's, and only what others share of them has to stay.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Harm(Enum):
     LATER = "later"  # rows may fail to be written some day
     FORWARD = "forward"  # a sync from the monolith fails, or changes the service's own rows
     REVERSE = "reverse"  # a sync towards the monolith fails, too
+    SHARED = "shared"  # others no longer get what they share of a completed service's tables
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ class OwnChange:
 
     def __str__(self) -> str:
         return f"{self.what}\n  hint:  {self.hint}"
+
+
+# An earlier version can't tell what others share.
+CAN_TELL_OF_COMPLETED = "select to_regprocedure('split.shared_changes()') is not null"
+
+
+def can_tell_of_completed(database: Connection) -> bool:
+    """Tell whether a completed service's schema `split` is new enough to know what others share."""
+    return database.execute(CAN_TELL_OF_COMPLETED).fetchone() == (True,)
 
 
 def can_tell(database: Connection) -> bool:

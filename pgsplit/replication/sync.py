@@ -267,7 +267,7 @@ def _changed(database: Connection, error: psycopg.Error) -> BuildFailed:
     changed = []
     with suppress(NotReady):  # somebody has locked a table; what failed counts
         changed = own_changes(database)
-    fixes = [one.hint for one in changed if one.harm in (Harm.FORWARD, Harm.REVERSE)]
+    fixes = [one.hint for one in changed if one.harm not in (Harm.NONE, Harm.LATER)]
     said = [error.diag.message_primary or str(error).strip()]
     said += [one.what for one in changed if fixes or "trigger" in one.what]
     return BuildFailed(

@@ -119,12 +119,37 @@ create table if not exists split.mirror_tables (
     table_name text primary key,
     definition text not null,
     follows text[] not null,
-    is_stale boolean not null default false
+    is_stale boolean not null default false,
+    shared_definition text
 );
 comment on table split.mirror_tables is
 'Tables of the mirror that split.sync() keeps equal to the service''s once it is switched: the SQL'
 ' that gives their rows, the service''s tables that it reads, and whether all rows must be'
 ' compared.';
+comment on column split.mirror_tables.shared_definition is
+'The SQL that gives only what others share, which is all that is kept from the completion on; empty'
+' if nobody shares anything, null if an earlier version has built it.';
+
+create table if not exists split.shared_columns (
+    table_name text not null,
+    column_name text not null,
+    services text[] not null,
+    place integer not null,
+    primary key (table_name, column_name)
+);
+comment on table split.shared_columns is
+'Columns of the mirror''s tables that other services share, and which services do.';
+
+create table if not exists split.shared_reads (
+    table_name text not null,
+    column_name text not null,
+    service_table text not null,
+    service_column text not null,
+    primary key (table_name, column_name, service_table, service_column),
+    foreign key (table_name, column_name) references split.shared_columns on delete cascade
+);
+comment on table split.shared_reads is
+'The columns of the service''s own tables that such a column is made from.';
 
 create table if not exists split.changes (
     changed_table text not null,

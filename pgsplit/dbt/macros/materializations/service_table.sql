@@ -7,9 +7,11 @@
     | follow  | every build                              | re-creates split.sync_TABLE() for split.sync()   |
     | compare | the SQL has changed, or `--full-refresh` | upserts rows that differ, deletes rows that vanished |
 
-    Each step is atomic. It never drops, truncates or swaps a table, and it refuses a table that it did
+    Each step is atomic. From the service's completion on, a table of its own is its team's: it is left
+    alone, and the log says so; see belongs_to_team(). It never drops, truncates or swaps a table, and it refuses a table that it did
     not make or whose columns or constraints have changed since. Once the service writes the table
-    itself it refuses to compare it, which would undo what the service has written.
+    itself it never compares it, which would undo what the service has written: a model that has changed
+    is taken up if the table has that shape already; see take_up().
 
     The model's yml says everything else: contract, constraints, `indexes`, per column
     `config.meta.default` and `config.meta.kind`, see service_table_columns(), and for the table
@@ -28,6 +30,10 @@
     tables are first synced to that snapshot, so that parents and children agree.
 #}
 {% materialization service_table, adapter='postgres' %}
+    {% if pgsplit.belongs_to_team(model) %}
+        {{ pgsplit.leave_alone(this.schema ~ "." ~ this.identifier ~ " belongs to the service's team") }}
+        {% do return({'relations': [this]}) %}
+    {% endif %}
     {% set existing = load_cached_relation(this) %}
     {% set relation = this.incorporate(type='table') %}
 
@@ -38,25 +44,28 @@
     {% endif %}
     {% do get_assert_columns_equivalent(sql) %}
     {% set made = pgsplit.service_table_made(relation, sql) %}
-    {% if existing is not none %}
+    {% set is_written = made.switched_at is not none and pgsplit.owned_rows(model) == 'true' %}
+    {% set is_taken_up = existing is not none and made.is_ours and is_written
+        and (made.is_other_definition or made.structure != pgsplit.service_table_structure()) %}
+    {% if existing is not none and is_written and should_full_refresh() %}
+        {% do exceptions.raise_compiler_error(
+            this.schema ~ "." ~ this.identifier ~ " is written by the service since " ~ made.switched_at ~ ", and"
+            ~ " --full-refresh was given: building it would undo what the service has written. Nothing was changed."
+            ~ " Leave --full-refresh out."
+        ) %}
+    {% elif is_taken_up %}
+        {% do pgsplit.assert_table_has_shape(relation, sql, made) %}
+    {% elif existing is not none %}
         {% do pgsplit.assert_service_table_is_ours(relation, made) %}
     {% endif %}
-    {% set is_compared = existing is not none and (made.is_other_definition or should_full_refresh()) %}
-    {% if is_compared and made.switched_at is not none and pgsplit.owned_rows(model) == 'true' %}
-        {% do exceptions.raise_compiler_error(
-            this.schema ~ "." ~ this.identifier ~ " is written by the service since " ~ made.switched_at ~ ", and its model"
-            ~ " has changed or --full-refresh was given: building it would undo what the service has written. Nothing was"
-            ~ " changed. Leave --full-refresh out, and put " ~ model.original_file_path ~ " back as it was: git log -p -- "
-            ~ model.original_file_path
-        ) %}
-    {% endif %}
+    {% set is_compared = existing is not none and not is_taken_up and (made.is_other_definition or should_full_refresh()) %}
 
-    {% if existing is none or is_compared %}
+    {% if existing is none or is_compared or is_taken_up %}
         {# dbt's queries so far have taken a snapshot, and the lock has to come before one. #}
         {% call statement('turn') %}
             commit;
             begin isolation level repeatable read;
-            lock table split.turn in {{ 'exclusive' if is_compared or made.is_following else 'share' }} mode
+            lock table split.turn in {{ 'exclusive' if is_compared or is_taken_up or made.is_following else 'share' }} mode
         {% endcall %}
     {% endif %}
     {% call statement('owner') %}{{ pgsplit.become_owner(schema) }}{% endcall %}
@@ -80,6 +89,9 @@
             {% if is_compared %}
                 {{ pgsplit.service_table_record(relation, sql, is_stale=true) }}
                 select * from split.sync();
+            {% elif is_taken_up %}
+                {{ pgsplit.service_table_record(relation, sql, is_stale=false) }}
+                {{ pgsplit.take_up(relation) }}
             {% endif %}
         {% endcall %}
     {% endif %}

@@ -27,9 +27,10 @@
     select {{ pgsplit.quoted(sync.columns) }}
     from {{ sync.difference }}
     where not _vanished
-    on conflict ({{ sync.key }}) do update
-    set
-        {% for name in sync.columns if adapter.quote(name) != sync.key %}
-            {{ adapter.quote(name) }} = excluded.{{ adapter.quote(name) }}{{ ',' if not loop.last }}
-        {% endfor %};
+    on conflict ({{ sync.key }}) do
+    {% for name in sync.columns if adapter.quote(name) != sync.key %}
+        {{ 'update set' if loop.first }} {{ adapter.quote(name) }} = excluded.{{ adapter.quote(name) }}{{ ',' if not loop.last }}
+    {% else %}
+        nothing
+    {% endfor %};
 {% endmacro %}

@@ -16,8 +16,21 @@
     defers foreign keys. Names begin with an underscore so that none is a column's.
 #}
 {% macro service_table_sync_function(relation, sql) %}
-    {% set sync = pgsplit._sync_terms(relation) %}
-    create or replace function split.{{ adapter.quote('sync_' ~ model.name) }}(
+    {{ pgsplit._sync_function('sync_' ~ model.name, relation, sql, pgsplit._sync_terms(relation)) }}
+{% endmacro %}
+
+
+{#
+    share_function(relation, sql, columns, tables): the same, called split.share_MODEL(), for only some
+    columns of a table of the mirror, which its reverse model makes from only some of the tables.
+#}
+{% macro share_function(relation, sql, columns, tables) %}
+    {{ pgsplit._sync_function('share_' ~ model.name, relation, sql, pgsplit._sync_terms(relation, columns, tables)) }}
+{% endmacro %}
+
+
+{% macro _sync_function(name, relation, sql, sync) %}
+    create or replace function split.{{ adapter.quote(name) }}(
         _whole boolean, out _upserted bigint, out _deleted bigint
     )
     language plpgsql
@@ -63,7 +76,8 @@
 
 
 {#
-    _sync_terms(relation): the SQL terms that the parts of a sync function share.
+    _sync_terms(relation, columns, tables): the SQL terms that the parts of a sync function share, of all
+    columns and followed tables, or of these.
 
     | output               | meaning                                                        |
     |----------------------|----------------------------------------------------------------|
@@ -76,10 +90,18 @@
     | is_followed          | a condition: the row is not the service's own                  |
     | shape, difference    | a query with the shape of the differing rows; their table      |
 #}
-{% macro _sync_terms(relation) %}
+{% macro _sync_terms(relation, columns=none, tables=none) %}
     {% set made = pgsplit.sync_shape(relation) %}
-    {% set key = adapter.quote(made.key) %}
     {% set followed = pgsplit.followed_tables(model) %}
+    {% if columns is not none %}
+        {% do made.update({'columns': columns, 'unique': made.unique | select('in', columns) | list}) %}
+        {% set read = [] %}
+        {% for one in followed if one.table.split('.')[1] in tables %}
+            {% do read.append(one) %}
+        {% endfor %}
+        {% set followed = read %}
+    {% endif %}
+    {% set key = adapter.quote(made.key) %}
     {% set shape %}
         select {{ key }} as _key, false as _vanished, false as _is_in_the_way, {{ pgsplit.quoted(made.columns) }}
         from {{ relation }}

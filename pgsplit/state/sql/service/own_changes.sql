@@ -6,9 +6,10 @@
 -- | what       | the change, for people                                              |
 -- | harm       | none; later: rows may fail to be written some day; forward: a sync  |
 -- |            | from the monolith fails or harms own rows; reverse: a sync to it    |
--- |            | fails, too                                                          |
+-- |            | fails, too; shared: others would no longer get what they share      |
 -- | hint       | the statement that fixes it, or what becomes of it                  |
 --
+-- Of a completed service it finds what others share, and tables that a sync still writes.
 -- Reads only the catalogue.
 create or replace function split.own_changes()
 returns table (table_name text, what text, harm text, hint text)
@@ -21,6 +22,7 @@ as $changes$
     here as (
         select
             service.database,
+            service.completed_at is not null as is_completed,
             quote_ident(pg_get_userbyid(nspowner)) as owner,
             nspowner,
             -- A restored dump has other oids until its next sync.
@@ -48,6 +50,8 @@ as $changes$
             on in_place.oid = to_regclass(format('%I.%I', here.database, tables.table_name))
         left join pg_class as class
             on class.oid = case when here.knows_oids then tables.table_oid else in_place.oid end
+        -- From the completion on, its own tables are its team's.
+        where not here.is_completed or tables.owned_rows <> 'true'
     ),
 
     found as (
@@ -365,5 +369,9 @@ as $changes$
         class.relkind = 'r' and class.relrowsecurity and not here.sees_all
         and class.relnamespace in ('split'::regnamespace, to_regnamespace(quote_ident(service.mirror)))
         and (class.relforcerowsecurity or not pg_has_role(here.nspowner, class.relowner, 'usage'))
+
+    -- What others share of a completed service's tables
+    union all
+    select changes.table_name, changes.what, 'shared', changes.hint from split.shared_changes() as changes
     order by 1, 2
 $changes$;

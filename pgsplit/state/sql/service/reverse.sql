@@ -7,7 +7,8 @@
 --
 -- It finds none unless a model is wrong; that is what makes reverse replication safe. Rows are
 -- compared by binary image, in one snapshot. A row with a change that split.sync() has not applied
--- yet can't be judged and is left out. Reads the mirror and the service's tables once.
+-- yet can't be judged and is left out. Of a completed service, only what others share is compared.
+-- Reads the mirror and the service's tables once.
 create or replace function split.way_back_differs(mirror text)
 returns table (id text, difference text)
 language plpgsql
@@ -20,8 +21,16 @@ declare
     model record;
     rebuilt text;
     mirrored text;
+    is_completed boolean := (select completed_at is not null from split.service);
 begin
-    select * into strict model from split.mirror_tables where table_name = mirror;
+    select
+        follows,
+        case when is_completed then coalesce(shared_definition, definition) else definition end as definition
+    into strict model
+    from split.mirror_tables where table_name = mirror;
+    if model.definition = '' then
+        return;
+    end if;
     select
         string_agg(format('rebuilt.%I', attname), ', ' order by attnum),
         string_agg(format('mirrored.%I', attname), ', ' order by attnum)
@@ -29,7 +38,12 @@ begin
     from pg_attribute
     where
         attrelid = format('%I.%I', schema, mirror)::regclass and attnum > 0 and not attisdropped
-        and attgenerated = '';
+        and attgenerated = ''
+        and (
+            not is_completed
+            or not exists (select from split.shared_columns where table_name = mirror)
+            or attname in (select column_name from split.shared_columns where table_name = mirror)
+        );
     return query execute format(
         $query$
             with

@@ -110,10 +110,18 @@ begin
     changed_tables := array(select distinct changed_table from split.changes);
     for made in
         select tables.* from split.mirror_tables as tables
-        where is_switched and (tables.is_stale or tables.follows && changed_tables)
+        where
+            is_switched and (tables.is_stale or tables.follows && changed_tables)
+            and (here.completed_at is null or tables.shared_definition is distinct from '')
         order by tables.table_name
     loop
-        execute format('select _upserted, _deleted from split.%I($1)', 'sync_monolith_' || made.table_name)
+        execute format(
+            'select _upserted, _deleted from split.%I($1)',
+            case
+                when here.completed_at is null or made.shared_definition is null then 'sync_monolith_'
+                else 'share_monolith_'
+            end || made.table_name
+        )
         into upserted, deleted
         using made.is_stale;
         service_table := here.mirror || '.' || made.table_name;

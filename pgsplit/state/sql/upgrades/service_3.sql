@@ -13,3 +13,6 @@ where
         select from pg_catalog.pg_publication
         where pg_publication.pubname = 'split_' || service.database || '_back'
     );
+
+-- What others share of a completed service's tables; the next build says so.
+alter table split.mirror_tables add column shared_definition text;
