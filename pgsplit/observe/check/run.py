@@ -259,6 +259,7 @@ def _compare(
                 place.add([need], "provision", database)
         if here:
             server.disk(place, place.first, needed)
+        if any(one.database in place.absent for one in here):
             offered = locale.offers(place.first, wanted)
             said = f"{place.name} does not have the monolith's locale {wanted}: order, ILIKE and"
             said += " lower() may differ in its services."
