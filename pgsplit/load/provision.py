@@ -138,9 +138,11 @@ def provision(
                 sides = Side.MONOLITH, Side.MONOLITH
                 refused = create_like(server, database, service.owner, wanted)
             notes = _database_rights(server, service, database)
-        with connect(url, service.database) as inside, inside.transaction():
-            _schemas(inside, service)
-            prepare_service(inside, service)
+        with connect(url, service.database) as inside:
+            with inside.transaction():
+                _schemas(inside, service)
+                prepare_service(inside, service)
+            # Outside of the transaction, in which this login acts as the owner.
             for stream in (Stream, ReverseStream):
                 notes += login.notes(stream(service, ledger.connection, inside), connections)
             with ledger.lock:

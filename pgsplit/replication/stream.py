@@ -194,8 +194,8 @@ class Stream:
         login.drop(self)
         continuity.forget(self)
 
-    def unreachable(self, said: str) -> NotReady:
-        """Give the error for a target's server that can't log in to the source."""
+    def unreachable(self, said: str, url: str) -> NotReady:
+        """Give the error for a target's server that can't log in to the source by its URL."""
         source, target = self.labels
         server = (
             "The service's server" if self.source is self.monolith else f"The server of {target}"
@@ -203,7 +203,8 @@ class Stream:
         return NotReady(
             f"{server} can't reach {source}: {said}",
             where=describe(self.target.info.dsn),
-            hint=f"export {self.variable}=postgresql://… as that server reaches it.",
+            hint="Give a URL by which that server reaches it, with a login that may replicate:\n"
+            + login.command_for(self.variable, url, host="HOST"),
         )
 
     def _alter(self, how: str) -> None:

@@ -426,7 +426,7 @@ def test_server_that_only_this_machine_reaches_is_named(split: Split) -> None:
     assert done.returncode == 4
     said = words(done.stdout)
     assert "can't reach blytz_hire: " in said and "Connection refused" in said
-    assert "export BLYTZ_HIRE_REPLICATION_URL=postgresql://USER:PASSWORD@HOST/blytz_hire" in said
+    assert "export BLYTZ_HIRE_REPLICATION_URL=postgresql://USER:PASSWORD@HOST:1/blytz_hire" in said
     assert split.server.execute(EVERYTHING) == before
 
 
