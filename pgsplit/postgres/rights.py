@@ -29,7 +29,11 @@ LOGIN = """
         ) as subscribes,
         has_database_privilege(current_database(), 'create') as creates,
         rolsuper or rolcreatedb as makes_databases,
-        rolsuper or rolcreaterole as makes_roles
+        rolsuper or rolcreaterole as makes_roles,
+        (
+            select has_database_privilege(oid, 'connect') from pg_catalog.pg_database
+            where datname = 'postgres'
+        ) as connects_to_postgres
     from pg_catalog.pg_roles as login where rolname = current_user
 """
 TABLES = """
@@ -120,17 +124,23 @@ def may_subscribe(connection: Connection) -> Need:
 
 
 def may_provision(connection: Connection) -> list[Need]:
-    """Ask whether the login may make databases and roles."""
+    """Ask whether the login may make databases and roles, and connect to where it does so."""
     found, user = _login(connection), connection.info.user
     hint = f'ALTER ROLE "{user}" CREATEDB CREATEROLE;'
     problem = f"{user} may not create databases and roles."
-    return [
+    needs = [
         Need(name, _said(ok), "yes", ok, problem, hint, f"ALTER ROLE {found['login']} {name};")
         for name, ok in (
             ("CREATEDB", bool(found["makes_databases"])),
             ("CREATEROLE", bool(found["makes_roles"])),
         )
     ]
+    # Databases and roles are made and dropped from there, also once a service's own is there.
+    fix = f'GRANT CONNECT ON DATABASE "postgres" TO {found["login"]};'
+    said, ok = f"{user} may not connect to the database postgres.", found["connects_to_postgres"]
+    if ok is not None:  # else connecting says that it isn't there
+        needs.append(Need("connects to postgres", _said(ok), "yes", ok, said, fix, fix))
+    return needs
 
 
 def may_make_roles(connection: Connection, problem: str, *, is_optional: bool) -> Need:

@@ -176,6 +176,31 @@ def test_parameters_of_managed_servers_replace_alter_system(split: Split) -> Non
         split.server.execute(f"drop role {provider.role}")
 
 
+def test_what_the_note_revokes_shuts_out_no_runner(bare: Split) -> None:
+    """What is pasted keeps the runner in; where it is not, `check` says so for a service, too."""
+    paste_all(checked(bare, "payments", code=4), superusers(bare))
+    bare.server.execute(f'revoke connect on database postgres from "{MOVER}"')
+    bare.server.execute("grant connect on database postgres, template1, blytz_hire to public")
+    said = bare.runner("provision", "payments").stdout
+    assert "To forbid it in blytz_hire would shut out every login that has no right" in words(said)
+    block = [line for line in said.splitlines() if line.endswith(";") and " CONNECT ON" in line]
+    assert [line.split() for line in block] == [
+        ["GRANT", "CONNECT", "ON", "DATABASE", '"postgres"', "TO", '"a', 'mover";'],
+        ["REVOKE", "CONNECT", "ON", "DATABASE", '"postgres",', '"template1"', "FROM", "PUBLIC;"],
+    ]
+    paste(block, bare.server.socket)
+    again = bare.runner("provision", "payments")
+    assert again.returncode == 0 and "To forbid it:" not in again.stdout
+    bare.server.execute(f'revoke connect on database postgres from "{MOVER}"')
+    found = checked(bare, "payments", code=4)
+    (one,) = findings(found, "connects to postgres")
+    assert one["sql"] == 'GRANT CONNECT ON DATABASE "postgres" TO "a mover";'
+    assert bare.runner("provision", "payments").returncode == 3
+    paste_all(found, superusers(bare))
+    checked(bare, "payments")
+    assert bare.runner("provision", "payments").returncode == 0
+
+
 # Settings, room, and what others have made
 
 
