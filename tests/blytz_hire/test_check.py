@@ -56,16 +56,20 @@ MAY_CONNECT = {
 def bare(split: Split) -> Split:
     """Give a monolith whose tables have an owner of their own, and a runner that may do nothing."""
     with split.monolith() as monolith:
-        login = sql.SQL("create role {} login password {}")
-        monolith.execute(login.format(sql.Identifier(MOVER), sql.Literal(PASSWORD)))
-        monolith.execute("create role shop nologin")
-        monolith.execute("alter schema blytz_hire owner to shop")
-        for (table,) in monolith.execute(
-            "select oid::regclass::text from pg_class where relkind = 'r'"
-            " and relnamespace = 'blytz_hire'::regnamespace"
-        ).fetchall():
-            monolith.execute(f"alter table {table} owner to shop")
+        make_bare(monolith)
     return as_mover(split)
+
+
+def make_bare(monolith: psycopg.Connection[Any]) -> None:
+    login = sql.SQL("create role {} login password {}")
+    monolith.execute(login.format(sql.Identifier(MOVER), sql.Literal(PASSWORD)))
+    monolith.execute("create role shop nologin")
+    monolith.execute("alter schema blytz_hire owner to shop")
+    for (table,) in monolith.execute(
+        "select oid::regclass::text from pg_class where relkind = 'r'"
+        " and relnamespace = 'blytz_hire'::regnamespace"
+    ).fetchall():
+        monolith.execute(f"alter table {table} owner to shop")
 
 
 def as_mover(split: Split, **environ: str) -> Split:
@@ -197,8 +201,60 @@ def test_what_the_note_revokes_shuts_out_no_runner(bare: Split) -> None:
     assert one["sql"] == 'GRANT CONNECT ON DATABASE "postgres" TO "a mover";'
     assert bare.runner("provision", "payments").returncode == 3
     paste_all(found, superusers(bare))
-    checked(bare, "payments")
+    assert findings(checked(bare, "payments"), "extension postgres_fdw")[0]["state"] == "note"
     assert bare.runner("provision", "payments").returncode == 0
+
+
+def test_what_is_worth_having_has_a_block_of_its_own(bare: Split) -> None:
+    paste_all(checked(bare, "payments", code=4), superusers(bare))
+    assert bare.runner("provision", "payments").returncode == 0
+    lines = bare.runner("check", "payments").stdout.splitlines()
+    (title,) = [n for n, line in enumerate(lines) if "worth having; as a superuser, paste" in line]
+    block = lines[title + 3 : lines.index("", title + 3)]
+    assert block[0] == '\\connect "payments_db"' and "CREATE EXTENSION" in block[1]
+    paste(block, bare.server.socket)
+    assert findings(checked(bare, "payments"), "extension postgres_fdw")[0]["state"] == "ok"
+
+
+@pytest.mark.slow
+def test_superuser_that_15_wants_is_for_the_switch_and_comes_last(
+    split: Split, tmp_path: Path
+) -> None:
+    with oldest() as old:
+        sample.create(PROJECT, old.url(MONOLITH), 50)
+        with psycopg.connect(old.url(MONOLITH), autocommit=True) as monolith:
+            make_bare(monolith)
+            monolith.execute(f'grant connect on database blytz_hire to "{MOVER}"')
+        login = sql.SQL("create role {} login password {}")
+        split.server.execute(login.format(sql.Identifier(MOVER), sql.Literal(PASSWORD)))
+        split.server.execute(f'grant connect on database postgres to "{MOVER}"')
+        port = str(conninfo_to_dict(old.server.tcp)["port"])
+        both = as_mover(
+            split,
+            BLYTZ_HIRE_URL=with_database(old.server.tcp, MONOLITH, user=MOVER),
+            PAYMENTS_DB_URL=with_database(split.server.tcp, "payments_db", user=MOVER),
+        )
+        other = str(conninfo_to_dict(split.server.tcp)["port"])
+        servers = {port: old.server.tcp, other: split.server.socket}
+        found = checked(both, "payments", code=4)
+        assert found["servers"][0]["statements"][-2:] == [
+            "-- Only from the switch on: PostgreSQL 15 lets only superusers subscribe; they need"
+            " none of the grants.",
+            'ALTER ROLE "a mover" SUPERUSER;',
+        ]
+        assert 'GRANT shop TO "a mover";' in found["servers"][0]["statements"]
+        found["servers"][0]["statements"].pop()
+        paste_all(found, servers)
+        found = checked(both, "payments", code=4)
+        assert [one["statements"] for one in found["servers"][1:]] == [[]]
+        lacking = [one for one in found["servers"][0]["findings"] if one["state"] == "missing"]
+        assert [(one["what"], one["for"]) for one in lacking] == [("right to subscribe", "switch")]
+        said = both.runner("check", "payments").stdout
+        assert "To do" not in said and "GRANT" not in said
+        for command in ("run", "verify", "totals"):
+            ran(both, command, "payments")
+        paste_all(found, servers)
+        checked(both, "payments")
 
 
 # Settings, room, and what others have made

@@ -18,6 +18,10 @@ Connection = psycopg.Connection[Any]
 # What a person needs to reach the server, too.
 KEPT = ("host", "port", "user", "dbname", "sslmode", "sslrootcert", "hostaddr")
 
+# Why a login is to be a superuser, and when.
+SUPERUSER = "PostgreSQL 15 lets only superusers subscribe; they need none of the grants."
+LATER_SUPERUSER = "Only from the switch on: " + SUPERUSER
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -98,27 +102,47 @@ class Place:
         url = with_database(url_of(fields), "postgres", user=owner)
         return f"psql '{url}'"
 
-    def statements(self) -> list[str]:
-        """Give what an operator pastes, in order; nothing if nothing is missing."""
-        missing = [one for one in self.findings if one.state == "missing" and one.need.sql]
-        superuser = [one for one in missing if one.need.sql.endswith(" SUPERUSER;")]
-        if superuser:  # who may do everything needs nothing else
-            settings = [one for one in missing if one.need.needs_restart]
-            missing = [superuser[0], *settings]
+    def statements(self, state: str = "missing") -> list[str]:
+        """Give what an operator pastes, in order, for what is missing or worth having.
+
+        Args:
+            state: `missing`, or `note` for what nothing stops without.
+        """
+        found = [one for one in self.findings if one.state == state and one.need.sql]
+        last = [one for one in found if one.need.needs_restart or _makes_superuser(one)]
+        lines = self._lines([one for one in found if one not in last])
+        if state == "missing":
+            lines += [one for one in self.unasked if one not in lines]
+        lines += self._lines(last)
+        if any(one.startswith("ALTER SYSTEM") for one in lines):
+            lines += ["SELECT pg_reload_conf();", f"-- Then restart the server {self.name}."]
+        return lines
+
+    @staticmethod
+    def _lines(found: Iterable[Finding]) -> list[str]:
+        """Write statements, each once, and where to connect before it."""
         lines: list[str] = []
         here = ""
-        for one in sorted(missing, key=lambda one: (one.need.needs_restart, one.database)):
+        for one in sorted(found, key=_in_order):
             is_elsewhere = _is_of_database(one.need.sql) and one.database not in ("", here)
             if is_elsewhere:
                 here = one.database
                 quoted = here.replace('"', '""')
                 lines.append(f'\\connect "{quoted}"')
-            if one.need.sql not in lines:
-                lines.append(one.need.sql)
-        lines += [one for one in self.unasked if one not in lines]
-        if any(one.startswith("ALTER SYSTEM") for one in lines):
-            lines += ["SELECT pg_reload_conf();", f"-- Then restart the server {self.name}."]
+            if one.need.sql in lines:
+                continue
+            if _makes_superuser(one):
+                lines.append(f"-- {SUPERUSER if 'land' in one.purpose else LATER_SUPERUSER}")
+            lines.append(one.need.sql)
         return lines
+
+
+def _in_order(one: Finding) -> tuple[bool, bool, str]:
+    return one.need.needs_restart, _makes_superuser(one), one.database
+
+
+def _makes_superuser(one: Finding) -> bool:
+    return one.need.sql.endswith(" SUPERUSER;")
 
 
 def _key(one: Finding) -> tuple[str, ...]:

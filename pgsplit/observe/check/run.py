@@ -183,6 +183,7 @@ def _blind(place: Place, services: Sequence[Service], connections: Connections) 
         services[0].mirror,
         list(questions.landed_by(services)),
         attributes,
+        is_asked=bool(place.asked),
     )
 
 
@@ -190,8 +191,8 @@ def _ask(place: Place, services: Sequence[Service], connections: Connections) ->
     """Ask one server, and the databases on it."""
     monolith = connections.monolith
     wanted = links.links(services, monolith)
-    publishes = [one.name for one in wanted if one.source in place.targets]
-    subscribes = [one.name for one in wanted if one.target in place.targets]
+    publishes = [one for one in wanted if one.source in place.targets]
+    subscribes = [one for one in wanted if one.target in place.targets]
     target = next(iter(place.asked))
     with explained(connections.urls[target], target):
         server.about_server(place, [one.name for one in wanted])
