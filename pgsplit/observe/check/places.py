@@ -87,11 +87,12 @@ class Place:
                 known.add(_key(found))
                 self.findings.append(found)
 
-    def refuse(self, name: str, error: SplitError, purpose: str, found: str = "no") -> None:
+    def refuse(
+        self, name: str, error: SplitError, purpose: str, found: str = "no", needed: str = "yes"
+    ) -> None:
         """Note what one of the operations' own checks refuses."""
-        need = Need(
-            name, found, "yes", False, error.what, error.hint, str(error.fields.get("sql", ""))
-        )
+        statement = str(error.fields.get("sql", ""))
+        need = Need(name, found, needed, False, error.what, error.hint, statement)
         self.findings.append(Finding(need, "", purpose))
 
     def psql(self, connections: Connections) -> str:

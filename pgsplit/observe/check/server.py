@@ -139,15 +139,18 @@ def room(place: Place, publishes: Sequence[Link], subscribes: Sequence[Link]) ->
 
 def programs(place: Place, url: str) -> None:
     """Look for client programs that fit a server."""
+    needed = "yes"
     try:
         wanted = clients.needs(url)
+        tls = " with TLS" if wanted.tls else ""
+        needed = f"{wanted.version} or later{tls}"
         found = [clients.find(name, wanted, 0 if name == "psql" else None) for name in PROGRAMS]
     except SplitError as error:
-        place.refuse("client programs", error, "backup, switch, psql")
+        there = ", ".join(clients.versions(PROGRAMS[0])) or "none"
+        place.refuse("client programs", error, "backup, switch, psql", there, needed)
         return
-    tls = " with TLS" if wanted.tls else ""
     shown = ", ".join(dict.fromkeys(str(one.version) for one in found))
-    need = Need("client programs", f"{shown}{tls}", f"{wanted.version} or later{tls}", True)
+    need = Need("client programs", f"{shown}{tls}", needed, True)
     place.add([need], "backup, switch, psql")
 
 
