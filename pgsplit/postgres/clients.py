@@ -25,7 +25,8 @@ FOLDERS = (
     "/usr/local/opt/postgresql@*/bin",
 )
 # A distribution has one version; Debian 12, for example, has 15 only.
-REPOSITORY = "apt-get install postgresql-common && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y"
+PGDG = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.sh"
+REPOSITORY = f"apt-get install postgresql-common && {PGDG} -y"
 NO_TLS = "SSL support is not compiled in"
 TLS_MODES = ("require", "verify-ca", "verify-full")
 

@@ -188,22 +188,36 @@ def on_tables(
         usage = f"GRANT USAGE ON SCHEMA {row['schema']} TO {here.user};"
         select = f"GRANT SELECT ON {name} TO {here.user};"
         is_published, is_ours = row["relname"] in tables, row["is_ours"]
-        for ok, what, fix, is_part in (
-            (row["may_enter"], f"may not use the schema {row['schema']}", usage, False),
-            # Its owner reads it, too.
-            (row["may_read"] or not is_published, f"may not read {name}", select, not is_ours),
+        member, schema_of = f"member of {owner}", row["schema"]
+        for name_of, ok, what, fix, is_part in (
             (
+                f"USAGE on {schema_of}",
+                row["may_enter"],
+                f"may not use the schema {schema_of}",
+                usage,
+                False,
+            ),
+            # Its owner reads it, too.
+            (
+                f"right on {name}",
+                row["may_read"] or not is_published,
+                f"may not read {name}",
+                select,
+                not is_ours,
+            ),
+            (
+                f"all rows of {name}",
                 not row["is_filtered"] or not is_published,
                 f"sees {name} through row-level security",
                 here.bypass,
                 False,
             ),
-            (is_ours, f"may not publish {name}, {whose}", grant, False),
-            (not is_ours or owner not in unset, f"may not act as {owner}", grant, False),
+            (member, is_ours, f"may not publish {name}, {whose}", grant, False),
+            (member, not is_ours or owner not in unset, f"may not act as {owner}", grant, False),
         ):
             if not ok:
                 sql = "" if is_part else fix
-                lacking.append(Need(f"right on {name}", "no", "yes", False, what, fix, sql))
+                lacking.append(Need(name_of, "no", "yes", False, what, fix, sql))
     if lacking:
         return lacking
     return [Need("rights on tables", f"on all {len(rows)}", "on all", True)]

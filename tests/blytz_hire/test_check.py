@@ -114,6 +114,10 @@ def test_people_see_one_line_a_finding_and_a_block_to_paste(bare: Split) -> None
     table = [line for line in lines if line.startswith((" ok ", " no ", " ! "))]
     assert len(table) > 20 and all(len(line) <= 80 for line in table)
     assert any(words(line) == "no right to replicate no yes" for line in table)
+    rows = [words(line) for line in table]
+    assert (
+        rows.count("no USAGE on blytz_hire no yes") == rows.count("no member of shop no yes") == 1
+    )
     (psql,) = [n for n, line in enumerate(lines) if line.startswith("psql 'postgresql://")]
     block = lines[psql + 1 :]
     assert block[1] == 'GRANT pg_create_subscription TO "a mover";'
@@ -417,6 +421,7 @@ def test_pooler_is_refused_whatever_it_ignores(
         done = split.runner("check", "payments", BLYTZ_HIRE_URL=bouncer.url("blytz_hire"))
         assert done.returncode == 3
         assert "This is a connection pooler" in words(done.stderr)
+        assert "to others in between. 1 more can't be reached. where" in words(done.stderr)
     finally:
         bouncer.stop()
 
@@ -453,7 +458,18 @@ def test_known_poolers_are_told_from_their_servers(host: str, port: str, wanted:
         ('FATAL:  too many connections for role "me"', "no connection left", "CONNECTION LIMIT"),
         ("FATAL:  connection requires a valid client certificate", "a client certif", "sslcert"),
         ("server does not support SSL, but SSL was required", "TLS was asked for", "sslmode"),
-        ("SSL error: certificate verify failed", "can't be encrypted", "sslrootcert"),
+        ("SSL error: certificate verify failed", "vouches for", "Add sslrootcert=/path/to/ca.crt"),
+        (
+            'root certificate file "/root/.postgresql/root.crt" does not exist',
+            "vouches for the server's certificate",
+            "Add sslrootcert=/path/to/ca.crt to X_URL",
+        ),
+        (
+            'server certificate for "db" does not match host name "127.0.0.1"',
+            "is for another name",
+            "that name as its host",
+        ),
+        ('private key file "/x" has group or world access', "can't be encrypted", "sslkey"),
         ("FATAL:  the database system is starting up", "is not ready", "in a moment"),
         ("failed to resolve host 'x': [Errno -2]", "name is unknown", "name server"),
         ("Connection refused", "The server can't be reached", "names its host and port"),
@@ -463,7 +479,7 @@ def test_known_poolers_are_told_from_their_servers(host: str, port: str, wanted:
             "- host: 'x', hostaddr: '127.0.0.1': connection failed: FATAL:  database \"m\" does not"
             " exist",
             "The database does not exist",
-            "Check X_URL",
+            "Check the database's name in X_URL",
         ),
     ],
 )
@@ -509,6 +525,17 @@ def test_server_that_only_this_machine_reaches_is_named(split: Split) -> None:
     assert "can't reach blytz_hire: " in said and "Connection refused" in said
     assert "export BLYTZ_HIRE_REPLICATION_URL=postgresql://USER:PASSWORD@HOST:1/blytz_hire" in said
     assert split.server.execute(EVERYTHING) == before
+
+
+def test_misspelled_database_is_named_as_it_was_given(split: Split) -> None:
+    url = with_database(split.server.socket, "blytzhire")
+    done = split.runner("check", "payments", BLYTZ_HIRE_URL=url)
+    assert done.returncode == 3
+    assert "blytz_hire (database blytzhire), payments_db" in done.stdout
+    assert "no   connects to blytzhire " in done.stdout
+    assert "Check the database's name in BLYTZ_HIRE_URL." in done.stderr
+    assert "provision" not in done.stderr
+    assert "provision" not in split.runner("status", BLYTZ_HIRE_URL=url).stderr
 
 
 def test_unreachable_service_is_named_beside_what_others_lack(split: Split) -> None:

@@ -83,7 +83,7 @@ def show(found: Checked) -> None:
     for place in found.servers:
         kind = f"{place.provider.name} {place.version}" if place.version else "not asked"
         console.say(f"{place.name} as {place.user}: {kind}")
-        console.say(wrap(", ".join(place.targets), out.width, "  ", "  "))
+        console.say(wrap(", ".join(map(place.shown, place.targets)), out.width, "  ", "  "))
         _table(place.findings)
     console.say("this machine")
     _table(found.machine)

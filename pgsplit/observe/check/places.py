@@ -43,15 +43,17 @@ class Finding:
 class Place:
     """A server as one login reaches it, with the targets that are there.
 
-    `asked` are connections to its targets, or to its maintenance database where a target does not
-    exist yet; such targets are in `absent`. `unreached` are targets without any connection, and
-    `locked` those that the login may not connect to: what it needs there is in `unasked`.
+    `databases` are the targets' databases. `asked` are connections to them, or to the maintenance
+    database where one does not exist yet; such targets are in `absent`. `unreached` are targets
+    without any connection, and `locked` those that the login may not connect to: what it needs
+    there is in `unasked`.
     """
 
     host: str
     port: str
     user: str
     targets: list[str] = field(default_factory=list)
+    databases: dict[str, str] = field(default_factory=dict)
     asked: dict[str, Connection] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     unreached: dict[str, SplitError] = field(default_factory=dict)
@@ -66,6 +68,11 @@ class Place:
     def name(self) -> str:
         """The server's name, for people."""
         return self.host if self.host.startswith("/") else f"{self.host}:{self.port}"
+
+    def shown(self, target: str) -> str:
+        """Name a target for people, with its database if that has another name."""
+        name = self.databases[target]
+        return target if name == target else f"{target} (database {name})"
 
     @property
     def machine(self) -> tuple[str, str]:
@@ -163,5 +170,7 @@ def places(connections: Connections, targets: Iterable[str]) -> list[Place]:
     for target in targets:
         fields = fields_of(connections.urls[target])
         key = (fields["host"], fields["port"], fields["user"])
-        found.setdefault(key, Place(*key)).targets.append(target)
+        place = found.setdefault(key, Place(*key))
+        place.targets.append(target)
+        place.databases[target] = fields["dbname"]
     return list(found.values())

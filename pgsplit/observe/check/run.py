@@ -55,7 +55,9 @@ class Checked:
         if unreached:
             first = unreached[0]
             more = f" {len(unreached) - 1} more can't be reached." if len(unreached) > 1 else ""
-            return ConnectionFailed(f"{first.what}.{more}", where=first.where, hint=first.hint)
+            return ConnectionFailed(
+                f"{first.what.removesuffix('.')}.{more}", where=first.where, hint=first.hint
+            )
         if not self.missing:
             return None
         number = len({(one.need.name, one.need.problem) for one in self.missing})
@@ -132,7 +134,7 @@ def _connect(place: Place, connections: Connections) -> ExitStack:
     stack = ExitStack()
     for target in place.targets:
         try:
-            place.asked[target] = stack.enter_context(connect(connections.urls[target], target))
+            place.asked[target] = stack.enter_context(connections.connect_to_any(target))
         except ConnectionFailed as refused:
             _stand_in(place, target, refused, connections, stack)
     return stack
@@ -145,7 +147,7 @@ def _stand_in(
     is_absent = refused.what.startswith(refusals.NO_DATABASE) and target != connections.monolith
     is_locked = refused.what.startswith(refusals.NO_CONNECT)
     if not is_absent:
-        place.refuse(f"connects to {target}", refused, "everything")
+        place.refuse(f"connects to {place.databases[target]}", refused, "everything")
     if is_locked:
         place.locked.add(target)
     if not (is_absent or is_locked):
@@ -303,7 +305,7 @@ def _ask_here(
 
 def _reads_all(home: Place) -> bool:
     """Tell whether nothing keeps a backup from reading the monolith, as far as it was asked."""
-    names = ("right on ", "may read all")
+    names = ("right on ", "USAGE on ", "member of ", "all rows of ", "may read all")
     return not any(
         one.need.name.startswith(names) for one in home.findings if one.state == "missing"
     )
