@@ -331,11 +331,12 @@ class Stream:
             + (f", {found.errors} error(s) so far" if found and found.errors else "")
             + (f":\n  {said}" if said else "."),
             where=where,
-            hint=(
-                "Fix what it says; replication tries again every few seconds."
+            hint="Wait a moment: replication tries again by itself every few seconds, as after a"
+            " restart of a server. If it stays stopped: "
+            + (
+                "fix what it says."
                 if said
-                else "The server's log says why, in its lines about logical replication;"
-                " replication tries again every few seconds."
+                else "the server's log says why, in its lines about logical replication."
             )
             + f" If somebody added a row by hand:\n{self.fixed_by}",
         )

@@ -25,7 +25,8 @@ from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import shared
-from pgsplit.routing import env_file
+from pgsplit.routing import env_file, faults
+from pgsplit.routing.routes import load
 
 HERE = "this machine"
 
@@ -301,6 +302,22 @@ def _ask_here(
             machine.refuse(what, NotReady(str(error).strip()), purpose)
         else:
             machine.add([Need(what, "yes", "yes", True)], purpose)
+    for service in services:
+        if any(service.database in place.asked for place in everywhere):
+            _look_at_file(machine, service, connections)
+
+
+def _look_at_file(machine: Place, service: Service, connections: Connections) -> None:
+    """Name a service's file of routes that is for other servers, such as those of the demo."""
+    name = f"file {service.role}.env"
+    try:
+        routes = load(service, connections)
+    except SplitError as error:
+        machine.refuse(name, error, "provision")
+        return
+    for what, hint in faults.strange(service, connections, routes) if routes else ():
+        need = Need(name, "of another server", "its own", False, f"{what}.", hint, is_optional=True)
+        machine.add([need], "provision")
 
 
 def _reads_all(home: Place) -> bool:
