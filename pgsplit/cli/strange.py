@@ -19,4 +19,6 @@ def warn_of_strange_files(services: Sequence[Service], connections: Connections)
         if routes := load(service, connections):
             for what, _ in faults.strange(service, connections, routes):
                 said = escape(named(what))
-                err.print(f"[bold red]warning:[/] {said}; it is written again.", soft_wrap=True)
+                err.print(
+                    f"[bold red]warning:[/] {said}; it will be written again.", soft_wrap=True
+                )

@@ -6,7 +6,7 @@ it again. It drops no row that a service has written, and none of the monolith's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from pgsplit.cutover.locks import change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.load import own_objects, remove
-from pgsplit.postgres.connect import describe
+from pgsplit.postgres.connect import APPLICATION_NAME, describe
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity, shared
@@ -102,9 +102,7 @@ class Abort(SagaOperation[Aborted]):
                 if is_dropped and (clients := remove.clients(session.database)):
                     found.add(
                         f"somebody is connected to {service.database}: {', '.join(clients)}",
-                        "Let them disconnect, or: select pg_terminate_backend(pid) from"
-                        f" pg_stat_activity where datname = '{session.database.info.dbname}'"
-                        " and pid <> pg_backend_pid();",
+                        _to_disconnect(session, clients),
                     )
         return found
 
@@ -209,3 +207,21 @@ def abort(
             was changed.
     """
     return Abort(service, connections, ledger, say, drops_own=drops_own).run()
+
+
+def _to_disconnect(session: Session, clients: Sequence[str]) -> str:
+    """Say how to end those who are connected to a service's database."""
+    end = (
+        "Let them disconnect, or:\n"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        f" WHERE datname = '{session.database.info.dbname}' AND pid <> pg_backend_pid();"
+    )
+    runners = [one for one in clients if one.endswith(f"({APPLICATION_NAME})")]
+    if not runners:
+        return end
+    role = session.service.role
+    stop = (
+        f"{', '.join(runners)} is a runner's own session, most likely a follower's, which would"
+        f" connect again: where `runner.py sync {role} --follow` runs, stop it."
+    )
+    return stop if len(runners) == len(clients) else f"{stop}\n{end}"

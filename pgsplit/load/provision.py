@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import NotReady, TargetOccupied
 from pgsplit.base.text import few
+from pgsplit.load import open_to_all
 from pgsplit.postgres import rights
 from pgsplit.postgres.connect import connect, describe, with_database
 from pgsplit.postgres.locale import create_like, difference, locale_of
@@ -138,9 +139,11 @@ def provision(
                 sides = Side.MONOLITH, Side.MONOLITH
                 refused = create_like(server, database, service.owner, wanted)
             notes = _database_rights(server, service, database)
-        with connect(url, service.database) as inside, inside.transaction():
-            _schemas(inside, service)
-            prepare_service(inside, service)
+        with connect(url, service.database) as inside:
+            with inside.transaction():
+                _schemas(inside, service)
+                prepare_service(inside, service)
+            # Outside of the transaction, in which this login acts as the owner.
             for stream in (Stream, ReverseStream):
                 notes += login.notes(stream(service, ledger.connection, inside), connections)
             with ledger.lock:
@@ -317,25 +320,7 @@ def _database_rights(server: psycopg.Connection[Any], service: Service, database
     server.execute(
         sql.SQL("grant connect on database {} to {}").format(name, sql.Identifier(service.login))
     )
-    open_to_all = [
-        row[0]
-        for row in server.execute(
-            "select datname from pg_database where datallowconn and datname <> %s"
-            " and has_database_privilege(%s, oid, 'connect') order by 1",
-            (database, service.login),
-        )
-    ]
-    if not open_to_all:
-        return []
-    # Other people may use these databases too, so the operator decides about them.
-    return [
-        f"services, like everybody, can also connect to {', '.join(open_to_all)}; to forbid it:"
-        f" REVOKE CONNECT ON DATABASE {', '.join(map(_quoted, open_to_all))} FROM PUBLIC;"
-    ]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return open_to_all.notes(server, service, database)
 
 
 def _schemas(inside: psycopg.Connection[Any], service: Service) -> None:

@@ -14,9 +14,11 @@ from pgsplit.load.build import Built, Tests, build, check_monolith
 from pgsplit.load.land import Landed, land
 from pgsplit.load.provision import Provisioned, provision
 from pgsplit.postgres.copy import Progress
+from pgsplit.postgres.locale import require_utf8
+from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.state.ledger import Ledger, open_ledger
+from pgsplit.state.ledger import Ledger, State, completed, open_ledger, state
 
 
 class Listener(Protocol):
@@ -74,9 +76,11 @@ def run(services: Sequence[Service], connections: Connections, watcher: Watcher)
         What was done for each service.
 
     Raises:
+        SourceMismatch: the monolith lacks a table, column, type or key; nothing was made.
         SplitError: the first failure, in phase order; builds under way are finished first.
     """
     started = time.monotonic()
+    _require_expected(services, connections)
     with open_ledger(connections) as ledger, ThreadPoolExecutor(os.cpu_count()) as builders:
         with watcher.step("monolith: who owns which column") as step:
             tests = check_monolith(connections, step.finished_node)
@@ -98,6 +102,25 @@ def run(services: Sequence[Service], connections: Connections, watcher: Watcher)
             for service, provisioned, landed, seconds, future in filled
         ]
     return RunReport(reports, tests, time.monotonic() - started)
+
+
+def _require_expected(services: Sequence[Service], connections: Connections) -> None:
+    """Compare the monolith with what services are about to copy, before anything is made.
+
+    A landing asks again, with the tables locked, but then there are a schema and databases already.
+    """
+    needed: dict[str, dict[str, None]] = {}
+    with connections.connect(connections.monolith) as monolith:
+        require_utf8(monolith)
+        gone = completed(monolith)
+        for service in services:
+            if state(monolith, service).reached(State.LANDED):
+                continue
+            for table, columns in service.landed_tables.items():
+                if service.project.tables[table].owner not in gone:
+                    needed.setdefault(table, {}).update(dict.fromkeys(columns))
+        wanted = {table: tuple(columns) for table, columns in needed.items()}
+        drift.check(connections.project, monolith, wanted)
 
 
 def _build(service: Service, connections: Connections, ledger: Ledger, watcher: Watcher) -> Built:

@@ -24,6 +24,9 @@ FOLDERS = (
     "/opt/homebrew/opt/postgresql@*/bin",
     "/usr/local/opt/postgresql@*/bin",
 )
+# A distribution has one version; Debian 12, for example, has 15 only.
+PGDG = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.sh"
+REPOSITORY = f"apt-get install postgresql-common && {PGDG} -y"
 NO_TLS = "SSL support is not compiled in"
 TLS_MODES = ("require", "verify-ca", "verify-full")
 
@@ -120,8 +123,15 @@ def find(name: str, wanted: Needs | None = None, least: int | None = None) -> Cl
         f"{' with TLS' if needed.tls else ''}. Installed: {there}. Nothing was changed.",
         where=needed.where,
         hint=f"apt-get install postgresql-client-{max(needed.version, least)}\n"
-        f"or put the folder of such a {name} on the PATH. A packaged one knows TLS.",
+        f"If apt-get does not know it, add PostgreSQL's own packages first:\n{REPOSITORY}\n"
+        f"Or put the folder of such a {name} on the PATH. A packaged one knows TLS.",
     )
+
+
+def versions(name: str) -> list[str]:
+    """Name the versions of a program that are installed, and whether they know TLS."""
+    found = [f"{one.version}{'' if one.tls else ' without TLS'}" for one in _installed(name)]
+    return list(dict.fromkeys(found))
 
 
 def _installed(name: str) -> Iterator[Client]:

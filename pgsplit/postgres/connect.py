@@ -194,7 +194,7 @@ def _explain(error: psycopg.OperationalError, url: str, target: str) -> Connecti
     if embedded_url.is_url(url) and what == refusals.NO_ANSWER:
         what, hint = "The embedded server is not running", "runner.py up"
     elif embedded_url.is_url(url) and what == refusals.NO_DATABASE:
-        hint += "; to make a sample monolith: runner.py demo"
+        hint += "\nTo make a sample monolith: runner.py demo"
     fields = {"sql": found.sql} if found.sql else {}
     return ConnectionFailed(f"{what}: {found.said}", where=describe(url), hint=hint, **fields)
 

@@ -20,18 +20,14 @@ LOCALE = """
         pg_database_collation_actual_version(oid)
     from pg_database as database where datname = current_database()
 """
-# ICU makes any locale, if the server was built with it. libc's names are spelled in several ways.
-OFFERS = """
-    select true from pg_collation
-    where
-        collprovider = %(provider)s
-        and (
-            collprovider = 'i'
-            or replace(lower(%(wanted)s), '-', '')
-            in (replace(lower(collcollate), '-', ''), replace(lower(collname), '-', ''))
-        )
-    limit 1
+# ICU makes any locale, if the server was built with it. Whatever a database has, its server has.
+OFFERED = """
+    select distinct collcollate from pg_collation
+    where collprovider = 'c' and collcollate is not null
+    union
+    select datcollate from pg_database
 """
+HAS_ICU = "select exists (select from pg_collation where collprovider = 'i')"
 HASH = "Texts are compared by hashes of their bytes, and UTF8 is the only encoding for every text."
 
 
@@ -54,6 +50,11 @@ class Locale:
         parts += [f"rules {self.rules}"] if self.rules else []
         parts += [f"version {self.version}"] if self.version else []
         return ", ".join(parts)
+
+    @property
+    def normal(self) -> Locale:
+        """The same locale, with libc's names spelled in one way."""
+        return replace(self, collate=_spelled(self.collate), ctype=_spelled(self.ctype))
 
     @property
     def options(self) -> sql.Composed:
@@ -157,10 +158,18 @@ def offers(server: psycopg.Connection[Any], wanted: Locale) -> bool:
     """Tell whether a server has a locale, as far as its catalogue says."""
     if wanted.provider == "builtin":
         return server.info.server_version >= 170000
-    if wanted.provider == "libc" and {wanted.collate, wanted.ctype} <= {"C", "POSIX"}:
-        return True
-    row = server.execute(OFFERS, {"provider": wanted.provider[0], "wanted": wanted.collate})
-    return row.fetchone() is not None
+    if wanted.provider == "icu":
+        return server.execute(HAS_ICU).fetchone() == (True,)
+    known = {"C", *(_spelled(row[0]) for row in server.execute(OFFERED))}
+    return {wanted.normal.collate, wanted.normal.ctype} <= known
+
+
+def _spelled(name: str) -> str:
+    """Spell a locale of libc in one way: C.UTF-8 and C.utf8 are the same, and POSIX is C."""
+    language, dot, rest = name.partition(".")
+    codeset, at, modifier = rest.partition("@")
+    codeset = "".join(one for one in codeset.lower() if one.isalnum())
+    return f"{'C' if language == 'POSIX' else language}{dot}{codeset}{at}{modifier}"
 
 
 def difference(
@@ -177,7 +186,7 @@ def difference(
         A note, or nothing.
     """
     one, other = locale_of(monolith), locale_of(database)
-    if one == other:
+    if one.normal == other.normal:
         return []
     return [
         f"{database.info.dbname} may sort texts, and tell capitals, differently than the monolith:"

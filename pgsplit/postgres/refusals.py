@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 NO_DATABASE = "The database does not exist"
 NO_CONNECT = "The login may not connect to this database"
+PROVISION = "\nTo make the databases of services: runner.py provision"
 NO_ANSWER = "The server can't be reached"
 # What libpq or the server says, what it means, what to do, and the statement that does it. The
 # first that fits counts. `{variable}` names the URL's variable, `{database}` and `{user}` come from
@@ -22,31 +23,31 @@ REFUSALS = (
     (
         r'role ".*" is not permitted to log in',
         "The login may not log in",
-        "As a superuser: {sql}",
+        "As a superuser:\n{sql}",
         'ALTER ROLE "{user}" LOGIN;',
     ),
     (
         r'permission denied for database ".*"|does not have CONNECT privilege',
         NO_CONNECT,
-        "As a superuser or as the database's owner, in any database of that server: {sql}",
+        "As a superuser or as the database's owner, in any database of that server:\n{sql}",
         'GRANT CONNECT ON DATABASE "{database}" TO "{user}";',
     ),
     (
         r'database ".*" is not currently accepting connections',
         "The database takes no connections",
-        "As a superuser: {sql}",
+        "As a superuser:\n{sql}",
         'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true;',
     ),
     (
         r'database ".*" does not exist',
         NO_DATABASE,
-        "Check {variable}. To make the databases of services: runner.py provision",
+        "Check the database's name in {variable}." + PROVISION,
         "",
     ),
     (
         r'role ".*" does not exist',
         "The login does not exist",
-        "Check the user in {variable}, or as a superuser: {sql}",
+        "Check the user in {variable}, or as a superuser:\n{sql}",
         'CREATE ROLE "{user}" LOGIN;',
     ),
     (
@@ -71,15 +72,16 @@ REFUSALS = (
     (
         r"password|authentication failed",
         "The login was refused",
-        "Check user and password in {variable}. A password may also have expired: select rolname,"
-        " rolvaliduntil from pg_roles;",
+        "Check user and password in {variable}. A password may also have expired:\n"
+        "SELECT rolname, rolvaliduntil FROM pg_roles;",
         "",
     ),
     (
         r"too many (clients|connections)|connection slots are reserved|connection limit exceeded",
         "The server has no connection left for this login",
-        "See who has them: select usename, count(*) from pg_stat_activity group by 1; then end"
-        " some, or raise max_connections or the login's or the database's CONNECTION LIMIT.",
+        "See who has them:\nSELECT usename, count(*) FROM pg_stat_activity GROUP BY 1;\n"
+        "Then end some, or raise max_connections or the login's or the database's CONNECTION"
+        " LIMIT.",
         "",
     ),
     (
@@ -89,7 +91,21 @@ REFUSALS = (
         "",
     ),
     (
-        r"certificate|SSL error|root\.crt|private key file",
+        r"does not match host name",
+        "The server's certificate is for another name",
+        "Let {variable} have that name as its host, or sslmode=verify-ca.",
+        "",
+    ),
+    (
+        r"root certificate file|root\.crt|certificate verify failed|local issuer|self.signed",
+        "Nobody who is known here vouches for the server's certificate",
+        "Add sslrootcert=/path/to/ca.crt to {variable}: the certificate of the authority that has"
+        " signed the server's, which its administrator has. If it is a public one:"
+        " sslrootcert=system.",
+        "",
+    ),
+    (
+        r"certificate|SSL error|private key file",
         "The connection can't be encrypted as asked for",
         "Check sslmode, sslrootcert, sslcert and sslkey in {variable}.",
         "",

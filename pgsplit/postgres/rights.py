@@ -29,7 +29,11 @@ LOGIN = """
         ) as subscribes,
         has_database_privilege(current_database(), 'create') as creates,
         rolsuper or rolcreatedb as makes_databases,
-        rolsuper or rolcreaterole as makes_roles
+        rolsuper or rolcreaterole as makes_roles,
+        (
+            select has_database_privilege(oid, 'connect') from pg_catalog.pg_database
+            where datname = 'postgres'
+        ) as connects_to_postgres
     from pg_catalog.pg_roles as login where rolname = current_user
 """
 TABLES = """
@@ -116,17 +120,23 @@ def may_subscribe(connection: Connection) -> Need:
 
 
 def may_provision(connection: Connection) -> list[Need]:
-    """Ask whether the login may make databases and roles."""
+    """Ask whether the login may make databases and roles, and connect to where it does so."""
     found, user = _login(connection), connection.info.user
     hint = f'ALTER ROLE "{user}" CREATEDB CREATEROLE;'
     problem = f"{user} may not create databases and roles."
-    return [
+    needs = [
         Need(name, _said(ok), "yes", ok, problem, hint, f"ALTER ROLE {found['login']} {name};")
         for name, ok in (
             ("CREATEDB", bool(found["makes_databases"])),
             ("CREATEROLE", bool(found["makes_roles"])),
         )
     ]
+    # Databases and roles are made and dropped from there, also once a service's own is there.
+    fix = f'GRANT CONNECT ON DATABASE "postgres" TO {found["login"]};'
+    said, ok = f"{user} may not connect to the database postgres.", found["connects_to_postgres"]
+    if ok is not None:  # else connecting says that it isn't there
+        needs.append(Need("connects to postgres", _said(ok), "yes", ok, said, fix, fix))
+    return needs
 
 
 def may_make_roles(connection: Connection, problem: str, *, is_optional: bool) -> Need:
@@ -174,22 +184,36 @@ def on_tables(
         usage = f"GRANT USAGE ON SCHEMA {row['schema']} TO {here.user};"
         select = f"GRANT SELECT ON {name} TO {here.user};"
         is_published, is_ours = row["relname"] in tables, row["is_ours"]
-        for ok, what, fix, is_part in (
-            (row["may_enter"], f"may not use the schema {row['schema']}", usage, False),
-            # Its owner reads it, too.
-            (row["may_read"] or not is_published, f"may not read {name}", select, not is_ours),
+        member, schema_of = f"member of {owner}", row["schema"]
+        for name_of, ok, what, fix, is_part in (
             (
+                f"USAGE on {schema_of}",
+                row["may_enter"],
+                f"may not use the schema {schema_of}",
+                usage,
+                False,
+            ),
+            # Its owner reads it, too.
+            (
+                f"right on {name}",
+                row["may_read"] or not is_published,
+                f"may not read {name}",
+                select,
+                not is_ours,
+            ),
+            (
+                f"all rows of {name}",
                 not row["is_filtered"] or not is_published,
                 f"sees {name} through row-level security",
                 here.bypass,
                 False,
             ),
-            (is_ours, f"may not publish {name}, {whose}", grant, False),
-            (not is_ours or owner not in unset, f"may not act as {owner}", grant, False),
+            (member, is_ours, f"may not publish {name}, {whose}", grant, False),
+            (member, not is_ours or owner not in unset, f"may not act as {owner}", grant, False),
         ):
             if not ok:
                 sql = "" if is_part else fix
-                lacking.append(Need(f"right on {name}", "no", "yes", False, what, fix, sql))
+                lacking.append(Need(name_of, "no", "yes", False, what, fix, sql))
     if lacking:
         return lacking
     return [Need("rights on tables", f"on all {len(rows)}", "on all", True)]

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.base.text import duration
-from pgsplit.postgres import embedded_url, service_file, session_settings
+from pgsplit.postgres import embedded_url, refusals, service_file, session_settings
 from pgsplit.postgres.connect import (
     DEFAULTS,
     connect,
@@ -143,7 +143,7 @@ class Connections:
             TargetOccupied: somebody else owns, or may change, what is this project's there. It is
                 asked once.
         """
-        database = connect(self.url(target), target, **parameters)
+        database = self.connect_to_any(target, **parameters)
         if target not in self._own and "replication" not in parameters:
             try:
                 strangers.require_none(database, self.project, target)
@@ -156,6 +156,20 @@ class Connections:
             database.execute(f"set lock_timeout = '{LONGEST_WAIT}'")
             database.execute(session_settings.ONLY_TABLES)
         return database
+
+    def connect_to_any(self, target: str, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
+        """Do the same whoever owns what is there, and with no setting that a command needs.
+
+        Raises:
+            ConnectionFailed: the server can't be reached or refuses; the message says why.
+            NotReady: it is the monolith, and there is none any more.
+        """
+        try:
+            return connect(self.url(target), target, **parameters)
+        except ConnectionFailed as error:
+            if target == self.monolith:  # which no command makes
+                error.hint = error.hint.replace(refusals.PROVISION, "")
+            raise
 
 
 def control_of(project: Project) -> str:

@@ -14,6 +14,7 @@ how to change that.
 from __future__ import annotations
 
 import secrets
+import shlex
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -22,7 +23,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsplit.base.errors import TargetOccupied
 from pgsplit.postgres import roles
-from pgsplit.postgres.connect import conninfo, describe, with_database
+from pgsplit.postgres.connect import conninfo, describe, fields_of, with_database
+from pgsplit.postgres.managed import dialect
 from pgsplit.postgres.quiet import FAILURES, quiet, unquiet
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -38,6 +40,14 @@ MAY_MAKE = """
     select rolsuper or (
         rolcreaterole and rolreplication
         and current_setting('server_version_num')::integer >= 160000
+    )
+    from pg_catalog.pg_roles where rolname = current_user
+"""
+LACKS = """
+    select concat_ws(
+        ' ',
+        case when not rolcreaterole then 'CREATEROLE' end,
+        case when not rolreplication then 'REPLICATION' end
     )
     from pg_catalog.pg_roles where rolname = current_user
 """
@@ -72,7 +82,7 @@ def url_for(stream: BaseStream, connections: Connections) -> str:
             return own
         drop(stream)
     if said := try_to_connect(stream.target, url):
-        raise stream.unreachable(said)
+        raise stream.unreachable(said, url)
     return url
 
 
@@ -131,26 +141,54 @@ def advice(stream: BaseStream, connections: Connections) -> str:
     if not is_secret(stream.source, stream.source_name, connections) or _has_own(stream):
         return ""
     (label, target), database = stream.labels, stream.source.info.dbname
-    user = conninfo_to_dict(connections.for_servers(stream.source_name))["user"]
+    url = connections.for_servers(stream.source_name)
+    is_there = stream.is_there()
+    begin = "The server" if is_there else "Once it follows, the server"
     said = (
-        f"The server of {target} logs in to {label} as {user}, whose password it stores, readable"
-        " for its superusers."
+        f"{begin} of {target} logs in to {label} as {conninfo_to_dict(url)['user']}, whose"
+        f" password it {'' if is_there else 'then '}stores, readable for its superusers."
     )
+    build = f"runner.py build {stream.service.role}"
     if may_make(stream.source):
         return (
-            f"{said} A login of its own would do, once the pg_hba.conf of {label} has the line:\n"
+            f"{said} `{build}` gives it a login of its own. If this note stays, the pg_hba.conf of"
+            f" {label} lacks a line for that login, such as:\n"
             f'  host "{database}" {stream.name} ADDRESS scram-sha-256\n'
-            f"  hint:  runner.py build {stream.service.role}"
+            f"  hint:  {build}"
         )
     name = f"{stream.service.project.name}_replication"
     return (
-        f"{said} {stream.source.info.user} may not make one that may only replicate. On {label},"
-        " with psql:\n"
+        f"{said} {stream.source.info.user} may not make one that may only replicate."
+        f"{_to_let_it(stream.source, label, build if is_there else '')} On {label}, with psql:\n"
         f'  CREATE ROLE "{name}" LOGIN REPLICATION;\n'
         f'  GRANT CONNECT ON DATABASE "{database}" TO "{name}";\n'
         f'  \\password "{name}"\n'
-        f"  hint:  export {stream.variable}=postgresql://{name}:PASSWORD@HOST/{database}"
+        f"  hint:  {command_for(stream.variable, url, user=name)}"
     )
+
+
+def _to_let_it(source: Connection, label: str, then: str) -> str:
+    """Say what lets the runner's login make such logins, where less than a superuser may."""
+    here = dialect(source)
+    if here.version < 160000 or here.provider.replicates:
+        return ""
+    row = source.execute(LACKS).fetchone()
+    assert row is not None
+    done = f"Then: {then}\n" if then else ""
+    return f" To let it, on {label}:\n  ALTER ROLE {here.user} {row[0]};\n{done}Or give a login."
+
+
+def command_for(variable: str, url: str, **fields: str) -> str:
+    """Write the command that sets a URL by which servers reach a target.
+
+    Args:
+        variable: the URL's variable.
+        url: the URL so far; port, database and TLS are taken from it, and no file of its login.
+        fields: what is another one, such as `user` or `host`.
+    """
+    shown = with_login(url, fields.pop("user", "USER"), "PASSWORD")
+    shown = with_database(shown, fields_of(shown)["dbname"], **fields)
+    return f"export {variable}={shlex.quote(shown)}"
 
 
 def logged(stream: BaseStream, connections: Connections) -> str:

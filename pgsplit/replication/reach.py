@@ -52,7 +52,7 @@ def require_reachable(stream: BaseStream, connections: Connections) -> None:
         raise login.occupied(source, stream.name, service)
     said = cannot_reach(stream.target, source, stream.name, stream.source_name, connections)
     if said:
-        raise stream.unreachable(said)
+        raise stream.unreachable(said, connections.for_servers(stream.source_name))
 
 
 def cannot_reach(

@@ -38,7 +38,8 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
         raise NotReady(
             f"{monolith.info.user} lacks privileges:\n"
             + "\n".join(
-                f"  - {one.problem.removeprefix(f'{monolith.info.user} ')}" for one in lacking
+                f"  - {one.removeprefix(f'{monolith.info.user} ')}"
+                for one in dict.fromkeys(one.problem for one in lacking)
             ),
             where=describe(monolith.info.dsn),
             hint="\n".join(dict.fromkeys(one.hint for one in lacking)),

@@ -188,15 +188,16 @@ class BaseStream(ABC):
         login.drop(self)
         continuity.forget(self)
 
-    def unreachable(self, said: str) -> NotReady:
-        """Give the error for a target's server that can't log in to the source."""
+    def unreachable(self, said: str, url: str) -> NotReady:
+        """Give the error for a target's server that can't log in to the source by its URL."""
         source, target = self.labels
         is_monolith = self.source_name == self.service.project.name
         server = "The service's server" if is_monolith else f"The server of {target}"
         return NotReady(
             f"{server} can't reach {source}: {said}",
             where=describe(self.target.info.dsn),
-            hint=f"export {self.variable}=postgresql://… as that server reaches it.",
+            hint="Give a URL by which that server reaches it, with a login that may replicate:\n"
+            + login.command_for(self.variable, url, host="HOST"),
         )
 
     def _alter(self, how: str) -> None:
@@ -324,11 +325,12 @@ class BaseStream(ABC):
             + (f", {found.errors} error(s) so far" if found and found.errors else "")
             + (f":\n  {said}" if said else "."),
             where=where,
-            hint=(
-                "Fix what it says; replication tries again every few seconds."
+            hint="Wait a moment: replication tries again by itself every few seconds, as after a"
+            " restart of a server. If it stays stopped: "
+            + (
+                "fix what it says."
                 if said
-                else "The server's log says why, in its lines about logical replication;"
-                " replication tries again every few seconds."
+                else "the server's log says why, in its lines about logical replication."
             )
             + f" If somebody added a row by hand:\n{self.fixed_by}",
         )

@@ -57,16 +57,20 @@ MAY_CONNECT = {
 def bare(split: Split) -> Split:
     """Give a monolith whose tables have an owner of their own, and a runner that may do nothing."""
     with split.monolith() as monolith:
-        login = sql.SQL("create role {} login password {}")
-        monolith.execute(login.format(sql.Identifier(MOVER), sql.Literal(PASSWORD)))
-        monolith.execute("create role shop nologin")
-        monolith.execute("alter schema blytz_hire owner to shop")
-        for (table,) in monolith.execute(
-            "select oid::regclass::text from pg_class where relkind = 'r'"
-            " and relnamespace = 'blytz_hire'::regnamespace"
-        ).fetchall():
-            monolith.execute(f"alter table {table} owner to shop")
+        make_bare(monolith)
     return as_mover(split)
+
+
+def make_bare(monolith: psycopg.Connection[Any]) -> None:
+    login = sql.SQL("create role {} login password {}")
+    monolith.execute(login.format(sql.Identifier(MOVER), sql.Literal(PASSWORD)))
+    monolith.execute("create role shop nologin")
+    monolith.execute("alter schema blytz_hire owner to shop")
+    for (table,) in monolith.execute(
+        "select oid::regclass::text from pg_class where relkind = 'r'"
+        " and relnamespace = 'blytz_hire'::regnamespace"
+    ).fetchall():
+        monolith.execute(f"alter table {table} owner to shop")
 
 
 def as_mover(split: Split, **environ: str) -> Split:
@@ -111,6 +115,10 @@ def test_people_see_one_line_a_finding_and_a_block_to_paste(bare: Split) -> None
     table = [line for line in lines if line.startswith((" ok ", " no ", " ! "))]
     assert len(table) > 20 and all(len(line) <= 80 for line in table)
     assert any(words(line) == "no right to replicate no yes" for line in table)
+    rows = [words(line) for line in table]
+    assert (
+        rows.count("no USAGE on blytz_hire no yes") == rows.count("no member of shop no yes") == 1
+    )
     (psql,) = [n for n, line in enumerate(lines) if line.startswith("psql 'postgresql://")]
     block = lines[psql + 1 :]
     assert block[1] == 'GRANT pg_create_subscription TO "a mover";'
@@ -175,6 +183,83 @@ def test_parameters_of_managed_servers_replace_alter_system(split: Split) -> Non
                 provider.role != "rds_superuser"
             )
         split.server.execute(f"drop role {provider.role}")
+
+
+def test_what_the_note_revokes_shuts_out_no_runner(bare: Split) -> None:
+    """What is pasted keeps the runner in; where it is not, `check` says so for a service, too."""
+    paste_all(checked(bare, "payments", code=4), superusers(bare))
+    bare.server.execute(f'revoke connect on database postgres from "{MOVER}"')
+    bare.server.execute("grant connect on database postgres, template1, blytz_hire to public")
+    said = bare.runner("provision", "payments").stdout
+    assert "To forbid it in blytz_hire would shut out every login that has no right" in words(said)
+    block = [line for line in said.splitlines() if line.endswith(";") and " CONNECT ON" in line]
+    assert [line.split() for line in block] == [
+        ["GRANT", "CONNECT", "ON", "DATABASE", '"postgres"', "TO", '"a', 'mover";'],
+        ["REVOKE", "CONNECT", "ON", "DATABASE", '"postgres",', '"template1"', "FROM", "PUBLIC;"],
+    ]
+    paste(block, bare.server.socket)
+    again = bare.runner("provision", "payments")
+    assert again.returncode == 0 and "To forbid it:" not in again.stdout
+    bare.server.execute(f'revoke connect on database postgres from "{MOVER}"')
+    found = checked(bare, "payments", code=4)
+    (one,) = findings(found, "connects to postgres")
+    assert one["sql"] == 'GRANT CONNECT ON DATABASE "postgres" TO "a mover";'
+    assert bare.runner("provision", "payments").returncode == 3
+    paste_all(found, superusers(bare))
+    assert findings(checked(bare, "payments"), "extension postgres_fdw")[0]["state"] == "note"
+    assert bare.runner("provision", "payments").returncode == 0
+
+
+def test_what_is_worth_having_has_a_block_of_its_own(bare: Split) -> None:
+    paste_all(checked(bare, "payments", code=4), superusers(bare))
+    assert bare.runner("provision", "payments").returncode == 0
+    lines = bare.runner("check", "payments").stdout.splitlines()
+    (title,) = [n for n, line in enumerate(lines) if "worth having; as a superuser, paste" in line]
+    block = lines[title + 3 : lines.index("", title + 3)]
+    assert block[0] == '\\connect "payments_db"' and "CREATE EXTENSION" in block[1]
+    paste(block, bare.server.socket)
+    assert findings(checked(bare, "payments"), "extension postgres_fdw")[0]["state"] == "ok"
+
+
+@pytest.mark.slow
+def test_superuser_that_15_wants_is_for_the_switch_and_comes_last(
+    split: Split, tmp_path: Path
+) -> None:
+    with oldest() as old:
+        sample.create(PROJECT, old.url(MONOLITH), 50)
+        with psycopg.connect(old.url(MONOLITH), autocommit=True) as monolith:
+            make_bare(monolith)
+            monolith.execute(f'grant connect on database blytz_hire to "{MOVER}"')
+        login = sql.SQL("create role {} login password {}")
+        split.server.execute(login.format(sql.Identifier(MOVER), sql.Literal(PASSWORD)))
+        split.server.execute(f'grant connect on database postgres to "{MOVER}"')
+        port = str(conninfo_to_dict(old.server.tcp)["port"])
+        both = as_mover(
+            split,
+            BLYTZ_HIRE_URL=with_database(old.server.tcp, MONOLITH, user=MOVER),
+            PAYMENTS_DB_URL=with_database(split.server.tcp, "payments_db", user=MOVER),
+        )
+        other = str(conninfo_to_dict(split.server.tcp)["port"])
+        servers = {port: old.server.tcp, other: split.server.socket}
+        found = checked(both, "payments", code=4)
+        assert found["servers"][0]["statements"][-2:] == [
+            "-- Only from the switch on: PostgreSQL 15 lets only superusers subscribe; they need"
+            " none of the grants.",
+            'ALTER ROLE "a mover" SUPERUSER;',
+        ]
+        assert 'GRANT shop TO "a mover";' in found["servers"][0]["statements"]
+        found["servers"][0]["statements"].pop()
+        paste_all(found, servers)
+        found = checked(both, "payments", code=4)
+        assert [one["statements"] for one in found["servers"][1:]] == [[]]
+        lacking = [one for one in found["servers"][0]["findings"] if one["state"] == "missing"]
+        assert [(one["what"], one["for"]) for one in lacking] == [("right to subscribe", "switch")]
+        said = both.runner("check", "payments").stdout
+        assert "To do" not in said and "GRANT" not in said
+        for command in ("run", "verify", "totals"):
+            ran(both, command, "payments")
+        paste_all(found, servers)
+        checked(both, "payments")
 
 
 # Settings, room, and what others have made
@@ -337,6 +422,7 @@ def test_pooler_is_refused_whatever_it_ignores(
         done = split.runner("check", "payments", BLYTZ_HIRE_URL=bouncer.url("blytz_hire"))
         assert done.returncode == 3
         assert "This is a connection pooler" in words(done.stderr)
+        assert ".." not in done.stderr
     finally:
         bouncer.stop()
 
@@ -373,7 +459,18 @@ def test_known_poolers_are_told_from_their_servers(host: str, port: str, wanted:
         ('FATAL:  too many connections for role "me"', "no connection left", "CONNECTION LIMIT"),
         ("FATAL:  connection requires a valid client certificate", "a client certif", "sslcert"),
         ("server does not support SSL, but SSL was required", "TLS was asked for", "sslmode"),
-        ("SSL error: certificate verify failed", "can't be encrypted", "sslrootcert"),
+        ("SSL error: certificate verify failed", "vouches for", "Add sslrootcert=/path/to/ca.crt"),
+        (
+            'root certificate file "/root/.postgresql/root.crt" does not exist',
+            "vouches for the server's certificate",
+            "Add sslrootcert=/path/to/ca.crt to X_URL",
+        ),
+        (
+            'server certificate for "db" does not match host name "127.0.0.1"',
+            "is for another name",
+            "that name as its host",
+        ),
+        ('private key file "/x" has group or world access', "can't be encrypted", "sslkey"),
         ("FATAL:  the database system is starting up", "is not ready", "in a moment"),
         ("failed to resolve host 'x': [Errno -2]", "name is unknown", "name server"),
         ("Connection refused", "The server can't be reached", "names its host and port"),
@@ -383,7 +480,7 @@ def test_known_poolers_are_told_from_their_servers(host: str, port: str, wanted:
             "- host: 'x', hostaddr: '127.0.0.1': connection failed: FATAL:  database \"m\" does not"
             " exist",
             "The database does not exist",
-            "Check X_URL",
+            "Check the database's name in X_URL",
         ),
     ],
 )
@@ -446,8 +543,34 @@ def test_server_that_only_this_machine_reaches_is_named(split: Split) -> None:
     assert done.returncode == 4
     said = words(done.stdout)
     assert "can't reach blytz_hire: " in said and "Connection refused" in said
-    assert "export BLYTZ_HIRE_REPLICATION_URL=postgresql://USER:PASSWORD@HOST/blytz_hire" in said
+    assert "export BLYTZ_HIRE_REPLICATION_URL=postgresql://USER:PASSWORD@HOST:1/blytz_hire" in said
     assert split.server.execute(EVERYTHING) == before
+
+
+def test_file_of_another_server_is_named(split: Split, tmp_path: Path) -> None:
+    (tmp_path / "payments.env").write_text(
+        "PAYMENTS_SERVICE_URL='postgresql://payments_service:old@/payments_db?host=/tmp/pgsplit-0'\n"
+        "PAYMENTS_READ_URL='postgresql://postgres@/blytz_hire?host=/tmp/pgsplit-0'\n"
+        "PAYMENTS_WRITE_URL='postgresql://postgres@/blytz_hire?host=/tmp/pgsplit-0'\n"
+    )
+    done = split.runner("check", "payments", BLYTZ_HIRE_CONNECTIONS=str(tmp_path))
+    assert done.returncode == 0
+    assert "! file payments.env of another server" in words(done.stdout)
+    assert f"{tmp_path}/payments.env is for another server, database payments_db" in words(
+        done.stdout
+    )
+    assert "runner.py provision payments --new-password" in done.stdout
+
+
+def test_misspelled_database_is_named_as_it_was_given(split: Split) -> None:
+    url = with_database(split.server.socket, "blytzhire")
+    done = split.runner("check", "payments", BLYTZ_HIRE_URL=url)
+    assert done.returncode == 3
+    assert "blytz_hire (database blytzhire), payments_db" in done.stdout
+    assert "no   connects to blytzhire " in done.stdout
+    assert "Check the database's name in BLYTZ_HIRE_URL." in done.stderr
+    assert "provision" not in done.stderr
+    assert "provision" not in split.runner("status", BLYTZ_HIRE_URL=url).stderr
 
 
 def test_unreachable_service_is_named_beside_what_others_lack(split: Split) -> None:

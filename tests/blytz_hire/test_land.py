@@ -228,6 +228,21 @@ def test_unexpected_monolith_schema_is_reported_with_a_hint(
     assert hint in error.hint
 
 
+def test_run_refuses_an_unexpected_monolith_before_anything_is_made(split: Split) -> None:
+    before = split.server.execute("select datname::text from pg_database order by 1")
+    with split.monolith() as monolith:
+        monolith.execute('alter table blytz_hire.payments drop column "processedAt" cascade')
+        done = split.runner("run", "payments")
+        assert done.returncode == SourceMismatch.exit_code, done.stderr
+        assert 'column blytz_hire.payments."processedAt" is missing' in done.stderr
+        fix = 'ALTER TABLE blytz_hire.payments ADD COLUMN "processedAt"'
+        (line,) = [one for one in done.stderr.splitlines() if fix in one]
+        assert monolith.execute("select to_regnamespace('split')").fetchone() == (None,)
+        assert split.server.execute("select datname::text from pg_database order by 1") == before
+        monolith.execute(line[line.index("ALTER") :].encode())
+    assert split.runner("check", "payments").returncode == 0
+
+
 def test_unknown_column_does_not_stop_landing(split: Split) -> None:
     with split.monolith() as monolith:
         monolith.execute('alter table blytz_hire.payments add column "addedToday" text')

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,11 +17,19 @@ from demo.project import PROJECT, select
 from pgsplit.base.errors import NotReady
 from pgsplit.load.provision import provision
 from pgsplit.postgres.connect import connect, with_database
-from pgsplit.postgres.locale import Locale, create_like, difference, locale_of, require_utf8
+from pgsplit.postgres.locale import (
+    Locale,
+    create_like,
+    difference,
+    locale_of,
+    offers,
+    require_utf8,
+)
 from pgsplit.project.endpoints import resolve
 from pgsplit.state.ledger import open_ledger
 from tests.support.servers import Server, oldest
-from tests.support.split import Split
+from tests.support.split import Split, command_line, surrounded
+from tests.support.stage import environment
 
 (PAYMENTS,) = select(("payments",))
 TURKISH = Locale("UTF8", "icu", "C", "C", "tr-TR", "", "")
@@ -138,3 +147,43 @@ def test_database_that_exists_with_another_locale_is_named(split: Split) -> None
     said = " ".join((ran.stdout + ran.stderr).split())
     assert "payments_db may sort texts, and tell capitals, differently" in said
     assert "its locale is libc, C; the monolith's is builtin, C.UTF-8" in said
+
+
+@pytest.mark.parametrize(
+    ("monoliths", "services"), [("C.UTF-8", "C.utf8"), ("C.utf8", "C.UTF-8"), ("POSIX", "C")]
+)
+def test_one_locale_with_two_spellings_is_one(old: Server, monoliths: str, services: str) -> None:
+    """libc spells a codeset in several ways; PostgreSQL keeps the spelling that it was given."""
+    with connect(old.socket, "any") as server:
+        assert offers(server, of_libc(monoliths))
+        assert not offers(server, of_libc("xx_YY.UTF-8"))
+    urls = [
+        made(old, name, f"encoding 'UTF8' locale '{locale}' locale_provider libc")
+        for name, locale in (("one", monoliths), ("other", services))
+    ]
+    with connect(urls[0], "any") as one, connect(urls[1], "any") as other:
+        assert difference(one, other) == []
+
+
+def test_only_the_codeset_may_be_spelled_in_another_way() -> None:
+    assert of_libc("en_US.UTF-8").normal == of_libc("en_US.utf8").normal
+    assert of_libc("de_DE.UTF-8@euro").normal == of_libc("de_DE.utf8@euro").normal
+    assert of_libc("en_US.UTF-8").normal != of_libc("en_GB.UTF-8").normal
+    assert of_libc("de_DE.ISO-8859-1").normal != of_libc("de_DE.ISO-8859-15").normal
+
+
+def of_libc(name: str) -> Locale:
+    return Locale("UTF8", "libc", name, name, "", "", "")
+
+
+def test_check_finds_the_monoliths_locale_on_its_own_server(old: Server, tmp_path: Path) -> None:
+    url = made(old, "monolith", "encoding 'UTF8' locale 'C.UTF-8' locale_provider libc")
+    done = command_line_at(url, tmp_path)
+    found = [one for one in done["servers"][0]["findings"] if one["what"] == "monolith's locale"]
+    assert [(one["found"], one["needed"]) for one in found] == [("offered", "libc C.UTF-8")]
+    assert found[0]["state"] == "ok"
+
+
+def command_line_at(url: str, folder: Path) -> dict[str, Any]:
+    with surrounded(environment(url, folder, folder / "dbt")):
+        return dict(json.loads(command_line("check", "payments", "--json").stdout))

@@ -15,7 +15,7 @@ from pgsplit.cutover import later
 from pgsplit.cutover.cutover import Cutover
 from pgsplit.cutover.rollback import Rollback
 from pgsplit.postgres import clients, embedded, wheel
-from pgsplit.postgres.connect import with_database
+from pgsplit.postgres.connect import connect, with_database
 from pgsplit.replication import capacity
 from pgsplit.replication import slot as slots
 from tests.support.servers import DEBIAN_15, PASSWORD
@@ -274,7 +274,13 @@ def test_abort_that_would_stop_half_way_is_refused(living: Split) -> None:
         with unchanged(living):
             said = ran(living, "abort", "payments", code=NotReady.exit_code)
     assert "somebody is connected to payments_db: payments_service (a shop)" in said
-    assert "select pg_terminate_backend(pid) from pg_stat_activity where datname" in said
+    assert "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname" in said
+    assert "--follow" not in said
+    with connect(living.connections.urls["payments_db"], "payments_db"):
+        said = ran(living, "abort", "payments", code=NotReady.exit_code)
+    assert "(pgsplit) is a runner's own session, most likely a follower's" in said
+    assert "where `runner.py sync payments --follow` runs, stop it." in said
+    assert "pg_terminate_backend" not in said
     ran(living, "abort", "payments")
     assert stands(living) == "absent"
 

@@ -164,8 +164,12 @@ def test_login_that_the_server_refuses_is_not_kept_and_status_says_what_lacks(
         assert FORWARD not in roles(split)
         found = ran(tcp, "status", "payments")
     assert "The server of payments_db logs in to the monolith as postgres" in found
-    assert f'has the line: host "blytz_hire" {FORWARD} ADDRESS scram-sha-256' in found
+    assert "`runner.py build payments` gives it a login of its own. If this note stays" in found
+    assert f'a line for that login, such as: host "blytz_hire" {FORWARD} ADDRESS' in found
     assert "hint: runner.py build payments" in found
+    ran(tcp, "build", "payments")  # the line is there by now, and this is all that it takes
+    assert "gives it a login of its own" not in ran(tcp, "status", "payments")
+    assert stored(tcp, "payments_db")[FORWARD]["user"] == FORWARD
     text = log.read_bytes()[said:].decode()
     assert f'rejects connection for host "127.0.0.1", user "{FORWARD}"' in text
     assert "password=" not in text and PASSWORD not in text
@@ -216,13 +220,21 @@ def test_login_without_the_right_is_told_the_statements(split: Split) -> None:
             "grant connect, create on database blytz_hire to {mover}",
         ):
             monolith.execute(sql.SQL(statement).format(sql.Literal(PASSWORD), mover=mover))
-    url = with_database(split.server.tcp, MONOLITH, user="mover")
+    url = with_database(split.server.tcp, MONOLITH, user="mover", sslmode="prefer")
     tcp = over_tcp(split, BLYTZ_HIRE_URL=url)
     said = noted = ran(tcp, "provision", "payments")
     statements = 'CREATE ROLE "{role}" LOGIN REPLICATION; GRANT CONNECT ON DATABASE "{database}"'
     statements += ' TO "{role}";'
     role = "blytz_hire_replication"
-    assert "logs in to the monolith as mover, whose password it stores" in said
+    first = "Once it follows, the server of payments_db logs in to the monolith as mover, whose"
+    assert f"{first} password it then stores" in said
+    assert "Once it follows, the server of the monolith logs in to payments_db as mover" in said
+    let_it = 'To let it, on payments_db: ALTER ROLE "mover" REPLICATION; Or give a login.'
+    assert let_it in said
+    assert "may log the password by which it reads payments_db: mover may not turn" in said
+    port = split.server.tcp.rpartition(":")[2].partition("/")[0]
+    place = f"blytz_hire_replication:PASSWORD@127.0.0.1:{port}/blytz_hire?sslmode=prefer"
+    assert f"export BLYTZ_HIRE_REPLICATION_URL='postgresql://{place}'" in said
     assert statements.format(role=role, database="payments_db") in said
     pasted = statements.format(role=role, database="blytz_hire")
     assert pasted in said
@@ -249,6 +261,25 @@ def test_login_without_the_right_is_told_the_statements(split: Split) -> None:
     assert grant in said
     split.server.execute(grant)
     assert "may log the password" not in ran(tcp, "provision", "payments")
+
+
+def test_statement_that_lets_the_runner_make_logins_is_enough(split: Split) -> None:
+    with split.monolith() as monolith:
+        for statement in (
+            "create role mover login superuser password {}",
+            "alter role mover nosuperuser createdb createrole",
+            "grant pg_create_subscription to mover",
+            "grant connect on database postgres to mover",
+            "grant connect, create on database blytz_hire to mover",
+        ):
+            monolith.execute(sql.SQL(statement).format(sql.Literal(PASSWORD)))
+        url = with_database(split.server.tcp, MONOLITH, user="mover")
+        tcp = over_tcp(split, BLYTZ_HIRE_URL=url)
+        said = ran(tcp, "provision", "payments")
+        fix = 'ALTER ROLE "mover" REPLICATION;'
+        assert fix in said
+        monolith.execute(fix)
+    assert "logs in to" not in ran(tcp, "provision", "payments")
 
 
 def test_streams_of_an_earlier_version_get_logins_of_their_own_by_a_build(stage: Stage) -> None:

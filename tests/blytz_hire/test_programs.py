@@ -239,6 +239,9 @@ def test_command_says_before_it_begins_that_no_program_knows_tls(
         assert "fits this server: it takes version" in said and "or later with TLS" in said
         assert f"18 without TLS ({wheel.binary('psql')[:-4]}" in said.replace(" (", " (", 1), said
         assert "hint: apt-get install postgresql-client-15" in said
+        assert "/usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y" in ran.stderr
+    said = split.runner("check", "payments", **environ).stdout
+    assert "no client programs 18 without TLS 15 or later with TLS" in " ".join(said.split())
     assert not home.exists()
 
 

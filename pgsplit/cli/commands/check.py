@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rich_click as click
@@ -82,19 +83,17 @@ def show(found: Checked) -> None:
     for place in found.servers:
         kind = f"{place.provider.name} {place.version}" if place.version else "not asked"
         console.say(f"{place.name} as {place.user}: {kind}")
-        console.say(wrap(", ".join(place.targets), out.width, "  ", "  "))
+        console.say(wrap(", ".join(map(place.shown, place.targets)), out.width, "  ", "  "))
         _table(place.findings)
     console.say("this machine")
     _table(found.machine)
-    pasted = [
-        (place, psql, lines)
-        for place, psql in zip(found.servers, found.psql, strict=True)
-        if (lines := place.statements())
-    ]
-    _show_rest(found, pasted_sql={line for _, _, lines in pasted for line in lines})
-    for place, psql, lines in pasted:
-        out.print(f"[bold]{place.name}[/]: as {place.provider.admin}, paste into", highlight=False)
-        console.say(psql, "", *lines, "")
+    _show_rest(found)
+    for state, title in (("missing", ""), ("note", "worth having; ")):
+        for place, psql in zip(found.servers, found.psql, strict=True):
+            if lines := place.statements(state):
+                who = f"[bold]{place.name}[/]: {title}as {place.provider.admin}, paste into"
+                out.print(who, highlight=False)
+                console.say(psql, "", *lines, "")
     if not found.missing:
         console.say(f"Nothing is missing. {len(found.findings)} things were asked.")
 
@@ -111,20 +110,26 @@ def _table(findings: list[Finding] | Any) -> None:
     out.print(rows)
 
 
-def _show_rest(found: Checked, pasted_sql: set[str]) -> None:
-    """Say what is missing that no statement fixes, and what is worth knowing."""
+def _show_rest(found: Checked) -> None:
+    """Say, server by server, what no statement fixes, and what is worth knowing."""
+    places: list[tuple[str, Sequence[Finding], Callable[[str], list[str]]]] = [
+        *((place.name, place.findings, place.statements) for place in found.servers),
+        ("this machine", found.machine, lambda state: []),
+    ]
     for state, title in (("missing", "To do"), ("note", "Worth knowing")):
-        rest = [one for one in found.findings if one.state == state and one.need.problem]
-        lines = dict.fromkeys(
-            (one.need.problem, one.need.hint)
-            for one in rest
-            if state == "note" or one.need.sql not in pasted_sql
-        )
-        if lines:
-            console.say(f"{title}:")
-        for problem, hint in lines:
-            console.say(wrap(f"- {problem}", out.width, "  ", "    "))
-            if hint:
-                console.say(*(f"    {line}" for line in hint.splitlines()))
-        if lines:
-            console.say("")
+        for name, findings, statements in places:
+            pasted = statements(state)
+            lines = dict.fromkeys(
+                (one.need.problem, "" if one.need.sql in pasted else one.need.hint)
+                for one in findings
+                if one.state == state and one.need.problem
+                if state == "note" or one.need.sql not in pasted
+            )
+            if lines:
+                console.say(f"{title}, {name}:")
+            for problem, hint in lines:
+                console.say(wrap(f"- {problem}", out.width, "  ", "    "))
+                if hint:
+                    console.say(*(f"    {line}" for line in hint.splitlines()))
+            if lines:
+                console.say("")

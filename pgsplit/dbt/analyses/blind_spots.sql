@@ -36,12 +36,17 @@ found as (
     select
         'note' as severity,
         'not visible to this login' as hazard,
-        table_name as object,
+        case count(*) when 1 then min(table_name) else count(*) || ' tables' end as object,
         'no SELECT' as found,
         'Rows that refer to nothing were not looked for.' as means,
-        format('GRANT SELECT ON %s TO %I;', table_name, current_user) as mend
+        format(
+            'GRANT SELECT ON %s TO %I;',
+            string_agg(table_name, ', ' order by table_name),
+            current_user
+        ) as mend
     from tables
     where not has_table_privilege(oid, 'select')
+    having count(*) > 0
 
     union all
 

@@ -15,7 +15,7 @@ from pgsplit.postgres.connect import connect, with_database
 from pgsplit.postgres.need import Need
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import reach, shared
+from pgsplit.replication import login, reach, shared
 
 # How a source refuses a login that lacks REPLICATION: it has been reached.
 REACHED = ("WAL sender", "walsender")
@@ -96,8 +96,9 @@ def try_from(
 def _answer(place: Place, link: Link, said: str, connections: Connections) -> Need:
     variable = connections.project.variable("REPLICATION_URL", link.source)
     problem = f"The server {place.name} can't reach {link.source}: {said}"
-    hint = f"export {variable}=postgresql://USER:PASSWORD@HOST/{link.source} as that server"
-    hint += " reaches it, with a login that may replicate."
+    url = connections.for_servers(link.source)
+    hint = "Give a URL by which that server reaches it, with a login that may replicate:\n"
+    hint += login.command_for(variable, url, host="HOST")
     found = "no" if said else "yes"
     return Need(f"reaches {link.source}", found, "yes", not said, problem, hint)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pgsplit.observe.check.places import LATER_SUPERUSER, SUPERUSER
+
 REPLICATION = """\
 SELECT coalesce((SELECT 'GRANT rds_replication TO {user}' FROM pg_roles
   WHERE rolname = 'rds_replication'), 'ALTER ROLE {user} REPLICATION') \\gexec"""
@@ -21,7 +23,13 @@ SELECT DISTINCT format('GRANT %I TO {user}', pg_get_userbyid(relowner)) FROM pg_
 
 
 def statements(
-    user: str, database: str, schema: str, tables: Sequence[str], attributes: Sequence[str]
+    user: str,
+    database: str,
+    schema: str,
+    tables: Sequence[str],
+    attributes: Sequence[str],
+    *,
+    is_asked: bool,
 ) -> list[str]:
     """Give what an operator pastes for a login that may not connect to the monolith.
 
@@ -31,6 +39,7 @@ def statements(
         schema: the monolith's schema.
         tables: its tables that are followed.
         attributes: further ones that the login needs there, such as CREATEDB.
+        is_asked: whether another of the server's databases tells who may subscribe.
 
     Returns:
         The statements, in order.
@@ -38,7 +47,7 @@ def statements(
     login = _quoted(user)
     # Within a literal, too.
     given = {"user": login.replace("'", "''"), "schema": _quoted(schema).replace("'", "''")}
-    lines = [REPLICATION.format(**given), SUBSCRIPTION.format(**given)]
+    lines = [REPLICATION.format(**given)]
     if attributes:
         lines.append(f"ALTER ROLE {login} {' '.join(attributes)};")
     if database:
@@ -49,7 +58,10 @@ def statements(
             f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {login};",
             OWNERS.format(tables=listed, name=user.replace("'", "''"), **given),
         ]
-    return lines
+    if is_asked:
+        return lines
+    why = SUPERUSER if "CREATEDB" in attributes else LATER_SUPERUSER
+    return [*lines, f"-- {why}", SUBSCRIPTION.format(**given)]
 
 
 def _quoted(name: str) -> str:

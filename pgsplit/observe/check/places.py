@@ -18,6 +18,10 @@ Connection = psycopg.Connection[Any]
 # What a person needs to reach the server, too.
 KEPT = ("host", "port", "user", "dbname", "sslmode", "sslrootcert", "hostaddr")
 
+# Why a login is to be a superuser, and when.
+SUPERUSER = "PostgreSQL 15 lets only superusers subscribe; they need none of the grants."
+LATER_SUPERUSER = "Only from the switch on: " + SUPERUSER
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -39,15 +43,17 @@ class Finding:
 class Place:
     """A server as one login reaches it, with the targets that are there.
 
-    `asked` are connections to its targets, or to its maintenance database where a target does not
-    exist yet; such targets are in `absent`. `unreached` are targets without any connection, and
-    `locked` those that the login may not connect to: what it needs there is in `unasked`.
+    `databases` are the targets' databases. `asked` are connections to them, or to the maintenance
+    database where one does not exist yet; such targets are in `absent`. `unreached` are targets
+    without any connection, and `locked` those that the login may not connect to: what it needs
+    there is in `unasked`.
     """
 
     host: str
     port: str
     user: str
     targets: list[str] = field(default_factory=list)
+    databases: dict[str, str] = field(default_factory=dict)
     asked: dict[str, Connection] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     unreached: dict[str, SplitError] = field(default_factory=dict)
@@ -62,6 +68,11 @@ class Place:
     def name(self) -> str:
         """The server's name, for people."""
         return self.host if self.host.startswith("/") else f"{self.host}:{self.port}"
+
+    def shown(self, target: str) -> str:
+        """Name a target for people, with its database if that has another name."""
+        name = self.databases[target]
+        return target if name == target else f"{target} (database {name})"
 
     @property
     def machine(self) -> tuple[str, str]:
@@ -83,11 +94,12 @@ class Place:
                 known.add(_key(found))
                 self.findings.append(found)
 
-    def refuse(self, name: str, error: SplitError, purpose: str, found: str = "no") -> None:
+    def refuse(
+        self, name: str, error: SplitError, purpose: str, found: str = "no", needed: str = "yes"
+    ) -> None:
         """Note what one of the operations' own checks refuses."""
-        need = Need(
-            name, found, "yes", False, error.what, error.hint, str(error.fields.get("sql", ""))
-        )
+        statement = str(error.fields.get("sql", ""))
+        need = Need(name, found, needed, False, error.what, error.hint, statement)
         self.findings.append(Finding(need, "", purpose))
 
     def psql(self, connections: Connections) -> str:
@@ -98,27 +110,47 @@ class Place:
         url = with_database(url_of(fields), "postgres", user=owner)
         return f"psql '{url}'"
 
-    def statements(self) -> list[str]:
-        """Give what an operator pastes, in order; nothing if nothing is missing."""
-        missing = [one for one in self.findings if one.state == "missing" and one.need.sql]
-        superuser = [one for one in missing if one.need.sql.endswith(" SUPERUSER;")]
-        if superuser:  # who may do everything needs nothing else
-            settings = [one for one in missing if one.need.needs_restart]
-            missing = [superuser[0], *settings]
+    def statements(self, state: str = "missing") -> list[str]:
+        """Give what an operator pastes, in order, for what is missing or worth having.
+
+        Args:
+            state: `missing`, or `note` for what nothing stops without.
+        """
+        found = [one for one in self.findings if one.state == state and one.need.sql]
+        last = [one for one in found if one.need.needs_restart or _makes_superuser(one)]
+        lines = self._lines([one for one in found if one not in last])
+        if state == "missing":
+            lines += [one for one in self.unasked if one not in lines]
+        lines += self._lines(last)
+        if any(one.startswith("ALTER SYSTEM") for one in lines):
+            lines += ["SELECT pg_reload_conf();", f"-- Then restart the server {self.name}."]
+        return lines
+
+    @staticmethod
+    def _lines(found: Iterable[Finding]) -> list[str]:
+        """Write statements, each once, and where to connect before it."""
         lines: list[str] = []
         here = ""
-        for one in sorted(missing, key=lambda one: (one.need.needs_restart, one.database)):
+        for one in sorted(found, key=_in_order):
             is_elsewhere = _is_of_database(one.need.sql) and one.database not in ("", here)
             if is_elsewhere:
                 here = one.database
                 quoted = here.replace('"', '""')
                 lines.append(f'\\connect "{quoted}"')
-            if one.need.sql not in lines:
-                lines.append(one.need.sql)
-        lines += [one for one in self.unasked if one not in lines]
-        if any(one.startswith("ALTER SYSTEM") for one in lines):
-            lines += ["SELECT pg_reload_conf();", f"-- Then restart the server {self.name}."]
+            if one.need.sql in lines:
+                continue
+            if _makes_superuser(one):
+                lines.append(f"-- {SUPERUSER if 'land' in one.purpose else LATER_SUPERUSER}")
+            lines.append(one.need.sql)
         return lines
+
+
+def _in_order(one: Finding) -> tuple[bool, bool, str]:
+    return one.need.needs_restart, _makes_superuser(one), one.database
+
+
+def _makes_superuser(one: Finding) -> bool:
+    return one.need.sql.endswith(" SUPERUSER;")
 
 
 def _key(one: Finding) -> tuple[str, ...]:
@@ -138,5 +170,7 @@ def places(connections: Connections, targets: Iterable[str]) -> list[Place]:
     for target in targets:
         fields = fields_of(connections.urls[target])
         key = (fields["host"], fields["port"], fields["user"])
-        found.setdefault(key, Place(*key)).targets.append(target)
+        place = found.setdefault(key, Place(*key))
+        place.targets.append(target)
+        place.databases[target] = fields["dbname"]
     return list(found.values())

@@ -111,9 +111,8 @@ def _by_statement(needs: Sequence[Need]) -> Iterator[Need]:
         elif need.sql:
             groups.setdefault(need.sql, []).append(need)
     for statement, group in groups.items():
-        name = group[0].name if len(group) == 1 else f"rights on {len(group)} tables"
-        said = few([one.problem for one in group], 3)
-        yield Need(name, "no", "yes", False, f"The login {said}.", statement, statement)
+        said = few(list(dict.fromkeys(one.problem for one in group)), 3)
+        yield Need(group[0].name, "no", "yes", False, f"The login {said}.", statement, statement)
 
 
 def _reads_all(monolith: Connection, granted: set[str]) -> Need:

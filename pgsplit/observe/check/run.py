@@ -25,7 +25,8 @@ from pgsplit.project import strangers
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import shared
-from pgsplit.routing import env_file
+from pgsplit.routing import env_file, faults
+from pgsplit.routing.routes import load
 
 HERE = "this machine"
 
@@ -55,7 +56,9 @@ class Checked:
         if unreached:
             first = unreached[0]
             more = f" {len(unreached) - 1} more can't be reached." if len(unreached) > 1 else ""
-            return ConnectionFailed(f"{first.what}.{more}", where=first.where, hint=first.hint)
+            return ConnectionFailed(
+                f"{first.what.removesuffix('.')}.{more}", where=first.where, hint=first.hint
+            )
         if not self.missing:
             return None
         number = len({(one.need.name, one.need.problem) for one in self.missing})
@@ -134,7 +137,7 @@ def _connect(place: Place, connections: Connections) -> ExitStack:
     stack = ExitStack()
     for target in place.targets:
         try:
-            place.asked[target] = stack.enter_context(connect(connections.urls[target], target))
+            place.asked[target] = stack.enter_context(connections.connect_to_any(target))
         except ConnectionFailed as refused:
             _stand_in(place, target, refused, connections, stack)
     return stack
@@ -147,7 +150,7 @@ def _stand_in(
     is_absent = refused.what.startswith(refusals.NO_DATABASE) and target != connections.monolith
     is_locked = refused.what.startswith(refusals.NO_CONNECT)
     if not is_absent:
-        place.refuse(f"connects to {target}", refused, "everything")
+        place.refuse(f"connects to {place.databases[target]}", refused, "everything")
     if is_locked:
         place.locked.add(target)
     if not (is_absent or is_locked):
@@ -185,6 +188,7 @@ def _blind(place: Place, services: Sequence[Service], connections: Connections) 
         services[0].mirror,
         list(questions.landed_by(services)),
         attributes,
+        is_asked=bool(place.asked),
     )
 
 
@@ -192,8 +196,8 @@ def _ask(place: Place, services: Sequence[Service], connections: Connections) ->
     """Ask one server, and the databases on it."""
     monolith = connections.monolith
     wanted = links.links(services, monolith)
-    publishes = [one.name for one in wanted if one.source in place.targets]
-    subscribes = [one.name for one in wanted if one.target in place.targets]
+    publishes = [one for one in wanted if one.source in place.targets]
+    subscribes = [one for one in wanted if one.target in place.targets]
     target = next(iter(place.asked))
     with explained(connections.urls[target], target):
         server.about_server(place, [one.name for one in wanted])
@@ -261,6 +265,7 @@ def _compare(
                 place.add([need], "provision", database)
         if here:
             server.disk(place, place.first, needed)
+        if any(one.database in place.absent for one in here):
             offered = locale.offers(place.first, wanted)
             said = f"{place.name} does not have the monolith's locale {wanted}: order, ILIKE and"
             said += " lower() may differ in its services."
@@ -299,11 +304,27 @@ def _ask_here(
             machine.refuse(what, NotReady(str(error).strip()), purpose)
         else:
             machine.add([Need(what, "yes", "yes", True)], purpose)
+    for service in services:
+        if any(service.database in place.asked for place in everywhere):
+            _look_at_file(machine, service, connections)
+
+
+def _look_at_file(machine: Place, service: Service, connections: Connections) -> None:
+    """Name a service's file of routes that is for other servers, such as those of the demo."""
+    name = f"file {service.role}.env"
+    try:
+        routes = load(service, connections)
+    except SplitError as error:
+        machine.refuse(name, error, "provision")
+        return
+    for what, hint in faults.strange(service, connections, routes) if routes else ():
+        need = Need(name, "of another server", "its own", False, f"{what}.", hint, is_optional=True)
+        machine.add([need], "provision")
 
 
 def _reads_all(home: Place) -> bool:
     """Tell whether nothing keeps a backup from reading the monolith, as far as it was asked."""
-    names = ("right on ", "may read all")
+    names = ("right on ", "USAGE on ", "member of ", "all rows of ", "may read all")
     return not any(
         one.need.name.startswith(names) for one in home.findings if one.state == "missing"
     )

@@ -12,6 +12,7 @@ import psycopg
 
 from pgsplit.base.errors import SplitError
 from pgsplit.base.text import few, size
+from pgsplit.observe.check.links import Link
 from pgsplit.observe.check.places import Connection, Place
 from pgsplit.postgres import clients, managed
 from pgsplit.postgres.need import Need
@@ -118,35 +119,38 @@ def _others(found: dict[str, Any], ours: Sequence[str]) -> Iterator[Need]:
     )
 
 
-def room(place: Place, publishes: Sequence[str], subscribes: Sequence[str]) -> None:
+def room(place: Place, publishes: Sequence[Link], subscribes: Sequence[Link]) -> None:
     """Ask a server for room for all streams that it will serve at once.
 
     Args:
         place: the server.
-        publishes: the slots that it is to have.
-        subscribes: the subscriptions that it is to have.
+        publishes: the streams that begin there, each with a slot.
+        subscribes: the streams that end there.
     """
     connection = place.first
-    if publishes:
-        needs = capacity.publishing(connection, publishes, place.name, len(publishes))
-        place.add(needs, "land, switch, complete")
-    if subscribes:
-        server = f"the server {place.name}"
-        needs = capacity.subscribing(connection, subscribes, server, len(subscribes))
-        place.add(needs, "land, switch, complete")
+    for streams, ask, server in (
+        (publishes, capacity.publishing, place.name),
+        (subscribes, capacity.subscribing, f"the server {place.name}"),
+    ):
+        if streams:
+            needs = ask(connection, [one.name for one in streams], server, len(streams))
+            place.add(needs, ", ".join(dict.fromkeys(one.purpose for one in streams)))
 
 
 def programs(place: Place, url: str) -> None:
     """Look for client programs that fit a server."""
+    needed = "yes"
     try:
         wanted = clients.needs(url)
+        tls = " with TLS" if wanted.tls else ""
+        needed = f"{wanted.version} or later{tls}"
         found = [clients.find(name, wanted, 0 if name == "psql" else None) for name in PROGRAMS]
     except SplitError as error:
-        place.refuse("client programs", error, "backup, switch, psql")
+        there = ", ".join(clients.versions(PROGRAMS[0])) or "none"
+        place.refuse("client programs", error, "backup, switch, psql", there, needed)
         return
-    tls = " with TLS" if wanted.tls else ""
     shown = ", ".join(dict.fromkeys(str(one.version) for one in found))
-    need = Need("client programs", f"{shown}{tls}", f"{wanted.version} or later{tls}", True)
+    need = Need("client programs", f"{shown}{tls}", needed, True)
     place.add([need], "backup, switch, psql")
 
 
