@@ -158,6 +158,16 @@ def test_objects_hidden_from_the_login_are_reported(split: Split, reader: str) -
     policy = findings["row-level security", "blytz_hire.jobs"]
     assert policy["severity"] == "blocks" and policy["mend"] == "ALTER ROLE reader BYPASSRLS;"
 
+    with split.monolith() as monolith:
+        monolith.execute("revoke select on blytz_hire.jobs from reader")
+    found = analyzed(split, BLYTZ_HIRE_URL=reader)
+    (both,) = [one for one in found["findings"] if one["object"] == "2 tables"]
+    assert both["mend"] == "GRANT SELECT ON blytz_hire.jobs, blytz_hire.users TO reader;"
+    with split.monolith() as monolith:
+        monolith.execute(both["mend"].encode())
+    found = analyzed(split, BLYTZ_HIRE_URL=reader)
+    assert not [one for one in found["findings"] if one["found"] == "no SELECT"]
+
 
 @pytest.mark.slow
 def test_analyze_does_not_wait_for_a_locked_table(split: Split) -> None:

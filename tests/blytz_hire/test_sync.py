@@ -198,6 +198,7 @@ def test_conflict_that_stops_replication_is_reported_and_can_be_fixed(living: Sp
         assert "payments_pkey" in caught.value.what
         assert "Key (id)=(conflict-1)" in caught.value.what
         assert "runner.py land payments --recopy" in caught.value.hint
+        assert "Wait a moment: replication tries again by itself" in caught.value.hint
         living.replicate("payments_db", "delete from blytz_hire.payments where id = 'conflict-1'")
         until(lambda: not follower.ticks[-1].trouble and not follower.ticks[-1].pending)
     assert follower.raised is None
