@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from psycopg.errors import DatatypeMismatch
 
@@ -95,6 +96,10 @@ class PreflightReport:
         self.places[what] = where
         if (what, hint) not in self.problems:
             self.problems.append((what, hint))
+
+    def as_data(self) -> dict[str, Any]:
+        """Give it as plain data for `--json`."""
+        return {key: value for key, value in vars(self).items() if key != "places"}
 
     def require(self, service: Service, where: str, operation: str) -> None:
         """Raise NotReady with all problems in one message, if there are any."""

@@ -143,7 +143,7 @@ def show_moved(moved: Moved) -> None:
 def show_ready(service: Service, operation: str, report: PreflightReport, as_json: bool) -> None:
     """Print that a cutover would be possible now, and how long replication takes."""
     if as_json:
-        console.show_json({"services": {service.database: {"ready": True, **vars(report)}}})
+        console.show_json({"services": {service.database: {"ready": True, **report.as_data()}}})
         return
     target, tested = "the monolith", ""
     if operation == "switch":

@@ -214,6 +214,7 @@ set search_path = pg_catalog, pg_temp
 as $keep$
 declare
     statement text;
+    has_changed boolean := false;
 begin
     if exists (select from split.mirror_tables where shared_definition is null)
         or (select completed_at from split.service) is null then
@@ -258,7 +259,28 @@ begin
             )
     loop
         execute statement;
+        has_changed := true;
     end loop;
+    -- It is our own change: the streams of those who share go on proving what they have proven.
+    if has_changed then
+        perform split.triggers_changed();
+        update split.streams as kept
+        set
+            identity = jsonb_set(
+                kept.identity, '{columns}',
+                (kept.identity -> 'columns') || coalesce(
+                    (
+                        select jsonb_object_agg(now.key, now.value)
+                        from jsonb_each(split.stream_identity(kept.stream) -> 'columns') as now
+                        inner join split.mirror_tables as mirrored on mirrored.shared_definition <> ''
+                        cross join split.service
+                        where now.key = service.mirror || '.' || mirrored.table_name
+                    ),
+                    '{}'
+                )
+            )
+        where kept.broken_at is null;
+    end if;
 end
 $keep$;
 
