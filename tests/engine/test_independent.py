@@ -152,10 +152,14 @@ def test_frozen_owner_is_named_and_keeps_nobody_waiting(
     world, ordering = completed, completed.project.services["ordering"]
     monkeypatch.setattr(owner_watch, "SILENT_SECONDS", 2.0)
     with Followers(world, [ordering]) as followers, inside(world, "ordering") as database:
-        ((frozen,),) = database.execute(
+        # Between two looks: one that is stopped while it works may keep a lock of the server.
+        resting = (
             "select pid from pg_stat_activity where datname = 'accounts'"
-            " and application_name = 'pgsplit'"
-        ).fetchall()
+            " and application_name = 'pgsplit' and state = 'idle'"
+            " and clock_timestamp() - state_change between interval '0.2 s' and interval '0.5 s'"
+        )
+        until(lambda: len(database.execute(resting).fetchall()) == 1)
+        ((frozen,),) = database.execute(resting).fetchall()
         os.kill(frozen, signal.SIGSTOP)
         try:
             until(lambda: "accounts has not answered for" in followers.ticks[ordering].trouble)
