@@ -373,7 +373,7 @@ def test_service_fails_over_to_before_the_rollback(switched_apart: Apart) -> Non
 
 
 def test_monolith_fails_over_to_before_the_completion(switched_apart: Apart) -> None:
-    """Its tables are back, and it takes itself for the end of a way back that is gone."""
+    """Its tables are back, and it takes itself for the target of a stream that is gone."""
     split, name = switched_apart.split, "after the completion"
     with standby(switched_apart.clusters["monolith"]) as other:
         other.cut_off()
@@ -438,7 +438,7 @@ def require_completed(split: Split, name: str) -> None:
 
 @pytest.mark.parametrize("operation", ["switch", "rollback"])
 @pytest.mark.parametrize("side", ["monolith", "service"])
-def test_server_fails_over_to_before_a_cutover_that_was_cut_short(
+def test_server_fails_over_to_before_an_interrupted_cutover(
     request: pytest.FixtureRequest, operation: str, side: str
 ) -> None:
     """Both sides are open for a moment, or none; what either took then is not lost."""

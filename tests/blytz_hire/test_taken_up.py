@@ -1,4 +1,4 @@
-"""Between switch and completion a changed model is taken up, if the way back can carry it."""
+"""Between switch and completion a changed model is taken up, if a rollback can carry it."""
 
 from __future__ import annotations
 

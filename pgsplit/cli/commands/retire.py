@@ -77,4 +77,4 @@ def show(done: Retired) -> None:
         console.show_notes(done.backup.notes)
     console.say(f"The monolith, {done.database}, {SAID[done.did]}")
     if done.did in (Did.RETIRED, Did.WAS_RETIRED):
-        console.say("Nothing here needs it any more. The way back: ./runner.py retire --undo")
+        console.say("Nothing here needs it any more. To undo it: ./runner.py retire --undo")

@@ -9,7 +9,7 @@
     | condition| which of the stored rows count                        | all     |
 
     Rows that have changed since the last sync count on neither side: in the mirror, or after a switch
-    in the service's own tables. Nor does any row of a completed service's own: the table is the truth,
+    in the service's own tables. Nor does any row of a completed service's own: the table is its source,
     and its mirror has what others share.
 
     Returns one row with both counts if they differ; fails with the number of rows of difference.
