@@ -74,12 +74,7 @@ def definitions(service: Service, connections: Connections) -> Definitions:
         ConnectionFailed: the database can't be reached.
         NotReady: a table is locked, or pg_dump fails.
     """
-    known = [
-        made.format(model.entity)
-        for model in service.project.shared_models
-        if model.entity
-        for made in ("get_shared_{}", "{}_events_since")
-    ]
+    known = [*service.project.own_functions]
     with connections.connect(service.database) as database:
         ours = {*database.execute(OURS, (service.database, known)).fetchall()}
         types = database.execute(TYPES, {"schema": service.database}).fetchall()

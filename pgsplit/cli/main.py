@@ -29,7 +29,7 @@ GROUPS = {
     "Load": ("provision", "land", "build", "run"),
     "Follow": ("sync", "events"),
     "Prove": ("verify", "totals", "parity", "reconcile"),
-    "Applications": ("prisma", "handover"),
+    "Applications": ("prisma", "rollout", "handover"),
     "Move": ("switch", "rollback", "complete", "abort", "repair", "resume", "retire"),
     "Keep": ("control", "backup", "backups", "restore"),
 }

@@ -27,7 +27,7 @@ from pgsplit.replication.forgotten import require_remembered
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
-from pgsplit.routing import env_file, routes
+from pgsplit.routing import env_file, flags, routes
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, Saga, Step, require_finished, unfinished
 
@@ -132,7 +132,12 @@ class Abort(SagaOperation[Aborted]):
         )
 
     def remove_streams(self) -> Mapping[str, Any]:
-        """Remove streams and fence, even if the database is gone already; idempotent."""
+        """Remove streams and fence, even if the database is gone already; idempotent.
+
+        Users whose reads go to the database are sent back first.
+        """
+        if flags.remove(self.service, self.connections):
+            self.result.removed.append(f"the flag {flags.key(self.service)}")
         with self.connections.connect(self.connections.monolith) as monolith, ExitStack() as stack:
             session = None
             # An interrupted abort has dropped or emptied it.

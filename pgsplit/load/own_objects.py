@@ -102,11 +102,7 @@ def own_objects(inside: psycopg.Connection[Any], service: Service, *, whole: boo
         Tables, views, sequences, functions, types, large objects, and columns of our tables.
     """
     entities = [model.entity for model in service.project.shared_models if model.entity]
-    known = [
-        made.format(entity)
-        for entity in entities
-        for made in ("{}_events", "get_shared_{}", "{}_events_since")
-    ]
+    known = [*service.project.own_functions, *(f"{entity}_events" for entity in entities)]
     arguments = {
         "own": service.database,
         "ours": [service.mirror, "split", "audit", "owner"],

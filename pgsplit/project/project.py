@@ -205,6 +205,13 @@ class Project:
         )
 
     @cached_property
+    def own_functions(self) -> tuple[str, ...]:
+        """The functions that this project makes in each service's own schema."""
+        entities = [model.entity for model in self.shared_models if model.entity]
+        made = ("get_shared_{}", "{}_events_since")
+        return ("wait_for", *(name.format(one) for one in entities for name in made))
+
+    @cached_property
     def shared_models(self) -> tuple[SharedModel, ...]:
         """The models of `models/shared/`, by name."""
         found = []

@@ -6,10 +6,7 @@ the same routes, of all services.
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timezone
 
 from pgsplit.base.errors import NotReady, SplitError
@@ -23,7 +20,7 @@ from pgsplit.routing.routes import (
     file,
     keep,
     load,
-    open_folder,
+    locked,
     place,
     read_url,
     require_folder,
@@ -83,7 +80,7 @@ def route_to(
             service's can't be understood or written, or PgBouncer doesn't use the new routes.
         ConnectionFailed: PgBouncer can't be reached.
     """
-    with _locked(connections):
+    with locked(connections):
         was = read(service, connections)
         own = own_url(service, connections)
         monolith = connections.application_url or was.monolith or connections.monolith_url
@@ -143,7 +140,7 @@ def establish(
     Raises:
         NotReady: the file can't be written.
     """
-    with _locked(connections):
+    with locked(connections):
         notes = _keep_of_others(service, connections)
         store(service, connections, _routes(own, sides, monolith, connections))
         try:
@@ -224,14 +221,3 @@ def _tell_pgbouncer(connections: Connections, changed: Service) -> None:
         databases,
         reconnect=(changed.role, pgbouncer.reads_of(changed)),
     )
-
-
-@contextmanager
-def _locked(connections: Connections) -> Iterator[None]:
-    """Let one runner at a time write in the folder: PgBouncer's file is made from all others."""
-    handle = open_folder(connections.folder)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

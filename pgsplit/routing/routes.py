@@ -6,6 +6,7 @@ A shell, docker compose and python-dotenv read it alike.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shlex
@@ -93,7 +94,7 @@ def load(service: Service, connections: Connections) -> Routes | None:
     """
     path = file(service, connections)
     names = [f"{service.role.upper()}_{of}_URL" for of in ("SERVICE", "READ", "WRITE", "MONOLITH")]
-    text = _text(path)
+    text = read_text(path)
     if text is None:
         return None
     urls = _urls(text)
@@ -132,7 +133,7 @@ def read_url(path: Path) -> str:
     Raises:
         NotReady: there is such a file, but it can't be read.
     """
-    urls = _urls(_text(path) or "")
+    urls = _urls(read_text(path) or "")
     return next((url for name, url in urls.items() if name.endswith("_SERVICE_URL")), "")
 
 
@@ -203,6 +204,17 @@ def open_folder(folder: Path) -> int:
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
+@contextmanager
+def locked(connections: Connections) -> Iterator[None]:
+    """Let one runner at a time write in the folder: some files are made from all others."""
+    handle = open_folder(connections.folder)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def require_folder(connections: Connections) -> None:
     """Create the folder for the services' files, and try to write there.
 
@@ -231,7 +243,12 @@ def require_folder(connections: Connections) -> None:
         ) from error
 
 
-def _text(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """Read a file of the folder; None if there is none.
+
+    Raises:
+        NotReady: it can't be read.
+    """
     with _explained(path, "read"):
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 

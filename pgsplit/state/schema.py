@@ -81,7 +81,12 @@ def prepare_service(database: Connection, service: Service) -> None:
         table for one in project.shared_models if one.has_read_through for table in one.follows
     ]
     read_from = f"owner_{project.tables[cached[0]].owner}" if cached else ""
-    names = {"database": service.database, "mirror": service.mirror, "read_from": read_from}
+    names = {
+        "database": service.database,
+        "mirror": service.mirror,
+        "read_from": read_from,
+        "login": service.login,
+    }
     upgrading = retrying(LOCKED, tries=UPGRADE_TRIES, seconds=BETWEEN_TRIES_SECONDS)
     try:
         upgrading(_bring_up, "service", database, names)
