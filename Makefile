@@ -9,7 +9,7 @@ ROWS ?= 50000
 PYTEST := .venv/bin/pytest --numprocesses 2 --dist load --maxschedchunk 1
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test test-quick test-faults lint docs bench bench-following bench-proof bench-switching bench-shared torture torture-statements \
+.PHONY: demo test test-quick test-faults test-orchestration lint docs bench bench-following bench-proof bench-switching bench-shared torture torture-statements \
 	lock clean
 
 demo: .venv/ready
@@ -34,6 +34,15 @@ lint: .venv/ready-dev
 test-faults: .venv/ready-dev
 	$(PYTEST) -p no:randomly -m "faults or not faults" tests/blytz_hire/test_switch_faults.py \
 		tests/blytz_hire/test_blockers.py
+
+# The examples for Airflow and Dagster, each in an environment of its own, which takes two minutes
+test-orchestration: .venv/ready-dev .venv-airflow/ready .venv-dagster/ready
+	$(PYTEST) tests/orchestration
+
+.venv-%/ready: tests/orchestration/%.lock
+	@[ -x .venv-$*/bin/pip ] || $(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/pip --disable-pip-version-check --quiet install -r $<
+	@touch $@
 
 # Random lives of services with random faults, while clients write: make torture CYCLES=100 JOBS=2.
 # A failure names the seed that repeats it
@@ -85,7 +94,7 @@ lock:
 
 clean:
 	[ ! -x .venv/bin/python ] || .venv/bin/python runner.py down --wipe
-	rm -rf .venv dbt_packages target logs
+	rm -rf .venv .venv-airflow .venv-dagster dbt_packages target logs
 
 .venv/ready: requirements.lock packages.yml
 	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.10 to 3.13 with venv found. Install one" \

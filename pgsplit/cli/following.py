@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from enum import Enum
 
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pgsplit.base.notices import Notifier
 from pgsplit.base.text import rfc3339, seconds, size
 from pgsplit.cli import console
+from pgsplit.cli.alarms import Alarms, Condition, Report
 from pgsplit.cli.progress import looking
 from pgsplit.project.project import Service
 from pgsplit.replication.follow import Tick
@@ -28,16 +29,6 @@ LINES_APART_SECONDS = 10.0  # while rows are applied
 IDLE_LINES_APART_SECONDS = 60.0
 HUNG_AFTER_SECONDS = 30.0
 LOOK_SECONDS = 1.0
-
-
-class Condition(str, Enum):
-    """How a follower is doing."""
-
-    IDLE = "idle"
-    WORKS = "works"
-    LAGS = "lags"
-    TROUBLE = "trouble"
-    HUNG = "hung"
 
 
 STYLES = {Condition.LAGS: "yellow", Condition.TROUBLE: "red", Condition.HUNG: "bold red"}
@@ -68,6 +59,7 @@ class Following:
     clock: Callable[[], float] = time.monotonic
     followers: dict[str, Follower] = field(default_factory=dict)
     live: Live | None = None
+    alarms: Alarms | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -81,10 +73,17 @@ class Following:
             self._tell(known)
 
     def look(self) -> None:
-        """Look for followers that don't answer any more."""
+        """Look for followers that don't answer any more, and tell others how all are doing."""
         with self.lock:
             for known in self.followers.values():
                 self._tell(known)
+            reports = {name: self._report(known) for name, known in self.followers.items()}
+        if self.alarms:
+            self.alarms.look(reports)
+
+    def _report(self, known: Follower) -> Report:
+        condition = self.condition(known)
+        return Report(condition, console.named(self.said(known, condition)), known.has_ticked)
 
     def condition(self, known: Follower) -> Condition:
         """Tell how a follower is doing."""
@@ -175,16 +174,20 @@ class Following:
 
 
 @contextmanager
-def following(services: Iterable[Service], as_json: bool, max_lag: float) -> Iterator[Following]:
-    """Show the followers of some services for the block."""
-    shown = Following(as_json, max_lag)
+def following(
+    services: Iterable[Service], as_json: bool, max_lag: float, notifier: Notifier | None = None
+) -> Iterator[Following]:
+    """Show the followers of some services for the block, and tell others about them."""
+    shown = Following(as_json, max_lag, alarms=Alarms(notifier or Notifier("", "")))
     for service in services:
         shown.followers[service.database] = Follower(Tick(service), shown.clock())
-    if as_json or not console.out.is_terminal:
-        # In a thread of its own, since a follower that hangs calls nobody.
-        with looking(shown.look, LOOK_SECONDS):
+    # In a thread of its own, since a follower that hangs calls nobody.
+    with looking(shown.look, LOOK_SECONDS):
+        if as_json or not console.out.is_terminal:
             yield shown
-        return
-    console.out.print("Following; press Ctrl-C to stop. Nothing is lost.")
-    with Live(get_renderable=shown.table, console=console.out, refresh_per_second=4) as shown.live:
-        yield shown
+            return
+        console.out.print("Following; press Ctrl-C to stop. Nothing is lost.")
+        with Live(
+            get_renderable=shown.table, console=console.out, refresh_per_second=4
+        ) as shown.live:
+            yield shown

@@ -32,6 +32,28 @@ STEPS = """
 """
 
 
+# The state that a service is in after a step that was done.
+AFTER = {
+    "provision": State.PROVISIONED,
+    "land": State.LANDED,
+    "build": State.BUILT,
+    "verify": State.VERIFIED,
+    "switch": State.SWITCHED,
+    "rollback": State.VERIFIED,
+    "complete": State.COMPLETED,
+    "abort": State.ABSENT,
+}
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The time that a service was in one state; it `ends_at` the end of the next step."""
+
+    state: State
+    begins_at: datetime
+    ends_at: datetime
+
+
 @dataclass(frozen=True)
 class Proof:
     """How a table last compared, when, and whether that proves it.
@@ -70,6 +92,26 @@ class Account:
         """The last entry that is not part of an operation; None if there is none."""
         whole = [one for one in self.steps if not one.part_of]
         return whole[-1] if whole else None
+
+    def life(self, until: datetime) -> list[Stretch]:
+        """Give the states that the service was in, one after the other, by what was done.
+
+        A build or a verification of a service that is further on changes no state.
+
+        Args:
+            until: when the last state's time ends.
+        """
+        found: list[tuple[State, datetime]] = []
+        for one in self.steps:
+            state = AFTER.get(one.step)
+            if state is None or one.outcome != "done" or one.finished_at is None:
+                continue
+            was = found[-1][0] if found else State.ABSENT
+            is_forward = one.step in ("provision", "build", "verify")
+            if state is not was and not (is_forward and was.reached(state)):
+                found.append((state, one.finished_at))
+        ends = [*(at for _, at in found[1:]), until]
+        return [Stretch(state, at, end) for (state, at), end in zip(found, ends, strict=False)]
 
     @property
     def operations(self) -> list[Operation]:
@@ -139,6 +181,7 @@ class Report:
     backups: Sequence[Entry] = ()
     made_by: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    ticket: str = ""
 
     def latest(self) -> list[Entry]:
         """Give the steps of the last stretch of work, without long pauses in between.
@@ -163,12 +206,13 @@ class Report:
         return latest[::-1]
 
 
-def report(services: Sequence[Service], connections: Connections) -> Report:
+def report(services: Sequence[Service], connections: Connections, ticket: str = "") -> Report:
     """Read the recorded history of some services; writes nothing.
 
     Args:
         services: in phase order.
         connections: where the control database with the ledger is.
+        ticket: the change ticket that the report is for.
 
     Returns:
         State, steps and proofs of each service, and the backups that belong to no service.
@@ -200,6 +244,7 @@ def report(services: Sequence[Service], connections: Connections) -> Report:
         backups,
         made_by(connections.project.root),
         {**versions(), **_servers(accounts, connections, server)},
+        ticket,
     )
 
 

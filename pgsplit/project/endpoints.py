@@ -45,6 +45,7 @@ class Connections:
     shall not be in the project. `application_url` is the URL by which applications log in to the
     monolith, and empty if none was given: then it is what they have used so far. `pgbouncer_url` is
     empty without a PgBouncer, and `after_change` if no command shall run after routes have changed.
+    `notify` is a command, and `notify_url` a webhook, that notices go to.
     """
 
     project: Project
@@ -56,6 +57,8 @@ class Connections:
     application_url: str = ""
     pgbouncer_url: str = ""
     after_change: str = ""
+    notify: str = ""
+    notify_url: str = ""
     max_lag_seconds: float = MAX_LAG_SECONDS
     replication_urls: Mapping[str, str] = field(default_factory=dict)
     _own: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
@@ -210,6 +213,8 @@ def resolve(
         "application_url": _given(settings, variable("APPLICATION_URL"), name),
         "pgbouncer_url": _given(settings, "PGBOUNCER_ADMIN_URL", "pgbouncer"),
         "after_change": settings.get(variable("AFTER_CHANGE"), ""),
+        "notify": settings.get(variable("NOTIFY"), ""),
+        "notify_url": settings.get(variable("NOTIFY_URL"), ""),
         "max_lag_seconds": _max_lag(settings, variable("MAX_LAG")),
         "replication_urls": {
             one: settings.get(variable("REPLICATION_URL", one), "") for one in services

@@ -42,7 +42,7 @@ class Setting:
     """A setting: its key in `split.toml`, its variable, and what it is by default.
 
     A value in `split.toml` is relative to the project if it `is_path`; one that `is_url` may have a
-    password.
+    password. Nobody is shown one that `is_secret`.
     """
 
     key: str
@@ -50,6 +50,7 @@ class Setting:
     default: str
     is_path: bool = False
     is_url: bool = False
+    is_secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def known(project: Project) -> dict[str, Setting]:
         Setting("backups", variable("BACKUPS"), "backups", is_path=True),
         Setting("scratch", variable("SCRATCH"), "the project's folder", is_path=True),
         Setting("after_change", variable("AFTER_CHANGE"), "no command"),
+        Setting("notify", variable("NOTIFY"), "no command"),
+        Setting("notify_url", variable("NOTIFY_URL"), "no webhook", is_secret=True),
         Setting("max_lag", variable("MAX_LAG"), "5min"),
     ]
     for target, one in project.services.items():
@@ -205,10 +208,11 @@ class Settings(Mapping[str, str]):
                 raise self._refused(key, f"is {value!r}, and has to be text.", f'{key} = "…"')
             if one.variable in found:
                 raise self._refused(key, f"and {one.key} are given more than once.", "Keep one.")
-            if one.is_url and not how and has_password(value):
+            if not how and (one.is_secret or one.is_url and has_password(value)):
                 raise self._refused(
                     key,
-                    "holds a password. This file is no place for one.",
+                    f"holds a {'secret' if one.is_secret else 'password'}. This file is no place"
+                    " for one.",
                     f"Write {one.variable}=… into {self.dotenv} (chmod 600), or export it, or name"
                     f" where it is: {key}_file or {key}_command",
                 )

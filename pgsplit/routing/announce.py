@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
-import subprocess
-import tempfile
 from contextlib import suppress
 from urllib.parse import quote
 
 from psycopg.conninfo import conninfo_to_dict
 
+from pgsplit.base import shell
 from pgsplit.base.errors import NotReady
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -35,29 +32,11 @@ def announce(service: Service, connections: Connections, seconds: float) -> str:
     if not connections.after_change:
         return ""
     path = env_file.file(service, connections).resolve()
-    environ = {**os.environ, "SERVICE": service.role, "CONNECTIONS_FILE": str(path)}
-    # Not a pipe: a process that the command leaves running would keep it open.
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", connections.after_change],
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            env=environ,
-            start_new_session=True,
-        )
-        try:
-            how = f"ended with exit code {process.wait(seconds)}"
-        except subprocess.TimeoutExpired:
-            how = f"did not end within {seconds:g} seconds and was stopped"
-        finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        if process.returncode == 0:
-            return ""
-        said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
-        words = _without_passwords(said.read().decode(errors="replace"), service, connections)
+    environ = {"SERVICE": service.role, "CONNECTIONS_FILE": str(path)}
+    how, words = shell.run(connections.after_change, environ, seconds)
+    if not how:
+        return ""
+    words = _without_passwords(words, service, connections)
     variable = connections.project.variable("AFTER_CHANGE")
     words = " ".join(words.split())[-LAST_WORDS:]
     return (

@@ -20,6 +20,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
+from pgsplit.base.notices import Notice, Notifier
 from pgsplit.base.operator import made_by
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.locale import require_utf8
@@ -73,6 +74,7 @@ class Ledger:
         by: Mapping[str, str],
     ) -> None:
         self.connection, self.holder, self.by = connection, holder, dict(by)
+        self.notices: list[Notice] = []  # of what has happened, for when the ledger is closed
         self.lock = RLock()  # services are built side by side, and all of them record here
 
     @contextmanager
@@ -108,19 +110,32 @@ class Ledger:
             # If the monolith itself is gone, the intent stays without an outcome.
             with suppress(psycopg.OperationalError), self.lock:
                 self._finish(step.id, "failed", {**step.detail, "error": said})
+            if not _is_part(name):
+                what = said.splitlines()[0]
+                self._note("failed", service, f"{name} of {service.database} failed: {what}", name)
             raise
         with self.lock, self.connection.transaction():
             if step.is_followed:
                 self.connection.execute("set local synchronous_commit = off")
             self._finish(step.id, step.outcome, step.detail)
-            if step.enters is not None and not self.state(service).reached(step.enters):
-                self._set(service, step.enters)
-            if step.returns_to is not None:
-                self._set(service, step.returns_to)
+            is_new = step.enters is not None and not self.state(service).reached(step.enters)
+            enters = step.returns_to or (step.enters if is_new else None)
+            if enters is not None:
+                self._set(service, enters)
+        if enters is not None:
+            text = f"{service.database} is {enters.value} now"
+            self._note("state", service, text, name, state=enters.value)
+        if step.outcome == "failed":
+            self._note("failed", service, f"{name} of {service.database} found problems", name)
 
     def _by(self, name: str) -> dict[str, Any]:
-        is_part = ": " in name
-        return {} if is_part else {"by": self.by}
+        return {} if _is_part(name) else {"by": self.by}
+
+    def _note(self, event: str, service: Service, text: str, step: str, **fields: str) -> None:
+        operation = step.partition(": ")[0]
+        self.notices.append(
+            Notice(event, service.database, text, {"operation": operation, **fields, "by": self.by})
+        )
 
     def _finish(self, step: int, outcome: str, detail: dict[str, Any]) -> None:
         self.connection.execute(
@@ -207,6 +222,11 @@ class Ledger:
         )
 
 
+def _is_part(step: str) -> bool:
+    """Tell whether a step is a part of an operation, such as "switch: close"."""
+    return ": " in step
+
+
 def state(monolith: psycopg.Connection[Any], service: Service) -> State:
     """Tell where a service stands, without opening the ledger.
 
@@ -261,7 +281,7 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
         connections: where the monolith is.
 
     Yields:
-        The ledger, until the block ends.
+        The ledger, until the block ends. Then notices are sent of what has happened.
 
     Raises:
         ConnectionFailed: the control database can't be reached.
@@ -274,4 +294,10 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
         require_no_runner_of_version_1(connection, connections.monolith)
         prepare(connection)
         with alone(connections, connection) as holder:
-            yield Ledger(connection, holder, made_by(connections.project.root))
+            ledger = Ledger(connection, holder, made_by(connections.project.root))
+            try:
+                yield ledger
+            finally:
+                with Notifier(connections.notify, connections.notify_url) as notifier:
+                    for notice in ledger.notices:
+                        notifier.send(notice)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,37 @@ def test_failed_and_unfinished_steps_are_shown_with_their_error() -> None:
 def test_chart_shows_only_the_latest_period_of_work() -> None:
     steps = step("provision", 0), step("land", 4000), step("build", 4010, 300), step("verify", 4320)
     assert [one.step for one in report_of(*steps).latest()] == ["land", "build", "verify"]
+
+
+def test_life_of_a_service_is_shown_over_all_weeks() -> None:
+    day = 86400.0
+    built = {"tables": {"payments": 1}, "tests": {"passed": 1, "warned": 0, "failed": 0}}
+    steps = [
+        step("provision", 0),
+        step("land", day, rows={"payments": 1}, bytes=1),
+        step("build", 2 * day, **built),
+        step("build", 2.5 * day, **built),
+        step("verify", 3 * day),
+        step("verify", 4 * day, differs=1, error="a row differs"),
+        step("switch", 10 * day),
+        step("verify", 11 * day),
+        step("rollback", 12 * day),
+        step("switch", 20 * day),
+        step("complete", 60 * day),
+    ]
+    life = Account(PAYMENTS, State.COMPLETED, steps, []).life(NOON + timedelta(days=70))
+    assert [(one.state.value, round((one.begins_at - NOON).days)) for one in life] == [
+        ("provisioned", 0),
+        ("landed", 1),
+        ("built", 2),
+        ("verified", 3),
+        ("switched", 10),
+        ("verified", 12),
+        ("switched", 20),
+        ("completed", 60),
+    ]
+    assert all(one.ends_at == after.begins_at for one, after in pairwise(life))
+    assert "payments_db: switched since 2026-01-21 12:00 UTC" in page_of(*steps)
 
 
 def test_report_is_refused_before_anything_was_done(living: Split, tmp_path: Path) -> None:
@@ -404,7 +436,7 @@ def test_report_says_who_made_it_with_which_versions(switched: Split, tmp_path: 
     done = switched.runner("rollback", "payments", "--no-backup", **operator)
     assert done.returncode == 0, done.stderr
     file = tmp_path / "report.html"
-    result = switched.runner("report", "--html", str(file), **operator)
+    result = switched.runner("report", "--html", str(file), "--ticket", "CHG-7", **operator)
     commit = made_by(ROOT)["commit"]
     made_by.cache_clear()
     assert result.returncode == 0, result.stderr
@@ -414,7 +446,7 @@ def test_report_says_who_made_it_with_which_versions(switched: Split, tmp_path: 
     ).stdout
     assert not described or re.fullmatch(r"[0-9a-f]{12}(-dirty)?", commit)
     shown = text_of(file.read_text(encoding="utf-8"))
-    assert f"Written by ann on {platform.node()}, commit {commit} ." in shown
+    assert f"For CHG-7 . Written by ann on {platform.node()}, commit {commit} ." in shown
     assert f"by ann@{platform.node()}, commit {commit}" in shown
     for said in (f"pgsplit {__version__}", "dbt-core 1.", "psycopg 3.", "payments_db PostgreSQL 1"):
         assert said in shown, said

@@ -59,6 +59,8 @@ def shown(settings: Settings, one: Setting) -> str:
     value = settings.get(one.variable, "")
     if not value:
         return one.default
+    if one.is_secret:
+        return "***"
     return masked(value) if one.is_url else value
 
 

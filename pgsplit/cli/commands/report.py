@@ -25,8 +25,9 @@ from pgsplit.observe.pages import account as account_page
     show_default=True,
     help="Write the page to FILE.",
 )
+@click.option("--ticket", metavar="TEXT", default="", help="The change ticket that it is for.")
 @json_option
-def command(names: tuple[str, ...], html: Path, as_json: bool) -> None:
+def command(names: tuple[str, ...], html: Path, ticket: str, as_json: bool) -> None:
     """Write a page about each SERVICE, for the change ticket.
 
     It shows what moved, how long it took, how tests and verification ended, and the ledger. The
@@ -36,11 +37,11 @@ def command(names: tuple[str, ...], html: Path, as_json: bool) -> None:
     connections = connect_project()
     services = connections.project.select(names)
     if as_json:
-        found = history.report(services, connections)
+        found = history.report(services, connections, ticket)
         console.show_json(report_as_data(found))
         return
     pages.check_writable(html)
-    found = history.report(services, connections)
+    found = history.report(services, connections, ticket)
     pages.write(html, account_page.page(found, tuple(connections.project.services)))
     for one in found.accounts:
         last = one.latest

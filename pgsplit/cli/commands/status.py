@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Any
 
 import rich_click as click
 
-from pgsplit.base.errors import NotReady
-from pgsplit.base.text import ago, seconds, size
+from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.base.text import ago, rfc3339, seconds, size
 from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.options import Duration, connect_project, json_option, services_argument
 from pgsplit.observe import status
 from pgsplit.observe.status import Status
 
+NUMBERS = re.compile(r"\d[\d.,]*")
 MIRROR = {"follows": "[green]follows[/]", "starting": "starting", "": ""}
 
 
@@ -24,20 +29,72 @@ MIRROR = {"follows": "[green]follows[/]", "starting": "starting", "": ""}
 @click.option(
     "--max-lag", type=Duration(most=86400.0), help="Warn of a longer lag [default: 5min]."
 )
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value="2s",
+    type=Duration(least=0.5, most=3600.0),
+    metavar="TIME",
+    help="Look again and again until Ctrl-C; every 2s if no time is given.",
+)
 @json_option
-def command(names: tuple[str, ...], max_lag: float | None, as_json: bool) -> None:
+def command(
+    names: tuple[str, ...], max_lag: float | None, watch: float | None, as_json: bool
+) -> None:
     """Show where each SERVICE stands and how far it lags behind.
 
     If something is wrong it prints how to fix it, and exits with 4. So does a lag above --max-lag,
-    which the variable …_MAX_LAG sets for all commands.
+    which the variable …_MAX_LAG sets for all commands. With --watch, a terminal shows the present
+    status; into a file or a pipe it prints a line when something has changed.
     """
+    if watch and as_json:
+        raise click.UsageError("--watch and --json exclude each other.")
     connections = connect_project()
     services = connections.project.select(names)
     limit = connections.max_lag_seconds if max_lag is None else max_lag
-    found = [status.status(service, connections, limit) for service in services]
+
+    def look() -> list[Status]:
+        return [status.status(service, connections, limit) for service in services]
+
+    if watch:
+        with suppress(KeyboardInterrupt):
+            _watch(look, watch)
+        return
+    found = look()
     console.present(found, as_json, status_as_data, show_status)
     if any(one.warnings for one in found):
         sys.exit(NotReady.exit_code)
+
+
+def _watch(look: Callable[[], list[Status]], interval: float) -> None:
+    """Show the status again and again; a server that is down is shown, too."""
+    told: dict[str, str] = {}
+    while True:
+        now = rfc3339(datetime.now(timezone.utc), "seconds")
+        try:
+            found, trouble = look(), ""
+        except SplitError as error:
+            found, trouble = [], str(error)
+        if out.is_terminal:
+            out.clear()
+            console.say(f"{now}, every {seconds(interval)}; press Ctrl-C to stop.")
+            if found:
+                show_status(found)
+            console.show_warnings(filter(None, [trouble]))
+        else:
+            lines = {one.service.database: _line(one) for one in found} or {"": trouble}
+            for name, line in lines.items():
+                if told.get(name) != NUMBERS.sub("#", line):
+                    print(f"{now} {name}{': ' * bool(name)}{console.named(line)}", flush=True)
+            told = {name: NUMBERS.sub("#", line) for name, line in lines.items()}
+        time.sleep(interval)
+
+
+def _line(one: Status) -> str:
+    """Say in a line how a service stands; but for numbers it stays the same if nothing happens."""
+    back = f"the monolith {one.way_back} it" if one.way_back else ""
+    parts = filter(None, [one.state.value, one.replication, back])
+    return "; ".join([", ".join(parts), *(" ".join(text.split()) for text in one.warnings)])
 
 
 def status_as_data(found: Sequence[Status]) -> dict[str, Any]:

@@ -8,10 +8,14 @@ from typing import Any
 
 import rich_click as click
 
+from pgsplit.base import service_manager
+from pgsplit.base.notices import Notifier
 from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.following import following
 from pgsplit.cli.options import connect_project, json_option, select_built, services_argument
+from pgsplit.cli.reload import reloadably
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import sync
 from pgsplit.replication.follow import follow_all
@@ -38,13 +42,13 @@ def command(names: tuple[str, ...], follow: bool, interval: float, as_json: bool
     time: changes wait until it runs again. Into a file or a pipe it prints a line when something
     happens, and at least one a minute. With --json each line is a JSON document.
     """
+    if follow:
+        with suppress(KeyboardInterrupt):
+            reloadably(connect_project, lambda now: _follow(names, now, interval, as_json))
+        service_manager.tell(STOPPING=1)
+        return
     connections = connect_project()
     services = select_built(connections, names)
-    if follow:
-        limit = connections.max_lag_seconds
-        with following(services, as_json, limit) as view, suppress(KeyboardInterrupt):
-            follow_all(services, connections, view.tick, interval)
-        return
     with console.watching() as watcher:
         synced = {}
         for service in services:
@@ -52,6 +56,18 @@ def command(names: tuple[str, ...], follow: bool, interval: float, as_json: bool
                 synced[service] = sync.sync(service, connections)
                 step.say(f"{synced[service].rows:,} rows")
     console.present(synced, as_json, synced_as_data, show_synced)
+
+
+def _follow(
+    names: tuple[str, ...], connections: Connections, interval: float, as_json: bool
+) -> None:
+    """Follow until Ctrl-C, SIGTERM or SIGHUP."""
+    services = select_built(connections, names)
+    with (
+        Notifier(connections.notify, connections.notify_url) as notifier,
+        following(services, as_json, connections.max_lag_seconds, notifier) as view,
+    ):
+        follow_all(services, connections, view.tick, interval)
 
 
 def synced_as_data(synced: Mapping[Service, Synced]) -> dict[str, Any]:

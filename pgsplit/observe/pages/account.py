@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pgsplit.observe.history import Report
 from pgsplit.observe.pages import render
@@ -38,6 +39,7 @@ def page(report: Report, services: Sequence[str]) -> str:
             for node in account.nodes("test", "unit_test", "parity")
         ],
         proofs=proofs,
+        lives=_lives(report),
         # A switched service's proofs include the monolith's tables; each row counts once.
         identical=sum(proof.found.identical for proof in proofs if not proof.is_of_monolith),
         switched=[one for one in report.accounts if one.state.reached(State.SWITCHED)],
@@ -56,3 +58,23 @@ def page(report: Report, services: Sequence[str]) -> str:
         ),
         landed=[last for account in report.accounts if (last := account.last("land"))],
     )
+
+
+def _lives(report: Report) -> list[dict[str, Any]]:
+    """Give the states of each service over the whole time, for a chart."""
+    found = []
+    for account in report.accounts:
+        stretches = [
+            {
+                "start": one.begins_at.timestamp(),
+                "end": one.ends_at.timestamp(),
+                "state": one.state.value,
+                "weight": list(State).index(one.state) / (len(State) - 1),
+                "text": f"{one.state.value} since {one.begins_at:%Y-%m-%d %H:%M} UTC",
+            }
+            for one in account.life(report.made_at)
+            if one.state is not State.ABSENT
+        ]
+        if stretches:
+            found.append({"label": account.service.database, "stretches": stretches})
+    return found
