@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from pgsplit.backup import dump
 from pgsplit.load.build import Built, Tests, build, check_monolith
 from pgsplit.load.land import Landed, land
 from pgsplit.load.provision import Provisioned, provision
@@ -61,7 +62,13 @@ class RunReport:
     seconds: float
 
 
-def run(services: Sequence[Service], connections: Connections, watcher: Watcher) -> RunReport:
+def run(
+    services: Sequence[Service],
+    connections: Connections,
+    watcher: Watcher,
+    *,
+    with_backup: bool = False,
+) -> RunReport:
     """Provision, land, build and test services; idempotent, so it resumes an interrupted run.
 
     Provisioning and landing go one service after the other, in phase order. Each service is built
@@ -71,6 +78,7 @@ def run(services: Sequence[Service], connections: Connections, watcher: Watcher)
         services: in phase order.
         connections: where the servers are.
         watcher: is told about the progress.
+        with_backup: dump the monolith first, once for each service that has not landed yet.
 
     Returns:
         What was done for each service.
@@ -87,6 +95,11 @@ def run(services: Sequence[Service], connections: Connections, watcher: Watcher)
         filled = []
         for service in services:
             begun = time.monotonic()
+            if with_backup and not ledger.state(service).reached(State.LANDED):
+                with watcher.step("monolith: backup") as step:
+                    dump.backup(
+                        connections.monolith, connections, ledger, service, "run", say=step.say
+                    )
             with watcher.step(f"{service.role}: provision"):
                 provisioned = provision(service, connections, ledger)
             with watcher.step(f"{service.role}: land") as step:

@@ -25,8 +25,14 @@ from pgsplit.rehearse import Rehearsal
 @click.command("run")
 @services_argument
 @click.option("--dry-run", is_flag=True, help="Run on a copy, verify it, throw it away.")
+@click.option(
+    "--backup",
+    "with_backup",
+    is_flag=True,
+    help="Back the monolith up before each service's phase.",
+)
 @json_option
-def command(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+def command(names: tuple[str, ...], dry_run: bool, with_backup: bool, as_json: bool) -> None:
     """Provision, land and build each SERVICE, in phase order.
 
     Finished steps are skipped: an interrupted run continues where it stopped.
@@ -41,7 +47,7 @@ def command(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
         return
     warn_of_strange_files(services, connections)
     with console.watching() as watcher:
-        report = run.run(services, connections, watcher)
+        report = run.run(services, connections, watcher, with_backup=with_backup)
     console.present(report, as_json, run_as_data, show_run)
 
 
