@@ -54,7 +54,7 @@ def test_mirror_that_nobody_needs_is_emptied(switched: Split) -> None:
 
         built = switched.dbt("build", "--target", "payments_db")
         assert built.returncode == 0 and "ERROR=0 SKIP=0" in built.stdout, built.stdout
-        for command in ("sync", "verify", "parity", "backup", "handover", "history"):
+        for command in ("sync", "verify", "parity", "backup", "history"):
             ran(switched, command, "payments")
         assert "payments_db" in ran(switched, "repair", "payments", "--full")
         assert looked_at(switched, "payments")["warnings"] == []

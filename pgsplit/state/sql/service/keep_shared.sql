@@ -204,8 +204,8 @@ begin
 end
 $share$;
 
--- Notes that this project itself has changed columns of the mirror's own tables: the streams of those
--- who share go on proving what they have proven. Called in the transaction that changes them.
+-- Notes that this project itself has changed the mirror's tables of the service: the streams of
+-- those who share go on proving what they have proven. Called in the transaction that changes them.
 create or replace function split.mirror_rewritten()
 returns void
 language plpgsql
@@ -231,10 +231,10 @@ begin
 end
 $rewritten$;
 
--- From the completion on, keeps only what others share: ends the capture on the mirror's own tables,
--- which replication no longer writes, and on tables that nobody shares anything of, and lets the
--- mirror's other columns be null, as they are in new rows. Idempotent. Waits for writers only where
--- there is something to do.
+-- From the completion on, keeps only what others share: ends the capture on the mirror of the
+-- service's own tables, which replication no longer writes, and on tables that nobody shares
+-- anything of, and lets the mirror's other columns be null, as they are in new rows. Idempotent.
+-- Waits for writers only where there is something to do.
 create or replace function split.keep_only_shared()
 returns void
 language plpgsql

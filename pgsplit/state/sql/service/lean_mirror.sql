@@ -1,7 +1,7 @@
--- What a completed service's mirror holds for nobody. Its own tables are the only source of those
+-- What a completed service's mirror holds for nobody. The service's tables are the source of those
 -- rows since the switch, and only what others share is still kept up to date in the mirror.
 
--- The tables that a query reads, as PostgreSQL notes them for a view; null if it can't run any more.
+-- The tables that a query reads, as PostgreSQL notes them for a view; null if it can't run.
 -- Leaves nothing.
 create or replace function split.tables_of(query text)
 returns regclass[]
@@ -28,8 +28,7 @@ exception
 end
 $tables$;
 
--- Who still reads a table of the mirror, or changes of it that no sync has applied; null if there is
--- neither.
+-- Who still reads a table of the mirror, or that changes of it wait for a sync; null if neither.
 create or replace function split.mirror_needed_by(mirrored text)
 returns text
 language plpgsql
@@ -160,8 +159,8 @@ end
 $spare$;
 
 -- Removes what a table of the mirror holds for nobody: all rows, or the values of the columns that
--- nobody shares. The table and its columns stay. Gives the bytes that the disk gets back. Idempotent
--- and atomic: it looks again under the sync lock, and does nothing if somebody needs the table.
+-- nobody shares. The table and its columns stay. Returns the bytes that the disk gets back.
+-- Idempotent and atomic: it looks again under the sync lock, and does nothing if somebody needs it.
 create or replace function split.empty_mirror(mirrored text)
 returns bigint
 language plpgsql

@@ -81,8 +81,8 @@ $refuse$;
 -- Puts the triggers on a mirror table, named without its schema. Skips a table that has not landed
 -- yet; the next build finds it. Skips a completed service's own table, too: replication no longer
 -- writes it. Idempotent. Triggers are only made where they are missing, since making one waits for
--- the transaction that replication is applying. What such a table holds was never captured, so those
--- that follow it are compared with all of it.
+-- the transaction that replication is applying. What such a table holds was never captured, so
+-- those that follow it are compared with all of it.
 create or replace function split.watch(mirror text)
 returns void
 language plpgsql
