@@ -84,6 +84,7 @@ verified = begins_from("verified")
 switched = begins_from("switched")
 six = begins_from("six")
 users_completed = begins_from("users completed")
+marketplace_completed = begins_from("marketplace completed")
 all_completed = begins_from("all completed")
 
 

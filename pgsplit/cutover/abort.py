@@ -28,6 +28,7 @@ from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.stream import Stream
 from pgsplit.routing import env_file, flags, routes
+from pgsplit.state.control import NEEDED
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, Saga, Step, require_finished, unfinished
 
@@ -181,9 +182,18 @@ class Abort(SagaOperation[Aborted]):
         if not left:
             self.result.notes.append(
                 "no service is left, but the ledger is: runner.py history. To remove it, too:"
-                " DROP SCHEMA split CASCADE; in the monolith"
+                f" {self._removal()} in the monolith"
             )
         return {"services_left": left}
+
+    def _removal(self) -> str:
+        """Give what removes the ledger; in another project's service, its schema has to stay."""
+        row = self.ledger.connection.execute(
+            "select to_regclass('split.service') is not null"
+        ).fetchone()
+        if row == (True,):
+            return f"DROP TABLE {', '.join(f'split.{name}' for name in (*NEEDED, 'control'))};"
+        return "DROP SCHEMA split CASCADE;"
 
 
 def abort(

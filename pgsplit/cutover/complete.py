@@ -15,13 +15,14 @@ from psycopg import sql
 
 from pgsplit.backup.dump import Backup, backup
 from pgsplit.base.errors import NotReady
-from pgsplit.cutover import later, preflight, readers
+from pgsplit.cutover import later, lean, preflight, readers
 from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import forgotten, reach, requirements, shared
+from pgsplit.replication.forgotten import require_remembered
 from pgsplit.replication.session import Session, open_session
 from pgsplit.replication.sharing import read_through
 from pgsplit.replication.slot import Connection
@@ -29,7 +30,7 @@ from pgsplit.replication.stream import Stream
 from pgsplit.replication.subscription import drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
-from pgsplit.state.saga import Kind, Saga, Step
+from pgsplit.state.saga import Kind, Saga, Step, require_finished
 
 # Foreign keys between a retired table and one that stays: nobody maintains them any more.
 FOREIGN_KEYS = """
@@ -56,16 +57,21 @@ CHECKS = """
 class Completed:
     """The result of a completion: tables retired, foreign keys dropped, consumers re-parented.
 
-    `is_undone` says that a resumed one had changed nothing yet.
+    `emptied` has the bytes that tables of its mirror gave back, and `kept` says which stay as they
+    are. `is_undone` says that a resumed one had changed nothing yet, and `is_again` that the
+    service was completed before.
     """
 
     service: Service
     retired: list[str] = field(default_factory=list)
     detached: list[str] = field(default_factory=list)
     handed_over: list[str] = field(default_factory=list)
+    emptied: dict[str, int] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
     backup: Backup | None = None
     warnings: list[str] = field(default_factory=list)
     is_undone: bool = False
+    is_again: bool = False
 
 
 class Complete(SagaOperation[Completed]):
@@ -131,6 +137,7 @@ class Complete(SagaOperation[Completed]):
             Step("retire", self.retire),
             Step("loosen", self.loosen, enters=State.COMPLETED),
             Step("end links", self.end_streams),
+            Step("empty mirror", self.empty_mirror, needed=False),
         ]
         return Saga(
             self.service,
@@ -250,6 +257,25 @@ class Complete(SagaOperation[Completed]):
             self.result.warnings += read_through.reconnect_all(self.connections, self.ledger)
         return {"warnings": self.result.warnings}
 
+    def empty_mirror(self) -> Mapping[str, Any]:
+        """Give back the disk of what the mirror holds for nobody; idempotent."""
+        self.result.emptied, self.result.kept = lean.empty(self.session)
+        return {"emptied": self.result.emptied, "kept": self.result.kept}
+
+    def run_again(self, *, is_dry: bool = False) -> Completed:
+        """Give back what could not be given back when the service was completed."""
+        require_finished(self.service, self.ledger)
+        require_remembered(self.service, self.session.monolith, self.session.database)
+        self.result.is_again, found = True, lean.spare(self.session.database)
+        if is_dry:
+            self.result.emptied = {one.table: one.bytes for one in found if not one.needed_by}
+            self.result.kept = [str(one) for one in found if one.needed_by]
+        elif found:
+            names = [one.table for one in found]
+            with self.ledger.step(self.service, "empty mirror", tables=names) as step:
+                step.detail.update(self.empty_mirror())
+        return self.result
+
     def _is_known(self) -> bool:
         """Tell whether either side knows that the service is completed already."""
         known = forgotten.knows_completion(self.session.database)
@@ -338,6 +364,8 @@ def check(
     """
     with open_session(service, connections) as session:
         operation = Complete(session, ledger, say, with_backup=with_backup)
+        if ledger.state(service) is State.COMPLETED:
+            return operation.run_again(is_dry=True)
         operation.check()
         return operation.plan()
 
@@ -354,7 +382,7 @@ def complete(
     """End a switched service's reverse replication, and retire its tables in the monolith.
 
     Args:
-        service: a switched service.
+        service: a switched service; of a completed one, only the mirror is emptied further.
         connections: where the servers are.
         ledger: the monolith's ledger.
         say: called with each step's name.
@@ -362,7 +390,7 @@ def complete(
         resumes: go on with one that was interrupted.
 
     Returns:
-        What was retired, detached and re-parented.
+        What was retired, detached, re-parented and emptied.
 
     Raises:
         NotReady: it is not switched, the monolith is behind, or a service that shares columns of
@@ -371,4 +399,8 @@ def complete(
     """
     with open_session(service, connections) as session:
         operation = Complete(session, ledger, say, with_backup=with_backup)
-        return operation.resume() if resumes else operation.run()
+        if resumes:
+            return operation.resume()
+        if ledger.state(service) is State.COMPLETED:
+            return operation.run_again()
+        return operation.run()

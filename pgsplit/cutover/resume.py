@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pgsplit.cutover import lean
 from pgsplit.cutover import switch as switching
 from pgsplit.cutover.abort import abort
 from pgsplit.cutover.complete import complete
@@ -45,6 +46,7 @@ def resume(
             said.append(f"Retired in the monolith: {', '.join(done.retired)}")
         said += [f"{one} now gets its shared rows from here." for one in done.handed_over]
         said += [f"dropped {definition}" for definition in done.detached]
+        said += lean.summary(lean.GAVE_BACK, done.emptied) + done.kept
         return said + dumped + done.warnings
     if kind is Kind.ABORT:
         aborted = abort(service, connections, ledger, say)

@@ -71,20 +71,21 @@ def not_provisioned(database: psycopg.Connection[Any], service: Service) -> NotR
 def _look(
     database: psycopg.Connection[Any], project: Project, service: Service | None
 ) -> list[tuple[str, str]]:
-    carries, own, schemas = "", None, ["split"]
+    macros = QUERIES.read_text(encoding="utf-8")
+    own, schemas = None, ["split"]
     if service:
-        carries, own = service.mark, service.database
+        own = service.database
         schemas += ["audit", "owner", service.mirror]
     streams = [service] if service else list(project.services.values())
     arguments = {
-        "mark": sql.SQL("{}::text").format(carries),
         "schemas": sql.SQL("{}::name[]").format(schemas),
         "own": sql.SQL("{}::name").format(own),
         "streams": sql.SQL("{}::name[]").format([name for one in streams for name in _names(one)]),
         "reads": sql.SQL("{}::name").format(project.schema),
     }
     given = {name: one.as_string(database) for name, one in arguments.items()}
-    macros = QUERIES.read_text(encoding="utf-8")
+    mark = sql.SQL("{}::text").format(service.mark).as_string(database) if service else ""
+    given["mark"] = mark or _macro(macros, "mark_of_service", {})
     ours, owned, run = (
         _macro(macros, name, given) for name in ("ours", "owned_by_strangers", "run_by_readers")
     )

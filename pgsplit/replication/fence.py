@@ -259,14 +259,18 @@ class Fence:
             )
 
     def _triggers(self) -> list[tuple[str, str]]:
-        """Give the tables that have the triggers, enabled or not, and the triggers' names."""
+        """Give the tables that have this fence's triggers, enabled or not, and the triggers' names.
+
+        In a service's database that is another project's monolith, tables may have those of both.
+        """
         return self.database.execute(
             "select relname, tgname from pg_trigger"
             " inner join pg_class on pg_class.oid = tgrelid"
             " where tgname = any(%s) and tgfoid = to_regprocedure('split.guard()')"
             " and relnamespace = to_regnamespace(%s) and relname = any(%s)"
+            " and starts_with(encode(tgargs, 'hex'), encode(convert_to(%s, 'UTF8'), 'hex') || '00')"
             " order by relname, tgname",
-            (list(TRIGGERS), self.schema, list(self.tables)),
+            (list(TRIGGERS), self.schema, list(self.tables), self.service.database),
         ).fetchall()
 
     def _alter(self, table: str, how: str, trigger: str) -> None:

@@ -18,6 +18,42 @@ from pgsplit.state.schema import require_known
 
 Connection = psycopg.Connection[Any]
 
+# Tables that can't leave a service's database which is another project's monolith, and why.
+NEEDED_HERE = """
+    select
+        made.table_name,
+        case
+            when here.completed_at is null
+                then format('%%s is not completed', here.database)
+            when made.owned_rows <> 'true' then 'it has rows of other services, which a sync writes'
+            when kept.services is not null
+                then format('others share columns of it: %%s', kept.services)
+            else 'it was not built since what others share is noted'
+        end,
+        obj_description(to_regnamespace('split'), 'pg_namespace')
+    from split.service_tables as made
+    cross join split.service as here
+    left join lateral (
+        select
+            bool_or(mirrored.shared_definition is null) as is_unknown,
+            string_agg(distinct sharing.service, ', ') as services
+        from split.mirror_tables as mirrored
+        left join split.shared_reads as reads
+            on reads.table_name = mirrored.table_name and reads.service_table = made.table_name
+        left join split.shared_columns as shared
+            on shared.table_name = reads.table_name and shared.column_name = reads.column_name
+        left join lateral unnest(shared.services) as sharing (service) on true
+        where format('%%s.%%s', here.database, made.table_name) = any(mirrored.follows)
+    ) as kept on true
+    where
+        here.database = %(schema)s and made.table_name = any(%(tables)s)
+        and (
+            here.completed_at is null or made.owned_rows <> 'true'
+            or kept.services is not null or kept.is_unknown
+        )
+    order by made.table_name
+"""
+
 
 def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[str, ...]]) -> None:
     """Check that this login can replicate from the monolith.
@@ -28,9 +64,11 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
         tables: the tables that it is to follow.
 
     Raises:
-        NotReady: `wal_level` is not logical, no slot or sender is free, or privileges are missing.
+        NotReady: `wal_level` is not logical, no slot or sender is free, or privileges are missing;
+            or the monolith is another project's service, which needs such a table itself.
     """
     can_publish(monolith, service.replication, "the monolith")
+    free_to_leave(monolith, service)
     lacking = [
         one for one in rights_on_monolith(monolith, service.mirror, list(tables)) if not one.ok
     ]
@@ -43,6 +81,29 @@ def source(monolith: Connection, service: Service, tables: Mapping[str, tuple[st
             ),
             where=describe(monolith.info.dsn),
             hint="\n".join(dict.fromkeys(one.hint for one in lacking)),
+        )
+
+
+def free_to_leave(monolith: Connection, service: Service) -> None:
+    """Check that a service's tables may leave the monolith, if that is another project's service.
+
+    Raises:
+        NotReady: that service is not completed, others share such a table, or a sync writes it.
+    """
+    known = monolith.execute("select to_regclass('split.shared_reads') is not null").fetchone()
+    if known != (True,):
+        return
+    given = {"schema": service.mirror, "tables": list(service.owned_tables)}
+    found = monolith.execute(NEEDED_HERE, given).fetchall()
+    if found:
+        names = ", ".join(name for name, _, _ in found)
+        raise NotReady(
+            f"The monolith is a service's database, {found[0][2]}, which needs these tables:"
+            + "".join(f"\n  - {service.mirror}.{name}: {why}" for name, why, _ in found)
+            + "\nNothing was changed.",
+            where=describe(monolith.info.dsn),
+            hint=f"Complete and build that service in its own project, and let nobody share"
+            f" {names} there; or leave {names} out of models/_sources.yml here.",
         )
 
 

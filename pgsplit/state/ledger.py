@@ -30,6 +30,9 @@ from pgsplit.state.alone import alone, require_no_runner_of_version_1
 from pgsplit.state.control import open_control
 from pgsplit.state.schema import prepare_monolith
 
+# The comment on it: two projects never share one.
+LEDGER_OF = "made by the {} split"
+
 
 class State(str, Enum):
     """Where a service stands, in the order of its life."""
@@ -273,6 +276,25 @@ def prepare(control: psycopg.Connection[Any]) -> None:
         ) from error
 
 
+def _require_own(control: psycopg.Connection[Any], connections: Connections) -> None:
+    """Refuse the ledger of another project; the first project that opens one marks it."""
+    name = connections.project.name
+    row = control.execute("select obj_description('split.ledger'::regclass, 'pg_class')").fetchone()
+    found = row[0] if row else None
+    if found is None:
+        comment = sql.SQL("comment on table split.ledger is {}")
+        # Only its owner can; another login finds it without a mark, as an earlier version did.
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            control.execute(comment.format(sql.Literal(LEDGER_OF.format(name))))
+    elif found != LEDGER_OF.format(name):
+        raise NotReady(
+            f"The ledger in {control.info.dbname} is another project's: {found}. Nothing was"
+            f" changed by {name}.",
+            where=describe(control.info.dsn),
+            hint=f"Use that project, or another database: {connections.project.variable('URL')}",
+        )
+
+
 @contextmanager
 def open_ledger(connections: Connections) -> Iterator[Ledger]:
     """Open the monolith's ledger for the only runner that may be at work.
@@ -293,6 +315,7 @@ def open_ledger(connections: Connections) -> Iterator[Ledger]:
         require_utf8(connection)
         require_no_runner_of_version_1(connection, connections.monolith)
         prepare(connection)
+        _require_own(connection, connections)
         with alone(connections, connection) as holder:
             ledger = Ledger(connection, holder, made_by(connections.project.root))
             try:

@@ -43,6 +43,9 @@ WRITERS = """
 # versions have them, and nobody else can lock them.
 FIRST_TABLES = {"monolith": "ledger", "service": "service"}
 TURNS = {"monolith": "ledger", "service": "turn"}
+# Where one project's service is another project's monolith, both parts share the schema, and so its
+# owner and its version.
+OTHER = {"monolith": "service", "service": "monolith"}
 MADE_MEANWHILE = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.DuplicateSchema,
@@ -153,7 +156,7 @@ def require_current(database: Connection, service: Service) -> None:
 def _bring_up(kind: str, connection: Connection, names: dict[str, str]) -> None:
     """Bring a schema to the newest version, under a lock that lets two upgrades take turns."""
     require_known(connection)
-    if _recorded(connection) == VERSION:
+    if _recorded(connection, kind) == VERSION:
         return
     try:
         _upgrade(kind, connection, names)
@@ -166,9 +169,12 @@ def _upgrade(kind: str, connection: Connection, names: dict[str, str]) -> None:
         if _exists(connection, TURNS[kind]):
             connection.execute(f"lock table split.{TURNS[kind]} in exclusive mode")
         require_known(connection)
-        found = _recorded(connection)
+        found = _recorded(connection, kind)
         if found == VERSION:
             return
+        shares = _exists(connection, FIRST_TABLES[OTHER[kind]])
+        if shares and kind == "monolith":
+            _join_service(connection)
         if kind == "service":  # whose writers hold locks on what is altered
             connection.execute(f"set local lock_timeout = '{UPGRADE_LOCK_TIMEOUT}'")
         for name, value in names.items():
@@ -177,7 +183,36 @@ def _upgrade(kind: str, connection: Connection, names: dict[str, str]) -> None:
             found = 0
         for path in _scripts(kind, found):
             connection.execute(path.read_bytes())
-        connection.execute("insert into split.version (version) values (%s)", (VERSION,))
+        if shares and kind == "service" and found is not None:  # the monolith's part comes along
+            for path in _scripts("monolith", found):
+                connection.execute(path.read_bytes())
+        connection.execute(
+            "insert into split.version (version) values (%s) on conflict do nothing", (VERSION,)
+        )
+
+
+def _join_service(connection: Connection) -> None:
+    """Let what is made for a monolith belong to the service whose database it is.
+
+    Raises:
+        NotReady: an older pgsplit has made the service's part; its own project upgrades both.
+    """
+    row = connection.execute(
+        "select database, (select max(version) from split.version),"
+        " obj_description(to_regnamespace('split'), 'pg_namespace') from split.service"
+    ).fetchone()
+    name, found, mark = row or ("", VERSION, "")
+    if found < VERSION:
+        raise NotReady(
+            f"The schema split in {connection.info.dbname} was {mark}, and has version {found};"
+            f" this pgsplit needs version {VERSION}. Nothing was changed.",
+            where=describe(connection.info.dsn),
+            hint=f"In that project: runner.py build {name}",
+        )
+    connection.execute(
+        "select set_config('role', pg_get_userbyid(nspowner), true)"
+        " from pg_catalog.pg_namespace where nspname = 'split'"
+    )
 
 
 def _scripts(kind: str, found: int | None) -> list[Path]:
@@ -192,8 +227,11 @@ def _scripts(kind: str, found: int | None) -> list[Path]:
     ]
 
 
-def _recorded(connection: Connection) -> int | None:
+def _recorded(connection: Connection, kind: str = "") -> int | None:
+    """Give the schema's version; None if there is none, or not that part of it."""
     if not _exists(connection, "version"):
+        return None
+    if kind and not _exists(connection, FIRST_TABLES[kind]):
         return None
     row = connection.execute("select max(version) from split.version").fetchone()
     assert row is not None

@@ -75,7 +75,7 @@ def test_completed_service_is_independent_of_the_monolith(switched: Split) -> No
     assert env_file.sides(PAYMENTS, switched.connections) == (Side.SERVICE, Side.SERVICE)
     listed = json.loads(switched.runner("backups", "--json").stdout)["backups"]
     assert (listed[0]["phase"], listed[0]["path"]) == ("complete", completed["backup"]["path"])
-    for command in ("rollback", "switch", "complete"):
+    for command in ("rollback", "switch"):
         said = ran(switched, command, "payments", code=NotReady.exit_code)
         assert "payments_db is completed: there is no rollback any more" in said
         assert "runner.py backups" in said

@@ -79,5 +79,5 @@ def test_documented_rights_are_enough_for_a_whole_migration(humble: Split) -> No
         known = "select count(*) from blytz_hire.contracts where id = 'made by its owner'"
         assert one(payments, known) == 1
 
-    ran(humble, "complete", "payments", "--no-backup")
-    assert stands(humble) == "completed"
+    said = ran(humble, "complete", "payments", "--no-backup")
+    assert stands(humble) == "completed" and "The mirror gave back" in said

@@ -149,8 +149,8 @@ def test_service_is_completed_with_the_rights_that_check_prints(apart: Apart) ->
     move(split, "switch")
     assert "is re-created" in ran(split, "repair", "payments", "--full")
     checked(split, "payments")
-    ran(split, "complete", "payments", "--no-backup")
-    assert stands(split) == "completed"
+    said = ran(split, "complete", "payments", "--no-backup")
+    assert stands(split) == "completed" and "The mirror gave back" in said
 
 
 @pytest.mark.slow

@@ -57,11 +57,15 @@ STATES = {
     "users completed": State(
         "six", (("switch", "users", *QUICKLY), ("complete", "users", "--no-backup"))
     ),
-    "all completed": State(
+    "marketplace completed": State(
         "users completed",
+        (("switch", "marketplace", *QUICKLY), ("complete", "marketplace", "--no-backup")),
+    ),
+    "all completed": State(
+        "marketplace completed",
         tuple(
             command
-            for name in ("communication", "marketplace", "contracts", "files", "payments")
+            for name in ("communication", "contracts", "files", "payments")
             for command in (("switch", name, *QUICKLY), ("complete", name, "--no-backup"))
         ),
     ),

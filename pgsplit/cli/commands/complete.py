@@ -11,10 +11,11 @@ from pgsplit.cli import console
 from pgsplit.cli.commands.switch import as_data
 from pgsplit.cli.console import out
 from pgsplit.cli.options import connect_project, dry_run, json_option, no_backup, one_service
-from pgsplit.cutover import complete
+from pgsplit.cutover import complete, lean
 from pgsplit.cutover.complete import Completed
 from pgsplit.project.project import Service
-from pgsplit.state.ledger import open_ledger
+from pgsplit.state.control import open_control
+from pgsplit.state.ledger import State, open_ledger, state
 
 
 @click.command("complete")
@@ -27,9 +28,12 @@ def command(service: Service, dry_run: bool, no_backup: bool, as_json: bool) -> 
 
     The monolith's tables are dumped and moved to another schema, never dropped. Services that share
     columns of them get these from SERVICE's database from then on. After this there is no rollback.
+    Again, it empties what nobody needs any more of a completed service's mirror.
     """
     connections = connect_project()
-    if not no_backup:
+    with open_control(connections) as control:
+        is_again = state(control, service) is State.COMPLETED
+    if not (no_backup or is_again):
         can_dump(connections.monolith, connections)
     with (
         open_ledger(connections) as ledger,
@@ -42,7 +46,10 @@ def command(service: Service, dry_run: bool, no_backup: bool, as_json: bool) -> 
             done = complete.complete(
                 service, connections, ledger, step.say, with_backup=not no_backup
             )
-            step.say(f"{len(done.retired)} tables retired")
+            step.say(
+                f"{len(done.emptied if is_again else done.retired)} tables"
+                f" {'emptied' if is_again else 'retired'}"
+            )
     if dry_run:
         console.present(done, as_json, _ready_as_data, _show_ready)
     else:
@@ -56,6 +63,9 @@ def _ready_as_data(done: Completed) -> dict[str, Any]:
 
 def _show_ready(done: Completed) -> None:
     database = done.service.database
+    if done.is_again:
+        _show_mirror(done, "It would empty")
+        return
     console.say(
         f"{database} is ready. Nothing was changed.", "A completion can't be undone; it will:"
     )
@@ -69,12 +79,17 @@ def _show_ready(done: Completed) -> None:
 def show_completed(done: Completed) -> None:
     """Print what a completion did."""
     database = done.service.database
+    if done.is_again:
+        console.say(f"{database} was completed before.")
+        _show_mirror(done, lean.GAVE_BACK)
+        return
     out.print(f"[bold]{database}[/] is now independent of the monolith.")
     if done.retired:
         console.say(f"Retired in the monolith: {', '.join(done.retired)}")
     for consumer in done.handed_over:
         console.say(f"{consumer} now gets its shared rows from {database}.")
     console.say(*(f"note: dropped {definition}" for definition in done.detached))
+    _show_mirror(done, lean.GAVE_BACK)
     if done.backup:
         console.say(f"Backup: {done.backup.path}")
         console.show_notes(done.backup.notes)
@@ -84,3 +99,10 @@ def show_completed(done: Completed) -> None:
             "Shared rows arrive while a follower runs:",
             f"  ./runner.py sync {done.service.role} --follow",
         )
+
+
+def _show_mirror(done: Completed, begins: str) -> None:
+    console.say(*lean.summary(begins, done.emptied))
+    console.show_notes(done.kept)
+    if done.is_again and not (done.emptied or done.kept):
+        console.say("Its mirror holds nothing that nobody needs. Nothing was changed.")

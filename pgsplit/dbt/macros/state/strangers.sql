@@ -20,6 +20,27 @@
 
 
 {#
+    mark_of_service(): SQL that gives the mark of the service whose database this is, if the owner of database
+    and schema bears it and this login is its member; '' otherwise. It may be another project's monolith.
+#}
+{% macro mark_of_service() %}
+    coalesce(
+        (
+            select obj_description(schema.oid, 'pg_namespace')
+            from pg_catalog.pg_namespace as schema
+            inner join pg_catalog.pg_database as database on database.datdba = schema.nspowner
+            where
+                schema.nspname = 'split' and database.datname = current_database()
+                and obj_description(schema.oid, 'pg_namespace') ~ '^made by the .+ split for .+$'
+                and obj_description(schema.oid, 'pg_namespace') = shobj_description(schema.nspowner, 'pg_authid')
+                and pg_has_role(schema.nspowner, 'usage')
+        ),
+        ''
+    )
+{% endmacro %}
+
+
+{#
     ours(mark, schemas, own): the roles that are ours, the beginning of a query. These are superusers, this
     login, the owner role with the mark, and roles that this login or a superuser has made this login a member
     of, unless they own anything else in the database: that would be the role of an application.
@@ -375,9 +396,10 @@
 #}
 {% macro require_no_strangers() %}
     {% if pgsplit.is_monolith() %}
-        {% set ours = pgsplit.ours("''", "array['split']::name[]", "null") %}
+        {% set mark = pgsplit.mark_of_service() %}
+        {% set ours = pgsplit.ours(mark, "array['split']::name[]", "null") %}
         {% set queries = [
-            pgsplit.owned_by_strangers("''", "array[]::name[]"), pgsplit.run_by_readers("'" ~ pgsplit.monolith_schema() ~ "'")
+            pgsplit.owned_by_strangers(mark, "array[]::name[]"), pgsplit.run_by_readers("'" ~ pgsplit.monolith_schema() ~ "'")
         ] %}
     {% else %}
         {% set mark = "'made by the " ~ project_name ~ " split for " ~ target.name ~ "'" %}

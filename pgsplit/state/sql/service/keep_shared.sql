@@ -204,9 +204,37 @@ begin
 end
 $share$;
 
--- From the completion on, keeps only what others share: ends the capture on tables that nobody
--- shares anything of, and lets the mirror's other columns be null, as they are in new rows.
--- Idempotent. Waits for writers only where there is something to do.
+-- Notes that this project itself has changed the mirror's tables of the service: the streams of
+-- those who share go on proving what they have proven. Called in the transaction that changes them.
+create or replace function split.mirror_rewritten()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rewritten$
+begin
+    update split.streams as kept
+    set
+        identity = jsonb_set(
+            kept.identity, '{columns}',
+            (kept.identity -> 'columns') || coalesce(
+                (
+                    select jsonb_object_agg(now.key, now.value)
+                    from jsonb_each(split.stream_identity(kept.stream) -> 'columns') as now
+                    cross join split.service
+                    inner join split.mirror_tables as mirrored
+                        on now.key = service.mirror || '.' || mirrored.table_name
+                ),
+                '{}'
+            )
+        )
+    where kept.broken_at is null;
+end
+$rewritten$;
+
+-- From the completion on, keeps only what others share: ends the capture on the mirror of the
+-- service's own tables, which replication no longer writes, and on tables that nobody shares
+-- anything of, and lets the mirror's other columns be null, as they are in new rows. Idempotent.
+-- Waits for writers only where there is something to do.
 create or replace function split.keep_only_shared()
 returns void
 language plpgsql
@@ -221,6 +249,13 @@ begin
         return;  -- as an earlier version has built it
     end if;
     for statement in
+        select format('drop trigger %I on %s', triggers.tgname, triggers.tgrelid::regclass)
+        from split.mirror_tables as mirrored
+        cross join split.service
+        inner join pg_trigger as triggers
+            on triggers.tgrelid = to_regclass(format('%I.%I', service.mirror, mirrored.table_name))
+        where triggers.tgname in ('split_capture', 'split_capture_truncate')
+        union all
         select format('drop trigger %I on %s', triggers.tgname, tables.table_oid::regclass)
         from split.service_tables as tables
         inner join pg_trigger as triggers on triggers.tgrelid = tables.table_oid
@@ -261,25 +296,9 @@ begin
         execute statement;
         has_changed := true;
     end loop;
-    -- It is our own change: the streams of those who share go on proving what they have proven.
     if has_changed then
         perform split.triggers_changed();
-        update split.streams as kept
-        set
-            identity = jsonb_set(
-                kept.identity, '{columns}',
-                (kept.identity -> 'columns') || coalesce(
-                    (
-                        select jsonb_object_agg(now.key, now.value)
-                        from jsonb_each(split.stream_identity(kept.stream) -> 'columns') as now
-                        inner join split.mirror_tables as mirrored on mirrored.shared_definition <> ''
-                        cross join split.service
-                        where now.key = service.mirror || '.' || mirrored.table_name
-                    ),
-                    '{}'
-                )
-            )
-        where kept.broken_at is null;
+        perform split.mirror_rewritten();
     end if;
 end
 $keep$;

@@ -79,9 +79,10 @@ end
 $refuse$;
 
 -- Puts the triggers on a mirror table, named without its schema. Skips a table that has not landed
--- yet; the next build finds it. Idempotent. Triggers are only made where they are missing, since
--- making one waits for the transaction that replication is applying. What such a
--- table holds was never captured, so those that follow it are compared with all of it.
+-- yet; the next build finds it. Skips a completed service's own table, too: replication no longer
+-- writes it. Idempotent. Triggers are only made where they are missing, since making one waits for
+-- the transaction that replication is applying. What such a table holds was never captured, so
+-- those that follow it are compared with all of it.
 create or replace function split.watch(mirror text)
 returns void
 language plpgsql
@@ -93,6 +94,11 @@ declare
 begin
     if relation is null or exists (
         select from pg_trigger where tgrelid = relation and tgname = 'split_capture'
+    ) or exists (
+        select from split.mirror_tables as known cross join split.service as here
+        where
+            known.table_name = watch.mirror
+            and known.shared_definition is not null and here.completed_at is not null
     ) then
         return;
     end if;
