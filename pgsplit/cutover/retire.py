@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any
 
 from psycopg import sql
 
@@ -44,7 +43,7 @@ IS_READ_ONLY = """
 """
 # Since it was last let go.
 LAST = """
-    select detail, (detail ->> 'until')::timestamptz <= clock_timestamp()
+    select (detail ->> 'until')::timestamptz, (detail ->> 'until')::timestamptz <= clock_timestamp()
     from split.ledger
     where
         service = %(service)s and step = %(step)s and outcome = 'done'
@@ -120,7 +119,7 @@ def retire(
     """
     with _monolith(connections) as monolith:
         found = Retired(describe(connections.monolith_url), Did.CHECKED)
-        if _is_read_only(monolith) and (last := _last(ledger, connections)):
+        if _is_read_only(monolith) and (last := _last(ledger.connection, connections)):
             return _wait(found, *last, monolith, connections, wish, say)
         say("check")
         found.notes = _require_unneeded(monolith, connections, ledger)
@@ -161,7 +160,7 @@ def _archive(
 
 def _wait(
     found: Retired,
-    last: dict[str, Any],
+    until: datetime,
     is_over: bool,
     monolith: Connection,
     connections: Connections,
@@ -169,7 +168,7 @@ def _wait(
     say: Callable[[str], None],
 ) -> Retired:
     """Tell until when it stays read-only; after that, that it may go if nobody is seen in it."""
-    found.until = datetime.fromisoformat(last["until"])
+    found.until = until
     if is_over:
         _watch(found, monolith, wish, say, "dropped")
         found.did = Did.MAY_GO
@@ -212,11 +211,28 @@ def _whole(connections: Connections) -> Service:
     return Service(connections.project.name, 0, "monolith", "", connections.project)
 
 
-def _last(ledger: Ledger, connections: Connections) -> tuple[dict[str, Any], bool] | None:
-    """Give what the last retirement recorded, and whether its time is over."""
+def notes(control: Connection, connections: Connections) -> list[str]:
+    """Say until when the monolith stays read-only, if it was retired and is still there.
+
+    Args:
+        control: a connection to the control database.
+        connections: where all databases are.
+    """
+    if not connections.has_monolith or connections.control == connections.monolith:
+        return []
+    if (found := _last(control, connections)) is None:
+        return []
+    until, is_over = found
+    when = rfc3339(until, "seconds")
+    said = f"was read-only until {when}, and may be dropped" if is_over else f"stays until {when}"
+    return [f"The monolith is retired. It {said}: runner.py retire"]
+
+
+def _last(control: Connection, connections: Connections) -> tuple[datetime, bool] | None:
+    """Tell until when the monolith stays since it was last retired, and whether that is over."""
     names = {"service": _whole(connections).database, "step": STEP, "undo": UNDO}
-    row = ledger.connection.execute(LAST, names).fetchone()
-    return (row[0], bool(row[1])) if row and row[0].get("until") else None
+    row = control.execute(LAST, names).fetchone()
+    return (row[0], bool(row[1])) if row and row[0] else None
 
 
 def _require_unneeded(monolith: Connection, connections: Connections, ledger: Ledger) -> list[str]:

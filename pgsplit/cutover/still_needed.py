@@ -67,8 +67,17 @@ SERVERS = """
         ), '{}')
     from pg_catalog.pg_foreign_server order by 1
 """
-# pg_cron keeps the jobs of all databases in one of them.
-CRON = "select current_database(), nullif(current_setting('cron.database_name', true), '')"
+# pg_cron keeps the jobs of all databases in one of them; only some may read in which.
+CRON = """
+    select
+        current_database(),
+        case
+            when pg_has_role('pg_read_all_settings', 'usage')
+                then nullif(current_setting('cron.database_name', true), '')
+            when exists (select from pg_available_extensions where name = 'pg_cron')
+                then 'postgres'
+        end
+"""
 HAS_JOBS = "select to_regclass('cron.job') is not null"
 JOBS = """
     select

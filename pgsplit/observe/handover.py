@@ -15,6 +15,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import forgotten
 from pgsplit.replication.slot import Connection
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, state
 
 SHARED = """
@@ -112,13 +113,13 @@ def hand_over(service: Service, connections: Connections, folder: Path, tool: st
         TargetOccupied: a file is there and differs; nothing was written.
     """
     done = Handover(service, folder, tool)
-    with connections.connect(connections.monolith) as monolith:
-        stands = state(monolith, service)
+    with open_control(connections) as control:
+        stands = state(control, service)
     if stands is not State.COMPLETED:
         raise NotReady(
             f"{service.database} is {stands.value}, not completed: until then its tables are not"
             " its team's alone. Nothing was written.",
-            where=describe(connections.monolith_url),
+            where=describe(connections.control_url),
             hint=f"Next: runner.py {NEXT[stands]} {service.role}",
         )
     with connections.connect(service.database) as database:
@@ -203,7 +204,8 @@ TOOLS: Mapping[str, Callable[[Definitions], Mapping[str, str]]] = {
 # The live database has all of it already: it is told so, and runs the next one.
 APPLIED = {
     "sql": "Don't run the first migration in the live database: it has all of it.",
-    "prisma": "In the live database: npx prisma migrate resolve --applied 0_init",
+    "prisma": "In the live database: npx prisma migrate resolve --applied 0_init. Its URL ends in"
+    " ?schema={schema}: the owner may not make Prisma's list of migrations in public.",
     "flyway": "In the live database: flyway baseline -baselineVersion=1",
     "alembic": "In the live database: alembic stamp 0001",
 }
@@ -248,7 +250,8 @@ def _page(done: Handover) -> str:
         "",
         f"The tables of {service.database} belong to their team. This is what it starts from.",
         "",
-        f"- The first migration makes the schema in an empty database. {APPLIED[done.tool]}",
+        f"- The first migration makes the schema in an empty database. "
+        f"{APPLIED[done.tool].format(schema=done.service.database)}",
         f"- Later migrations run in the live database as a member of {service.owner}:"
         f" `grant {service.owner} to …`.",
         "- `roles.sql` makes the roles in another database, such as a developer's.",

@@ -89,6 +89,7 @@ def test_monolith_is_archived_then_read_only_then_gone(
     assert found["proof"]["rows"] > world.life.rows and scratch(world) == []
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         write(world)
+    assert "The monolith is retired. It stays until" in ran(world, "status", **there)
     with connect(url, "shop", application_name="a report"):
         said = ran(world, "retire", "--watch", "0", **there)
     assert "note: connected: a report of postgres" in said
