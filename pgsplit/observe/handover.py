@@ -85,12 +85,15 @@ class Share:
 
 @dataclass
 class Handover:
-    """What was written for a service's team, and what is not in it."""
+    """What was written for a service's team, and what is not in it; `runner` is the login of ours
+    that has to know the team's.
+    """
 
     service: Service
     folder: Path
     tool: str
     files: list[str] = field(default_factory=list)
+    runner: str = ""
     shared: tuple[Share, ...] = ()
     roles: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
@@ -130,6 +133,7 @@ def hand_over(service: Service, connections: Connections, folder: Path, tool: st
                 where=describe(database.info.dsn),
                 hint=f"runner.py repair {service.role}",
             )
+        done.runner = database.info.user
         done.shared = tuple(
             Share(table, column, tuple(services), tuple(made_from))
             for table, column, services, made_from in database.execute(SHARED)
@@ -252,8 +256,11 @@ def _page(done: Handover) -> str:
         "",
         f"- The first migration makes the schema in an empty database. "
         f"{APPLIED[done.tool].format(schema=done.service.database)}",
-        f"- Later migrations run in the live database as a member of {service.owner}:"
-        f" `grant {service.owner} to …`.",
+        f"- Later migrations run in the live database as a login that is a member of"
+        f" {service.owner}. Such a login can change what the runner runs here, so the runner stops"
+        f" until it knows that it is yours: `grant {service.owner} to DEPLOYER; grant DEPLOYER to"
+        f' "{done.runner}";`. What a migration makes belongs to the owner with `alter role DEPLOYER'
+        f" set role {service.owner};`.",
         "- `roles.sql` makes the roles in another database, such as a developer's.",
         "- Left out is what keeps the copies of other services' rows up to date, and works only in"
         " the live database: triggers named `split_…` and the schema `split`.",

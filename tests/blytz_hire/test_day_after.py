@@ -57,6 +57,7 @@ def test_six_services_live_without_the_monolith(all_completed: Split) -> None:
         ("events", "payments"),
         ("backup", "payments"),
         ("repair", "payments"),
+        ("build", "payments"),
         ("verify", "payments"),
         ("resume",),
         ("config",),
@@ -66,6 +67,7 @@ def test_six_services_live_without_the_monolith(all_completed: Split) -> None:
     (backup, *_) = json.loads(split.runner("backups", "--json", **alone).stdout)["backups"]
     ran(split, "restore", backup["path"], restored, **alone)
     for command in (
+        ("provision", "payments"),
         ("land", "payments"),
         ("switch", "payments"),
         ("rollback", "payments"),
