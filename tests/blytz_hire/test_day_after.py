@@ -57,7 +57,6 @@ def test_six_services_live_without_the_monolith(all_completed: Split) -> None:
         ("events", "payments"),
         ("backup", "payments"),
         ("repair", "payments"),
-        ("build", "payments"),
         ("verify", "payments"),
         ("resume",),
         ("config",),
@@ -68,6 +67,7 @@ def test_six_services_live_without_the_monolith(all_completed: Split) -> None:
     ran(split, "restore", backup["path"], restored, **alone)
     for command in (
         ("provision", "payments"),
+        ("build", "payments"),
         ("land", "payments"),
         ("switch", "payments"),
         ("rollback", "payments"),
