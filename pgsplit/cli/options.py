@@ -13,6 +13,7 @@ from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Project, Service, find
 from pgsplit.replication import sync
 
+CONTROL = "control"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -43,6 +44,11 @@ def complete_service(ctx: click.Context, param: click.Parameter, incomplete: str
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Give the services' short names and `monolith` that begin so, for the shell."""
     return _beginning(ctx, incomplete, "monolith")
+
+
+def complete_backup(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Give the services' short names and `control` that begin so, for the shell."""
+    return _beginning(ctx, incomplete, CONTROL)
 
 
 def _beginning(ctx: click.Context, incomplete: str, *others: str) -> list[str]:

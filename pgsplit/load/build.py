@@ -85,7 +85,7 @@ def build(
         Rows by table on both sides, how the tests ended, and the warnings.
 
     Raises:
-        NotReady: the service has not landed.
+        NotReady: the service has not landed, or there is no monolith any more.
         BuildFailed: a model can't be built or a test failed; the message says which and why.
     """
     if not ledger.state(service).reached(State.LANDED):
@@ -93,6 +93,13 @@ def build(
             f"{service.database} has not landed, so there is nothing to build from.",
             where=describe(connections.urls[service.database]),
             hint=f"runner.py land {service.role}",
+        )
+    if not connections.has_monolith:
+        raise NotReady(
+            f"{service.database} is completed, and there is no monolith: dbt asserts there, and"
+            " needs no runner. Nothing was changed.",
+            where=describe(connections.urls[service.database]),
+            hint=f"dbt build --target {service.database}",
         )
     with connections.connect(service.database) as database:
         requirements.provisioned(database, service)

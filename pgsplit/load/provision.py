@@ -101,6 +101,7 @@ def provision(
             of that name.
     """
     require_finished(service, ledger, but=["switch", "rollback", "complete"])
+    _require_something_to_do(service, connections)
     url = connections.urls[service.database]
     database = str(conninfo_to_dict(url)["dbname"])
     intent = {"database": database, "owner": service.owner, "login": service.login}
@@ -156,6 +157,18 @@ def provision(
             notes.append(_not_written(service, connections, ledger))
         step.detail["created"] = not exists
     return Provisioned(service, not exists, env_file.file(service, connections), tuple(notes))
+
+
+def _require_something_to_do(service: Service, connections: Connections) -> None:
+    if not connections.has_monolith:
+        raise NotReady(
+            f"{service.database} is completed, and there is no monolith: its database and its roles"
+            " are there, and belong to its team. Nothing was changed.",
+            where=describe(connections.urls[service.database]),
+            hint=f"To give its login another password: runner.py psql {service.role}"
+            f" -c '\\password {service.login}'\nthen write it into"
+            f" {env_file.file(service, connections)}.",
+        )
 
 
 def _sides(service: Service, ledger: Ledger, was: Routes | None) -> tuple[Side, Side]:

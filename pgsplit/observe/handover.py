@@ -15,6 +15,7 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import forgotten
 from pgsplit.replication.slot import Connection
+from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, state
 
 SHARED = """
@@ -84,12 +85,15 @@ class Share:
 
 @dataclass
 class Handover:
-    """What was written for a service's team, and what is not in it."""
+    """What was written for a service's team, and what is not in it; `runner` is the login of ours
+    that has to know the team's.
+    """
 
     service: Service
     folder: Path
     tool: str
     files: list[str] = field(default_factory=list)
+    runner: str = ""
     shared: tuple[Share, ...] = ()
     roles: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
@@ -112,13 +116,13 @@ def hand_over(service: Service, connections: Connections, folder: Path, tool: st
         TargetOccupied: a file is there and differs; nothing was written.
     """
     done = Handover(service, folder, tool)
-    with connections.connect(connections.monolith) as monolith:
-        stands = state(monolith, service)
+    with open_control(connections) as control:
+        stands = state(control, service)
     if stands is not State.COMPLETED:
         raise NotReady(
             f"{service.database} is {stands.value}, not completed: until then its tables are not"
             " its team's alone. Nothing was written.",
-            where=describe(connections.monolith_url),
+            where=describe(connections.control_url),
             hint=f"Next: runner.py {NEXT[stands]} {service.role}",
         )
     with connections.connect(service.database) as database:
@@ -129,6 +133,7 @@ def hand_over(service: Service, connections: Connections, folder: Path, tool: st
                 where=describe(database.info.dsn),
                 hint=f"runner.py repair {service.role}",
             )
+        done.runner = database.info.user
         done.shared = tuple(
             Share(table, column, tuple(services), tuple(made_from))
             for table, column, services, made_from in database.execute(SHARED)
@@ -203,7 +208,8 @@ TOOLS: Mapping[str, Callable[[Definitions], Mapping[str, str]]] = {
 # The live database has all of it already: it is told so, and runs the next one.
 APPLIED = {
     "sql": "Don't run the first migration in the live database: it has all of it.",
-    "prisma": "In the live database: npx prisma migrate resolve --applied 0_init",
+    "prisma": "In the live database: npx prisma migrate resolve --applied 0_init. Its URL ends in"
+    " ?schema={schema}: the owner may not make Prisma's list of migrations in public.",
     "flyway": "In the live database: flyway baseline -baselineVersion=1",
     "alembic": "In the live database: alembic stamp 0001",
 }
@@ -248,9 +254,13 @@ def _page(done: Handover) -> str:
         "",
         f"The tables of {service.database} belong to their team. This is what it starts from.",
         "",
-        f"- The first migration makes the schema in an empty database. {APPLIED[done.tool]}",
-        f"- Later migrations run in the live database as a member of {service.owner}:"
-        f" `grant {service.owner} to …`.",
+        f"- The first migration makes the schema in an empty database. "
+        f"{APPLIED[done.tool].format(schema=done.service.database)}",
+        f"- Later migrations run in the live database as a login that is a member of"
+        f" {service.owner}. Such a login can change what the runner runs here, so the runner stops"
+        f" until it knows that it is yours: `grant {service.owner} to DEPLOYER; grant DEPLOYER to"
+        f' "{done.runner}";`. What a migration makes belongs to the owner with `alter role DEPLOYER'
+        f" set role {service.owner};`.",
         "- `roles.sql` makes the roles in another database, such as a developer's.",
         "- Left out is what keeps the copies of other services' rows up to date, and works only in"
         " the live database: triggers named `split_…` and the schema `split`.",

@@ -11,6 +11,7 @@ from psycopg import errors, sql
 
 from pgsplit.base.errors import SplitError
 from pgsplit.base.text import seconds
+from pgsplit.cutover import retire
 from pgsplit.observe import lag
 from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
@@ -129,6 +130,7 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
     url = connections.control_url
     with open_control(connections) as monolith, explained(url, connections.control):
         found = Status(service, state(monolith, service))
+        found.notes += retire.notes(monolith, connections)
         if not found.state.reached(State.PROVISIONED):
             _look_for_strange_file(found, connections)
             return found

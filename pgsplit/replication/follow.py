@@ -13,7 +13,7 @@ from pgsplit.postgres.retry import EXHAUSTED
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity
-from pgsplit.replication.independent import Independent, open_streams
+from pgsplit.replication.independent import Independent, is_independent, open_streams
 from pgsplit.replication.owner_watch import watched
 from pgsplit.replication.slot import Connection
 from pgsplit.replication.stream import LOOK_SECONDS, PATIENCE_SECONDS, BaseStream
@@ -155,7 +155,7 @@ class _Watch:
         if time.monotonic() - self.looked_at < LOOK_SECONDS:
             return True
         self.looked_at = time.monotonic()
-        if self.upstreams.have_changed():
+        if self.upstreams.have_changed() or self._needs_no_monolith():
             return False
         stopped, self.breach = None, ""
         for stream in self.upstreams.streams:
@@ -171,6 +171,9 @@ class _Watch:
                 stopped = (stream, patience)
         self._note(stopped)
         return True
+
+    def _needs_no_monolith(self) -> bool:
+        return is_independent(self.upstreams.service, self.upstreams.database)
 
     def _note(self, stopped: tuple[BaseStream, float] | None) -> None:
         if stopped is None:

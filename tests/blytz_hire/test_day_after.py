@@ -67,6 +67,8 @@ def test_six_services_live_without_the_monolith(all_completed: Split) -> None:
     (backup, *_) = json.loads(split.runner("backups", "--json", **alone).stdout)["backups"]
     ran(split, "restore", backup["path"], restored, **alone)
     for command in (
+        ("provision", "payments"),
+        ("build", "payments"),
         ("land", "payments"),
         ("switch", "payments"),
         ("rollback", "payments"),

@@ -26,11 +26,14 @@ from tests.support.world import MONOLITH, SERVICE, SHOP, World, shop
 MOVED = ("ledger", "states", "verifications")
 VARIABLE = "SHOP_CONTROL_URL"
 
+# The control database is on 15, and on 18 in test_retire.
+ON_15 = ("18", "15")
+
 
 @pytest.fixture(scope="module")
 def shop_world() -> Iterator[World]:
     folder = short_folder("control-")
-    with closing(World(folder, shop(folder))) as world:
+    with closing(World(folder, shop(folder), ON_15)) as world:
         yield world
 
 
@@ -143,6 +146,40 @@ def test_control_database_moves_back(completed: World) -> None:
     assert "has moved from here" in said
 
 
+def test_control_database_is_restored_from_its_backup_by_a_login_without_rights(
+    completed: World,
+) -> None:
+    """It owns the control database, and is no superuser."""
+    world, node = completed, completed.nodes[SERVICE]
+    said = ran(world, "backup", "control", code=NotReady.exit_code)
+    assert "The control database is the monolith, and is backed up with it." in said
+    with psycopg.connect(node.url(), autocommit=True) as server:
+        server.execute("create role keeper login")
+        for name in ("control", "restored"):
+            server.execute(f"create database {name} template template0 owner keeper")
+    url, restored = (
+        node.url(name).replace("postgres@", "keeper@") for name in ("control", "restored")
+    )
+    ran(world, "control", "--to", url)
+    there = {VARIABLE: url}
+    ran(world, "backup", "ordering", **there)
+    said = ran(world, "backup", "control", "--json", **there)
+    path = json.loads(said[said.index("{") :])["backups"][0]["path"]
+    assert "/control-by-hand-" in path
+    with psycopg.connect(node.url(), autocommit=True) as server:
+        server.execute("drop database control")
+    ran(world, "restore", path, restored)
+    again = {VARIABLE: restored}
+    assert "backup" in ran(world, "history", **again)
+    ran(world, "sync", **again)
+    ran(world, "status", **again)
+    ran(world, "resume", **again)
+    with connect(restored, "restored") as control:
+        assert mark(control) and rows(control)["states"]
+    said = ran(world, "switch", "ordering", code=NotReady.exit_code, **again)
+    assert "ordering is completed" in said
+
+
 def test_move_that_was_interrupted_is_finished(
     completed: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +262,8 @@ def test_two_control_databases_are_refused(completed: World) -> None:
     said = ran(world, "control", "--to", url, code=NotReady.exit_code)
     assert "control is a control database already, so there would be two" in said
     assert f"or, if that one is right: export {VARIABLE}=" in said
+    said = ran(world, "retire", "--watch", "0", code=NotReady.exit_code)
+    assert "the control database is still in it" in said and "Nothing was changed." in said
 
 
 def test_control_database_that_lacks_something_is_refused(completed: World) -> None:
@@ -232,8 +271,9 @@ def test_control_database_that_lacks_something_is_refused(completed: World) -> N
     ran(world, "control", "--to", url)
     with connect(url, "control") as control:
         control.execute("delete from split.ledger where id = (select max(id) from split.ledger)")
-    said = ran(world, "status", code=NotReady.exit_code, **{VARIABLE: url})
-    assert "The control database lacks the entries" in said
+    for command in ("status", "retire"):
+        said = ran(world, command, code=NotReady.exit_code, **{VARIABLE: url})
+        assert "The control database lacks the entries" in said
     with connect(url, "control") as control:
         control.execute("drop table split.states")
     said = ran(world, "sync", code=NotReady.exit_code, **{VARIABLE: url})

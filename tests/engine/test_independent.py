@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -104,6 +105,31 @@ def test_change_reaches_an_independent_service_without_the_monolith(completed: W
     assert has_arrived(world, "Moved once more")
     ran(world, "sync")  # without a name: all of them say by themselves that they were built
     ran(world, "parity", "ordering")
+
+
+def test_migration_that_rewrites_a_table_during_a_sync_loses_no_row(completed: World) -> None:
+    """In a snapshot from before such an ALTER TABLE the table is empty."""
+    world, accounts = completed, completed.project.services["accounts"]
+    rename(world, "Before")
+    waits = "select count(*) > 0 from pg_locks where not granted"
+    with inside(world, "accounts") as team, inside(world, "accounts") as watcher:
+        with team.transaction():
+            team.execute(
+                "alter table accounts.customers alter column full_name type varchar(300),"
+                " alter column email type varchar(300)"
+            )
+            syncing = Thread(target=sync, args=(accounts, world.connections))
+            syncing.start()
+            until(lambda: watcher.execute(waits).fetchone() == (True,))
+        syncing.join()
+        left = watcher.execute("select count(*) from split.changes").fetchone()
+        kept = watcher.execute(
+            "select count(*), count(*) filter (where \"fullName\" = 'Before') from shop.customers"
+        ).fetchone()
+        there = watcher.execute("select count(*), 1 from accounts.customers").fetchone()
+    assert (left, kept) == ((0,), there)
+    ran(world, "sync", "ordering")
+    assert has_arrived(world, "Before")
 
 
 def test_independent_service_opens_no_connection_to_the_monolith(

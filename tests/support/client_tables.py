@@ -133,3 +133,104 @@ BLYTZ_HIRE_TABLES = (
         },
     ),
 )
+
+# With these all six services have a client.
+OTHER_BLYTZ_HIRE_TABLES = (
+    Table(
+        "marketplace",
+        _both(
+            'insert into blytz_hire.skills_assessments (id, "vaProfileId", "skillName", category,'
+            ' score, difficulty, "assessmentType")'
+            " select %(id)s, (select min(id) from blytz_hire.va_profiles), 'SQL', 'technical',"
+            " %(number)s, 'hard', 'quiz'",
+            "insert into marketplace_db.skills_assessments"
+            " (id, va_profile_id, skill_name, category, score, difficulty, assessment_type)"
+            " select %(id)s, (select min(id) from marketplace_db.shared_va_profiles), 'SQL',"
+            " 'technical', %(number)s, 'hard', 'quiz'",
+        ),
+        _both(
+            "update blytz_hire.skills_assessments set score = %(number)s where id = %(id)s",
+            "update marketplace_db.skills_assessments set score = %(number)s where id = %(id)s",
+        ),
+        _both(
+            "delete from blytz_hire.skills_assessments where id = %(id)s",
+            "delete from marketplace_db.skills_assessments where id = %(id)s",
+        ),
+        {
+            Side.MONOLITH: Shape("blytz_hire.skills_assessments", "score"),
+            Side.SERVICE: Shape("marketplace_db.skills_assessments", "score"),
+        },
+    ),
+    Table(
+        "contracts",
+        _both(
+            'insert into blytz_hire.milestones (id, "contractId", "jobId", title, amount,'
+            ' "updatedAt")'
+            " select %(id)s, id, \"jobId\", 'Half', %(number)s, now()"
+            " from (select * from blytz_hire.contracts order by id limit 1) as contract",
+            "insert into contracts_db.milestones (id, contract_id, job_id, title, amount,"
+            " updated_at) select %(id)s, id, job_id, 'Half', %(number)s, now()"
+            " from (select * from contracts_db.contracts order by id limit 1) as contract",
+        ),
+        _both(
+            "update blytz_hire.milestones set amount = %(number)s where id = %(id)s",
+            "update contracts_db.milestones set amount = %(number)s where id = %(id)s",
+        ),
+        _both(
+            "delete from blytz_hire.milestones where id = %(id)s",
+            "delete from contracts_db.milestones where id = %(id)s",
+        ),
+        {
+            Side.MONOLITH: Shape("blytz_hire.milestones", "amount", "{}::integer"),
+            Side.SERVICE: Shape("contracts_db.milestones", "amount", "{}::integer"),
+        },
+    ),
+    Table(
+        "files",
+        _both(
+            'insert into blytz_hire.portfolio_items (id, "vaProfileId", title, description,'
+            ' "fileUrl", "fileType")'
+            " select %(id)s, (select min(id) from blytz_hire.va_profiles), 'A logo',"
+            " %(number)s::text, 'https://example.com/logo.png', 'image'",
+            "insert into files_db.portfolio_items (id, va_profile_id, title, description,"
+            " file_url, file_type)"
+            " select %(id)s, (select min(va_profile_id) from files_db.portfolio_items), 'A logo',"
+            " %(number)s::text, 'https://example.com/logo.png', 'image'",
+        ),
+        _both(
+            "update blytz_hire.portfolio_items set description = %(number)s::text"
+            " where id = %(id)s",
+            "update files_db.portfolio_items set description = %(number)s::text where id = %(id)s",
+        ),
+        _both(
+            "delete from blytz_hire.portfolio_items where id = %(id)s",
+            "delete from files_db.portfolio_items where id = %(id)s",
+        ),
+        {
+            Side.MONOLITH: Shape("blytz_hire.portfolio_items", "description", "{}::integer"),
+            Side.SERVICE: Shape("files_db.portfolio_items", "description", "{}::integer"),
+        },
+    ),
+    # The number is in the address, which five services share.
+    Table(
+        "users",
+        _both(
+            'insert into blytz_hire.users (id, email, role, "lastSeenAt", "updatedAt")'
+            " values (%(id)s, %(number)s::text || '@' || %(id)s, 'va', now(), now())",
+            "insert into users_db.users (id, email, role, last_seen_at, updated_at)"
+            " values (%(id)s, %(number)s::text || '@' || %(id)s, 'va', now(), now())",
+        ),
+        _both(
+            "update blytz_hire.users set email = %(number)s::text || '@' || id where id = %(id)s",
+            "update users_db.users set email = %(number)s::text || '@' || id where id = %(id)s",
+        ),
+        _both(
+            "delete from blytz_hire.users where id = %(id)s",
+            "delete from users_db.users where id = %(id)s",
+        ),
+        {
+            Side.MONOLITH: Shape("blytz_hire.users", "email", "split_part({}, '@', 1)::integer"),
+            Side.SERVICE: Shape("users_db.users", "email", "split_part({}, '@', 1)::integer"),
+        },
+    ),
+)

@@ -2,7 +2,8 @@
 
 The packages come from the npm registry, at the versions of tests/prisma/package-lock.json, once a
 machine. Prisma's schema engine is no package but a download from elsewhere; validating and
-generating don't use it, and its place is taken by a program that does nothing.
+generating don't use it, and its place is taken by a program that does nothing. Prisma Migrate
+takes the one that is in the package as WebAssembly.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from demo.project import ROOT
 from tests.support.run_folder import VARIABLE
 
 SOURCE = ROOT / "tests" / "prisma"
+MIGRATE = SOURCE / "migrate"
 SCHEMA = SOURCE / "monolith.prisma"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pgsplit-tests"
 OLDEST = (20, 19)
 QUIET = {
     "PRISMA_SCHEMA_ENGINE_BINARY": shutil.which("true") or "/bin/true",
+    "PRISMA_QUERY_ENGINE_LIBRARY": shutil.which("true") or "/bin/true",
     "CHECKPOINT_DISABLE": "1",
     "PRISMA_HIDE_UPDATE_MESSAGE": "1",
     "NO_COLOR": "1",
@@ -91,7 +94,7 @@ class Application:
 
 def application(home: Path) -> Application:
     """Make an application's folder; skip the test where Node or its packages can't be had."""
-    packages = _packages()
+    packages = _packages(SOURCE)
     home.mkdir()
     for file in SOURCE.glob("*.*s*"):
         shutil.copy(file, home)
@@ -100,7 +103,28 @@ def application(home: Path) -> Application:
     return Application(home)
 
 
-def _packages() -> Path:
+def migrate(home: Path, url: str, *arguments: str) -> str:
+    """Run `prisma migrate` on a folder with `prisma/schema.prisma`; give what it says.
+
+    Skips the test where Node or Prisma's packages can't be had.
+    """
+    packages = _packages(MIGRATE)
+    if not (home / "node_modules").exists():
+        (home / "node_modules").symlink_to(packages)
+        shutil.copy(MIGRATE / "package.json", home)
+        shutil.copy(MIGRATE / "prisma.config.mjs", home)
+    done = subprocess.run(
+        ["node", "node_modules/prisma/build/index.js", "migrate", *arguments],
+        cwd=home,
+        env={**os.environ, **QUIET, "DATABASE_URL": url, "PAYMENTS_WRITE_URL": url},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _packages(source: Path) -> Path:
     if not shutil.which("node") or not shutil.which("npm"):
         pytest.skip("Node is not installed; apt-get install nodejs npm")
     said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
@@ -108,21 +132,21 @@ def _packages() -> Path:
     assert found, said
     if (int(found[1]), int(found[2])) < OLDEST:
         pytest.skip(f"Prisma 7 needs Node 20.19 or later; this is {said.strip()}")
-    lock = (SOURCE / "package-lock.json").read_bytes()
+    lock = (source / "package-lock.json").read_bytes()
     place = CACHE / f"prisma-{hashlib.sha256(lock).hexdigest()[:16]}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         if not place.exists():
-            _install(place)
+            _install(source, place)
     return place / "node_modules"
 
 
-def _install(place: Path) -> None:
+def _install(source: Path, place: Path) -> None:
     """Install the packages; the folder gets its name only when it is complete."""
     draft = Path(tempfile.mkdtemp(dir=CACHE))
     for name in ("package.json", "package-lock.json"):
-        shutil.copy(SOURCE / name, draft)
+        shutil.copy(source / name, draft)
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
     done = subprocess.run(command, cwd=draft, capture_output=True, text=True)
     if done.returncode:

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,16 @@ def programs(version: str) -> Path:
 
 @dataclass
 class Node:
-    """A server: its version, its folder with data and log, its port. It trusts everybody."""
+    """A server: its version, its folder with data and log, its port. It trusts everybody.
+
+    `settings` are those that it has beside `SETTINGS`, or instead of them.
+    """
 
     name: str
     version: str
     folder: Path
     port: int
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
@@ -97,7 +101,7 @@ class Node:
         if not self.is_running():
             self._wait_for_the_end()
             (self.data / "postmaster.pid").unlink(missing_ok=True)
-            settings = {**SETTINGS, "port": str(self.port)}
+            settings = {**SETTINGS, **self.settings, "port": str(self.port)}
             options = [word for pair in settings.items() for word in ("-c", "=".join(pair))]
             with (self.folder / "log").open("ab") as log:
                 os.chown(log.fileno(), *account())

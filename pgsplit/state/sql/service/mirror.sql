@@ -56,6 +56,45 @@ begin
 end
 $hold$;
 
+-- Keeps the service's team from rewriting a table that is captured, such as by another type of a
+-- column, until the transaction ends; and refuses if that happened after the snapshot: then the
+-- table looks empty in it, too, and all its rows would be deleted from the mirror.
+create or replace function split.hold_own_tables()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $hold$
+declare
+    captured oid[] := array(
+        select triggers.tgrelid
+        from split.service
+        inner join pg_class as class
+            on class.relnamespace = to_regnamespace(quote_ident(service.database))
+        inner join pg_trigger as triggers on triggers.tgrelid = class.oid
+        where service.switched_at is not null and triggers.tgname = 'split_capture'
+    );
+    held text := (
+        select string_agg(there.oid::regclass::text, ', ' order by there.oid)
+        from unnest(captured) as there (oid)
+        where pg_relation_filenode(there.oid) is not null  -- else it is gone
+    );
+    rewritten text;
+begin
+    if held is null then
+        return;
+    end if;
+    execute format('lock table %s in access share mode', held);
+    select oid::regclass::text into rewritten from pg_class
+    where oid = any(captured) and relfilenode <> pg_relation_filenode(oid);
+    if rewritten is not null then
+        raise exception using
+            errcode = 'serialization_failure',
+            message = format('%s was rewritten after this transaction''s snapshot was taken.', rewritten),
+            hint = 'Try again.';
+    end if;
+end
+$hold$;
+
 -- A trigger function that refuses every writer but split.sync(). Triggers of this kind do not fire
 -- for replication. Runs as the schema's owner, since whoever it refuses may lack the right to ask.
 create or replace function split.refuse_edits()

@@ -62,7 +62,8 @@ $recognize$;
 -- may fail or be killed at any moment: nothing is lost and nothing is done twice. Callers lock
 -- split.turn before their snapshot, so they run one after another. Without that lock the second one
 -- gets a serialization failure and retries; so does one whose snapshot is older than a TRUNCATE of
--- the mirror. Foreign keys are checked at the end, so the order of the tables does not matter.
+-- the mirror, or than an ALTER TABLE that has rewritten a table of the service's. Foreign keys are
+-- checked at the end, so the order of the tables does not matter.
 --
 -- After the switch the reverse models come first: they write the mirror, which replication takes
 -- to the monolith. Only then come the others, so that they read the mirror as the service has it.
@@ -101,6 +102,7 @@ begin
     end if;
     lock table split.turn in exclusive mode;
     perform split.hold_mirror();
+    perform split.hold_own_tables();
     perform split.recognize_tables();
     set constraints all deferred;
     perform set_config('split.is_syncing', 'on', true);
