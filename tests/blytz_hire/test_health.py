@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import psutil
@@ -24,6 +18,7 @@ from pgsplit.project.endpoints import resolve
 from pgsplit.state.ledger import open_ledger
 from tests.support import schemas
 from tests.support.servers import PASSWORD, free_port
+from tests.support.serving import application, get, served
 from tests.support.split import Split
 from tests.support.switching import one, ran, words
 from tests.support.waiting import until
@@ -48,62 +43,11 @@ def as_watcher(split: Split) -> Split:
     return replace(split, connections=resolve(PROJECT, environ), environ=environ)
 
 
-class Application(ThreadingHTTPServer):
-    """A service's application with a health page: what it says next is `says`."""
-
-    says: tuple[int, str] = (200, '{"status": "UP"}')
-
-
-@contextmanager
-def application() -> Iterator[Application]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = made.says
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with Application(("127.0.0.1", 0), Handler) as made:
-        thread = threading.Thread(target=made.serve_forever)
-        thread.start()
-        yield made
-        made.shutdown()
-        thread.join()
-
-
 def looked(split: Split, *arguments: str, code: int = 0) -> dict[str, Any]:
     """Run `health --json`; give the document, which has to be as described."""
     done = split.runner("health", "--json", *arguments)
     assert done.returncode == code, done.stdout + done.stderr
     return schemas.validate(done.stdout)
-
-
-def get(url: str) -> tuple[int, str]:
-    """Fetch a page; give its status and text."""
-    try:
-        with urllib.request.urlopen(url, timeout=60) as found:
-            return found.status, found.read().decode()
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return refused.code, refused.read().decode()
-
-
-@contextmanager
-def served(split: Split, *command: str) -> Iterator[str]:
-    """Run a command with --serve in a process of its own; give where it serves."""
-    with split.start(*command, "--serve", "0") as process:
-        try:
-            assert process.stdout is not None
-            found = re.search(r"http://127.0.0.1:\d+", process.stdout.readline())
-            assert found
-            yield found[0]
-        finally:
-            process.terminate()
-            said = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and not said, said
 
 
 def test_login_with_few_rights_sees_everything_and_writes_nothing(switched: Split) -> None:
@@ -152,16 +96,14 @@ def test_login_with_few_rights_sees_everything_and_writes_nothing(switched: Spli
 
 def test_each_thing_that_is_wrong_is_said_with_what_fixes_it(switched: Split) -> None:
     with application() as app:
-        host, port = app.server_address[:2]
-        url = f"http://{host!s}:{port}/health"
-        split = replace(switched, environ={**switched.environ, "PAYMENTS_HEALTH_URL": url})
+        split = replace(switched, environ={**switched.environ, "PAYMENTS_HEALTH_URL": app.url})
         said = ran(split, "health")
         assert "✓ payments_db switched, page 200, follows, lag" in said
         app.says = (200, '{"status": "DOWN"}')
         assert "its status is 'DOWN', and not one of ok, pass" in ran(split, "health", code=ILL)
         app.says = (503, "no database")
         said = ran(split, "health", code=ILL)
-        assert f"it says 503 Service Unavailable: no database. hint: curl -i {url}" in said
+        assert f"it says 503 Service Unavailable: no database. hint: curl -i {app.url}" in said
     assert "refused" in ran(split, "health", "payments", code=ILL)
     with_login = {"PAYMENTS_HEALTH_URL": "http://me:secret@localhost/"}
     done = switched.runner("health", **with_login)
