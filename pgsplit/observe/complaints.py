@@ -37,6 +37,14 @@ def kept(name: str, kept_bytes: int, limit_bytes: int | None, where: str) -> Ite
         )
 
 
+def half_landed(service: Service) -> str:
+    """Say that the slot of a landing keeps WAL although nobody reads it."""
+    return (
+        f"A landing of {service.database} was interrupted, or is under way. Its slot keeps WAL"
+        f" on the monolith.\n  hint:  runner.py run {service.role}"
+    )
+
+
 def failing(service: Service, since: object, failure: str) -> str:
     """Say since when every sync of a service has failed, and why."""
     return (

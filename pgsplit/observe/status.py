@@ -367,7 +367,4 @@ def _look_for_half_landed(monolith: Connection, found: Status) -> None:
     service = found.service
     if held := slot(monolith, service.replication):
         found.wal_kept_bytes = held.kept_bytes
-        found.warnings.append(
-            f"A landing of {service.database} was interrupted, or is under way. Its slot keeps WAL"
-            f" on the monolith.\n  hint:  runner.py run {service.role}"
-        )
+        found.warnings.append(complaints.half_landed(service))

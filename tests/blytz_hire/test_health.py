@@ -137,13 +137,25 @@ def test_each_thing_that_is_wrong_is_said_with_what_fixes_it(switched: Split) ->
             monolith.execute(f"{at} where step = 'switch: close'")
             assert "have been blocked on both sides for" in ran(switched, "health", code=ILL)
             payments.execute("update split.gates set is_open = true")
-        monolith.execute("insert into split.ledger (service, step, intent)"
-                         " values ('payments_db', 'rollback', '{}')")  # fmt: skip
+        with open_ledger(switched.connections):
+            monolith.execute(
+                "insert into split.ledger (service, step, intent)"
+                " values ('payments_db', 'rollback', '{}')"
+            )
+            assert "rollback under way" in ran(switched, "health")
         said = ran(switched, "health", code=ILL)
         assert "The last rollback of payments_db was interrupted." in said
         assert "hint: runner.py resume" in said
-        with open_ledger(switched.connections):
-            assert "rollback under way" in ran(switched, "health")
+
+
+def test_service_that_is_only_landed_is_well_though_its_stream_rests(landed: Split) -> None:
+    (stream,) = looked(landed)["services"]["payments_db"]["streams"].values()
+    assert (stream["status"], stream["lag_seconds"]) == ("paused", None)
+    assert stream["wal_kept_bytes"] is not None
+    # As after a landing that was interrupted: nobody reads its slot.
+    with landed.monolith() as monolith:
+        monolith.execute("update split.states set state = 'provisioned'")
+    assert "A landing of payments_db was interrupted" in ran(landed, "health", code=ILL)
 
 
 def looked_well(split: Split) -> bool:

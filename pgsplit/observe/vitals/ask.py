@@ -164,9 +164,11 @@ class Database(Asker[Answer]):
         """Ask what may be read, then all of it in one statement, as of one moment."""
         connection = self._connected()
         about, readable = _rows(connection, FIRST)
-        if self.service and about[0]["mark"] != self.service.mark:
-            raise strangers.not_provisioned(connection, self.service)
         there = {row["name"]: row for row in readable}
+        if self.service:
+            is_other = about[0]["mark"] not in (None, self.service.mark)
+            if is_other or "service" not in there:
+                raise strangers.not_provisioned(connection, self.service)
         asked, refused, notes = [], list[str](), list[str]()
         for one in self.questions:
             closed = [name for name in one.reads if name in there and not there[name]["may_read"]]

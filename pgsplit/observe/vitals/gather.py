@@ -81,18 +81,30 @@ class Watch:
             if pages.get(one.database)
         }
         self._one_at_a_time = threading.Lock()
+        self._latest: tuple[float, Look] | None = None
 
     def look(self) -> Look:
-        """Ask all databases and pages at once; one that does not answer keeps nobody waiting."""
+        """Ask all databases and pages at once; one that does not answer keeps nobody waiting.
+
+        Those who ask meanwhile share the next look, so that they don't queue up.
+        """
+        asked = time.monotonic()
         with self._one_at_a_time:
+            if self._latest and self._latest[0] >= asked:
+                return self._latest[1]
             started = time.monotonic()
-            for page in self.pages.values():
-                page.begin()
-            for database in self.databases.values():
-                database.begin()
-            until = started + ANSWER_SECONDS
-            answers = {name: one.finish(until) for name, one in self.databases.items()}
-            replies = {name: one.finish(until) for name, one in self.pages.items()}
+            found = self._look(started)
+            self._latest = started, found
+            return found
+
+    def _look(self, started: float) -> Look:
+        for page in self.pages.values():
+            page.begin()
+        for database in self.databases.values():
+            database.begin()
+        until = started + ANSWER_SECONDS
+        answers = {name: one.finish(until) for name, one in self.databases.items()}
+        replies = {name: one.finish(until) for name, one in self.pages.items()}
         control = self.connections.control
         found = []
         for service in self.services:

@@ -55,6 +55,9 @@ def _of_operation(found: Vitals) -> Iterator[str]:
 def _of_streams(found: Vitals) -> Iterator[str]:
     if found.operation:
         return  # it takes streams apart and makes them
+    if found.state is State.PROVISIONED and found.streams and not found.is_runner_at_work:
+        yield complaints.half_landed(found.service)
+        return
     for one in found.streams:
         if one.is_known and (problem := _of_stream(found, one)):
             yield problem
@@ -76,7 +79,7 @@ def _of_stream(found: Vitals, one: StreamVitals) -> str:
             f"{course.name} is not proven any more, as found on"
             f" {rfc3339(one.broken_at, 'seconds')}: {one.reason}.\n  hint:  {more}"
         )
-    if not one.is_enabled and (found.state is not State.LANDED or course.kind != "forward"):
+    if not one.is_enabled and found.state and found.state.reached(State.BUILT):
         place = found.service.project.short(course.target)
         place = "monolith" if course.kind == "reverse" else place
         return (

@@ -81,7 +81,8 @@ class Vitals:
 
     `state` is None if the control database did not answer. `closed` tells by side whether the
     write fence is closed, and `closed_at` since when, if a cutover has closed it. `seen_at` is the
-    follower's last sign of life, by the service's clock.
+    follower's last sign of life, by the service's clock. `operation` is one that is not finished;
+    unless it `is_under_way`, it was interrupted.
     """
 
     service: Service
@@ -100,6 +101,7 @@ class Vitals:
     closed_at: Mapping[str, datetime] = field(default_factory=dict)
     operation: str = ""
     is_under_way: bool = False
+    is_runner_at_work: bool = False
     pause: tuple[Operation, Pause] | None = None
 
     @property
@@ -110,10 +112,13 @@ class Vitals:
 
     @property
     def blocked_seconds(self) -> float:
-        """How long writers have been blocked on both sides; 0 if they are not, or nobody knows."""
+        """How long writers have been blocked on both sides; 0 if they are not, or nobody knows.
+
+        That is since the later one of the fences was closed.
+        """
         if not all(self.closed.get(side) for side in SIDES):
             return 0.0
-        return max((self._ago(at) for at in self.closed_at.values()), default=0.0)
+        return max(0.0, min((self._ago(at) for at in self.closed_at.values()), default=0.0))
 
     @property
     def silent_seconds(self) -> float | None:
@@ -152,9 +157,12 @@ def vitals(service: Service, answers: Mapping[str, Answer], control: str) -> Vit
     entries = [Entry(**row) for row in there.rows.get("ledger", ())]
     account = Account(service, stands, [e for e in entries if e.service == service.database], ())
     operations = account.operations
-    unfinished = operations[-1].name if operations and operations[-1].runs[-1].is_unfinished else ""
-    courses = _courses(service, stands, states, control)
-    streams = tuple(_stream(one, answers[one.source], answers[one.target]) for one in courses)
+    latest = operations[-1].runs[-1] if operations else None
+    unfinished = latest if latest and latest.is_unfinished else None
+    courses = _courses(service, stands, states, there)
+    streams = tuple(
+        _stream(one, answers[one.source], answers[one.target], stands) for one in courses
+    )
     found = _tables(here)
     incoming = [one.lag_seconds for one in streams if one.course.kind != "reverse"]
     found["lag_seconds"] = _lag(found, here, there, incoming)
@@ -168,20 +176,34 @@ def vitals(service: Service, answers: Mapping[str, Answer], control: str) -> Vit
         proofs=_proofs(account, here, there),
         closed=_closed(service, here, there),
         closed_at=_closed_at(account.steps),
-        operation=unfinished,
-        is_under_way=bool(unfinished and there.only("runner")),
+        operation=unfinished.step if unfinished else "",
+        is_under_way=bool(unfinished and _is_at_work(there, unfinished.started_at)),
+        is_runner_at_work=bool(there.rows.get("runner")),
         pause=account.last_pause,
         **found,
     )
 
 
+def _is_at_work(there: Answer, since: datetime) -> bool:
+    """Tell whether the runner that is at work has begun what began then."""
+    if not there.rows.get("runner"):
+        return False
+    begun = there.only("runner").get("since")
+    return begun is None or begun <= since
+
+
 def _courses(
-    service: Service, stands: State, states: Mapping[str, State], control: str
+    service: Service, stands: State, states: Mapping[str, State], there: Answer
 ) -> Iterator[Course]:
-    """Give the streams that a service has to have in its state."""
+    """Give the streams that a service has to have in its state.
+
+    A landing that is under way, or was interrupted, has a slot that keeps WAL.
+    """
+    name, database, control = service.replication, service.database, there.target
     if not stands.reached(State.LANDED):
+        if name in there.named("slots"):
+            yield Course("forward", name, database, control, database)
         return
-    name, database = service.replication, service.database
     completed = [one for one in owners(service) if states.get(one.database) is State.COMPLETED]
     if stands is not State.COMPLETED or len(completed) < len(owners(service)):
         yield Course("forward", name, database, control, database)
@@ -193,8 +215,8 @@ def _courses(
         yield Course("reverse", back, f"{database} back", database, control)
 
 
-def _stream(course: Course, source: Answer, target: Answer) -> StreamVitals:
-    """Look at both ends of a stream."""
+def _stream(course: Course, source: Answer, target: Answer, stands: State) -> StreamVitals:
+    """Look at both ends of a stream; before the service is built, it is meant to rest."""
     if source.error or target.error:
         return StreamVitals(course, is_known=False)
     slot = source.named("slots").get(course.name, {})
@@ -204,12 +226,12 @@ def _stream(course: Course, source: Answer, target: Answer) -> StreamVitals:
     return StreamVitals(
         course,
         True,
-        _missing(course, slot, subscription),
+        _missing(course, slot, subscription) if stands.reached(State.LANDED) else "",
         bool(subscription.get("is_enabled")),
         bool(subscription.get("is_running")),
         bool(subscription.get("is_blocked")),
         subscription.get("errors", 0),
-        _age(course, slot, source, target),
+        _age(course, slot, source, target) if stands.reached(State.BUILT) else None,
         slot.get("behind_bytes"),
         slot.get("kept_bytes"),
         slot.get("limit_bytes"),
@@ -301,10 +323,11 @@ def _closed(service: Service, here: Answer, there: Answer) -> dict[str, bool]:
 
 
 def _closed_at(entries: Sequence[Entry]) -> dict[str, datetime]:
-    """Tell by side when a cutover last closed its write fence."""
+    """Tell by side when a cutover last closed its write fence, or began to."""
     closers = {"switch: close": "monolith", "rollback: close": "service"}
-    return {
-        closers[entry.step]: datetime.fromisoformat(entry.detail["closed_at"])
-        for entry in entries
-        if entry.step in closers and "closed_at" in entry.detail
-    }
+    found = {}
+    for entry in entries:
+        if entry.step in closers:
+            said = entry.detail.get("closed_at")  # nothing while it is at it
+            found[closers[entry.step]] = datetime.fromisoformat(said) if said else entry.started_at
+    return found
