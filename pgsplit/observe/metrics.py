@@ -81,6 +81,7 @@ class VitalSigns(Collector):
         yield from _of_streams([one.vitals for one in found.services])
         yield from _of_proofs([one.vitals for one in found.services])
         yield from _of_cutovers([one.vitals for one in found.services])
+        yield from _of_pauses([one.vitals for one in found.services])
 
 
 def registry(watch: Watch) -> CollectorRegistry:
@@ -277,6 +278,10 @@ def _of_cutovers(services: Iterable[Vitals]) -> Iterator[Metric]:
                 if one.is_under_way is is_under_way
             ),
         )
+
+
+def _of_pauses(services: Iterable[Vitals]) -> Iterator[Metric]:
+    found = _by_service(services)
     pauses = {(*key, one.pause[0].name): one.pause[1] for key, one in found.items() if one.pause}
     cutover = ("service", "operation")
     yield _gauge(

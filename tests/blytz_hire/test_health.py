@@ -168,11 +168,11 @@ def test_database_that_is_down_or_frozen_holds_up_nobody(switched: Split) -> Non
         assert get(f"{at}/healthz") == (200, "ok\n")
         assert get(f"{at}/readyz") == (200, "ok\n")
         assert get(f"{at}/")[0] == 404
-        (pid,) = switched.server.execute(
+        ours = (
             "select pid from pg_stat_activity"
             " where application_name = 'pgsplit health' and datname = 'payments_db'"
-        )[0]
-        backend = psutil.Process(pid)
+        )
+        backend = psutil.Process(switched.server.execute(ours)[0][0])
         backend.suspend()
         try:
             status, said = get(f"{at}/readyz")
@@ -183,8 +183,10 @@ def test_database_that_is_down_or_frozen_holds_up_nobody(switched: Split) -> Non
             backend.resume()
         until(lambda: get(f"{at}/readyz")[0] == 200)
 
+        backend.terminate()  # a connection that was lost is made again
+        assert get(f"{at}/readyz") == (200, "ok\n")
         switched.server.execute("alter database payments_db allow_connections false")
-        backend.terminate()
+        switched.server.execute(ours.replace("pid", "pg_terminate_backend(pid)", 1))
         status, said = get(f"{at}/readyz")  # the connection that it had is lost
         assert status == 503 and "payments_db" in said
         found = looked(switched, code=ILL)["services"]["payments_db"]
@@ -201,3 +203,4 @@ def test_database_that_is_down_or_frozen_holds_up_nobody(switched: Split) -> Non
     done = switched.runner("health", BLYTZ_HIRE_URL=nowhere)
     assert done.returncode == ILL and done.stdout.startswith("✗ blytz_hire: ")
     assert "state unknown, no database" in words(done.stdout)
+    assert done.stdout.count("warning: ") == 1  # they are all on that server

@@ -45,6 +45,22 @@ MINUTE, HOUR = 60, 3600
 # By series: its value, and by how much it grows each second.
 Series = Mapping[str, tuple[float, float]]
 
+# What was broken, and the alerts that fire then, and no others.
+FIRE = {
+    "wrong": {"NotProven", "TotalsDiffer", "ParityBroken", "FollowerSilent"},
+    "broken": {
+        *("WritersBlocked", "OperationInterrupted", "StreamBroken", "StreamStopped", "SlotWal"),
+        *("FollowerSilent", "SyncFailing", "Lag", "StreamLag", "PageDown"),
+    },
+    "given up": {
+        *("WritersBlocked", "OperationInterrupted", "StreamBroken", "StreamStopped"),
+        *("StreamIncomplete", "SlotWalGoes", "FollowerSilent", "SyncFailing", "PageDown"),
+    },
+    "down": {"DatabaseDown", "OperationInterrupted", "PageDown"},
+    "old": {"ProofOld"},
+    "nothing": {"ExporterGone"},
+}
+
 needs_prometheus = pytest.mark.skipif(
     not (shutil.which("promtool") and shutil.which("prometheus")),
     reason="Prometheus is not installed; apt-get install prometheus",
@@ -205,25 +221,30 @@ def break_all(split: Split) -> None:
     keep_wal(split)
 
 
+def with_wrong_proofs(split: Split) -> Series:
+    """Let all comparisons fail, and then succeed; give the metrics in between."""
+    with split.service("payments_db") as payments:
+        row = payments.execute("select id, sender_id from payments_db.payments order by id limit 1")
+        key, sender = row.fetchone() or ("", "")
+    changed = "update payments_db.payments set sender_id = %s where id = %s"
+    split.replicate("payments_db", changed, "ghost", key)
+    for command in ("totals", "verify", "parity"):
+        ran(split, command, "payments", code=DataDiffers.exit_code)
+    found = series(split.runner("metrics").stdout)
+    split.replicate("payments_db", changed, sender, key)
+    for command in ("totals", "verify", "parity"):
+        ran(split, command, "payments")
+    return found
+
+
 @pytest.mark.slow
 @needs_prometheus
 def test_alerts_fire_when_they_should_and_the_dashboard_has_data(
     verified: Split, tmp_path: Path
 ) -> None:
     split = verified
-    with split.service("payments_db") as payments:
-        row = payments.execute("select id, sender_id from payments_db.payments order by id limit 1")
-        key, sender = row.fetchone() or ("", "")
-    ghost = "update payments_db.payments set sender_id = %s where id = %s"
-    split.replicate("payments_db", ghost, "ghost", key)
-    for command in ("totals", "verify", "parity"):
-        ran(split, command, "payments", code=DataDiffers.exit_code)
-    wrong = series(split.runner("metrics").stdout)
-    split.replicate("payments_db", ghost, sender, key)
-    for command in ("totals", "verify", "parity"):
-        ran(split, command, "payments")
+    wrong = with_wrong_proofs(split)
     move(split, "switch")
-
     with application() as app:
         split = replace(split, environ={**split.environ, "PAYMENTS_HEALTH_URL": app.url})
         with served(split, "metrics") as at, Follower(split):
@@ -246,21 +267,7 @@ def test_alerts_fire_when_they_should_and_the_dashboard_has_data(
         split.server.execute("alter database payments_db allow_connections false")
         down = series(split.runner("metrics").stdout)
 
-    fire = {
-        "wrong": {"NotProven", "TotalsDiffer", "ParityBroken", "FollowerSilent"},
-        "broken": {
-            *("WritersBlocked", "OperationInterrupted", "StreamBroken", "StreamStopped", "SlotWal"),
-            *("FollowerSilent", "SyncFailing", "Lag", "StreamLag", "PageDown"),
-        },
-        "given up": {
-            *("WritersBlocked", "OperationInterrupted", "StreamBroken", "StreamStopped"),
-            *("StreamIncomplete", "SlotWalGoes", "FollowerSilent", "SyncFailing", "PageDown"),
-        },
-        "down": {"DatabaseDown", "OperationInterrupted", "PageDown"},
-        "old": {"ProofOld"},
-        "nothing": {"ExporterGone"},
-    }
-    expected = {name: {f"Pgsplit{one}" for one in found} for name, found in fire.items()}
+    expected = {name: {f"Pgsplit{one}" for one in found} for name, found in FIRE.items()}
     judge(
         [
             case("healthy", healthy, set()),

@@ -122,7 +122,7 @@ class Database(Asker[Answer]):
         started, rows, notes = time.monotonic(), dict[str, Rows](), list[str]()
         error: SplitError | None = None
         try:
-            rows, notes = self._ask()
+            rows, notes = self._ask_again_if_lost()
         except SplitError as refused:
             error = refused
         except psycopg.Error as failed:
@@ -143,6 +143,18 @@ class Database(Asker[Answer]):
         """Close the connection, unless its server still owes an answer."""
         if self.connection and not self.is_open:
             self.connection.close()
+
+    def _ask_again_if_lost(self) -> tuple[dict[str, Rows], list[str]]:
+        """Ask; connect again if a kept connection was lost, as after a restart of the server."""
+        is_kept = self.connection is not None and not self.connection.closed
+        try:
+            return self._ask()
+        except psycopg.OperationalError as failed:
+            if not (is_kept and is_lost(failed)):
+                raise
+            assert self.connection
+            self.connection.close()
+            return self._ask()
 
     def _explain(self, failed: psycopg.Error) -> SplitError:
         if self.connection:

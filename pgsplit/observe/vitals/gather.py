@@ -43,9 +43,13 @@ class Look:
 
     @property
     def problems(self) -> list[str]:
-        """All that is wrong."""
+        """All that is wrong; what many databases say of their server is said once."""
         first = [str(self.control.error)] if self.control.error else []
-        return first + [one for health in self.services for one in health.problems]
+        found = first + [one for health in self.services for one in health.problems]
+        once = dict[str, str]()
+        for one in found:
+            once.setdefault(one.partition("\n")[0], one)
+        return list(once.values())
 
     @property
     def notes(self) -> list[str]:

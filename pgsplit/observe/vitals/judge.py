@@ -117,13 +117,16 @@ def _of_tables(found: Vitals, max_lag: float) -> Iterator[str]:
         pending=found.pending,
         monolith=found.reverse_lag_seconds,
     )
-    role = service.role
+    role, database = service.role, service.database
     if proofs.is_proven is False:
-        yield f"The last verification found rows that differ.\n  hint:  runner.py verify {role}"
+        yield (
+            f"The last verification of {database} found rows that differ.\n"
+            f"  hint:  runner.py verify {role}"
+        )
     if proofs.differing:
-        yield f"{proofs.differing} totals differ.\n  hint:  runner.py totals {role}"
+        yield (f"{proofs.differing} totals of {database} differ.\n  hint:  runner.py totals {role}")
     if proofs.broken:
         yield (
-            f"{proofs.broken:,} references that had a foreign key lead nowhere.\n"
+            f"{proofs.broken:,} references of {database} that had a foreign key lead nowhere.\n"
             f"  hint:  runner.py parity {role}"
         )
