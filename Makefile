@@ -9,7 +9,7 @@ ROWS ?= 50000
 PYTEST := .venv/bin/pytest --numprocesses 2 --dist load --maxschedchunk 1
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test test-quick test-faults test-orchestration lint docs bench bench-following bench-proof bench-switching bench-shared torture torture-statements \
+.PHONY: demo test test-quick test-faults test-orchestration lint docs bench bench-following bench-proof bench-switching bench-shared bench-watching torture torture-statements \
 	lock clean
 
 demo: .venv/ready
@@ -82,6 +82,10 @@ bench-switching: .venv/ready
 # How soon users are the same in all services, and what a look into the cache costs; ten minutes
 bench-shared: .venv/ready
 	.venv/bin/python -m bench.shared
+
+# What health and a scrape of metrics cost, on the databases of the settings; after make demo.
+bench-watching: .venv/ready
+	.venv/bin/python -m bench.watching
 
 # The same versions for users as the tests have
 lock:

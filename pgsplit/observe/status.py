@@ -10,9 +10,9 @@ from datetime import datetime
 from psycopg import errors, sql
 
 from pgsplit.base.errors import SplitError
-from pgsplit.base.text import seconds
 from pgsplit.cutover import retire
-from pgsplit.observe import lag
+from pgsplit.observe import complaints, lag
+from pgsplit.observe.complaints import FOLLOWER_IS_AT_WORK_SECONDS, NO_FOLLOWER
 from pgsplit.postgres.connect import explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
@@ -22,7 +22,7 @@ from pgsplit.replication.own_changes import Harm, can_tell_of_completed, own_cha
 from pgsplit.replication.reverse import ReverseStream
 from pgsplit.replication.session import Session
 from pgsplit.replication.shared import SharedStream, completed_owners, needs_monolith
-from pgsplit.replication.slot import Connection, Slot, slot
+from pgsplit.replication.slot import Connection, slot
 from pgsplit.replication.stream import BaseStream, Stream
 from pgsplit.replication.sync import how_far
 from pgsplit.routing import env_file, faults
@@ -34,10 +34,6 @@ from pgsplit.state.saga import left_unfinished
 
 PROBE_SECONDS = 2.0
 PROBE_INTERVAL_SECONDS = 0.02
-NEAR_LIMIT = 0.8
-MUCH_WAL_BYTES = 10 * 2**30
-FOLLOWER_IS_AT_WORK_SECONDS = 30.0
-NO_FOLLOWER = "no follower"
 
 ROWS = """
     select class.relname, greatest(class.reltuples, 0)::bigint
@@ -264,7 +260,9 @@ def _look_at_reverse(stream: ReverseStream, found: Status) -> None:
     found.way_back, found.way_back_lag_seconds = _look_at_stream(stream, found)
     if held := stream.slot():
         found.way_back_kept_bytes = held.kept_bytes
-        _warn_of_kept(found, stream.name, held, found.service.database)
+        found.warnings += complaints.kept(
+            stream.name, held.kept_bytes, held.limit_bytes, found.service.database
+        )
 
 
 def _look_at_triggers(stream: Stream, found: Status) -> None:
@@ -322,10 +320,7 @@ def _look_at_records(stream: Stream, found: Status) -> None:
     except (errors.UndefinedColumn, errors.UndefinedTable):
         return  # the schema is of an older version
     if failed:
-        found.warnings.append(
-            f"Every sync of {found.service.database} has failed since {failed[0]}: {failed[1]}\n"
-            f"  hint:  Fix that, then: runner.py sync {found.service.role}"
-        )
+        found.warnings.append(complaints.failing(found.service, *failed))
     found.quarantined = dict(kept)
     if kept:
         rows = ", ".join(f"{name} ({rows:,} row(s))" for name, rows in kept)
@@ -335,11 +330,7 @@ def _look_at_records(stream: Stream, found: Status) -> None:
 def _warn_of_no_follower(stream: Stream, found: Status) -> None:
     row = stream.database.execute(LAST_SYNC).fetchone()
     if found.pending and row and row[0] and row[0] > FOLLOWER_IS_AT_WORK_SECONDS:
-        found.warnings.append(
-            f"{found.pending:,} changes wait to be applied, and the last sync was"
-            f" {seconds(row[0])} ago: {NO_FOLLOWER} of {found.service.database} is running.\n"
-            f"  hint:  runner.py sync {found.service.role} --follow"
-        )
+        found.warnings.append(complaints.no_follower(found.service, found.pending, row[0]))
 
 
 def _probe(stream: BaseStream) -> float | None:
@@ -368,7 +359,9 @@ def _look_at_slot(monolith: Connection, found: Status) -> None:
         return  # require_unbroken reports it
     found.lag_bytes = held.behind_bytes
     found.wal_kept_bytes, found.wal_limit_bytes = held.kept_bytes, held.limit_bytes
-    _warn_of_kept(found, found.service.replication, held, "the monolith")
+    found.warnings += complaints.kept(
+        found.service.replication, held.kept_bytes, held.limit_bytes, "the monolith"
+    )
 
 
 def _look_for_half_landed(monolith: Connection, found: Status) -> None:
@@ -376,23 +369,4 @@ def _look_for_half_landed(monolith: Connection, found: Status) -> None:
     service = found.service
     if held := slot(monolith, service.replication):
         found.wal_kept_bytes = held.kept_bytes
-        found.warnings.append(
-            f"A landing of {service.database} was interrupted, or is under way. Its slot keeps WAL"
-            f" on the monolith.\n  hint:  runner.py run {service.role}"
-        )
-
-
-def _warn_of_kept(found: Status, name: str, held: Slot, where: str) -> None:
-    kept, limit = held.kept_bytes, held.limit_bytes
-    if limit is not None and kept > limit * NEAR_LIMIT:
-        found.warnings.append(
-            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where} and is lost at"
-            f" {limit // 2**20} MB; changes that it has not sent are then lost to the mirror.\n"
-            "  hint:  Let it catch up: runner.py sync, or raise max_slot_wal_keep_size."
-        )
-    elif limit is None and kept > MUCH_WAL_BYTES:
-        found.warnings.append(
-            f"The slot {name} keeps {kept // 2**20} MB of WAL on {where}; only the disk"
-            " limits it.\n"
-            "  hint:  Let it catch up: runner.py sync, or set max_slot_wal_keep_size."
-        )
+        found.warnings.append(complaints.half_landed(service))

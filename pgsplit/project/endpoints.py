@@ -28,6 +28,7 @@ from pgsplit.postgres.connect import (
     url_of,
 )
 from pgsplit.project import strangers
+from pgsplit.project.page_url import page_url
 from pgsplit.project.project import Project
 from pgsplit.project.settings import Settings
 
@@ -45,7 +46,8 @@ class Connections:
     shall not be in the project. `application_url` is the URL by which applications log in to the
     monolith, and empty if none was given: then it is what they have used so far. `pgbouncer_url` is
     empty without a PgBouncer, and `after_change` if no command shall run after routes have changed.
-    `notify` is a command, and `notify_url` a webhook, that notices go to.
+    `notify` is a command, and `notify_url` a webhook, that notices go to. `health_urls` are the
+    pages, by service, that say how its application is.
     """
 
     project: Project
@@ -61,6 +63,7 @@ class Connections:
     notify_url: str = ""
     max_lag_seconds: float = MAX_LAG_SECONDS
     replication_urls: Mapping[str, str] = field(default_factory=dict)
+    health_urls: Mapping[str, str] = field(default_factory=dict)
     _own: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
@@ -194,7 +197,8 @@ def resolve(
             by which applications log in to the monolith, `…_CONTROL_URL` that of the control
             database if it has moved, and `…_AFTER_CHANGE` a command to run after routes have
             changed.
-            `PGBOUNCER_ADMIN_URL` is the console of PgBouncer.
+            `PGBOUNCER_ADMIN_URL` is the console of PgBouncer, and `ROLE_HEALTH_URL` a page that
+            says how a service's application is.
         home: the folder of the embedded server; by default the project's.
 
     Returns:
@@ -218,6 +222,9 @@ def resolve(
         "max_lag_seconds": _max_lag(settings, variable("MAX_LAG")),
         "replication_urls": {
             one: settings.get(variable("REPLICATION_URL", one), "") for one in services
+        },
+        "health_urls": {
+            name: page_url(settings, one.health_variable) for name, one in services.items()
         },
     }
     control = _control(settings, project)

@@ -68,6 +68,11 @@ class Service:
         return f"{self.role}_service"
 
     @property
+    def health_variable(self) -> str:
+        """The variable with the URL of its application's health page."""
+        return f"{self.role.upper()}_HEALTH_URL"
+
+    @property
     def mark(self) -> str:
         """The comment on its roles, and on the schema `split` in its database."""
         return f"made by the {self.project.name} split for {self.database}"

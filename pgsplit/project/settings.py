@@ -89,6 +89,7 @@ def known(project: Project) -> dict[str, Setting]:
                 f"as {key}.url",
                 is_url=True,
             ),
+            Setting(f"{key}.health_url", one.health_variable, "no page is asked"),
         ]
     return {one.variable: one for one in found}
 

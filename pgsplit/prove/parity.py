@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -41,6 +41,11 @@ CAN_RUN = """
     (select completed_at is null from split.service) or split.cannot_run(definition) is null
 """
 
+RECORD = """
+    update split.parity_tests set orphans = found.orphans, checked_at = clock_timestamp()
+    from unnest(%s::text[], %s::bigint[]) as found (name, orphans)
+    where parity_tests.name = found.name
+"""
 NOTE = """
     create temporary table {note} as select {key} as key, {column} as value from {orphans}
 """
@@ -127,6 +132,7 @@ def parity(
         found.update(_look_again(suspects, connections))
     references = []
     for service in services:
+        _record(service, found, connections)
         ordered = sorted(
             (one for one in found.values() if one.service == service.database),
             key=lambda one: (one.owner, one.table, one.column),
@@ -249,6 +255,18 @@ def _run(test: _Test, connections: Connections) -> Reference:
                 hint=f"dbt test --target {one.service} --select {test.name}",
             ) from error
     return replace(one, orphans=found.rowcount)
+
+
+def _record(service: Service, found: Mapping[_Test, Reference], connections: Connections) -> None:
+    """Keep what was found beside the tests, for health and metrics."""
+    orphans = {
+        test.name: one.orphans for test, one in found.items() if one.service == service.database
+    }
+    with connections.connect(service.database) as database:
+        try:
+            database.execute(RECORD, (list(orphans), list(orphans.values())))
+        except errors.UndefinedColumn:
+            return  # an earlier version has recorded the tests; the next build adds the columns
 
 
 def _tests(service: Service, connections: Connections) -> list[_Test]:

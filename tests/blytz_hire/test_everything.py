@@ -123,3 +123,5 @@ def test_monolith_is_split_into_six_databases_on_the_oldest_postgres(
         assert_totals_agree(split)
         assert_they_follow(split)
         assert_totals_agree(split)
+        health = split.runner("health")
+        assert health.returncode == 0, health.stdout

@@ -123,9 +123,10 @@ def test_commands_work_with_version_0_or_say_which_command_upgrades_it(
         ("rollback" if state == "switched" else "switch", "payments", "--dry-run"),
     ):
         ran(split, *command)
-    said = ran(split, "events", "payments", code=NotReady.exit_code)
-    assert f"version 0, and this needs version {VERSION}" in said
-    assert "hint: runner.py build payments" in said
+    for name in ("events", "health"):
+        said = ran(split, name, "payments", code=NotReady.exit_code)
+        assert f"version 0, and this needs version {VERSION}" in said
+        assert "hint: runner.py build payments" in said
 
 
 def test_provision_upgrades_a_version_0_schema_once(landed_0: Split) -> None:

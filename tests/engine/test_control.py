@@ -123,6 +123,8 @@ def test_everything_that_makes_sense_works_without_a_monolith(completed: World) 
         ("parity",),
         ("reconcile",),
         ("report", "--json"),
+        ("health",),
+        ("metrics",),
         ("backup", "ordering"),
     ):
         ran(world, *command, **alone)

@@ -1,0 +1,1 @@
+select count(*) as pending from split.changes;

@@ -1,0 +1,4 @@
+select
+    service as name,
+    at
+from split.heartbeats;

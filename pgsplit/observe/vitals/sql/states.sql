@@ -1,0 +1,5 @@
+select
+    service as name,
+    state,
+    since
+from split.states;
