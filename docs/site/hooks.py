@@ -1,0 +1,93 @@
+"""What the site has beyond `docs/`: each command's help, the schemas, and pages of the root.
+
+Everything is made while the site is built, so it can't be out of date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from pgsplit.cli.main import GROUPS, cli
+
+ROOT = Path(__file__).parents[2]
+# Pages of the root, and their names in the site. Links work on a code host, too.
+ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+ROW = re.compile(r"^\| (?P<names>.*)\]\(docs/(?P<page>[\w-]+\.md)\)", re.M)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are made here."""
+    made = {"commands.md": commands(), "schemas/index.md": schemas()}
+    for name, page in ROOT_PAGES.items():
+        made[page] = (ROOT / name).read_text("utf-8").replace("](docs/", "](")
+    for page, text in made.items():
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links of a code host to the site's pages."""
+    for name, made in ROOT_PAGES.items():
+        markdown = re.sub(rf"\]\((\.\./)?{re.escape(name)}", f"]({made}", markdown)
+    return markdown.replace("](schemas/)", "](schemas/index.md)")
+
+
+def commands() -> str:
+    """Give every command's help, as `--help` prints it; README's table names their pages."""
+    table = (ROOT / "README.md").read_text("utf-8")
+    pages = {
+        name: found["page"]
+        for found in ROW.finditer(table)
+        for name in re.findall(r"`(\w+)`", found["names"])
+    }
+    lines = [
+        "# Every command's help\n",
+        "This page is made from the commands themselves. `runner.py` is called `pgsplit`",
+        "[in another project](command-line.md), and has the same commands.\n",
+    ]
+    root = click.Context(cli, info_name="runner.py")
+    for group, names in GROUPS.items():
+        lines.append(f"## {group}\n")
+        for name in names:
+            found = cli.get_command(root, name)
+            assert found is not None, name
+            lines += _command(found, click.Context(found, info_name=name, parent=root))
+            lines.append(f"More: [{name}]({pages[name]}).\n")
+    return "\n".join(lines)
+
+
+def _command(command: click.Command, ctx: click.Context) -> list[str]:
+    usage = " ".join(command.collect_usage_pieces(ctx))
+    records: list[tuple[str, str]] = []
+    for one in command.get_params(ctx):
+        record = one.get_help_record(ctx)
+        if record and one.name != "help":
+            records.append(record)
+    rows = [f"| `{_cell(option)}` | {_cell(meaning)} |" for option, meaning in records]
+    text = inspect.cleandoc(command.help or "").replace("\b", "")
+    table = ["| option | meaning |", "|---|---|", *rows, ""] if rows else []
+    usage = f"```\n{ctx.command_path} {usage}\n```\n"
+    return [f"### {ctx.info_name}\n", usage, f"{text}\n", *table]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def schemas() -> str:
+    """List the JSON Schemas."""
+    lines = ["# JSON Schemas\n", "[The command line](../command-line.md#json) tells their use.\n"]
+    for file in sorted((ROOT / "docs" / "schemas").glob("*.json")):
+        schema: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        says = schema.get("description") or schema.get("title") or ""
+        lines.append(f"- [{file.name}]({file.name}) {says}")
+    return "\n".join(lines) + "\n"
