@@ -53,7 +53,8 @@ docs: .venv/ready
 	.venv/bin/dbt docs generate --static --empty-catalog --target communication_db \
 		--vars 'everything: true' --target-path target/docs
 
-# This documentation as a site that needs no network: target/site/index.html
+# This documentation as a site that needs no network: target/site/index.html. Its search needs a
+# server: python3 -m http.server -d target/site
 site: .venv/ready-dev
 	.venv/bin/python -m mkdocs build --strict
 

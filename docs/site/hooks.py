@@ -1,4 +1,4 @@
-"""What the site has beyond `docs/`: each command's help, the schemas, and pages of the root.
+"""What the site has beyond `docs/`: each command's help, the schemas, pages of the root, and CSS.
 
 Everything is made while the site is built, so it can't be out of date.
 """
@@ -21,12 +21,24 @@ from pgsplit.cli.main import GROUPS, cli
 ROOT = Path(__file__).parents[2]
 # Pages of the root, and their names in the site. Links work on a code host, too.
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+# Tables with whole sentences need the width of the window.
+CSS = """
+.md-grid { max-width: 86rem }
+.md-typeset table:not([class]) th { min-width: 0 }
+@media (min-width: 60em) {
+  .md-typeset table:not([class]) { display: table }
+  .md-typeset table:not([class]) td:first-child { min-width: 14em }
+}
+"""
+SQLSTATE = 5  # its length
+ERROR = re.compile(r"^\| (?P<texts>`[^|]+`) \| (?P<exit>[^|]+) \| (?P<meaning>.+) \|$", re.M)
+TABLE_HEAD = re.compile(r"^\| message \| exit .*\n\|---.*\n", re.M)
 ROW = re.compile(r"^\| (?P<names>.*)\]\(docs/(?P<page>[\w-]+\.md)\)", re.M)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made here."""
-    made = {"commands.md": commands(), "schemas/index.md": schemas()}
+    made = {"site.css": CSS, "commands.md": commands(), "schemas/index.md": schemas()}
     for name, page in ROOT_PAGES.items():
         made[page] = (ROOT / name).read_text("utf-8").replace("](docs/", "](")
     for page, text in made.items():
@@ -38,7 +50,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Lead links of a code host to the site's pages."""
     for name, made in ROOT_PAGES.items():
         markdown = re.sub(rf"\]\((\.\./)?{re.escape(name)}", f"]({made}", markdown)
+    if page.file.src_uri == "troubleshooting.md":
+        page.meta["search"] = {"boost": 4}
+        markdown = TABLE_HEAD.sub("", ERROR.sub(_with_heading, markdown))
     return markdown.replace("](schemas/)", "](schemas/index.md)")
+
+
+def _with_heading(row: re.Match[str]) -> str:
+    """Give an error a heading of its own, which the search finds and a link can lead to."""
+    first, *others = row["texts"].split("<br>")
+    more = "".join(f"{one}\\\n" for one in others)
+    kind = "SQLSTATE" if len(row["exit"]) == SQLSTATE else "Exit code"
+    return f"#### {first}\n\n{more}*{kind} {row['exit']}.* {row['meaning']}.\n"
 
 
 def commands() -> str:

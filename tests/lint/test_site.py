@@ -19,3 +19,4 @@ def test_site_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     for name in COMMANDS:
         assert f'<h3 id="{name}">' in pages["commands.html"]
     assert "--max-pause TIME" in pages["commands.html"]
+    assert '<h4 id="the-last-of-was-interrupted">' in pages["troubleshooting.html"]
