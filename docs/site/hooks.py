@@ -20,7 +20,11 @@ from pgsplit.cli.main import GROUPS, cli
 
 ROOT = Path(__file__).parents[2]
 # Pages of the root, and their names in the site. Links work on a code host, too.
-ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+ROOT_PAGES = {
+    "README.md": "overview.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 # Tables with whole sentences need the width of the window.
 CSS = """
 .md-grid { max-width: 86rem }
@@ -40,7 +44,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made here."""
     made = {"site.css": CSS, "commands.md": commands(), "schemas/index.md": schemas()}
     for name, page in ROOT_PAGES.items():
-        made[page] = (ROOT / name).read_text("utf-8").replace("](docs/", "](")
+        text = (ROOT / name).read_text("utf-8").replace("](docs/", "](")
+        made[page] = text.replace("[LICENSE](LICENSE)", "LICENSE")
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
     return files
