@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Message:
     hint: str = ""
 
 
+@cache
 def collect() -> dict[str, Message]:
     """Find all messages by their text: of Python, of SQL and of dbt's macros.
 
