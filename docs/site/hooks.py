@@ -88,6 +88,7 @@ def commands() -> str:
         for name in names:
             found = cli.get_command(root, name)
             assert found is not None, name
+            assert name in pages, f"the table of commands in README.md has no line for {name}"
             lines += _command(found, click.Context(found, info_name=name, parent=root))
             lines.append(f"More: [{name}]({pages[name]}).\n")
     return "\n".join(lines)
