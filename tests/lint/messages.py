@@ -94,8 +94,10 @@ def _said(
     node: ast.expr, codes: dict[str, int]
 ) -> Iterator[tuple[ast.expr, ast.expr | None, int | None]]:
     """Give the message that an expression makes, its hint, and the exit code."""
-    if isinstance(node, ast.Tuple) and len(node.elts) == 2 and _is_sentence(node.elts[0]):
-        yield node.elts[0], node.elts[1], None  # of what lists it
+    if isinstance(node, ast.Tuple) and len(node.elts) == 2:
+        what, hint = node.elts
+        if _is_sentence(what) and not isinstance(hint, ast.Lambda):
+            yield what, hint, None  # the code is that of the error that lists it
     if not isinstance(node, ast.Call):
         return
     named = {one.arg: one.value for one in node.keywords}
