@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -41,10 +41,11 @@ def collect() -> dict[str, Message]:
     trees = {file: ast.parse(file.read_text("utf-8")) for file in sorted(ENGINE.rglob("*.py"))}
     codes = _exit_codes(trees.values())
     found: dict[str, Message] = {}
-    for what, hint in [*((what, hint) for _, what, hint, _ in REFUSALS), (NO_ANSWER, UNREACHABLE)]:
-        text = tidy(what)
+    refusals = [(said, fix) for _, said, fix, _ in REFUSALS]
+    for said, fix in [*refusals, (NO_ANSWER, UNREACHABLE)]:
+        text = tidy(said)
         found[text] = Message(
-            text, ["pgsplit/postgres/refusals.py"], {codes["ConnectionFailed"]}, hint
+            text, ["pgsplit/postgres/refusals.py"], {codes["ConnectionFailed"]}, fix
         )
     for file in sorted(ENGINE.rglob("*.sql")):
         for text in _in_sql(file.read_text("utf-8")):
@@ -190,7 +191,7 @@ def _is_extended(name: str, function: ast.AST) -> bool:
     return any(isinstance(one.target, ast.Name) and one.target.id == name for one in nodes)
 
 
-def _exit_codes(trees: object) -> dict[str, int]:
+def _exit_codes(trees: Iterable[ast.AST]) -> dict[str, int]:
     """Name each class of errors, with its exit code."""
     found = {SplitError.__name__: SplitError.exit_code}
     classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
