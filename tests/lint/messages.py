@@ -11,13 +11,15 @@ from itertools import product
 from pathlib import Path
 
 from pgsplit.base import errors
-from pgsplit.base.errors import SplitError
+from pgsplit.base.errors import ConnectionFailed, SplitError
 from pgsplit.postgres.refusals import NO_ANSWER, REFUSALS, UNREACHABLE
 
 ENGINE = Path(errors.__file__).parents[1]
 ANY = "…"
 # What a `Need` is made of, in this order: `check` reports its problem and hint.
 PROBLEM, HINT = 4, 5
+# A text, its place, the exit code if it is known here, and the hint.
+Found = tuple[str, str, int | None, str]
 
 
 @dataclass
@@ -38,30 +40,36 @@ def collect() -> dict[str, Message]:
     `Need`, a pair of a sentence and its hint, and why a server refuses a login. A message without a
     word of its own passes on one of these, or what a program or a server said.
     """
-    trees = {file: ast.parse(file.read_text("utf-8")) for file in sorted(ENGINE.rglob("*.py"))}
-    codes = _exit_codes(trees.values())
     found: dict[str, Message] = {}
-    refusals = [(said, fix) for _, said, fix, _ in REFUSALS]
-    for said, fix in [*refusals, (NO_ANSWER, UNREACHABLE)]:
-        text = tidy(said)
-        found[text] = Message(
-            text, ["pgsplit/postgres/refusals.py"], {codes["ConnectionFailed"]}, fix
-        )
+    for text, place, code, hint in [*_of_servers(), *_of_sql(), *_of_python()]:
+        if re.search("[A-Za-z]", text):
+            one = found.setdefault(text, Message(text))
+            one.places.append(place)
+            one.codes |= {code} - {None}
+            one.hint = one.hint or hint
+    return found
+
+
+def _of_servers() -> Iterator[Found]:
+    for what, hint in [*((what, hint) for _, what, hint, _ in REFUSALS), (NO_ANSWER, UNREACHABLE)]:
+        yield tidy(what), "pgsplit/postgres/refusals.py", ConnectionFailed.exit_code, hint
+
+
+def _of_sql() -> Iterator[Found]:
     for file in sorted(ENGINE.rglob("*.sql")):
         for text in _in_sql(file.read_text("utf-8")):
-            place = f"pgsplit/{file.relative_to(ENGINE)}"
-            found.setdefault(text, Message(text)).places.append(place)
+            yield text, f"pgsplit/{file.relative_to(ENGINE)}", None, ""
+
+
+def _of_python() -> Iterator[Found]:
+    trees = {file: ast.parse(file.read_text("utf-8")) for file in sorted(ENGINE.rglob("*.py"))}
+    codes = _exit_codes(trees.values())
     for file, tree in trees.items():
         for node, function in _nodes(tree):
+            place = f"pgsplit/{file.relative_to(ENGINE)}:{getattr(node, 'lineno', 0)}"
             for what, hint, code in _said(node, codes):
-                for text in _texts(what, function):
-                    if not re.search(r"[A-Za-z]", text):
-                        continue
-                    one = found.setdefault(text, Message(text))
-                    one.places.append(f"pgsplit/{file.relative_to(ENGINE)}:{node.lineno}")
-                    one.codes |= set() if code is None else {code}
-                    one.hint = one.hint or (_texts(hint, function) or [""])[0] if hint else one.hint
-    return found
+                hints = _texts(hint, function) if hint else [""]
+                yield from ((text, place, code, hints[0]) for text in _texts(what, function))
 
 
 def _in_sql(sql: str) -> Iterator[str]:
