@@ -9,8 +9,8 @@ ROWS ?= 50000
 PYTEST := .venv/bin/pytest --numprocesses 2 --dist load --maxschedchunk 1
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test test-quick test-faults test-orchestration lint docs bench bench-following bench-proof bench-switching bench-shared bench-watching torture torture-statements \
-	lock clean
+.PHONY: demo test test-quick test-faults test-orchestration lint docs site bench bench-following \
+	bench-proof bench-switching bench-shared bench-watching torture torture-statements lock clean
 
 demo: .venv/ready
 	@.venv/bin/python runner.py demo --rows $(ROWS)
@@ -61,6 +61,11 @@ torture-statements: .venv/ready-dev
 docs: .venv/ready
 	.venv/bin/dbt docs generate --static --empty-catalog --target communication_db \
 		--vars 'everything: true' --target-path target/docs
+
+# This documentation as a site that needs no network: target/site/index.html. Its search needs a
+# server: python3 -m http.server -d target/site
+site: .venv/ready-dev
+	.venv/bin/python -m mkdocs build --strict
 
 # Seconds, memory and ratios of the main job: make bench ROWS=5000000
 bench: .venv/ready
