@@ -31,6 +31,8 @@ def run(
     connections: Connections,
     makes: str,
     on_node: Callable[[str], None] = lambda name: None,
+    *,
+    connects: bool = True,
 ) -> Path:
     """Run a dbt command on a target and wait for it.
 
@@ -43,6 +45,8 @@ def run(
         connections: where the databases are.
         makes: a file in dbt's target path that the command has to write.
         on_node: called with the name of each model and test that dbt has finished.
+        connects: whether the command needs the database. One that doesn't has a target path of its
+            own, so that it can run beside a build.
 
     Returns:
         dbt's target path, with its artifacts.
@@ -52,11 +56,12 @@ def run(
     """
     root = connections.project.root
     _require_package(root)
+    kept = target if connects else f"{target}.offline"
     if connections.dbt_folder:
-        folder, logs = (connections.dbt_folder / name / target for name in ("target", "logs"))
+        folder, logs = (connections.dbt_folder / name / kept for name in ("target", "logs"))
     else:
-        folder = Path(os.environ.get("DBT_TARGET_PATH") or root / "target") / target
-        logs = Path(os.environ.get("DBT_LOG_PATH") or root / "logs") / target
+        folder = Path(os.environ.get("DBT_TARGET_PATH") or root / "target") / kept
+        logs = Path(os.environ.get("DBT_LOG_PATH") or root / "logs") / kept
     made = folder / makes
     made.unlink(missing_ok=True)
     command = [*DBT, "--log-format", "json", *arguments]
@@ -70,7 +75,7 @@ def run(
             **{name: value for name, value in os.environ.items() if not name.startswith("DBT_")},
             **connections.environ(),
             PACKAGE_VARIABLE: str(PACKAGE),
-            SETTINGS_VARIABLE: _settings(target, connections),
+            SETTINGS_VARIABLE: _settings(target, connections) if connects else "",
         },
         cwd=root,
         stdin=subprocess.DEVNULL,
