@@ -15,6 +15,7 @@ from pgsplit.base.errors import BuildFailed, NotReady
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option
 from pgsplit.observe.docs import facts, site
+from pgsplit.observe.docs.common import FRONT
 from pgsplit.observe.docs.facts import Column, Facts, Way
 from pgsplit.project.project import OWNERSHIP_FILE
 
@@ -50,7 +51,7 @@ def command(output: Path | None, opens: bool, serve: bool, port: int, as_json: b
     with console.watching() as watcher, watcher.step("docs: compile and read") as step:
         found = facts.gather(connections, step.finished_node)
     count = site.write(folder, found)
-    page = folder.resolve() / site.FRONT
+    page = folder.resolve() / FRONT
     console.show_json({**as_data(found), "page": page}) if as_json else _say(found, page, count)
     if serve:
         _serve(folder, port, opens)
@@ -137,6 +138,14 @@ def as_data(found: Facts) -> dict[str, Any]:
     return {
         "made_at": found.made_at,
         "services": services,
+        "monolith": {
+            table: {
+                "description": found.described(table),
+                "owner": known.owner or None,
+                "columns": [_of_monolith(one) for one in found.monolith_columns(table)],
+            }
+            for table, known in found.project.tables.items()
+        },
         "compared": found.compared,
         "mismatches": [asdict(one) for one in found.mismatches],
         "unread": dict(found.unread),
@@ -156,6 +165,24 @@ def _column(one: Column) -> dict[str, Any]:
             for result in one.tests
         ],
     }
+
+
+def _of_monolith(one: Column) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "data_type": one.data_type,
+        "description": one.description,
+        "expression": one.expression,
+        "goes_to": [_there(way) for way in one.origins],
+        "comes_back_from": [_there(way) for way in one.returns],
+        "dropped": one.dropped or None,
+    }
+
+
+def _there(way: Way) -> dict[str, str]:
+    return {
+        "service": way.service, "table": way.table, "column": way.column, "how": way.how
+    }  # fmt: skip
 
 
 def _way(way: Way) -> dict[str, str]:

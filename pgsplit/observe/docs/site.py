@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pgsplit.base.errors import NotReady
-from pgsplit.observe.docs.catalogue import LiveTable
-from pgsplit.observe.docs.facts import LEDGER, Facts, Way
-from pgsplit.observe.docs.graphs import of_columns, of_service, of_services
+from pgsplit.observe.docs.common import FRONT, page, rows_of, unread_of
+from pgsplit.observe.docs.facts import Facts
+from pgsplit.observe.docs.graphs import of_service, of_services
 from pgsplit.observe.docs.models import Model
 from pgsplit.observe.docs.places import monolith_href, service_href, table_href, tone
-from pgsplit.observe.pages import render, slug
+from pgsplit.observe.docs.tables import monolith_page, table_page
+from pgsplit.observe.pages import render
 from pgsplit.project.project import Service
 
-FRONT, SEARCH = "index.html", "search.js"
+SEARCH = "search.js"
 # Says that a folder is a site of ours, and may be replaced.
 MARK = ".pgsplit-docs"
-HOW = {"value": "", "choice": "decides", "constant": "constant", "": "not in the SQL"}
 
 
 def pages(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -36,9 +36,9 @@ def pages(facts: Facts) -> Iterator[tuple[str, str]]:
     for service in facts.project.services.values():
         yield service_href(service.database), _service(facts, service)
         for model in facts.tables(service):
-            yield table_href(service.database, model.table), _table(facts, service, model)
+            yield table_href(service.database, model.table), table_page(facts, service, model)
     for table in facts.project.tables:
-        yield monolith_href(table), _monolith(facts, table)
+        yield monolith_href(table), monolith_page(facts, table)
     yield SEARCH, render("docs_search.js.j2", index=list(_index(facts)))
 
 
@@ -102,27 +102,11 @@ def write(folder: Path, facts: Facts) -> int:
     return count
 
 
-def _page(
-    template: str, facts: Facts, root: str, crumbs: Sequence[tuple[str, str]], **data: Any
-) -> str:
-    example = next((one.table for one in facts.ways), "")
-    return render(
-        template,
-        facts.project.short,
-        root=root,
-        project=facts.project.name,
-        crumbs=crumbs,
-        made_at=facts.made_at,
-        example=example,
-        **data,
-    )
-
-
 def _front(facts: Facts) -> str:
     project, services = facts.project, tuple(facts.project.services.values())
     tables = [(one, model) for one in services for model in facts.tables(one)]
     results = [r for one, model in tables for r in facts.results(one, model) if r.status]
-    return _page(
+    return page(
         "docs_front.html.j2",
         facts,
         "",
@@ -158,7 +142,7 @@ def _front(facts: Facts) -> str:
                 "owner_href": service_href(one.owner) if one.owner else "",
                 "tone": tone(facts, one.owner),
                 "columns": len(one.columns),
-                "rows": _rows(facts.monolith_live(name)),
+                "rows": rows_of(facts.monolith_live(name)),
                 "description": facts.described(name),
             }
             for name, one in sorted(project.tables.items())
@@ -170,7 +154,7 @@ def _service(facts: Facts, service: Service) -> str:
     database = service.database
     account = facts.accounts.get(database)
     built = account.last("build") if account else None
-    return _page(
+    return page(
         "docs_service.html.j2",
         facts,
         "../",
@@ -179,7 +163,7 @@ def _service(facts: Facts, service: Service) -> str:
         state=facts.state(service),
         database=facts.databases[database],
         built=built.finished_at if built else None,
-        unread=_unread(facts, database),
+        unread=unread_of(facts, database),
         mismatches=[one for one in facts.mismatches if one.service == database],
         drawing=of_service(facts, service, "../"),
         tables=[_summary(facts, service, model) for model in facts.tables(service)],
@@ -215,129 +199,6 @@ def _summary(facts: Facts, service: Service, model: Model) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _table(facts: Facts, service: Service, model: Model) -> str:
-    database = service.database
-    live = facts.live(database, model.schema, model.table)
-    columns = facts.columns(service, model)
-    takes = sorted({one.monolith_table for one in facts.ways
-                    if (one.service, one.table) == (database, model.table)})  # fmt: skip
-    queries = [("The SQL that makes it", model.path, model.sql)]
-    for reverse in facts.reverse(service):
-        if reverse.lineage and (model.schema, model.table) in reverse.lineage.tables:
-            title = f"The SQL that makes the monolith’s {reverse.table} from it"
-            queries.append((title, reverse.path, reverse.sql))
-    facts_shown = [("rows", _rows(live))]
-    facts_shown += [("owner", live.owner)] if live else []
-    facts_shown += [
-        ("database", facts.databases[database].name or database),
-        ("schema", model.schema),
-        ("comes from", ", ".join(takes) or "nothing"),
-    ]
-    return _page(
-        "docs_table.html.j2",
-        facts,
-        "../",
-        [(database, service_href(database)), (model.table, "")],
-        heading=f"{database}.{model.table}",
-        description=model.description,
-        shown=facts_shown,
-        unread=_unread(facts, database),
-        mismatches=[one for one in facts.mismatches
-                    if (one.service, one.table) == (database, model.table)],
-        drawing=of_columns(facts, columns, (database, model.table), "../"),
-        has_faint=any(way.how == "choice" for one in columns for way in one.origins),
-        first="from the monolith",
-        second="back to the monolith",
-        expression_of="first",
-        columns=[
-            (one, [_origin(way) for way in one.origins], [_return(way) for way in one.returns])
-            for one in columns
-        ],
-        has_tests=any(one.tests for one in columns),
-        mirrors=[],
-        results=facts.results(service, model),
-        proofs=facts.proofs(service, model.table),
-        queries=queries,
-    )  # fmt: skip
-
-
-def _monolith(facts: Facts, table: str) -> str:
-    known = facts.project.tables[table]
-    live, columns = facts.monolith_live(table), facts.monolith_columns(table)
-    owner = facts.project.services.get(known.owner)
-    reverse = facts.reverse(owner, table) if owner else []
-    name = facts.project.name
-    unread = {k: v for k, v in facts.unread.items() if k == name}
-    return _page(
-        "docs_table.html.j2",
-        facts,
-        "../",
-        [("monolith", FRONT + "#monolith"), (table, "")],
-        heading=f"{name}.{table}",
-        description=facts.described(table),
-        shown=[
-            ("rows", _rows(live)),
-            *([("owner", live.owner)] if live else []),
-            ("schema", facts.project.schema),
-            ("goes to", known.owner or "nobody"),
-        ],
-        unread=unread,
-        mismatches=[],
-        drawing=of_columns(facts, columns, ("", table), "../"),
-        has_faint=any(way.how == "choice" for one in columns for way in one.origins),
-        first="goes to",
-        second="comes back from",
-        expression_of="second",
-        columns=[(one, [_goes(w) for w in one.origins], [_comes(w) for w in one.returns])
-                 for one in columns],
-        has_tests=False,
-        mirrors=[
-            {
-                "database": one.database,
-                "href": f"../{service_href(one.database)}#mirror-{slug(table)}",
-                "live": facts.live(one.database, one.mirror, table),
-                "columns": "all" if one.database == known.owner
-                else ", ".join(known.columns_for(one.database)),
-            }
-            for one in facts.project.services.values()
-            if known.columns_for(one.database)
-        ],
-        results=[],
-        proofs=[],
-        queries=[("The SQL that makes it again", one.path, one.sql) for one in reverse],
-    )  # fmt: skip
-
-
-def _origin(way: Way) -> tuple[str, str, str]:
-    """Give the link from a service's column to the monolith's: text, page, and how."""
-    name = f"{way.monolith_table}.{way.monolith_column}"
-    return name, "../" + monolith_href(way.monolith_table, way.monolith_column), _how(way)
-
-
-def _return(way: Way) -> tuple[str, str, str]:
-    return _origin(way)[:2] + ("",)
-
-
-def _goes(way: Way) -> tuple[str, str, str]:
-    """Give the link from a monolith's column to a service's."""
-    name = f"{way.service}.{way.table}.{way.column}"
-    return name, "../" + table_href(way.service, way.table, way.column), _how(way)
-
-
-def _comes(way: Way) -> tuple[str, str, str]:
-    return _goes(way)[:2] + ("",)
-
-
-def _how(way: Way) -> str:
-    return ", ".join(filter(None, (HOW[way.how], way.said)))
-
-
-def _rows(live: LiveTable | None) -> str:
-    if live is None or live.rows is None:
-        return "unknown"
-    return f"{'about ' if live.is_estimate else ''}{live.rows:,}"
-
-
 def _sum(facts: Facts, service: Service) -> str:
     """Add up the rows of a service's tables."""
     live = [facts.live(service.database, one.schema, one.table) for one in facts.tables(service)]
@@ -346,12 +207,6 @@ def _sum(facts: Facts, service: Service) -> str:
         return "unknown"
     is_estimate = len(known) < len(live) or any(one and one.is_estimate for one in live)
     return f"{'about ' if is_estimate else ''}{sum(known):,}"
-
-
-def _unread(facts: Facts, database: str) -> dict[str, str]:
-    """Give what a page about a service lacks."""
-    lacking = (database, LEDGER)
-    return {name: why for name, why in facts.unread.items() if name in lacking}
 
 
 def _index(facts: Facts) -> Iterator[tuple[str, str, str]]:
