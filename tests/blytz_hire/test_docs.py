@@ -114,8 +114,8 @@ def person_clicks_there_from_the_front_page(driver: Chrome, site: Path) -> None:
     until(lambda: driver.title == "blytz_hire.payments")
     said = row_of_amount(driver)
     assert "in cents" in said
-    assert "goes to: payments_db.payments.amount cents to units" in said
-    assert "comes back from: payments_db.payments.amount" in said
+    assert "payments_db.payments.amount cents to units" in said
+    assert said.count("payments_db.payments.amount") == 2  # where it goes, what it comes back from
     width = driver.execute_script("return document.documentElement.scrollWidth")
     assert width <= driver.execute_script("return window.innerWidth")  # nothing sticks out
 
@@ -145,3 +145,29 @@ def test_login_that_may_only_connect_is_enough(living: Split, tmp_path: Path) ->
     assert payments["state"] == "unknown"
     assert payments["tables"]["payments"]["owner"] == "payments_owner"
     assert payments["tables"]["payments"]["is_estimate"] is True
+
+
+def test_dbt_docs_of_a_service_show_its_own_database(living: Split, tmp_path: Path) -> None:
+    made = living.dbt(
+        *("docs", "generate", "--target", "payments_db", "--target-path", str(tmp_path))
+    )
+    assert made.returncode == 0, made.stdout
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    catalog = json.loads((tmp_path / "catalog.json").read_text("utf-8"))
+    payments = manifest["nodes"]["model.blytz_hire.payments"]
+    assert payments["group"] == "payments"
+    assert payments["docs"] == {"show": True, "node_color": "#0b7a83"}
+    (exposure,) = manifest["exposures"].values()
+    assert exposure["name"] == "payments_service"
+    tables = {one["name"] for one in manifest["nodes"].values() if one["schema"] == "payments_db"}
+    read = {manifest["nodes"][one]["name"] for one in exposure["depends_on"]["nodes"]}
+    assert read == {one for one in tables if not one.startswith("monolith_")}
+    overview = manifest["docs"]["doc.blytz_hire.__overview__"]["block_contents"]
+    assert "runner.py docs" in overview
+    amount = catalog["nodes"]["model.blytz_hire.payments"]["columns"]["amount"]
+    assert (amount["type"], amount["comment"]) == (
+        "numeric",
+        payments["columns"]["amount"]["description"],
+    )
+    mirror = catalog["sources"]["source.blytz_hire.blytz_hire.payments"]
+    assert mirror["columns"]["amount"]["type"] == "integer"

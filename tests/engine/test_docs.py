@@ -20,6 +20,11 @@ from tests.support.split import Done, command_line, surrounded
 
 SHOP = ROOT / "examples" / "shop"
 SEED = Path("seeds") / "column_ownership.csv"
+# What a project may have besides: nobody owns it.
+VIEW = """
+{{ config(materialized='view', contract={'enforced': false}) }}
+select id, now() as asked_at from {{ ref('orders') }} where total_cents > 1000
+"""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +32,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give a copy of the shop whose monolith is gone, and whose services are down."""
     folder = tmp_path_factory.mktemp("docs") / "shop"
     shutil.copytree(SHOP, folder, ignore=shutil.ignore_patterns("target", "logs", ".postgres"))
+    (folder / "models" / "ordering" / "dear_orders.sql").write_text(VIEW)
     port = free_port()
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith(("DBT_", "SHOP_"))
@@ -63,7 +69,9 @@ def test_site_is_complete_without_any_database(shop: Path) -> None:
     name = found["monolith"]["customers"]["columns"][1]
     assert [one["service"] for one in name["goes_to"]] == ["ordering", "accounts"]
     assert [one["service"] for one in name["comes_back_from"]] == ["accounts"]
+    (view,) = found["services"]["ordering"]["tables"].keys() & {"dear_orders"}
     front = Path(found["page"])
+    assert view in (front.parent / "services" / "ordering.html").read_text("utf-8")
     assert "could not be read" in front.read_text("utf-8")
     assert (front.parent / "tables" / "ordering.orders.html").exists()
 

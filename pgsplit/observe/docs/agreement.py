@@ -80,7 +80,7 @@ def _of_service(service: Service, models: Sequence[Model]) -> Iterator[Mismatch]
     of_table: dict[str, list[Line]] = {}
     for line in said:
         of_table.setdefault(line.pair.service_table, []).append(line)
-    for model in models:
+    for model in (one for one in models if one.is_compared):
         if model.problem:
             yield Mismatch(
                 service.database, model.table, "*", "nothing was compared", model.problem.what,

@@ -1,11 +1,13 @@
--- The tables of some schemas, as the catalogue has them: everybody may read that. Those of up to
--- 8 MB can be counted in no time; of larger ones the planner's estimate is told.
+-- The tables and views of some schemas, as the catalogue has them: everybody may read that. Tables
+-- of up to 8 MB can be counted in no time; of larger ones the planner's estimate is told.
 select
     namespace.nspname::text as table_schema,
     class.relname::text as table_name,
     pg_get_userbyid(class.relowner)::text as owner,
     coalesce(obj_description(class.oid, 'pg_class'), '') as description,
-    case when class.reltuples >= 0 then class.reltuples::bigint end as estimate,
+    case
+        when class.relkind <> 'v' and class.reltuples >= 0 then class.reltuples::bigint
+    end as estimate,
     (
         class.relkind = 'r'
         and class.relpages <= 1024
@@ -41,6 +43,6 @@ from pg_class as class
 inner join pg_namespace as namespace on class.relnamespace = namespace.oid
 where
     current_setting('split.schemas')::jsonb ? namespace.nspname
-    and class.relkind in ('r', 'p')
+    and class.relkind in ('r', 'p', 'v', 'm')
     and not class.relispartition
 order by namespace.nspname, class.relname

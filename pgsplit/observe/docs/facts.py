@@ -93,7 +93,7 @@ class Facts:
             len(model.lineage.columns)
             for found in self.models.of.values()
             for model in found
-            if model.lineage
+            if model.lineage and model.is_compared
         )
 
     def state(self, service: Service) -> str:

@@ -57,7 +57,9 @@ def of_service(facts: Facts, service: Service, root: str) -> Drawing:
         key, tint = f"t:{model.table}", tone(facts, database)
         href = root + table_href(database, model.table)
         own.append(Node(key, model.table, href, tint, "", model.description))
-        for _, name in sorted(model.lineage.tables) if model.lineage else ():
+        for schema, name in sorted(model.lineage.tables) if model.lineage else ():
+            if (schema, name) not in {(service.mirror, one) for one in landed}:
+                continue  # a view of the service's own tables
             said = f"{model.path} reads {name}"
             edges.append(Edge(f"i:{name}", key, said, tone(facts, project.tables[name].owner)))
     known = {(model.schema, model.table) for model in facts.tables(service)}

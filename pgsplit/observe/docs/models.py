@@ -18,6 +18,7 @@ from pgsplit.project.project import Service
 # How many processes of dbt may compile.
 AT_ONCE = 3
 REVERSE = "mirror_table"
+COMPARED = ("service_table", REVERSE)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Test:
 class Model:
     """A model of a service: a table of its own, or a reverse model, which makes a monolith's.
 
+    What is neither, such as a view of the team's, is shown, but has no owner to compare with.
     `lineage` is None if the SQL can't be read; then `problem` says why.
     """
 
@@ -49,6 +51,7 @@ class Model:
     schema: str
     table: str
     is_reverse: bool
+    is_compared: bool
     path: str
     description: str
     columns: Mapping[str, ModelColumn]
@@ -161,6 +164,7 @@ def _model(
         node["schema"],
         node["alias"],
         node["config"]["materialized"] == REVERSE,
+        node["config"]["materialized"] in COMPARED,
         node["original_file_path"],
         _line(node["description"]),
         {
