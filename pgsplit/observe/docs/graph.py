@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-HEAD, GAP, REACH, BOW = 34, 8, 70, 130
+HEAD, GAP, REACH, BOW = 34, 8, 60, 130
+NARROWEST, LETTER, MARGIN = 130, 7.2, 20
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Drawing:
 
 
 def draw(
-    columns: Sequence[Column], edges: Sequence[Edge], box_width: float, box_height: float
+    columns: Sequence[Column], edges: Sequence[Edge], widest: float, box_height: float
 ) -> Drawing:
     """Lay out a graph.
 
@@ -81,13 +82,15 @@ def draw(
         columns: from left to right.
         edges: between boxes of neighbouring columns, or of the same; others are left out, and so
             are those of which a box is missing.
-        box_width: of every box.
+        widest: the largest width of a box; all are as wide as the longest text needs.
         box_height: of every box.
 
     Returns:
         The graph; it doesn't depend on the order of edges.
     """
     columns = _in_order([one for one in columns if one.nodes], edges)
+    longest = max((len(node.text) for one in columns for node in one.nodes), default=0)
+    box_width = min(widest, max(NARROWEST, longest * LETTER + MARGIN))
     place: dict[str, tuple[int, float]] = {}
     boxes: list[Box] = []
     highest = max((len(one.nodes) for one in columns), default=0)

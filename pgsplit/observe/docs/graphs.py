@@ -38,7 +38,7 @@ def of_services(facts: Facts) -> Drawing:
                 said = f"{database} shares columns of {', '.join(shared)} with {other}"
                 edges.append(Edge(database, other, said, tint))
     whole = Node(name, name, "#monolith", 0, f"{len(project.tables)} tables", "the monolith")
-    return draw([Boxes("monolith", [whole]), Boxes("services", nodes, False)], edges, 150, 46)
+    return draw([Boxes("monolith", [whole]), Boxes("services", nodes, False)], edges, 210, 46)
 
 
 def of_service(facts: Facts, service: Service, root: str) -> Drawing:
@@ -75,7 +75,7 @@ def of_service(facts: Facts, service: Service, root: str) -> Drawing:
         Boxes(f"tables of {database}", own),
         Boxes(BACK, back),
     ]
-    return draw(columns_of_boxes, edges, 186, 30)
+    return draw(columns_of_boxes, edges, 220, 30)
 
 
 def of_columns(
@@ -120,7 +120,7 @@ def of_columns(
         Boxes(titles[1], middle, False),
         Boxes(titles[2], sides[1]),
     ]
-    return draw(boxes, edges, 270, 24)
+    return draw(boxes, edges, 280, 24)
 
 
 def _grouped(nodes: list[Node], middle: list[Node], edges: list[Edge]) -> list[Node]:
