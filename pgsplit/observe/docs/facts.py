@@ -137,6 +137,8 @@ class Facts:
             known = {one.table: one for one in self.tables(service)}
             for line in lines(service):
                 pair = line.pair
+                if pair.monolith_table not in self.project.tables:
+                    continue  # `mismatches` says so
                 model = known.get(pair.service_table)
                 how = ""
                 if model and model.lineage:
@@ -151,7 +153,7 @@ class Facts:
             Way(service.database, model.table, column, name[1], name[2], "value", origin.expression)
             for service in self.project.services.values()
             for model in self.reverse(service)
-            if model.lineage
+            if model.lineage and model.table in self.project.tables
             for column, origin in model.lineage.columns.items()
             for name in sorted(origin.values)
         )
