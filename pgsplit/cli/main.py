@@ -25,7 +25,7 @@ from pgsplit.postgres.connect import held_lock, is_lost
 GROUPS = {
     "Try it": ("demo", "up", "down", "url", "psql"),
     "Set up": ("config", "check"),
-    "Look": ("analyze", "status", "health", "metrics", "history", "report"),
+    "Look": ("analyze", "status", "health", "metrics", "history", "report", "docs"),
     "Load": ("provision", "land", "build", "run"),
     "Follow": ("sync", "events"),
     "Prove": ("verify", "totals", "parity", "reconcile"),

@@ -264,6 +264,26 @@ def _servers(
     return found
 
 
+def accounts(services: Sequence[Service], connections: Connections) -> list[Account]:
+    """Read the recorded history of some services in a read-only transaction.
+
+    Args:
+        services: the services.
+        connections: where the control database with the ledger is.
+
+    Returns:
+        State, steps and proofs of each service; none if there is no ledger.
+
+    Raises:
+        ConnectionFailed: the control database can't be reached.
+    """
+    with open_control(connections) as control:
+        control.read_only = True
+        with control.transaction():
+            known = control.execute("select to_regclass('split.ledger') is not null").fetchone()
+            return [_account(control, one) for one in services] if known == (True,) else []
+
+
 def history(services: Sequence[Service], connections: Connections) -> list[Entry]:
     """Read the ledger's entries of some services, the oldest first; none if there is no ledger."""
     with open_control(connections) as monolith:

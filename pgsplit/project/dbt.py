@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,20 @@ DBT = (sys.executable, "-m", "dbt.cli.main")
 PACKAGE = Path(__file__).parents[1] / "dbt"
 PACKAGE_NAME = "pgsplit"
 PACKAGE_VARIABLE = "PGSPLIT_DBT"
+INSTALLING = threading.Lock()
+MANIFEST = "manifest.json"
+# The models alone: some tests ask the database as they are compiled.
+COMPILE = (
+    *("compile", "--no-introspect", "--no-populate-cache"),
+    *("--select", "resource_type:model", "--indirect-selection", "empty"),
+)
+EACH = """
+import json, sys
+from dbt.cli.main import dbtRunner
+for number, call in enumerate(json.loads(sys.argv[1])):
+    if not dbtRunner().invoke(call).success:
+        sys.exit(10 + number)
+"""
 # What the profile adds to the settings of dbt's sessions.
 SETTINGS_VARIABLE = "PGSPLIT_SETTINGS"
 
@@ -50,18 +65,69 @@ def run(
     Raises:
         BuildFailed: dbt stopped before its end; a failed test doesn't count.
     """
-    root = connections.project.root
-    _require_package(root)
-    if connections.dbt_folder:
-        folder, logs = (connections.dbt_folder / name / target for name in ("target", "logs"))
-    else:
-        folder = Path(os.environ.get("DBT_TARGET_PATH") or root / "target") / target
-        logs = Path(os.environ.get("DBT_LOG_PATH") or root / "logs") / target
+    _require_package(connections.project.root)
+    folder, options = _places(target, target, connections)
     made = folder / makes
     made.unlink(missing_ok=True)
-    command = [*DBT, "--log-format", "json", *arguments]
-    command += ["--target", target, "--project-dir", str(root), "--profiles-dir", str(root)]
-    command += ["--target-path", str(folder), "--log-path", str(logs)]
+    command = [*DBT, "--log-format", "json", *arguments, *options]
+    code, said = _spawn(command, connections, _settings(target, connections), on_node)
+    if code not in (0, 1) or not made.exists():
+        raise _stopped(arguments[0], target, said, code, connections)
+    return folder
+
+
+def compile_models(
+    targets: Sequence[str],
+    connections: Connections,
+    on_node: Callable[[str], None] = lambda name: None,
+) -> list[Path]:
+    """Compile the models of some targets, one after the other in one process: dbt starts slowly.
+
+    No database has to be up. The target paths are not those of `run`, so builds may run meanwhile.
+
+    Args:
+        targets: the databases.
+        connections: where they are.
+        on_node: called with the name of each model that dbt has compiled.
+
+    Returns:
+        The target path of each, with its manifest.
+
+    Raises:
+        BuildFailed: dbt can't compile a model.
+    """
+    _require_package(connections.project.root)
+    places = [_places(target, f"{target}.offline", connections) for target in targets]
+    for folder, _ in places:
+        (folder / MANIFEST).unlink(missing_ok=True)
+    calls = [["--log-format", "json", *COMPILE, *options] for _, options in places]
+    command = [sys.executable, "-c", EACH, json.dumps(calls)]
+    code, said = _spawn(command, connections, "", on_node)
+    if code:
+        failed = targets[code - 10] if code - 10 in range(len(targets)) else targets[0]
+        raise _stopped("compile", failed, said, code, connections)
+    return [folder for folder, _ in places]
+
+
+def _places(target: str, kept: str, connections: Connections) -> tuple[Path, list[str]]:
+    """Give the target path of a command, and the options that say where things are."""
+    root = connections.project.root
+    if connections.dbt_folder:
+        folder, logs = (connections.dbt_folder / name / kept for name in ("target", "logs"))
+    else:
+        folder = Path(os.environ.get("DBT_TARGET_PATH") or root / "target") / kept
+        logs = Path(os.environ.get("DBT_LOG_PATH") or root / "logs") / kept
+    options = ["--target", target, "--project-dir", str(root), "--profiles-dir", str(root)]
+    return folder, [*options, "--target-path", str(folder), "--log-path", str(logs)]
+
+
+def _spawn(
+    command: Sequence[str],
+    connections: Connections,
+    settings: str,
+    on_node: Callable[[str], None],
+) -> tuple[int, list[str]]:
+    """Run a process of dbt; give its exit code and the errors that it has logged."""
     said: list[str] = []
     with subprocess.Popen(
         command,
@@ -70,9 +136,9 @@ def run(
             **{name: value for name, value in os.environ.items() if not name.startswith("DBT_")},
             **connections.environ(),
             PACKAGE_VARIABLE: str(PACKAGE),
-            SETTINGS_VARIABLE: _settings(target, connections),
+            SETTINGS_VARIABLE: settings,
         },
-        cwd=root,
+        cwd=connections.project.root,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -86,13 +152,17 @@ def run(
                 on_node(str(event["node"]))
             elif event.get("level") == "error":
                 said.append(str(event["msg"]))
-    if process.returncode not in (0, 1) or not made.exists():
-        raise BuildFailed(
-            "dbt stopped: " + ("\n".join(said) or f"it exited with {process.returncode}"),
-            where=describe(connections.urls[target]),
-            hint=f"dbt {arguments[0]} --target {target}",
-        )
-    return folder
+    return process.returncode, said
+
+
+def _stopped(
+    verb: str, target: str, said: Sequence[str], code: int, connections: Connections
+) -> BuildFailed:
+    return BuildFailed(
+        "dbt stopped: " + ("\n".join(said) or f"it exited with {code}"),
+        where=describe(connections.urls[target]),
+        hint=f"dbt {verb} --target {target}",
+    )
 
 
 def _settings(target: str, connections: Connections) -> str:
@@ -107,15 +177,16 @@ def _settings(target: str, connections: Connections) -> str:
 
 def _require_package(root: Path) -> None:
     """Have dbt find the engine's package, if the project has not been set up or was moved."""
-    if (root / "dbt_packages" / PACKAGE_NAME).exists():
-        return
-    done = subprocess.run(
-        [*DBT, "--quiet", "deps", "--project-dir", str(root), "--profiles-dir", str(root)],
-        env={**os.environ, PACKAGE_VARIABLE: str(PACKAGE)},
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
+    with INSTALLING:
+        if (root / "dbt_packages" / PACKAGE_NAME).exists():
+            return
+        done = subprocess.run(
+            [*DBT, "--quiet", "deps", "--project-dir", str(root), "--profiles-dir", str(root)],
+            env={**os.environ, PACKAGE_VARIABLE: str(PACKAGE)},
+            cwd=root,
+            capture_output=True,
+            text=True,
+        )
     if done.returncode:
         raise BuildFailed(
             f"dbt can't install the package {PACKAGE_NAME}: {(done.stdout + done.stderr).strip()}",

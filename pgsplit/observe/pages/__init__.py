@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from pgsplit.base.errors import NotReady
 from pgsplit.base.text import ago, printable, seconds, size
@@ -80,6 +82,11 @@ def check_writable(path: Path) -> None:
         raise _unwritable(path, f"the folder {path.parent} may not be written to")
 
 
+def slug(name: str) -> str:
+    """Write a name so that it can be a file's, or a part of an address."""
+    return re.sub(r"[^A-Za-z0-9_-]", lambda found: f"~{ord(found[0]):x}", name)
+
+
 def ticks(start: float, end: float, wanted: int = 8) -> list[tuple[float, str]]:
     """Divide a span of time into round parts, for a chart's scale.
 
@@ -139,6 +146,8 @@ def _environment() -> Environment:
         ago=ago,
         number=lambda n: f"{n:,}",
         clipped=_clipped,
+        slug=slug,
+        coded=_coded,
         sums=lambda counts: sum(counts.values()),
     )
     environment.globals["ticks"] = ticks
@@ -148,6 +157,11 @@ def _environment() -> Environment:
 def _brief(count: float) -> str:
     """Give a duration that may be very short."""
     return f"{count * 1000:,.0f} ms" if count < 1 else seconds(count)
+
+
+def _coded(text: str) -> Markup:
+    """Show what stands between backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))
 
 
 def _clipped(text: str, length: int) -> str:
