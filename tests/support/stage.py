@@ -45,6 +45,22 @@ class State:
 
 NOTHING, SAMPLE = "nothing", "sample"
 QUICKLY = ("--no-backup", "--wait-for-write", "0")
+
+
+def switched(*names: str) -> tuple[tuple[str, ...], ...]:
+    """Give the commands that switch some services."""
+    return tuple(("switch", name, *QUICKLY) for name in names)
+
+
+def completed(*names: str) -> tuple[tuple[str, ...], ...]:
+    """Give the commands that switch and complete some services, one after the other."""
+    return tuple(
+        command
+        for name in names
+        for command in (*switched(name), ("complete", name, "--no-backup"))
+    )
+
+
 STATES = {
     NOTHING: State("", ()),
     SAMPLE: State(NOTHING, ()),
@@ -57,13 +73,18 @@ STATES = {
     "users completed": State(
         "six", (("switch", "users", *QUICKLY), ("complete", "users", "--no-backup"))
     ),
-    "all completed": State(
+    "some switched": State("six", switched("communication", "payments", "marketplace")),
+    "all switched": State("some switched", switched("contracts", "files", "users")),
+    "some completed": State(
         "users completed",
-        tuple(
-            command
-            for name in ("communication", "marketplace", "contracts", "files", "payments")
-            for command in (("switch", name, *QUICKLY), ("complete", name, "--no-backup"))
+        (
+            *completed("marketplace", "communication", "payments"),
+            *switched("contracts", "files"),
         ),
+    ),
+    "all completed": State(
+        "some completed",
+        tuple(("complete", name, "--no-backup") for name in ("contracts", "files")),
     ),
 }
 SUBSCRIPTIONS = """

@@ -8,12 +8,13 @@ from typing import Any
 
 import rich_click as click
 
-from pgsplit.base.errors import NotReady
+from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.base.text import ago, seconds, size
 from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.options import Duration, connect_project, json_option, services_argument
 from pgsplit.observe import status
+from pgsplit.observe.own_status import own_statuses
 from pgsplit.observe.status import Status
 
 MIRROR = {"follows": "[green]follows[/]", "starting": "starting", "": ""}
@@ -29,13 +30,21 @@ def command(names: tuple[str, ...], max_lag: float | None, as_json: bool) -> Non
     """Show where each SERVICE stands and how far it lags behind.
 
     If something is wrong it prints how to fix it, and exits with 4. So does a lag above --max-lag,
-    which the variable …_MAX_LAG sets for all commands.
+    which the variable …_MAX_LAG sets for all commands. If the control database can't be reached, it
+    shows what services' own databases tell, and exits with 3.
     """
     connections = connect_project()
     services = connections.project.select(names)
     limit = connections.max_lag_seconds if max_lag is None else max_lag
-    found = [status.status(service, connections, limit) for service in services]
-    console.present(found, as_json, status_as_data, show_status)
+    unreached = None
+    try:
+        found = [status.status(service, connections, limit) for service in services]
+    except ConnectionFailed as error:  # of the control database; any other is a warning
+        found, unreached = own_statuses(services, connections, error, limit)
+    if found:
+        console.present(found, as_json, status_as_data, show_status)
+    if unreached:
+        raise unreached
     if any(one.warnings for one in found):
         sys.exit(NotReady.exit_code)
 
