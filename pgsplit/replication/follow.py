@@ -24,6 +24,8 @@ from pgsplit.replication.watches import Look, Watch, incomplete, watched
 # How long a follower waits before it tries again: at first, and at most if the trouble goes on.
 FIRST_TROUBLE_SECONDS = 0.1
 TROUBLE_SECONDS = 3.0
+# A change may pass two followers, an owner's and a consumer's, and each should take it up at once.
+LOOKS_IN_BETWEEN = 4
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _ticks(
                 pending,
                 "\n".join(dict.fromkeys(filter(None, troubles))),
             )
-            stop.wait(interval)
+            _rest(found.database, stop, interval)
 
 
 def _behind(found: Upstreams | Sources, watches: Sequence[Watch]) -> int | None:
@@ -193,6 +195,14 @@ def _behind(found: Upstreams | Sources, watches: Sequence[Watch]) -> int | None:
         behind += [slot.behind_bytes if slot else None for slot in slots]
     known = [one for one in behind if one is not None]
     return sum(known) if len(known) == len(behind) else None
+
+
+def _rest(database: Connection, stop: Event, interval: float) -> None:
+    """Wait for an interval, or until there is something to apply."""
+    ends = time.monotonic() + interval
+    while not stop.wait(interval / LOOKS_IN_BETWEEN):
+        if time.monotonic() >= ends or _has_news(database):
+            return
 
 
 def _has_news(database: Connection) -> bool:
