@@ -2,9 +2,9 @@
 
 Splits a monolith into all six on one server, with a follower for each. Then it times single updates
 from their commit until all five copies and their events show them, and many fast updates until the
-last one shows. It does so with writes to the monolith, and again with users_db completed, from
-where the others then get their shared streams. Last, it times calls of the cache inside the server,
-reads of the copy by its key, and misses.
+last one shows. It does so with writes to the monolith; with users_db completed, from where the
+others then get their shared streams; and with all six completed and the monolith dropped. In
+between it times calls of the cache inside the server, reads of the copy by its key, and misses.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from pgsplit.replication.slot import Connection
 SAMPLE_ROWS = 50_000
 PATIENCE_SECONDS = 300
 CALLS = 20_000
+# For one update, and for as many as there are users.
+BEFORE, AFTER = ("< 1000 ms", "< 15 s"), ("< 300 ms", "< 5 s")
 MISSES = 200
 
 NEW_USERS = """
@@ -44,7 +46,8 @@ NEW_USERS = """
 """
 # The writer runs inside the server, so that no client is measured; a transaction for each update.
 WRITER = """
-    create procedure {schema}.bench_update(tag text, last integer) language plpgsql as $bench$
+    create or replace procedure {schema}.bench_update(tag text, last integer)
+    language plpgsql as $bench$
     begin
         for i in 1..last loop
             update {schema}.users set email = tag || i where id = 'bench ' || i;
@@ -198,22 +201,23 @@ def misses(database: Connection, service: Service) -> list[float]:
     return seconds[1:]  # the first connects
 
 
-def measure(place: Side, source: str, runs: int, table: Table) -> None:
-    """Measure propagation from where users are written."""
-    where = "the monolith" if source == MONOLITH else source
+def measure(
+    place: Side, source: str, where: str, runs: int, table: Table, targets: tuple[str, str]
+) -> None:
+    """Measure propagation from where users are written, with the targets for one and for many."""
     with following(place):
         say(f"single updates in {where}")
         table.add_row(
             f"an update in {where} until all five copies have it",
             milliseconds(single_updates(place, source, runs * 4)),
-            "< 1000 ms",
+            targets[0],
         )
         say(f"{place.users:,} updates in {where}")
         taken, writing = many_updates(place, source, runs)
         table.add_row(
             f"{place.users:,} updates in {where} until all five have all, each once",
             f"{statistics.median(taken):.1f} s ({min(taken):.1f} to {max(taken):.1f})",
-            "< 15 s",
+            targets[1],
         )
         table.add_row(
             "… of which until they were all committed", f"{statistics.median(writing):.1f} s"
@@ -234,27 +238,46 @@ def main() -> None:
         with place.connections.connect(MONOLITH) as monolith:
             monolith.execute(NEW_USERS, (given.users,))
         place.runner("run")
-        measure(place, MONOLITH, given.runs, table)
+        measure(place, MONOLITH, "the monolith", given.runs, table, BEFORE)
         say("switch and complete users")
         place.runner("verify", "users")
         place.runner("switch", "users", "--no-backup")
         place.runner("complete", "users", "--no-backup")
-        measure(place, "users_db", given.runs, table)
-        table.add_section()
-        service = consumers()[0]
-        say(f"the cache of {service.database}")
-        with place.connections.connect(service.database) as database:
-            hits, by_key = list[float](), list[float]()
-            for _ in range(given.runs):
-                hits += per_call(database, service, HIT, 1)
-                by_key += per_call(database, service, BY_KEY, 1)
-            hit = statistics.median(hits)
-            table.add_row("a cache hit, in the server", f"{hit * 1000:.4f} ms", "< 0.2 ms")
-            ratio = hit / statistics.median(by_key)
-            table.add_row("… as against reading the copy by its key", f"{ratio:.1f}")
-            asked = statistics.median(misses(database, service))
-            table.add_row("a miss, from the client", f"{asked * 1000:.2f} ms")
+        measure(place, "users_db", "users_db", given.runs, table, BEFORE)
+        measure_cache(place, given.runs, table)
+        say("complete all, and drop the monolith")
+        complete_all(place)
+        measure(place, "users_db", "users_db, no monolith,", given.runs, table, AFTER)
     console.out.print(table)
+
+
+def complete_all(place: Side) -> None:
+    """Switch and complete all that still need the monolith, and drop it."""
+    for service in consumers():
+        place.runner("verify", service.role)
+        place.runner("switch", service.role, "--no-backup")
+        place.runner("complete", service.role, "--no-backup")
+    with place.connections.connect("users_db") as other:
+        other.execute(f"drop database {MONOLITH} with (force)".encode())
+
+
+def measure_cache(place: Side, runs: int, table: Table) -> None:
+    """Measure a service's cache of users."""
+    table.add_section()
+    service = consumers()[0]
+    say(f"the cache of {service.database}")
+    with place.connections.connect(service.database) as database:
+        hits, by_key = list[float](), list[float]()
+        for _ in range(runs):
+            hits += per_call(database, service, HIT, 1)
+            by_key += per_call(database, service, BY_KEY, 1)
+        hit = statistics.median(hits)
+        table.add_row("a cache hit, in the server", f"{hit * 1000:.4f} ms", "< 0.2 ms")
+        ratio = hit / statistics.median(by_key)
+        table.add_row("… as against reading the copy by its key", f"{ratio:.1f}")
+        asked = statistics.median(misses(database, service))
+        table.add_row("a miss, from the client", f"{asked * 1000:.2f} ms")
+    table.add_section()
 
 
 if __name__ == "__main__":

@@ -161,8 +161,8 @@ def show_notes(notes: Iterable[str]) -> None:
 
 
 def show_warnings(warnings: Iterable[str]) -> None:
-    """Print what an operator must act on."""
-    for warning in warnings:
+    """Print what an operator must act on, each warning once."""
+    for warning in dict.fromkeys(warnings):
         first = "warning: "
         said = _wrapped(out, warning, first).removeprefix(first)
         out.print(Text.assemble((first, "bold red"), said), soft_wrap=True)

@@ -6,6 +6,7 @@ least once a minute, so a log that is silent means that the whole process hangs 
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,8 @@ LINES_APART_SECONDS = 10.0  # while rows are applied
 IDLE_LINES_APART_SECONDS = 60.0
 HUNG_AFTER_SECONDS = 30.0
 LOOK_SECONDS = 1.0
+# A trouble that only counts on, such as its errors, is no news.
+NUMBERS = re.compile(r"\d+")
 
 
 STYLES = {Condition.LAGS: "yellow", Condition.TROUBLE: "red", Condition.HUNG: "bold red"}
@@ -107,7 +110,8 @@ class Following:
             return  # what came while nobody followed is only just being applied
         if known.told_at is not None:
             grave = (Condition.TROUBLE, Condition.HUNG)
-            has_changed = condition is not known.told or tick.trouble != known.told_trouble
+            trouble = NUMBERS.sub("", tick.trouble), NUMBERS.sub("", known.told_trouble)
+            has_changed = condition is not known.told or trouble[0] != trouble[1]
             is_urgent = has_changed and (condition in grave or known.told in grave)
             is_news = has_changed or tick.rows != known.told_rows
             apart = LINES_APART_SECONDS if is_news else IDLE_LINES_APART_SECONDS

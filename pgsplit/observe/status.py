@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from psycopg import errors, sql
 
-from pgsplit.base.errors import SplitError
+from pgsplit.base.errors import ConnectionFailed, SplitError
 from pgsplit.cutover import retire
 from pgsplit.observe import complaints, lag
 from pgsplit.observe.complaints import FOLLOWER_IS_AT_WORK_SECONDS, NO_FOLLOWER
-from pgsplit.postgres.connect import explained
+from pgsplit.postgres.connect import SHORT_TIMEOUT_SECONDS, explained
 from pgsplit.project import drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -123,8 +124,7 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
         ConnectionFailed: the control database can't be reached. If the service's own server can't,
             that is a warning.
     """
-    url = connections.control_url
-    with open_control(connections) as monolith, explained(url, connections.control):
+    with open_control(connections) as monolith:
         found = Status(service, state(monolith, service))
         found.notes += retire.notes(monolith, connections)
         if not found.state.reached(State.PROVISIONED):
@@ -149,21 +149,26 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
         if is_needed:
             _look_at_slot(monolith, found)
         try:
-            with connections.connect(service.database) as database, ExitStack() as opened:
+            with connected(connections, service.database) as database:
                 requirements.provisioned(database, service)
                 stream = Stream(service, monolith, database)
                 if is_needed:
                     _look(stream, found)
                     found.notes += login.notes_of(stream, connections)
                 for owner in completed_owners(monolith, service):
-                    there = opened.enter_context(connections.connect(owner.database))
-                    _look_at_shared(SharedStream(service, monolith, database, owner, there), found)
+                    look_at_shared(owner, connections, monolith, database, found)
                 _look_at_triggers(stream, found)
                 back = ReverseStream(service, monolith, database)
                 _look_at_reverse(back, found)
                 found.notes += login.notes_of(back, connections)
                 if found.state.reached(State.BUILT):
-                    _look_at_tables(stream, found)
+                    pending, lags = how_far(stream)
+                    # Nothing comes to a completed service that shares nothing.
+                    lags = lags if is_needed or found.feeds else None
+                    look_at_tables(database, found, (pending, lags))
+                    look_at_records(database, monolith if found.way_back else None, found)
+                    if found.reads_at == Side.SERVICE.value or found.state.reached(State.SWITCHED):
+                        _warn_of_no_follower(stream, found)
                     if problem := forgotten.problem(service, monolith, database):
                         routes = []  # what puts it right writes them, too
                         found.warnings.append(str(problem).replace(" Nothing was changed.", ""))
@@ -246,9 +251,40 @@ def _look_at_stream(stream: BaseStream, found: Status) -> tuple[str, float | Non
     return "starting", None
 
 
-def _look_at_shared(stream: SharedStream, found: Status) -> None:
-    how, took = _look_at_stream(stream, found)
-    found.feeds[stream.owner.database] = took
+@contextmanager
+def connected(connections: Connections, target: str) -> Iterator[Connection]:
+    """Connect to a database, not waiting long for it; say which it is if it can't be reached."""
+    with (
+        connections.connect(target, connect_timeout=SHORT_TIMEOUT_SECONDS) as database,
+        explained(connections.url(target), target, database),
+    ):
+        yield database
+
+
+def look_at_shared(
+    owner: Service,
+    connections: Connections,
+    monolith: Connection | None,
+    database: Connection,
+    found: Status,
+) -> None:
+    """Tell how a service follows a completed owner; one that is down is a warning.
+
+    Args:
+        owner: the owner.
+        connections: where it is.
+        monolith: a connection to it; None if it is not needed, or can't be reached.
+        database: a connection to the service's database.
+        found: the service's status.
+    """
+    how, took = "unknown", None
+    try:
+        with connected(connections, owner.database) as there:
+            stream = SharedStream(found.service, monolith, database, owner, there)
+            how, took = _look_at_stream(stream, found)
+    except ConnectionFailed as error:
+        found.warnings.append(str(error))
+    found.feeds[owner.database] = took
     found.replication = how if found.replication in ("", "follows") else found.replication
     if found.mirror_lag_seconds is None:
         found.mirror_lag_seconds = took
@@ -284,25 +320,29 @@ def _look_at_own_changes(database: Connection, found: Status) -> None:
         said.append(str(change))
 
 
-def _look_at_tables(stream: Stream, found: Status) -> None:
-    found.pending, found.lag_seconds = how_far(stream)
-    row = stream.database.execute(SYNCED).fetchone()
+def look_at_tables(database: Connection, found: Status, far: tuple[int, float | None]) -> None:
+    """Tell how far a service's tables are, their rows, and how its caches do.
+
+    Args:
+        database: a connection to the service's database.
+        found: its status.
+        far: see `how_far`.
+    """
+    found.pending, found.lag_seconds = far
+    row = database.execute(SYNCED).fetchone()
     found.synced_at, is_stale = row if row else (None, True)
     if not found.pending and not is_stale and found.mirror_lag_seconds is not None:
         # All that has arrived is applied, whoever did it: the tables are as old as the mirror.
         found.lag_seconds = found.mirror_lag_seconds
-    _look_at_records(stream, found)
-    if found.reads_at == Side.SERVICE.value or found.state.reached(State.SWITCHED):
-        _warn_of_no_follower(stream, found)
-    found.rows = dict(stream.database.execute(ROWS).fetchall())
-    for model in stream.service.project.shared_models:
+    found.rows = dict(database.execute(ROWS).fetchall())
+    for model in found.service.project.shared_models:
         hits, misses = (f"{model.entity}_cache_{kind}" for kind in ("hits", "misses"))
-        there = stream.database.execute("select to_regclass(%s)", (f"split.{misses}",)).fetchone()
+        there = database.execute("select to_regclass(%s)", (f"split.{misses}",)).fetchone()
         if there != (None,):
             query = sql.SQL(CACHE).format(
                 hits=sql.Identifier("split", hits), misses=sql.Identifier("split", misses)
             )
-            if counted := stream.database.execute(query).fetchone():
+            if counted := database.execute(query).fetchone():
                 found.caches[model.entity] = counted
 
 
@@ -311,12 +351,18 @@ def _look_at_fences(session: Session, found: Status) -> None:
     found.notes += filter(None, [fence.outdated() for fence in fences])
 
 
-def _look_at_records(stream: Stream, found: Status) -> None:
-    """Warn of a sync that fails, and tell where rows are quarantined."""
+def look_at_records(database: Connection, monolith: Connection | None, found: Status) -> None:
+    """Warn of a sync that fails, and tell where rows are quarantined.
+
+    Args:
+        database: a connection to the service's database.
+        monolith: a connection to it, if it has rows of the service's quarantined.
+        found: the service's status.
+    """
     try:
-        failed = stream.database.execute(FAILED_SYNC).fetchone()
-        kept = stream.database.execute(QUARANTINED).fetchall()
-        kept += stream.monolith.execute(QUARANTINED).fetchall() if found.way_back else []
+        failed = database.execute(FAILED_SYNC).fetchone()
+        kept = database.execute(QUARANTINED).fetchall()
+        kept += monolith.execute(QUARANTINED).fetchall() if monolith else []
     except (errors.UndefinedColumn, errors.UndefinedTable):
         return  # the schema is of an older version
     if failed:

@@ -111,6 +111,12 @@ REFUSALS = (
         "",
     ),
     (
+        r"terminating connection due to administrator command",
+        "The server has ended the connection",
+        "Try again in a moment: it restarts, or somebody has ended the session.",
+        "",
+    ),
+    (
         r"the database system is",
         "The server is not ready for connections",
         "Try again in a moment.",

@@ -5,25 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 
-from pgsplit.base.errors import BuildFailed, Busy, ConnectionFailed, NotReady, SourceMismatch
+from pgsplit.base.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch
 from pgsplit.postgres.retry import EXHAUSTED
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import continuity
-from pgsplit.replication.independent import Independent, is_independent, open_streams
-from pgsplit.replication.owner_watch import watched
+from pgsplit.replication import requirements
+from pgsplit.replication.independent import Sources, open_own, sources
 from pgsplit.replication.slot import Connection
-from pgsplit.replication.stream import LOOK_SECONDS, PATIENCE_SECONDS, BaseStream
+from pgsplit.replication.stream import LOOK_SECONDS
 from pgsplit.replication.sync import apply_changes, exhausted, how_far
-from pgsplit.replication.upstreams import Upstreams
-from pgsplit.state.saga import left_unfinished
+from pgsplit.replication.upstreams import Upstreams, locks_explained, open_upstreams
+from pgsplit.replication.watches import Look, Watch, incomplete, watched
 
 # How long a follower waits before it tries again: at first, and at most if the trouble goes on.
 FIRST_TROUBLE_SECONDS = 0.1
 TROUBLE_SECONDS = 3.0
+# A change may pass two followers, an owner's and a consumer's, and each should take it up at once.
+LOOKS_IN_BETWEEN = 4
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,18 @@ def follow(
     stop: Event,
     on_tick: Callable[[Tick], None],
     interval: float,
+    *,
+    beside_others: bool = False,
 ) -> None:
     """Keep a service's tables in step until told to stop.
 
-    It waits for a server that goes away or has no room. If replication stops, or rows break a
-    rule, it shows that and tries again, since people fix that elsewhere. Two followers of one
-    service take turns. That of an independent service asks neither the monolith nor the ledger, and
-    an owner in trouble keeps only its own stream from going on.
+    Once it has begun nothing ends it. It waits for a server that goes away or has no room. If
+    replication stops, a part of a stream is gone, or rows break a rule, it shows that and tries
+    again, since people fix that elsewhere. Two followers of one service take turns.
+
+    As long as the monolith is the source of truth, it waits for the monolith. From the switch on it
+    waits for the service's own database only: any other server in trouble keeps only its own
+    streams from going on. That of an independent service asks neither the monolith nor the ledger.
 
     Args:
         service: a service that has been built.
@@ -63,37 +70,31 @@ def follow(
         stop: set it to end; a sync that is running finishes first.
         on_tick: called after every look.
         interval: seconds between two looks.
+        beside_others: wait for servers that it needs to begin, since others follow meanwhile.
 
     Raises:
-        SplitError: it can't begin (see `sync`), or a part of a stream is gone for good.
+        SplitError: it can't begin; see `sync`.
     """
-    rows, begun, is_lost, pause = 0, False, False, FIRST_TROUBLE_SECONDS
-    is_independent = False
+    rows, begun, pause = 0, False, FIRST_TROUBLE_SECONDS
     while not stop.is_set():
         try:
-            with open_streams(service, connections, is_built=begun) as found:
-                begun, is_independent = True, isinstance(found, Independent)
+            with _opened(service, connections, is_built=begun) as found:
+                begun = True
                 # A crash may lose a commit, but then its changes are still there to be applied.
                 found.database.execute("set synchronous_commit = off")
                 try:
-                    for tick in _ticks(found, rows, stop, interval):
-                        rows, is_lost, pause = tick.rows, False, FIRST_TROUBLE_SECONDS
+                    for tick in _ticks(found, connections, rows, stop, interval):
+                        rows, pause = tick.rows, FIRST_TROUBLE_SECONDS
                         on_tick(tick)
                 except EXHAUSTED as error:  # of either server, such as at a heartbeat
                     raise exhausted(error, found.database) from error
         except (ConnectionFailed, BuildFailed, NotReady, SourceMismatch) as error:
-            trouble = str(error)
-            passes = is_independent or isinstance(error, (ConnectionFailed, BuildFailed, Busy))
-            if not passes:
-                under_way = _operations_under_way(connections)
-                if not under_way and is_lost:  # twice: no passing state of a cutover
-                    raise
-                is_lost, trouble = not under_way, under_way or trouble
-            if not begun:
+            if not begun and not (beside_others and isinstance(error, ConnectionFailed)):
                 raise
+            passes = isinstance(error, (ConnectionFailed, BuildFailed))
+            trouble = str(error) if passes else incomplete(error, connections)
             on_tick(Tick(service, rows, trouble=trouble))
-            # A passing state of a cutover gets some time: a second loss ends the follower.
-            stop.wait(TROUBLE_SECONDS if is_lost else pause)
+            stop.wait(pause)
             pause = min(pause * 2, TROUBLE_SECONDS)
 
 
@@ -103,7 +104,9 @@ def follow_all(
     on_tick: Callable[[Tick], None],
     interval: float,
 ) -> None:
-    """Follow with several services, a thread each, until one fails or Ctrl-C.
+    """Follow with several services, a thread each, until one can't begin or Ctrl-C.
+
+    A server that is down keeps only those from beginning that need it.
 
     Args:
         services: services that have been built.
@@ -114,12 +117,13 @@ def follow_all(
     Raises:
         SplitError: see `follow`; the others are stopped first.
     """
-    stop = Event()
+    stop, beside = Event(), len(services) > 1
+
+    def begin(service: Service) -> None:
+        follow(service, connections, stop, on_tick, interval, beside_others=beside)
+
     with ThreadPoolExecutor(len(services)) as pool:
-        followers = [
-            pool.submit(follow, service, connections, stop, on_tick, interval)
-            for service in services
-        ]
+        followers = [pool.submit(begin, one) for one in services]
         try:
             wait(followers, return_when=FIRST_EXCEPTION)
         finally:
@@ -128,115 +132,77 @@ def follow_all(
         follower.result()
 
 
-def _operations_under_way(connections: Connections) -> str:
-    """Say which operations are under way, if any: they leave streams incomplete for a while."""
-    try:
-        with connections.connect(connections.control) as monolith:
-            left = left_unfinished(monolith)
-    except ConnectionFailed as error:
-        return str(error)
-    return ", ".join(
-        f"the {entry.detail['operation']} of {database} is under way"
-        for database, entry in left.items()
-    )
-
-
-class _Watch:
-    """Looks at a follower's streams about once a second, and knows what is wrong with them."""
-
-    def __init__(self, upstreams: Upstreams) -> None:
-        self.upstreams = upstreams
-        self.looked_at = 0.0
-        self.stopped_at: float | None = None
-        self.trouble = self.breach = ""
-
-    def look(self) -> bool:
-        """Look, if it is time; False if the service has other streams by now."""
-        if time.monotonic() - self.looked_at < LOOK_SECONDS:
-            return True
-        self.looked_at = time.monotonic()
-        if self.upstreams.have_changed() or self._needs_no_monolith():
-            return False
-        stopped, self.breach = None, ""
-        for stream in self.upstreams.streams:
-            if breach := continuity.look(stream):
-                self.breach = str(breach.error())
-            stream.require_unbroken()
-            stream.beat()
-            found = stream.subscription()
-            assert found is not None
-            if not found.running or found.blockers:
-                # A server takes its time to start workers, one after the other.
-                patience = 0.0 if found.stops_for_a_reason else PATIENCE_SECONDS
-                stopped = (stream, patience)
-        self._note(stopped)
-        return True
-
-    def _needs_no_monolith(self) -> bool:
-        return is_independent(self.upstreams.service, self.upstreams.database)
-
-    def _note(self, stopped: tuple[BaseStream, float] | None) -> None:
-        if stopped is None:
-            self.stopped_at, self.trouble = None, ""
+@contextmanager
+def _opened(
+    service: Service, connections: Connections, *, is_built: bool
+) -> Iterator[Upstreams | Sources]:
+    """Connect to a service's database, and to the monolith if that is the source of truth."""
+    with open_own(service, connections, is_built=is_built) as database:
+        found = sources(service, connections, database)
+        if found is None:
+            with open_upstreams(service, connections, database, with_owners=False) as upstreams:
+                yield upstreams
             return
-        stream, patience = stopped
-        self.stopped_at = self.looked_at if self.stopped_at is None else self.stopped_at
-        if self.looked_at - self.stopped_at > patience:
-            self.trouble = str(self.upstreams.why_stopped(stream))
+        requirements.provisioned(database, service)
+        with locks_explained([database]):
+            yield found
 
 
 def _ticks(
-    found: Upstreams | Independent, rows: int, stop: Event, interval: float
+    found: Upstreams | Sources, connections: Connections, rows: int, stop: Event, interval: float
 ) -> Iterator[Tick]:
-    """Apply what arrives, until told to stop or the service has other streams."""
-    if isinstance(found, Independent):
-        yield from _independent_ticks(found, rows, stop, interval)
-        return
-    started, rows_before, watch = time.monotonic(), rows, _Watch(found)
-    while not stop.is_set():
-        if not watch.look():
-            return
-        if _has_news(found.database):
-            rows += apply_changes(found.database).rows
-        pending, lag = how_far(found)
-        slots = [stream.slot() for stream in found.incoming]
-        yield Tick(
-            found.service,
-            rows,
-            (rows - rows_before) / max(time.monotonic() - started, interval),
-            lag,
-            sum(slot.behind_bytes for slot in slots if slot) if any(slots) else None,
-            pending,
-            watch.trouble or watch.breach,
-        )
-        stop.wait(interval)
+    """Apply what arrives, until told to stop or the service has other streams.
 
-
-def _independent_ticks(
-    found: Independent, rows: int, stop: Event, interval: float
-) -> Iterator[Tick]:
-    """Apply what arrives; nothing here waits for an owner's server."""
-    started, rows_before, looked_at = time.monotonic(), rows, time.monotonic()
-    with watched(found) as watches:
+    Nothing here waits for another server than the service's own, and the monolith's as long as that
+    is the source of truth.
+    """
+    started, rows_before, looked_at, look = time.monotonic(), rows, 0.0, None
+    around = found
+    if isinstance(found, Upstreams):
+        look = Look(found.streams, found.why_stopped)
+        around = Sources(found.service, connections, found.database, found.owners, True)
+    assert isinstance(around, Sources)
+    with watched(around, with_monolith=look is None and around.needs_monolith) as watches:
         while not stop.is_set():
             if time.monotonic() - looked_at > LOOK_SECONDS:
                 looked_at = time.monotonic()
                 if found.have_changed():
                     return
+                if look:
+                    look.look()
             if _has_news(found.database):
                 rows += apply_changes(found.database).rows
-            pending, lag = how_far(found)
-            behind = [one.behind for one in watches if one.behind is not None]
+            pending, lag = how_far(found, sum(one.ahead for one in watches))
+            troubles = [look.trouble] if look else []
+            troubles += [one.trouble for one in watches]
             yield Tick(
                 found.service,
                 rows,
                 (rows - rows_before) / max(time.monotonic() - started, interval),
                 lag,
-                sum(behind) if len(behind) == len(watches) else None,
+                _behind(found, watches),
                 pending,
-                "\n".join(one.trouble for one in watches if one.trouble),
+                "\n".join(dict.fromkeys(filter(None, troubles))),
             )
-            stop.wait(interval)
+            _rest(found.database, stop, interval)
+
+
+def _behind(found: Upstreams | Sources, watches: Sequence[Watch]) -> int | None:
+    """Count the bytes that are on their way; None if one of the servers doesn't tell."""
+    behind = [one.behind for one in watches]
+    if isinstance(found, Upstreams):
+        slots = [stream.slot() for stream in found.incoming]
+        behind += [slot.behind_bytes if slot else None for slot in slots]
+    known = [one for one in behind if one is not None]
+    return sum(known) if len(known) == len(behind) else None
+
+
+def _rest(database: Connection, stop: Event, interval: float) -> None:
+    """Wait for an interval, or until there is something to apply."""
+    ends = time.monotonic() + interval
+    while not stop.wait(interval / LOOKS_IN_BETWEEN):
+        if time.monotonic() >= ends or _has_news(database):
+            return
 
 
 def _has_news(database: Connection) -> bool:

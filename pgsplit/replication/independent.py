@@ -1,8 +1,8 @@
-"""Independent services: completed, like all whose tables they share; they need no monolith.
+"""What a service's data come from, as its own database tells it.
 
-Such a service gets everything from the owners' databases, and its own database tells that. So what
-keeps it in step asks neither the monolith nor the ledger. An owner that can't be reached makes only
-its own stream wait.
+Its own database knows whether it has been switched or completed, and has the subscriptions. So
+whoever keeps a service in step need not ask the monolith first. A service is *independent* if it
+and all whose tables it shares are completed: it needs neither the monolith nor the ledger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from psycopg import errors
 
 from pgsplit.base.errors import ConnectionFailed
-from pgsplit.postgres.connect import explained
+from pgsplit.postgres.connect import SHORT_TIMEOUT_SECONDS, explained
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import requirements
@@ -47,40 +47,55 @@ INDEPENDENT = """
         )
     from split.service
 """
+IS_ITS_OWN = "select switched_at is not null or completed_at is not null from split.service"
+SUBSCRIPTIONS = """
+    select subname::text from pg_subscription
+    where subdbid = (select oid from pg_database where datname = current_database())
+"""
 
 
 @dataclass(frozen=True)
-class Independent:
-    """A connection to the database of an independent service, and the way to its owners'."""
+class Sources:
+    """A connection to a service's database, and the way to all that its data come from.
+
+    `owners` are the completed services from whose databases it gets what it shares.
+    """
 
     service: Service
     connections: Connections
     database: Connection
-
-    @property
-    def owners(self) -> list[Service]:
-        """The services whose tables it shares."""
-        return owners(self.service)
+    owners: tuple[Service, ...]
+    needs_monolith: bool
 
     def have_changed(self) -> bool:
-        """Tell whether the service has other streams now."""
-        return not is_independent(self.service, self.database)
+        """Tell whether the service has other sources now."""
+        found = sources(self.service, self.connections, self.database)
+        return found is None or (self.owners, self.needs_monolith) != (
+            found.owners,
+            found.needs_monolith,
+        )
 
     @contextmanager
     def stream_from(self, owner: Service, database: Connection) -> Iterator[SharedStream]:
         """Connect to an owner; give the stream from there to this database of the service.
 
         Raises:
-            ConnectionFailed: the owner's database can't be reached, or no longer.
+            ConnectionFailed: the owner's database, or the monolith if the service needs it, can't
+                be reached, or no longer.
             Busy: somebody has locked a table there or here.
         """
-        url = self.connections.urls[owner.database]
-        with (
-            self.connections.connect(owner.database) as there,
-            explained(url, owner.database, there),
-            locks_explained([database, there]),
-        ):
-            yield SharedStream(self.service, None, database, owner, there)
+        connections, control = self.connections, self.connections.control
+        with ExitStack() as opened:
+            there = opened.enter_context(connections.connect(owner.database))
+            opened.enter_context(explained(connections.urls[owner.database], owner.database, there))
+            monolith = None
+            if self.needs_monolith:
+                monolith = opened.enter_context(
+                    connections.connect(control, connect_timeout=SHORT_TIMEOUT_SECONDS)
+                )
+                opened.enter_context(explained(connections.control_url, control, monolith))
+            opened.enter_context(locks_explained([database, there]))
+            yield SharedStream(self.service, monolith, database, owner, there)
 
 
 def is_independent(service: Service, database: Connection) -> bool:
@@ -101,11 +116,58 @@ def is_independent(service: Service, database: Connection) -> bool:
     return row == (True,)
 
 
+def sources(service: Service, connections: Connections, database: Connection) -> Sources | None:
+    """Tell from a service's own database where its data come from.
+
+    Args:
+        service: the service.
+        connections: where the servers are.
+        database: a connection to its database.
+
+    Returns:
+        None as long as the monolith is the source of truth: only that knows then.
+    """
+    if is_independent(service, database):
+        return Sources(service, connections, database, tuple(owners(service)), False)
+    try:
+        row = database.execute(IS_ITS_OWN).fetchone()
+    except (errors.UndefinedTable, errors.UndefinedColumn):
+        return None
+    if row != (True,):
+        return None
+    there = {name for (name,) in database.execute(SUBSCRIPTIONS)}
+    found = [one for one in owners(service) if stream_name(service, one) in there]
+    return Sources(service, connections, database, tuple(found), True)
+
+
 @contextmanager
-def open_streams(
-    service: Service, connections: Connections, *, is_built: bool = False
-) -> Iterator[Upstreams | Independent]:
+def open_streams(service: Service, connections: Connections) -> Iterator[Upstreams | Sources]:
     """Connect to a service's database, and to all that its data come from if it needs the monolith.
+
+    Args:
+        service: the service.
+        connections: where the servers are.
+
+    Raises:
+        ConnectionFailed: its database can't be reached, or the monolith, if it needs that.
+        NotReady: the service has not been built, or a stream has lost a part.
+        SourceMismatch: the monolith's tables are no longer those that have landed.
+    """
+    with open_own(service, connections) as database:
+        if is_independent(service, database):
+            requirements.provisioned(database, service)
+            with locks_explained([database]):
+                yield Sources(service, connections, database, tuple(owners(service)), False)
+        else:
+            with open_upstreams(service, connections, database) as upstreams:
+                yield upstreams
+
+
+@contextmanager
+def open_own(
+    service: Service, connections: Connections, *, is_built: bool = False
+) -> Iterator[Connection]:
+    """Connect to a service's own database.
 
     Args:
         service: the service.
@@ -113,25 +175,19 @@ def open_streams(
         is_built: the caller knows that it has been built.
 
     Raises:
-        ConnectionFailed: its database can't be reached, or the monolith, if it needs that.
-        NotReady: the service has not been built, or a stream has lost a part.
-        SourceMismatch: the monolith's tables are no longer those that have landed.
+        ConnectionFailed: it can't be reached, or no longer.
+        NotReady: the service has not been built, so there may be none yet.
     """
-    url = connections.urls[service.database]
     with ExitStack() as opened:
         try:
             database = opened.enter_context(connections.connect(service.database))
         except ConnectionFailed as error:
-            if not is_built:  # then there may be none yet
+            if not is_built:
                 require_built(service, connections, error)
             raise
+        url = connections.urls[service.database]
         opened.enter_context(explained(url, service.database, database))
-        if is_independent(service, database):
-            requirements.provisioned(database, service)
-            opened.enter_context(locks_explained([database]))
-            yield Independent(service, connections, database)
-        else:
-            yield opened.enter_context(open_upstreams(service, connections, database))
+        yield database
 
 
 def on_their_own(services: Iterable[Service], connections: Connections) -> list[Service]:

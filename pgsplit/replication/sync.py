@@ -24,7 +24,7 @@ from pgsplit.postgres.retry import CONFLICTS, EXHAUSTED, retrying
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import continuity
-from pgsplit.replication.independent import Independent, on_their_own, open_streams
+from pgsplit.replication.independent import Sources, on_their_own, open_streams
 from pgsplit.replication.own_changes import Harm, own_changes
 from pgsplit.replication.session import lock_syncs
 from pgsplit.replication.shared import SharedStream
@@ -131,7 +131,7 @@ def sync(service: Service, connections: Connections) -> Synced:
     return replace(done, seconds=time.monotonic() - started)
 
 
-def bring_up(found: Upstreams | Independent) -> Synced:
+def bring_up(found: Upstreams | Sources) -> Synced:
     """Bring a service's tables to where the databases stand that its data come from.
 
     Args:
@@ -140,7 +140,7 @@ def bring_up(found: Upstreams | Independent) -> Synced:
     Raises:
         SplitError: see `sync`.
     """
-    if isinstance(found, Independent):
+    if isinstance(found, Sources):
         return _from_owners(found)
     arrive(found)
     return apply_changes(found.database)
@@ -169,7 +169,7 @@ def _arrive(stream: BaseStream) -> None:
     stream.arrive()
 
 
-def _from_owners(found: Independent) -> Synced:
+def _from_owners(found: Sources) -> Synced:
     """Bring an independent service to where its owners stand; an owner that is down keeps no other.
 
     Raises:
@@ -329,11 +329,13 @@ def _apply_once(
         return synced, look(database)
 
 
-def how_far(found: Stream | Independent) -> tuple[int, float | None]:
+def how_far(found: Stream | Sources, ahead_seconds: float = 0.0) -> tuple[int, float | None]:
     """Tell how far a service's tables are behind.
 
     Args:
         found: the streams to a service that has been built.
+        ahead_seconds: how far the monolith's clock is ahead of the service's, if only that of the
+            service is asked.
 
     Returns:
         How many captured changes its tables do not show yet, and how old what they show is, in
@@ -344,10 +346,12 @@ def how_far(found: Stream | Independent) -> tuple[int, float | None]:
         "select (select count(*) from split.changes), as_of from split.service"
     ).fetchone()
     assert row is not None
-    if isinstance(found, Independent) and not found.owners:
+    if isinstance(found, Sources) and not found.owners and not found.needs_monolith:
         return int(row[0]), 0.0
-    clock = found.database if isinstance(found, Independent) else found.monolith
+    clock = found.database if isinstance(found, Sources) else found.monolith
     age = clock.execute(
         "select extract(epoch from clock_timestamp() - %s::timestamptz)::float", (row[1],)
     ).fetchone()
-    return int(row[0]), age[0] if age else None
+    if age is None or age[0] is None:
+        return int(row[0]), None
+    return int(row[0]), max(age[0] + ahead_seconds, 0.0)

@@ -31,10 +31,12 @@ class Upstreams(Stream):
 
     `incoming` is the stream from the monolith, as long as the service gets anything from there,
     and a shared stream from each completed owner of what the service shares. `breaches` tell which
-    of all these were found to prove nothing any more.
+    of all these were found to prove nothing any more. `owners` are the completed owners, whether or
+    not the streams from them were opened.
     """
 
     incoming: tuple[BaseStream, ...] = ()
+    owners: tuple[Service, ...] = ()
     back: ReverseStream | None = None
     breaches: tuple[Breach, ...] = ()
 
@@ -45,11 +47,9 @@ class Upstreams(Stream):
 
     def have_changed(self) -> bool:
         """Tell whether the service has other streams now than when these were opened."""
-        shared = {one.owner for one in self.incoming if isinstance(one, SharedStream)}
         is_switched = state(self.monolith, self.service) is State.SWITCHED
-        return set(completed_owners(self.monolith, self.service)) != shared or is_switched != (
-            self.back is not None
-        )
+        found = tuple(completed_owners(self.monolith, self.service))
+        return found != self.owners or is_switched != (self.back is not None)
 
     def why_stopped(self, stream: BaseStream, otherwise: NotReady | None = None) -> SplitError:
         """Say why one of them does not move; tables that have changed are the first suspect."""
@@ -62,7 +62,11 @@ class Upstreams(Stream):
 
 @contextmanager
 def open_upstreams(
-    service: Service, connections: Connections, database: Connection | None = None
+    service: Service,
+    connections: Connections,
+    database: Connection | None = None,
+    *,
+    with_owners: bool = True,
 ) -> Iterator[Upstreams]:
     """Connect to all databases that a service's data come from.
 
@@ -70,34 +74,43 @@ def open_upstreams(
         service: the service.
         connections: where the servers are.
         database: a connection to its database, if the caller has one.
+        with_owners: connect to completed owners, too.
 
     Raises:
+        ConnectionFailed: one of them can't be reached, or no longer; the message names it.
         NotReady: the service has not been built, or a stream has lost a part.
         SourceMismatch: the monolith's tables are no longer those that have landed.
     """
-    url = connections.urls[service.database]
-    with (
-        ExitStack() as opened,
+    with ExitStack() as opened:
+
+        def connected(target: str) -> Connection:
+            found = opened.enter_context(connections.connect(target))
+            opened.enter_context(explained(connections.url(target), target, found))
+            return found
+
         # Once the control database has moved, nothing comes from the monolith any more.
-        connections.connect(connections.control) as monolith,
-        explained(connections.control_url, connections.control),
-        locks_explained(looked_at := [monolith]),
-    ):
+        monolith = connected(connections.control)
+        opened.enter_context(locks_explained(looked_at := [monolith]))
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
-        stands = _built(service, monolith, url)
+        stands = _built(service, monolith, connections.urls[service.database])
         if database is None:
-            database = opened.enter_context(connections.connect(service.database))
+            database = connected(service.database)
         looked_at.append(database)
-        opened.enter_context(explained(url, service.database, database))
         requirements.provisioned(database, service)
         drift.drift(monolith, database, service, completed(monolith))
-        incoming = _incoming(service, connections, monolith, database, opened)
+        owners = tuple(completed_owners(monolith, service))
+        incoming: list[BaseStream] = []
+        if needs_monolith(monolith, service):
+            incoming.append(Stream(service, monolith, database))
+        for owner in owners if with_owners else ():
+            there = connected(owner.database)
+            incoming.append(SharedStream(service, monolith, database, owner, there))
         back = ReverseStream(service, monolith, database) if stands is State.SWITCHED else None
         streams = (*incoming, back) if back else incoming
         found = tuple(breach for stream in streams if (breach := continuity.look_if_due(stream)))
         for stream in streams:
             stream.require_unbroken()
-        yield Upstreams(service, monolith, database, incoming, back, found)
+        yield Upstreams(service, monolith, database, tuple(incoming), owners, back, found)
 
 
 def require_built(service: Service, connections: Connections, otherwise: ConnectionFailed) -> None:
@@ -130,22 +143,6 @@ def _built(service: Service, monolith: Connection, url: str) -> State:
             hint=f"runner.py run {service.role}",
         )
     return stands
-
-
-def _incoming(
-    service: Service,
-    connections: Connections,
-    monolith: Connection,
-    database: Connection,
-    opened: ExitStack,
-) -> tuple[BaseStream, ...]:
-    incoming: list[BaseStream] = []
-    if needs_monolith(monolith, service):
-        incoming.append(Stream(service, monolith, database))
-    for owner in completed_owners(monolith, service):
-        there = opened.enter_context(connections.connect(owner.database))
-        incoming.append(SharedStream(service, monolith, database, owner, there))
-    return tuple(incoming)
 
 
 @contextmanager

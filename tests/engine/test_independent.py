@@ -15,7 +15,7 @@ from psycopg import sql
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
 from pgsplit.project.endpoints import Connections
-from pgsplit.replication import owner_watch
+from pgsplit.replication import watches
 from pgsplit.replication.independent import is_independent
 from pgsplit.replication.sync import sync
 from tests.support.run_folder import short_folder
@@ -176,7 +176,7 @@ def test_frozen_owner_is_named_and_keeps_nobody_waiting(
     completed: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, ordering = completed, completed.project.services["ordering"]
-    monkeypatch.setattr(owner_watch, "SILENT_SECONDS", 2.0)
+    monkeypatch.setattr(watches, "SILENT_SECONDS", 2.0)
     with Followers(world, [ordering]) as followers, inside(world, "ordering") as database:
         # Between two looks: one that is stopped while it works may keep a lock of the server.
         resting = (

@@ -45,6 +45,22 @@ class State:
 
 NOTHING, SAMPLE = "nothing", "sample"
 QUICKLY = ("--no-backup", "--wait-for-write", "0")
+
+
+def switched(*names: str) -> tuple[tuple[str, ...], ...]:
+    """Give the commands that switch some services."""
+    return tuple(("switch", name, *QUICKLY) for name in names)
+
+
+def completed(*names: str) -> tuple[tuple[str, ...], ...]:
+    """Give the commands that switch and complete some services, one after the other."""
+    return tuple(
+        command
+        for name in names
+        for command in (*switched(name), ("complete", name, "--no-backup"))
+    )
+
+
 STATES = {
     NOTHING: State("", ()),
     SAMPLE: State(NOTHING, ()),
@@ -57,17 +73,19 @@ STATES = {
     "users completed": State(
         "six", (("switch", "users", *QUICKLY), ("complete", "users", "--no-backup"))
     ),
-    "marketplace completed": State(
-        "users completed",
-        (("switch", "marketplace", *QUICKLY), ("complete", "marketplace", "--no-backup")),
+    "some switched": State("six", switched("communication", "payments", "marketplace")),
+    "all switched": State("some switched", switched("contracts", "files", "users")),
+    "marketplace completed": State("users completed", completed("marketplace")),
+    "some completed": State(
+        "marketplace completed",
+        (
+            *completed("communication", "payments"),
+            *switched("contracts", "files"),
+        ),
     ),
     "all completed": State(
-        "marketplace completed",
-        tuple(
-            command
-            for name in ("communication", "contracts", "files", "payments")
-            for command in (("switch", name, *QUICKLY), ("complete", name, "--no-backup"))
-        ),
+        "some completed",
+        tuple(("complete", name, "--no-backup") for name in ("contracts", "files")),
     ),
 }
 SUBSCRIPTIONS = """

@@ -12,12 +12,13 @@ from typing import Any
 
 import rich_click as click
 
-from pgsplit.base.errors import NotReady, SplitError
+from pgsplit.base.errors import ConnectionFailed, NotReady, SplitError
 from pgsplit.base.text import ago, rfc3339, seconds, size
 from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.options import Duration, connect_project, json_option, services_argument
 from pgsplit.observe import status
+from pgsplit.observe.own_status import own_statuses
 from pgsplit.observe.status import Status
 
 NUMBERS = re.compile(r"\d[\d.,]*")
@@ -44,8 +45,9 @@ def command(
     """Show where each SERVICE stands and how far it lags behind.
 
     If something is wrong it prints how to fix it, and exits with 4. So does a lag above --max-lag,
-    which the variable …_MAX_LAG sets for all commands. With --watch, a terminal shows the present
-    status; into a file or a pipe it prints a line when something has changed.
+    which the variable …_MAX_LAG sets for all commands. If the control database can't be reached, it
+    shows what services' own databases tell, and exits with 3. With --watch, a terminal shows the
+    present status; into a file or a pipe it prints a line when something has changed.
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other.")
@@ -53,26 +55,35 @@ def command(
     services = connections.project.select(names)
     limit = connections.max_lag_seconds if max_lag is None else max_lag
 
-    def look() -> list[Status]:
-        return [status.status(service, connections, limit) for service in services]
+    def look() -> tuple[list[Status], ConnectionFailed | None]:
+        try:
+            return [status.status(service, connections, limit) for service in services], None
+        except ConnectionFailed as error:  # of the control database; any other is a warning
+            return own_statuses(services, connections, error, limit)
 
     if watch:
         with suppress(KeyboardInterrupt):
             _watch(look, watch)
         return
-    found = look()
-    console.present(found, as_json, status_as_data, show_status)
+    found, unreached = look()
+    if found:
+        console.present(found, as_json, status_as_data, show_status)
+    if unreached:
+        raise unreached
     if any(one.warnings for one in found):
         sys.exit(NotReady.exit_code)
 
 
-def _watch(look: Callable[[], list[Status]], interval: float) -> None:
+def _watch(
+    look: Callable[[], tuple[list[Status], ConnectionFailed | None]], interval: float
+) -> None:
     """Show the status again and again; a server that is down is shown, too."""
     told: dict[str, str] = {}
     while True:
         now = rfc3339(datetime.now(timezone.utc), "seconds")
         try:
-            found, trouble = look(), ""
+            found, unreached = look()
+            trouble = str(unreached or "")
         except SplitError as error:
             found, trouble = [], str(error)
         if out.is_terminal:
@@ -82,7 +93,8 @@ def _watch(look: Callable[[], list[Status]], interval: float) -> None:
                 show_status(found)
             console.show_warnings(filter(None, [trouble]))
         else:
-            lines = {one.service.database: _line(one) for one in found} or {"": trouble}
+            lines = {one.service.database: _line(one) for one in found}
+            lines |= {"": " ".join(trouble.split())} if trouble else {}
             for name, line in lines.items():
                 if told.get(name) != NUMBERS.sub("#", line):
                     print(f"{now} {name}{': ' * bool(name)}{console.named(line)}", flush=True)
