@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 class Notice:
     """Something that has happened to a service.
 
-    `event` is one of state, failed, trouble and recovered.
+    `event` is one of state, failed, trouble, recovered and rollout.
     """
 
     event: str

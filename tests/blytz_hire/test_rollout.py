@@ -133,6 +133,29 @@ def test_only_what_follows_is_rolled_out_and_everything_goes_back(verified: Spli
     assert "The flags can't be understood" in words(strange.stderr)
 
 
+@pytest.mark.slow
+def test_users_are_sent_back_once_the_service_is_unhealthy(verified: Split, tmp_path: Path) -> None:
+    notices = tmp_path / "notices"
+    refused = verified.runner("rollout", "payments", "--guard", "--json")
+    assert refused.returncode == 2 and "exclude each other" in refused.stderr
+    with verified.start(
+        *("rollout", "payments", "--reads", "30%", "--guard"),
+        BLYTZ_HIRE_NOTIFY=f"cat > {notices}",
+    ) as guard:
+        assert guard.stdout
+        while "Guarding" not in (said := guard.stdout.readline()):
+            assert said, "it has ended"
+        assert flags.share(PAYMENTS, verified.connections) == 30
+        with verified.service("payments_db") as database:
+            database.execute("alter subscription split_payments_db disable")
+        said = words(guard.stdout.read())
+        assert guard.wait(60) == 4, said
+    assert "All users of payments were sent back: Somebody has paused replication" in said
+    assert "runner.py rollout payments --reads 30% --guard" in said
+    assert flags.share(PAYMENTS, verified.connections) == 0
+    assert json.loads(notices.read_text())["event"] == "rollout"
+
+
 def test_service_waits_for_what_was_written_in_the_monolith(verified: Split) -> None:
     with verified.monolith() as monolith, as_service(verified) as service:
         monolith.execute("update blytz_hire.payments set status = 'rolled out'")

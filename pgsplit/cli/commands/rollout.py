@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
 import rich_click as click
 
+from pgsplit.base.errors import NotReady
+from pgsplit.base.notices import Notice, Notifier
 from pgsplit.cli import console
-from pgsplit.cli.options import connect_project, json_option, one_service
+from pgsplit.cli.options import Duration, connect_project, json_option, one_service
 from pgsplit.cutover import rollout
 from pgsplit.cutover.rollout import Rollout
+from pgsplit.observe.vitals.gather import Watch
+from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+
+LOOKS_APART_SECONDS = 1.0
+# A single look may fail for a moment, as when a server restarts.
+LOOKS_THAT_COUNT = 2
 
 
 class Percent(click.ParamType[int]):
@@ -29,20 +39,61 @@ class Percent(click.ParamType[int]):
 @click.command("rollout")
 @one_service
 @click.option("--reads", type=Percent(), help="The share of users to let read it, such as 5%.")
+@click.option("--guard", is_flag=True, help="Stay; send all users back if it becomes unhealthy.")
+@click.option(
+    "--max-lag",
+    type=Duration(most=86400.0),
+    help="With --guard: a longer lag is unhealthy [default: 5min].",
+)
 @json_option
-def command(service: Service, reads: int | None, as_json: bool) -> None:
+def command(
+    service: Service, reads: int | None, guard: bool, max_lag: float | None, as_json: bool
+) -> None:
     """Show or set which share of users reads SERVICE's database before the switch.
 
     A feature flag in connections/flags.json says so, in the format of flagd; applications ask it
     with the OpenFeature SDK of their language. The monolith remains the source of truth. A larger
-    share needs a verified service that follows; a smaller one needs no server at all.
+    share needs a verified service that follows; a smaller one needs no server at all. With --guard
+    the command stays, and sets the share to 0% as soon as the service is unhealthy.
     """
+    if guard and as_json:
+        raise click.UsageError("--guard and --json exclude each other.")
     connections = connect_project()
     if reads is None:
         done = rollout.show(service, connections)
     else:
         done = rollout.roll_out(service, connections, reads)
     console.present(done, as_json, as_data, show)
+    if guard:
+        with suppress(KeyboardInterrupt):
+            _guard(service, connections, max_lag or connections.max_lag_seconds)
+
+
+def _guard(service: Service, connections: Connections, max_lag: float) -> None:
+    """Look at a service's health until it has failed twice, one look after the other.
+
+    Raises:
+        NotReady: it has, and all users were sent back.
+    """
+    watch, failed = Watch(connections, [service], max_lag), 0
+    console.err.print("Guarding; press Ctrl-C to stop, which leaves the share as it is.")
+    while rollout.show(service, connections).percent:
+        found = watch.look()
+        failed = 0 if found.is_well else failed + 1
+        if failed == LOOKS_THAT_COUNT:
+            done = rollout.roll_out(service, connections, 0)
+            show(done)
+            why = "; ".join(one.splitlines()[0] for one in found.problems)
+            text = f"All users of {service.role} were sent back: {why}"
+            with Notifier(connections.notify, connections.notify_url) as notifier:
+                notifier.send(Notice("rollout", service.database, text, {"before": done.before}))
+            raise NotReady(
+                text,
+                where=service.database,
+                hint=f"runner.py health {service.role}\n"
+                f"Once it is well: runner.py rollout {service.role} --reads {done.before}% --guard",
+            )
+        time.sleep(LOOKS_APART_SECONDS)
 
 
 def as_data(done: Rollout) -> dict[str, Any]:
