@@ -268,7 +268,14 @@ class Cycle:
         yield from account(
             self.clients, self.world.connections, states, self.losses, self.outcome.writes
         )
-        yield from leftovers(self.world.connections)
+        # A monolith that has lost what made a service can't have it removed either.
+        services = self.world.project.services.values() if self.losses else ()
+        forgotten = {one.database for one in services if states[one.role] == "absent"}
+        yield from (
+            one
+            for one in leftovers(self.world.connections)
+            if one.partition(":")[0] not in forgotten
+        )
 
     def _keep(self, folder: Path) -> Path:
         kept = folder / f"torture-{self.outcome.seed}"
