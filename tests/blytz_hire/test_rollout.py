@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -97,7 +98,7 @@ def test_only_what_follows_is_rolled_out_and_everything_goes_back(verified: Spli
         database.execute("update split.service set as_of = as_of - interval '1 hour'")
     refused = verified.runner("rollout", "payments", "--reads", "5")
     assert refused.returncode == 4
-    assert "payments_db is 60 min" in words(refused.stderr), refused.stderr
+    assert re.search(r"payments_db is \d+ min behind", words(refused.stderr)), refused.stderr
     assert "runner.py sync payments --follow" in refused.stderr
     assert "0% of users read payments_db." in words(ran(verified, "rollout", "payments"))
     ran(verified, "sync", "payments")
