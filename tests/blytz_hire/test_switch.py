@@ -604,7 +604,7 @@ def outdate_the_proof(split: Split) -> Callable[[], None]:
 def age_the_proof(split: Split) -> Callable[[], None]:
     with split.monolith() as monolith:
         monolith.execute(
-            "update split.ledger set finished_at = finished_at - interval '30 hours'"
+            "update split.ledger set finished_at = clock_timestamp() - interval '30 hours'"
             " where step = 'verify'"
         )
     return lambda: None
