@@ -35,6 +35,13 @@ ASKED = {
     "lines": {"distribute_by": "tenant_id"},
     "imports": {"distribute_by": "tenant_id"},
 }
+# What Citus says of some of them before anything is changed.
+AS_IT_IS = (
+    ("create_distributed_table('payments_db.tenants', 'id')", "cannot create constraint"),
+    ("create_distributed_table('payments_db.orders', 'tenant_id')", "it has triggers"),
+    ("create_reference_table('payments_db.currencies')", "it has triggers"),
+    ("create_reference_table('payments_db.regions')", "NO ACTION or RESTRICT"),
+)
 KEPT = """
     select relation::text, colocation_id from citus_kept.tables
     order by colocation_id, relation::text
@@ -129,6 +136,9 @@ def test_what_citus_refuses_is_changed_first_and_all_else_stays(
     with copy(split, folder / "migrations" / "0001_initial.sql") as team:
         before = {name for (name,) in team.execute(FOREIGN_KEYS)}
         team.execute(CITUS)
+        for statement, why in AS_IT_IS:
+            with pytest.raises(psycopg.errors.RaiseException, match=why):
+                team.execute(f"select {statement}".encode())
         team.execute(made)
         grouped: dict[int, list[str]] = {}
         for name, group in team.execute(KEPT):

@@ -126,12 +126,12 @@ begin
     if not found then
         raise 'column "%" of relation "%" does not exist', distribution_column, table_name;
     end if;
-    if colocate_with <> 'none' then
+    if colocate_with not in ('none', 'default') then
         select colocation_id into strict made.colocation_id
         from citus_kept.tables
         where relation = colocate_with::regclass and column_type = made.column_type;
     end if;
-    for part in select relid from pg_partition_tree(table_name) loop
+    for part in select table_name union select relid from pg_partition_tree(table_name) loop
         perform citus_kept.refuse_triggers(part);
         perform citus_kept.refuse_keys(part, (
             select attnum from pg_attribute where attrelid = part and attname = distribution_column
