@@ -9,6 +9,7 @@ from pathlib import Path
 from pgsplit.backup.ddl import Definitions, definitions
 from pgsplit.base import files
 from pgsplit.base.errors import NotReady, TargetOccupied
+from pgsplit.observe.citus import plan as citus
 from pgsplit.observe.prisma import schema_file
 from pgsplit.postgres.connect import describe
 from pgsplit.project.endpoints import Connections
@@ -96,6 +97,7 @@ class Handover:
     runner: str = ""
     shared: tuple[Share, ...] = ()
     roles: tuple[str, ...] = ()
+    distribution: citus.Plan | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -112,7 +114,8 @@ def hand_over(service: Service, connections: Connections, folder: Path, tool: st
         What was written.
 
     Raises:
-        NotReady: the service is not completed, or the folder can't be written.
+        NotReady: the service is not completed, its tables can't be distributed as its models say,
+            or the folder can't be written.
         TargetOccupied: a file is there and differs; nothing was written.
     """
     done = Handover(service, folder, tool)
@@ -139,6 +142,7 @@ def hand_over(service: Service, connections: Connections, folder: Path, tool: st
             for table, column, services, made_from in database.execute(SHARED)
         )
         roles, done.roles = _roles(service, database)
+        done.distribution = citus.plan(service, database)
     made = definitions(service, connections)
     if made.foreign_types:
         done.warnings.append(
@@ -153,6 +157,8 @@ def hand_over(service: Service, connections: Connections, folder: Path, tool: st
     }
     if tool == "prisma":
         contents["prisma/schema.prisma"] = schema_file.make(service, connections, None).text
+    if done.distribution:
+        contents["citus.sql"] = done.distribution.text
     done.files = sorted(contents)
     _write(folder, contents)
     return done
@@ -269,8 +275,10 @@ def _page(done: Handover) -> str:
         "## What others share",
         "",
     ]
+    distributed = citus.page(done.distribution) if done.distribution else ()
     if not done.shared:
-        return "\n".join([*lines, "Nobody shares any column. All of it may change."]) + "\n"
+        lines += ["Nobody shares any column. All of it may change.", *distributed]
+        return "\n".join(lines) + "\n"
     lines += [
         "These columns have to stay, with values of the same type. Everything else may change.",
         f"After each migration: `runner.py status {service.role}`.",
@@ -282,6 +290,7 @@ def _page(done: Handover) -> str:
             f" | {', '.join(one.services)} |"
             for one in done.shared
         ),
+        *distributed,
     ]
     return "\n".join(lines) + "\n"
 

@@ -220,19 +220,23 @@ class Project:
     def shared_models(self) -> tuple[SharedModel, ...]:
         """The models of `models/shared/`, by name."""
         found = []
-        for path in sorted((self.root / SHARED_FOLDER).glob("*.yml")):
-            for model in self._yaml(path)["models"]:
-                meta = model["config"]["meta"]
-                found.append(
-                    SharedModel(
-                        model["name"],
-                        meta.get("entity", ""),
-                        tuple(meta.get("follows", {})),
-                        "events" in meta,
-                        bool(meta.get("read_through")),
-                    )
+        for _, name, meta in self.models(SHARED_FOLDER):
+            found.append(
+                SharedModel(
+                    name,
+                    meta.get("entity", ""),
+                    tuple(meta.get("follows", {})),
+                    "events" in meta,
+                    bool(meta.get("read_through")),
                 )
+            )
         return tuple(found)
+
+    def models(self, folder: Path) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+        """Give each model of a folder: its file, its name, and its `config.meta`."""
+        for path in sorted((self.root / folder).glob("*.yml")):
+            for model in self._yaml(path).get("models") or ():
+                yield path, model["name"], (model.get("config") or {}).get("meta") or {}
 
     @property
     def targets(self) -> tuple[str, ...]:

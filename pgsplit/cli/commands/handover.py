@@ -51,6 +51,9 @@ def as_data(done: Handover) -> dict[str, object]:
         "files": done.files,
         "shared": [asdict(one) for one in done.shared],
         "roles": done.roles,
+        "distribution": [asdict(one) for one in done.distribution.changes]
+        if done.distribution
+        else None,
         "warnings": done.warnings,
     }
 
@@ -63,4 +66,9 @@ def show(done: Handover) -> None:
         if done.shared
         else "Nobody shares any column: all of it may change."
     )
+    if done.distribution:
+        console.say(
+            f"citus.sql changes {len(done.distribution.changes)} keys, foreign keys and triggers,"
+            " and distributes the tables: see HANDOVER.md."
+        )
     console.show_notes(done.warnings)

@@ -1,0 +1,1 @@
+"""Distributes the tables of a service that outgrows one server, with Citus."""
