@@ -30,8 +30,10 @@ OCCUPANTS = f"""
     where {OWN} and class.relkind in ('r', 'p', 'v', 'm', 'f')
     order by 1
 """
+# In two lines, between which another job of pg_restore may say something.
 UNKNOWN_SETTING = re.compile(
-    r"^pg_restore: error: could not execute query: .*\nCommand was: SET transaction_timeout = 0;$",
+    r"^pg_restore: error: could not execute query: .*\btransaction_timeout\b.*$"
+    r"|^Command was: SET transaction_timeout = 0;$",
     re.MULTILINE,
 )
 FOREIGN_KEY = re.compile(r"^\d+; \d+ \d+ FK CONSTRAINT ")

@@ -81,7 +81,9 @@ def open_upstreams(
         NotReady: the service has not been built, or a stream has lost a part.
         SourceMismatch: the monolith's tables are no longer those that have landed.
     """
-    with ExitStack() as opened:
+    looked_at: list[Connection] = []
+    # Who holds a lock is asked before the connections are closed.
+    with ExitStack() as opened, locks_explained(looked_at):
 
         def connected(target: str) -> Connection:
             found = opened.enter_context(connections.connect(target))
@@ -90,7 +92,7 @@ def open_upstreams(
 
         # Once the control database has moved, nothing comes from the monolith any more.
         monolith = connected(connections.control)
-        opened.enter_context(locks_explained(looked_at := [monolith]))
+        looked_at.append(monolith)
         monolith.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         stands = _built(service, monolith, connections.urls[service.database])
         if database is None:
