@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return run(["--project-dir", str(HERE), *arguments], "runner.py")
+    # Messages name commands as people type them, so that they can be pasted.
+    called = "./runner.py" if sys.argv[0] == "./runner.py" else "runner.py"
+    return run(["--project-dir", str(HERE), *arguments], called)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ ALL_SERVICES = {"six", "users_completed", "all_completed"}
 def pytest_configure(config: pytest.Config) -> None:
     """Keep all that a run makes in one folder, which is removed however the run ends."""
     os.chdir(ROOT)
+    for name in (".env", "split.toml"):
+        if (ROOT / name).exists():
+            said = f"{ROOT / name} names servers of yours, and tests make and drop databases there."
+            raise pytest.UsageError(f"{said} Move it away while they run.")
     # A shell's background jobs ignore Ctrl-C, and so would all that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):

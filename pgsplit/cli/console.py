@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -66,6 +66,10 @@ Result = TypeVar("Result")
 
 document = Document()
 
+# Rich narrows a column of single words that are shorter than this as it does prose, and the table
+# gets too wide in the end; a longer word it would cut.
+NARROW = 40
+
 # How the parts of an error begin, their style, and what their further lines begin with.
 STYLES = {
     "error": ("error: ", "bold red", ""),
@@ -97,6 +101,7 @@ class _SafeTable(Table):
             words = _plain(cell).split()
             longest = max(map(cell_len, words), default=0)
             column.min_width = max(column.min_width or 0, longest)
+            column.no_wrap = column.no_wrap and len(words) < 2 and longest < NARROW
 
 
 def _shown(cell: RenderableType | None) -> RenderableType | None:
@@ -117,7 +122,9 @@ def table(*headings: str) -> Table:
     for heading in headings:
         name = heading.removeprefix(">")
         longest = max(map(cell_len, name.split()), default=0)
-        made.add_column(name, justify="right" if heading[0] == ">" else "left", min_width=longest)
+        justify: JustifyMethod = "right" if heading[0] == ">" else "left"
+        is_word = len(name.split()) < 2
+        made.add_column(name, justify=justify, min_width=longest, no_wrap=is_word)
     return made
 
 

@@ -162,7 +162,8 @@ def _documented(arguments: Sequence[str], program: str) -> int:
 
 def _run(arguments: Sequence[str], program: str) -> int:
     try:
-        code = cli(list(arguments), prog_name=program, standalone_mode=False)
+        # Completion's variable has this name in it.
+        code = cli(list(arguments), prog_name=Path(program).name, standalone_mode=False)
         return code if isinstance(code, int) else 0  # what `ctx.exit` was given
     except SystemExit as end:
         return int(end.code or 0)

@@ -58,7 +58,8 @@ class Stretch:
 class Proof:
     """How a table last compared, when, and whether that proves it.
 
-    `is_of_monolith` marks the monolith's table, compared with a switched service.
+    `is_of_monolith` marks the monolith's table, compared with a switched service. What the last
+    whole verification did not compare is not `is_current`: a switch and a rollback change that.
     """
 
     table: str
@@ -66,6 +67,7 @@ class Proof:
     finished_at: datetime
     is_proven: bool
     is_of_monolith: bool
+    is_current: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,12 @@ class Account:
     def proven_before_move(self) -> list[Proof]:
         """What was proven before the source of truth last moved, but not since."""
         at = self.moved_at
-        return [one for one in self.proofs if at and one.is_proven and one.finished_at < at]
+        return [one for one in self.current if at and one.is_proven and one.finished_at < at]
+
+    @property
+    def current(self) -> list[Proof]:
+        """What is proven of the tables that are compared now."""
+        return [one for one in self.proofs if one.is_current]
 
     @property
     def backups(self) -> list[Entry]:
@@ -308,12 +315,15 @@ def _proofs(monolith: Connection, service: Service) -> list[Proof]:
     if known != (True,):  # a ledger from before there were verifications
         return []
     rows = monolith.execute(
-        "select table_name, result, finished_at, is_proven from split.verifications"
-        " where service = %s order by table_name",
+        "select table_name, result, finished_at, is_proven, coalesce((select"
+        " jsonb_exists(ledger.intent -> 'tables', table_name) from split.ledger"
+        " where ledger.service = verifications.service and step = 'verify'"
+        " and (intent ->> 'whole')::boolean order by id desc limit 1), true)"
+        " from split.verifications where service = %s order by table_name",
         (service.database,),
     )
     of_monolith = f"{service.mirror}."
     return [
-        Proof(name, Comparison.of(found), at, is_proven, name.startswith(of_monolith))
-        for name, found, at, is_proven in rows
+        Proof(name, Comparison.of(found), at, is_proven, name.startswith(of_monolith), is_current)
+        for name, found, at, is_proven, is_current in rows
     ]

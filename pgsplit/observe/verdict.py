@@ -69,13 +69,13 @@ def _failed(account: Account) -> Iterator[str]:
 def _unproven(account: Account, now: datetime) -> list[str]:
     """Say why what is recorded does not prove that the rows are right, now."""
     verify = f"runner.py verify {account.service.role}"
-    if account.state is State.BUILT or not account.proofs:
+    if account.state is State.BUILT or not account.current:
         return [f"it is not verified: {verify}"]
-    if unproven := [one.table for one in account.proofs if not one.is_proven]:
+    if unproven := [one.table for one in account.current if not one.is_proven]:
         return [f"not proven: {', '.join(unproven)}: {verify}"]
     if account.state is State.SWITCHED and account.proven_before_move:
         return [f"it was not verified since the switch: {verify}"]
-    oldest = min(one.finished_at for one in account.proofs)
+    oldest = min(one.finished_at for one in account.current)
     hours = (now - oldest).total_seconds() / 3600
     if hours > PROOF_HOURS:
         return [f"last verified {hours:.0f} hours ago; the limit is {PROOF_HOURS} hours: {verify}"]

@@ -119,8 +119,8 @@ def test_people_see_one_line_a_finding_and_a_block_to_paste(bare: Split) -> None
     assert (
         rows.count("no USAGE on blytz_hire no yes") == rows.count("no member of shop no yes") == 1
     )
-    (psql,) = [n for n, line in enumerate(lines) if line.startswith("psql 'postgresql://")]
-    block = lines[psql + 1 :]
+    psql, _ = [n for n, line in enumerate(lines) if line.startswith("psql 'postgresql://")]
+    block = lines[psql + 1 : lines.index("", psql + 2)]
     assert block[1] == 'GRANT pg_create_subscription TO "a mover";'
     assert "GRANT shop TO" in done.stdout and '\\connect "blytz_hire"' in block
     assert "GRANT SELECT" not in done.stdout  # the owner's role has it
@@ -129,7 +129,7 @@ def test_people_see_one_line_a_finding_and_a_block_to_paste(bare: Split) -> None
     done = bare.runner("check", "payments")
     assert done.returncode == 0, done.stdout
     assert "Nothing is missing." in done.stdout
-    assert "psql 'postgresql" not in done.stdout
+    assert done.stdout.count("psql 'postgresql") == done.stdout.count("worth having") == 1
 
 
 def test_superuser_on_a_ready_server_lacks_nothing(split: Split) -> None:
@@ -216,9 +216,16 @@ def test_what_is_worth_having_has_a_block_of_its_own(bare: Split) -> None:
     lines = bare.runner("check", "payments").stdout.splitlines()
     (title,) = [n for n, line in enumerate(lines) if "worth having; as a superuser, paste" in line]
     block = lines[title + 3 : lines.index("", title + 3)]
-    assert block[0] == '\\connect "payments_db"' and "CREATE EXTENSION" in block[1]
+    point = 'GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO "a mover";'
+    assert block[:3] == ['GRANT pg_monitor TO "a mover";', '\\connect "blytz_hire"', point]
+    assert block[3] == '\\connect "payments_db"' and any("CREATE EXTENSION" in o for o in block)
     paste(block, bare.server.socket)
-    assert findings(checked(bare, "payments"), "extension postgres_fdw")[0]["state"] == "ok"
+    found = checked(bare, "payments")
+    for name in ("extension postgres_fdw", "sees all statistics", "restore points"):
+        assert {one["state"] for one in findings(found, name)} == {"ok"}, name
+    # What is granted is what backups and health go without otherwise.
+    assert "No restore point was made" not in ran(bare, "backup")
+    assert "pg_monitor" not in ran(bare, "health", "payments")
 
 
 @pytest.mark.slow

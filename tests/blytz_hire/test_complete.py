@@ -42,6 +42,7 @@ def test_completed_service_is_independent_of_the_monolith(switched: Split) -> No
     assert completed["retired"] == list(OWNED)
     assert any('blytz_hire.payments "payments_userId_fkey"' in d for d in completed["detached"])
     assert stands(switched) == "completed"
+    assert "Nothing is missing." in ran(switched, "check", "payments"), "its tables are retired"
     with switched.monolith() as monolith, switched.service("payments_db") as database:
         assert counted == {
             table: one(monolith, f"select count(*) from blytz_hire_retired.{table}")

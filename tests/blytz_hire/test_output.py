@@ -11,7 +11,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -20,8 +21,10 @@ from rich.text import Text
 from demo.project import ROOT, SERVICES_BY_NAME
 from pgsplit.base.errors import NotReady
 from pgsplit.cli import console, following, progress
+from pgsplit.cli.commands.run import show_run
 from pgsplit.cli.following import Following
 from pgsplit.cli.wrapping import wrap
+from pgsplit.load.run import RunReport
 from pgsplit.replication.follow import Tick
 from tests.support.split import Split
 from tests.support.waiting import until
@@ -83,6 +86,26 @@ def test_messages_never_break_a_name(terminal: io.StringIO) -> None:
     shown.add_row(Text(LONG), "1,000", LONG)
     console.out.print(shown)
     assert plain_text(terminal).count(LONG) == 12
+
+
+def test_table_of_long_words_beside_prose_fits(terminal: io.StringIO) -> None:
+    rows = console.table("setting", "value", "from")
+    rows.add_row("services.communication.replication_url", Text("a database, " * 9), "default")
+    console.out.print(rows)
+    assert max(map(len, plain_text(terminal).splitlines())) <= 80
+
+
+def test_warning_that_is_about_no_row_is_told_with_what_fixes_it(terminal: io.StringIO) -> None:
+    warnings = ["parity_a__b: Got 7 results, configured to warn if != 0", "no cache: paste: this;"]
+    tests = SimpleNamespace(warned=1)
+    built = SimpleNamespace(tables={}, mirror={}, tests=tests, warnings=warnings)
+    done = SimpleNamespace(
+        service=PAYMENTS, built=built, seconds=1.0, provisioned=SimpleNamespace(notes=[])
+    )
+    show_run(cast(RunReport, SimpleNamespace(services=[done])))
+    said = plain_text(terminal)
+    assert "payments            7  parity_a__b\n" in said
+    assert "warning: payments: no cache: paste: this;\n" in said
 
 
 def plain_text(terminal: io.StringIO) -> str:

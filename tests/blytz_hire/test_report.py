@@ -183,6 +183,18 @@ def test_switch_and_rollback_are_shown_with_pause_backup_and_quarantine(
 ) -> None:
     ran(living, "verify", "payments")
     ran(living, "switch", "payments")
+    # From now on nobody compares the service's own tables: how old their proofs are says nothing.
+    with living.monolith() as monolith:
+        monolith.execute(
+            "update split.verifications set finished_at = finished_at - '9 days'::interval"
+        )
+    said = ran(living, "report", "payments", "--html", str(tmp_path / "unproven.html"))
+    assert "No-go: payments: it was not verified since the switch" in said
+    assert "proven 216 h ago" in ran(living, "health", "payments")
+    ran(living, "verify", "payments")
+    said = ran(living, "report", "payments", "--html", str(tmp_path / "proven.html"))
+    assert "Go: complete payments" in said
+    assert re.search(r"proven [0-9.]+ s ago", ran(living, "health", "payments"))
     with living.service("payments_db") as database:
         database.execute(
             "insert into payments_db.refunds (payment_id, reason, amount)"
@@ -194,7 +206,7 @@ def test_switch_and_rollback_are_shown_with_pause_backup_and_quarantine(
             " (select payment_id from payments_db.refunds where reason = 'no place for it')"
         )
     file = tmp_path / "report.html"
-    assert "payments_db       switched     last: switch done" in living.runner(
+    assert "payments_db       switched     last: verify done" in living.runner(
         "report", "--html", str(file)
     ).stdout.replace("\n", " ")
     switched = text_of(file.read_text(encoding="utf-8"))

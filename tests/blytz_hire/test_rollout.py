@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -16,10 +17,13 @@ from openfeature.contrib.provider.flagd import FlagdProvider
 from openfeature.contrib.provider.flagd.config import ResolverType
 from openfeature.evaluation_context import EvaluationContext
 
+from pgsplit.cli.commands.rollout import LOOKS_THAT_COUNT
 from pgsplit.routing import flags
-from tests.support.node import application
+from tests.support.node import application as node_application
+from tests.support.serving import application
 from tests.support.split import Split
-from tests.support.switching import PAYMENTS, as_service, ran, words
+from tests.support.switching import PAYMENTS, as_service, move, ran, words
+from tests.support.waiting import until
 
 SERVICE, ROUTED = "PAYMENTS_SERVICE_URL", "PAYMENTS_READ_URL"
 USERS = [f"user-{one}" for one in range(1000)]
@@ -54,10 +58,10 @@ def test_sdks_of_python_and_node_follow_the_share(
     assert "5% of users read payments_db; it was 0%. Flag payments-reads in" in said
     file = flags.file(verified.connections)
     monkeypatch.setenv("FLAGD_OFFLINE_POLL_MS", "50")
-    api.set_provider(
+    api.set_provider_and_wait(
         FlagdProvider(resolver_type=ResolverType.FILE, offline_flag_source_path=str(file))
     )
-    node = application(tmp_path / "app").start("flags.mjs", str(file), "payments-reads")
+    node = node_application(tmp_path / "app").start("flags.mjs", str(file), "payments-reads")
     assert node.stdin and node.stdout
 
     def node_says() -> list[str]:
@@ -137,6 +141,7 @@ def test_only_what_follows_is_rolled_out_and_everything_goes_back(verified: Spli
 @pytest.mark.slow
 def test_users_are_sent_back_once_the_service_is_unhealthy(verified: Split, tmp_path: Path) -> None:
     notices = tmp_path / "notices"
+    assert "there is nothing to guard" in ran(verified, "rollout", "payments", "--guard")
     refused = verified.runner("rollout", "payments", "--guard", "--json")
     assert refused.returncode == 2 and "exclude each other" in refused.stderr
     with verified.start(
@@ -155,6 +160,20 @@ def test_users_are_sent_back_once_the_service_is_unhealthy(verified: Split, tmp_
     assert "runner.py rollout payments --reads 30% --guard" in said
     assert flags.share(PAYMENTS, verified.connections) == 0
     assert json.loads(notices.read_text())["event"] == "rollout"
+
+    # Once it is switched, a guard that is left running sends nobody anywhere.
+    with verified.service("payments_db") as database:
+        database.execute("alter subscription split_payments_db enable")
+    ran(verified, "rollout", "payments", "--reads", "30%")
+    move(verified, "switch")
+    with application() as app:
+        app.says = (503, "down")
+        start = partial(verified.start, "rollout", "payments", "--guard")
+        with start(PAYMENTS_HEALTH_URL=app.url) as guard:
+            until(lambda: app.asked > LOOKS_THAT_COUNT + 1)
+            assert flags.share(PAYMENTS, verified.connections) == 30
+            ran(verified, "rollout", "payments", "--reads", "0%")
+            assert guard.wait(60) == 0
 
 
 def test_service_waits_for_what_was_written_in_the_monolith(verified: Split) -> None:

@@ -243,6 +243,10 @@ def test_unknown_command_exits_with_2() -> None:
     result = command_line("migrate")
     assert result.returncode == 2
     assert "No such command 'migrate'" in result.stderr
+    # A hint can be pasted: it names the program as it was called.
+    called = subprocess.run(["./runner.py", "migrate"], cwd=ROOT, capture_output=True, text=True)
+    assert called.returncode == 2
+    assert "hint:  ./runner.py --help" in called.stderr
     assert "hint:  runner.py --help" in result.stderr
     result = command_line("status", "--bogus")
     assert result.returncode == 2

@@ -14,9 +14,10 @@ from tests.support.split import Split
 
 
 class Application(ThreadingHTTPServer):
-    """A service's application with a health page: what it says next is `says`."""
+    """A service's application with a health page: it says `says`, and was `asked` so often."""
 
     says: tuple[int, str] = (200, '{"status": "UP"}')
+    asked = 0
 
     @property
     def url(self) -> str:
@@ -29,6 +30,7 @@ def application() -> Iterator[Application]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            made.asked += 1
             status, body = made.says
             self.send_response(status)
             self.end_headers()

@@ -17,6 +17,7 @@ from pgsplit.cutover.rollout import Rollout
 from pgsplit.observe.vitals.gather import Watch
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.state.ledger import State
 
 LOOKS_APART_SECONDS = 1.0
 # A single look may fail for a moment, as when a server restarts.
@@ -72,6 +73,8 @@ def command(
 def _guard(service: Service, connections: Connections, max_lag: float) -> None:
     """Look at a service's health until it has failed twice, one look after the other.
 
+    While it is switched nobody is sent anywhere: both answers of the flag lead to its database.
+
     Raises:
         NotReady: it has, and all users were sent back.
     """
@@ -79,7 +82,10 @@ def _guard(service: Service, connections: Connections, max_lag: float) -> None:
     console.err.print("Guarding; press Ctrl-C to stop, which leaves the share as it is.")
     while rollout.show(service, connections).percent:
         found = watch.look()
-        failed = 0 if found.is_well else failed + 1
+        state = found.services[0].vitals.state
+        failed = 0 if found.is_well or state is State.SWITCHED else failed + 1
+        if state is State.COMPLETED:
+            break
         if failed == LOOKS_THAT_COUNT:
             done = rollout.roll_out(service, connections, 0)
             show(done)
@@ -94,6 +100,7 @@ def _guard(service: Service, connections: Connections, max_lag: float) -> None:
                 f"Once it is well: runner.py rollout {service.role} --reads {done.before}% --guard",
             )
         time.sleep(LOOKS_APART_SECONDS)
+    console.err.print("No user could be sent back to the monolith: there is nothing to guard.")
 
 
 def as_data(done: Rollout) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -20,6 +21,9 @@ from pgsplit.load.run import RunReport, ServiceRun
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.rehearse import Rehearsal
+
+# What dbt says of a parity test that has found rows.
+ORPHANS = re.compile(r"([^:]+):\s*Got (\S+) ")
 
 
 @click.command("run")
@@ -116,16 +120,16 @@ def show_run(
     console.out.print(rows)
     console.show_notes(note for one in report.services for note in one.provisioned.notes)
     warned = sorted((r.service.role, w) for r in report.services for w in r.built.warnings)
-    if warned:
+    orphans = [(role, *found.groups()) for role, said in warned if (found := ORPHANS.match(said))]
+    if orphans:
         console.say(
             "Warnings: references to rows that don't exist; the monolith has no foreign key",
             "for them. Their rows are kept. List them:",
             f"  {list_warnings}",
         )
-        for role, warning in warned:
-            name, _, rest = warning.partition(":")
-            found = rest.strip().split(" ")[1] if rest.strip().startswith("Got ") else "?"
-            console.say(f"  {role:<14}{found:>7}  {name}")
+        for role, name, count in orphans:
+            console.say(f"  {role:<14}{count:>7}  {name}")
+    console.show_warnings(f"{role}: {said}" for role, said in warned if not ORPHANS.match(said))
 
 
 def run_as_data(report: RunReport) -> dict[str, Any]:

@@ -66,6 +66,8 @@ select
         'name', format('"%s"', replace(here.datname, '"', '""')),
         'limit', here.datconnlimit,
         'encoding', pg_encoding_to_char(here.encoding),
+        'makes_restore_points',
+        has_function_privilege('pg_create_restore_point(text)', 'execute'),
         'publications', (
             select
                 coalesce(

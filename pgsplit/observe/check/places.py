@@ -130,15 +130,17 @@ class Place:
     def _lines(found: Iterable[Finding]) -> list[str]:
         """Write statements, each once, and where to connect before it."""
         lines: list[str] = []
-        here = ""
+        here, said = "", set[tuple[str, str]]()
         for one in sorted(found, key=_in_order):
-            is_elsewhere = _is_of_database(one.need.sql) and one.database not in ("", here)
-            if is_elsewhere:
+            of_database = _is_of_database(one.need.sql)
+            statement = one.database if of_database else "", one.need.sql
+            if statement in said:
+                continue
+            said.add(statement)
+            if of_database and one.database not in ("", here):
                 here = one.database
                 quoted = here.replace('"', '""')
                 lines.append(f'\\connect "{quoted}"')
-            if one.need.sql in lines:
-                continue
             if _makes_superuser(one):
                 lines.append(f"-- {SUPERUSER if 'land' in one.purpose else LATER_SUPERUSER}")
             lines.append(one.need.sql)
@@ -156,7 +158,8 @@ def _makes_superuser(one: Finding) -> bool:
 def _key(one: Finding) -> tuple[str, ...]:
     """Give what makes two findings the same: several operations need the same right."""
     need = one.need
-    return need.name, need.found, need.sql or need.problem, one.database if not need.sql else ""
+    here = one.database if not need.sql or _is_of_database(need.sql) else ""
+    return need.name, need.found, need.sql or need.problem, here
 
 
 def _is_of_database(statement: str) -> bool:

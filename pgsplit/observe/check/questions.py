@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 from pgsplit.backup.scope import relations_of
 from pgsplit.base.errors import NotReady, SplitError
@@ -17,6 +20,7 @@ from pgsplit.postgres.need import Need
 from pgsplit.project import drift
 from pgsplit.project.project import Project, Service
 from pgsplit.replication import requirements
+from pgsplit.state.ledger import completed
 
 HERE = Path(__file__).parent
 DATABASE, LANDED, EXTENSIONS = (
@@ -39,9 +43,9 @@ def about_monolith(place: Place, monolith: Connection, services: Sequence[Servic
         services: the services that are checked.
     """
     project = services[0].project
-    landed = landed_by(services)
+    landed = _still_there(monolith, project, landed_by(services))
     tables = list(landed)
-    owned = [name for one in services for name in one.owned_tables]
+    owned = [name for one in services for name in one.owned_tables if name in landed]
     try:
         drift.check(project, monolith, landed)
     except SplitError as error:
@@ -68,6 +72,17 @@ def about_monolith(place: Place, monolith: Connection, services: Sequence[Servic
     except NotReady as error:
         problem, hint = error.what, error.hint
     place.add([Need("encoding", found["encoding"], "UTF8", utf8, problem, hint)], "land", monolith)
+
+
+def _still_there(
+    monolith: Connection, project: Project, landed: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Leave out the tables of completed services: they are retired."""
+    gone: frozenset[str] = frozenset()
+    # Before the first landing nobody is completed, and afterwards other commands name this right.
+    with suppress(psycopg.errors.InsufficientPrivilege):
+        gone = completed(monolith)
+    return {name: has for name, has in landed.items() if project.tables[name].owner not in gone}
 
 
 def landed_by(services: Sequence[Service]) -> dict[str, tuple[str, ...]]:
@@ -140,8 +155,8 @@ def about_database(place: Place, database: Connection, project: Project) -> dict
     Returns:
         All that was found.
     """
-    found = one_document(database, DATABASE)
-    user = managed.dialect(database).user
+    found, here = one_document(database, DATABASE), managed.dialect(database)
+    user = here.user
     for one in found["obeyed"]:
         off = "off" if one["name"] == "default_transaction_read_only" else "0"
         fix = f"ALTER ROLE {user} IN DATABASE {found['name']} SET {one['name']} = {off};"
@@ -178,6 +193,12 @@ def about_database(place: Place, database: Connection, project: Project) -> dict
         "land",
         database,
     )
+    if here.provider is managed.SELF_MANAGED:
+        fix = f"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO {user};"
+        said = f"In {database.info.dbname} a backup makes no restore point: {place.user} may not."
+        may = bool(found["makes_restore_points"])
+        need = Need("restore points", "yes" if may else "no", "yes", may, said, fix, fix, True)
+        place.add([need], "backup", database)
     if 0 <= found["limit"] < CONNECTIONS:
         fix = f"ALTER DATABASE {found['name']} CONNECTION LIMIT -1;"
         said = f"{database.info.dbname} takes only {found['limit']} connections."

@@ -59,6 +59,12 @@ def about_server(place: Place, ours: Sequence[str]) -> None:
         place.add([_proxy()], "everything")
     place.add(_connections(found, here), "land, build")
     place.add(_others(found, ours), "land")
+    fix, sees = f"GRANT pg_monitor TO {found['user']};", bool(found["sees_statistics"])
+    said = f"{place.user} can't see how late streams are. Without it health and metrics don't know."
+    place.add(
+        [Need("sees all statistics", "yes" if sees else "no", "yes", sees, said, fix, fix, True)],
+        "health, metrics",
+    )
     if found["expires"]:
         fix = f"ALTER ROLE {found['user']} VALID UNTIL 'infinity';"
         said = f"The password of {place.user} expires on {found['expires']}. Replication that keeps"

@@ -55,6 +55,7 @@ select
         'slot_limit', current_setting('max_slot_wal_keep_size'),
         'login_limit', login.rolconnlimit,
         'is_super', login.rolsuper,
+        'sees_statistics', pg_has_role('pg_read_all_stats', 'usage'),
         'user', format('"%s"', replace(login.rolname, '"', '""')),
         'expires', case
             when login.expires_soon
