@@ -24,7 +24,7 @@ from pgsplit.state.ledger import open_ledger
 @click.argument("names", metavar="[SERVICE|control]...", nargs=-1, shell_complete=complete_backup)
 @json_option
 def command(names: tuple[str, ...], as_json: bool) -> None:
-    """Back up the monolith, or each SERVICE's database; `control` is the control database.
+    """Back up the monolith, each SERVICE's database, or the one called control.
 
     A backup is a snapshot of the whole database, with a restore point for point-in-time recovery.
     It is read back once to check it. It goes to the folder backups, or to the folder named by the
