@@ -84,7 +84,8 @@ def test_follower_tells_its_service_manager_and_its_people(living: Split, tmp_pa
         until(lambda: manager.count("READY=1") == 1 and manager.count("WATCHDOG=1") > 1)
         assert any("STATUS=payments_db: idle" in said for said in manager.said)
         follower.send_signal(signal.SIGHUP)
-        until(lambda: manager.count("RELOADING=1") == 1 and manager.count("READY=1") > 1)
+        # Ready with the new settings, and again once each follower has begun.
+        until(lambda: manager.count("RELOADING=1") == 1 and manager.count("READY=1") > 2)
         with psycopg.connect(living.connections.urls["payments_db"]) as own:
             pids = [pid for (pid,) in own.execute(SESSIONS).fetchall()]
         for pid in pids:
