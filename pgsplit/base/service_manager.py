@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 
 
 def tell(**states: object) -> None:
@@ -22,7 +23,11 @@ def tell(**states: object) -> None:
     said = "\n".join(f"{name}={value}" for name, value in states.items())
     # A name that begins with @ is one of Linux's abstract ones, which begin with a zero byte.
     place = f"\0{address[1:]}" if address.startswith("@") else address
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
+    # A manager that doesn't listen stops nothing: its watchdog would notice the silence.
+    with (
+        suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending,
+    ):
         sending.sendto(said.encode(), place)
 
 

@@ -16,7 +16,7 @@ class _Reload(BaseException):
 
 
 def reloadably(read: Callable[[], Connections], work: Callable[[Connections], None]) -> None:
-    """Do work with the settings, and do it anew with new ones each time that SIGHUP comes.
+    """Do work with the settings, and again with new ones each time that SIGHUP comes.
 
     If the new settings are wrong, a warning says so, and the former ones stay in force.
 

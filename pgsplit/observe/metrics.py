@@ -1,4 +1,4 @@
-"""The vital signs as Prometheus' metrics, asked anew at each scrape.
+"""The vital signs as Prometheus' metrics, asked again at each scrape.
 
 Names follow https://prometheus.io/docs/practices/naming: seconds and bytes, `_total` for what only
 grows, and a moment as `_timestamp_seconds`. `docs/metrics.md` lists them all.

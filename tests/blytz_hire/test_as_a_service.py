@@ -218,3 +218,12 @@ def test_unit_is_right(tmp_path: Path) -> None:
     unit.write_text(text.replace("/srv/split/.venv/bin/python", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_manager_that_does_not_listen_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    alarms = Alarms(Notifier("", ""))
+    alarms.look({"one_db": Report(Condition.IDLE, "idle", True)})
+    assert alarms.is_ready

@@ -109,7 +109,7 @@ def test_only_what_follows_is_rolled_out_and_everything_goes_back(verified: Spli
     ran(verified, "rollout", "payments", "--reads", "40%")
     assert json.loads(path.read_text())["flags"]["dark-mode"] == {"state": "ENABLED"}
 
-    # The way back needs no server.
+    # A smaller share needs no server.
     down = {"BLYTZ_HIRE_URL": "postgresql://nobody@127.0.0.1:1/blytz_hire"}
     back = verified.runner("rollout", "payments", "--reads", "10%", **down)
     assert back.returncode == 0, back.stderr
