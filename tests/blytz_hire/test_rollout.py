@@ -54,6 +54,7 @@ def share(answers: Sequence[str]) -> float:
 def test_sdks_of_python_and_node_follow_the_share(
     verified: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ran(verified, "sync", "payments")  # a share needs a service that has followed lately
     said = words(ran(verified, "rollout", "payments", "--reads", "5%"))
     assert "5% of users read payments_db; it was 0%. Flag payments-reads in" in said
     file = flags.file(verified.connections)
@@ -141,6 +142,7 @@ def test_only_what_follows_is_rolled_out_and_everything_goes_back(verified: Spli
 @pytest.mark.slow
 def test_users_are_sent_back_once_the_service_is_unhealthy(verified: Split, tmp_path: Path) -> None:
     notices = tmp_path / "notices"
+    ran(verified, "sync", "payments")
     assert "there is nothing to guard" in ran(verified, "rollout", "payments", "--guard")
     refused = verified.runner("rollout", "payments", "--guard", "--json")
     assert refused.returncode == 2 and "exclude each other" in refused.stderr
