@@ -68,7 +68,7 @@ def follow(
         service: a service that has been built.
         connections: where the servers are.
         stop: set it to end; a sync that is running finishes first.
-        on_tick: called after every look.
+        on_tick: called after each sync, and at least once a second if the interval allows it.
         interval: seconds between two looks.
         beside_others: wait for servers that it needs to begin, since others follow meanwhile.
 
@@ -111,7 +111,7 @@ def follow_all(
     Args:
         services: services that have been built.
         connections: where the servers are.
-        on_tick: called after every look, from several threads.
+        on_tick: see `follow`; called from several threads.
         interval: seconds between two looks.
 
     Raises:
@@ -156,7 +156,8 @@ def _ticks(
     Nothing here waits for another server than the service's own, and the monolith's as long as that
     is the source of truth.
     """
-    started, rows_before, looked_at, look = time.monotonic(), rows, 0.0, None
+    started, rows_before, look = time.monotonic(), rows, None
+    looked_at = ticked_at = 0.0
     around = found
     if isinstance(found, Upstreams):
         look = Look(found.streams, found.why_stopped)
@@ -170,20 +171,23 @@ def _ticks(
                     return
                 if look:
                     look.look()
-            if _has_news(found.database):
+            has_news = _has_news(found.database)
+            if has_news:
                 rows += apply_changes(found.database).rows
-            pending, lag = how_far(found, sum(one.ahead for one in watches))
-            troubles = [look.trouble] if look else []
-            troubles += [one.trouble for one in watches]
-            yield Tick(
-                found.service,
-                rows,
-                (rows - rows_before) / max(time.monotonic() - started, interval),
-                lag,
-                _behind(found, watches),
-                pending,
-                "\n".join(dict.fromkeys(filter(None, troubles))),
-            )
+            if has_news or time.monotonic() - ticked_at > LOOK_SECONDS:
+                ticked_at = time.monotonic()
+                pending, lag = how_far(found, sum(one.ahead for one in watches))
+                troubles = [look.trouble] if look else []
+                troubles += [one.trouble for one in watches]
+                yield Tick(
+                    found.service,
+                    rows,
+                    (rows - rows_before) / max(ticked_at - started, interval),
+                    lag,
+                    _behind(found, watches),
+                    pending,
+                    "\n".join(dict.fromkeys(filter(None, troubles))),
+                )
             _rest(found.database, stop, interval)
 
 

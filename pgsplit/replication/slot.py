@@ -30,10 +30,7 @@ SLOT = """
         active,
         wal_status = 'lost' as lost,
         coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint as kept_bytes,
-        (
-            select nullif(setting, '-1')::bigint * 1024 * 1024 from pg_settings
-            where name = 'max_slot_wal_keep_size'
-        ) as limit_bytes,
+        nullif(pg_size_bytes(current_setting('max_slot_wal_keep_size')), -1) as limit_bytes,
         coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
             as behind_bytes
     from pg_replication_slots
