@@ -14,20 +14,16 @@ from typing import Any
 from psycopg import sql
 
 from pgsplit.backup.dump import Backup, backup
-from pgsplit.base.errors import NotReady
-from pgsplit.cutover import later, lean, preflight, readers
+from pgsplit.cutover import consumers, lean, preflight, readers
 from pgsplit.cutover.locks import SYNC_LOCK_SECONDS, change_definitions, patiently
 from pgsplit.cutover.operation import SagaOperation
 from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.replication import forgotten, reach, requirements, shared
+from pgsplit.replication import forgotten, shared
 from pgsplit.replication.forgotten import require_remembered
 from pgsplit.replication.session import Session, open_session
-from pgsplit.replication.sharing import read_through
 from pgsplit.replication.slot import Connection
-from pgsplit.replication.stream import Stream
-from pgsplit.replication.subscription import drop_tables
 from pgsplit.replication.sync import apply_changes
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind, Saga, Step, require_finished
@@ -98,7 +94,7 @@ class Complete(SagaOperation[Completed]):
         found = preflight.for_completion(
             self.session, self.ledger, self.say, with_backup=self.with_backup
         )
-        self._check_consumers(found)
+        consumers.check(self.session, self.ledger, found)
         if not found.problems:
             self.say("who reads")
             self.result.warnings += readers.still_reading(
@@ -183,17 +179,10 @@ class Complete(SagaOperation[Completed]):
     def reparent(self) -> Mapping[str, Any]:
         """Let consumers get what they share from the service; idempotent."""
         if self._is_known():
-            # They do already. A monolith that was restored may publish its old tables once more.
-            for consumer in shared.consumers(self.service):
-                tables = list(shared.shared(self.service, consumer))
-                drop_tables(self.session.monolith, consumer.replication, consumer.mirror, tables)
+            consumers.unpublish(self.session)  # they do already
             return {"consumers": []}
-        for consumer in shared.consumers(self.service):
-            with self.connections.connect(consumer.database) as database:
-                stream = Stream(consumer, self.session.monolith, database)
-                apply_changes(self.session.database)
-                shared.reparent(self.session, consumer, stream, self.connections)
-            self.result.handed_over.append(consumer.database)
+        for database in consumers.reparent(self.session):
+            self.result.handed_over.append(database)
         return {"consumers": self.result.handed_over}
 
     def settle(self) -> None:
@@ -245,16 +234,7 @@ class Complete(SagaOperation[Completed]):
 
     def end_streams(self) -> Mapping[str, Any]:
         """Remove the streams from the monolith that nothing arrives by any more; idempotent."""
-        for one in {self.service, *shared.consumers(self.service)}:
-            if not shared.needs_monolith(self.session.monolith, one):
-                with self.connections.connect(one.database) as database:
-                    stream = Stream(one, self.session.monolith, database)
-                    patiently(stream.remove, stream.monolith, stream.database)
-                    database.execute(
-                        "delete from split.heartbeats where service = %s", (one.database,)
-                    )
-        if self.service in read_through.owners(self.service.project):
-            self.result.warnings += read_through.reconnect_all(self.connections, self.ledger)
+        self.result.warnings += consumers.end_streams(self.session, self.ledger)
         return {"warnings": self.result.warnings}
 
     def empty_mirror(self) -> Mapping[str, Any]:
@@ -280,37 +260,6 @@ class Complete(SagaOperation[Completed]):
         """Tell whether either side knows that the service is completed already."""
         known = forgotten.knows_completion(self.session.database)
         return bool(known) or self.ledger.state(self.service) is State.COMPLETED
-
-    def _check_consumers(self, found: PreflightReport) -> None:
-        """Consumers must be built, and there must be room for shared streams to all of them."""
-        servers: list[tuple[str, int]] = []  # of those before
-        for consumer in shared.consumers(self.service):
-            if not self.ledger.state(consumer).reached(State.BUILT):
-                found.add(
-                    f"{consumer.database} shares columns of its tables and has not been built:"
-                    " it could not land any more",
-                    f"runner.py run {consumer.role}",
-                )
-                continue
-            with self.connections.connect(consumer.database) as database:
-                server = (database.info.host, database.info.port)
-                promised = (len(servers), servers.count(server))
-                servers.append(server)
-                try:
-                    requirements.shared_stream(
-                        self.session.database, database, self.service, consumer, promised=promised
-                    )
-                    stream = shared.SharedStream(
-                        consumer,
-                        self.session.monolith,
-                        database,
-                        self.service,
-                        self.session.database,
-                    )
-                    later.try_slot(stream)
-                    reach.require_reachable(stream, self.connections)
-                except NotReady as error:
-                    found.add(error.what, error.hint, error.where)
 
     def _move(self, tables: list[str]) -> list[str]:
         """Do what `retire` says, in the caller's transaction; give the keys that were dropped."""
