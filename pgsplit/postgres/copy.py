@@ -1,19 +1,20 @@
 """Copies tables from an exported snapshot: binary COPY, several workers, big tables in ranges.
 
-Rows are streamed, not stored. Each range is one transaction on either side.
+Rows are streamed in blocks, not stored. Each range is one transaction on either side.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event, Lock
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import Buffer
 
 from pgsplit.postgres.catalog import LiveTable
 
@@ -21,7 +22,8 @@ Connect = Callable[[], psycopg.Connection[Any]]
 
 WORKERS = min(4, os.cpu_count() or 1)
 PAGES_PER_RANGE = 16384  # 128 MiB: long enough to stream, short enough to share evenly
-ROWS_BETWEEN_NEWS = 10_000
+BLOCK_BYTES = 64 * 1024  # some milliseconds of work; larger blocks fall out of the cache
+TRAILER_BYTES = 2  # the last message of a binary COPY; every row is longer
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,42 @@ def _copy_range(
             reader.cursor().copy(read.format(columns, relation, condition)) as rows,
             into.copy(write.format(relation, columns)) as out,
         ):
-            seen = size = reported = 0
-            for row in rows:
-                out.write(row)
-                seen, size = seen + 1, size + len(row)
-                if seen == ROWS_BETWEEN_NEWS:
-                    add(seen, size)
-                    reported += seen
-                    seen = size = 0
+            reported = 0
+            for block, count in _blocks(rows, reader):
+                out.write(block)
+                add(count, len(block))
+                reported += count
         # The trailer is a message too, but not a row; so COPY's own count is used.
-        add(into.rowcount - reported, size)
+        add(into.rowcount - reported, 0)
         return into.rowcount
+
+
+def _blocks(rows: psycopg.Copy, reader: psycopg.Connection[Any]) -> Iterator[tuple[bytes, int]]:
+    """Give what a binary COPY sends in blocks, with the number of messages in each.
+
+    Only a message that has to be waited for goes through psycopg. Those that have arrived already
+    are taken from libpq, which halves the time that a row takes here.
+    """
+    arrived = reader.pgconn.get_copy_data
+    block: list[Buffer] = []
+    size = 0
+    while message := rows.read():
+        length = len(message)
+        while length:  # 0: nothing else has arrived
+            block.append(message)
+            size += length
+            if size >= BLOCK_BYTES:
+                yield b"".join(block), len(block)
+                block, size = [], 0
+            if length == TRAILER_BYTES:
+                break
+            length, message = arrived(1)
+            if length < 0:
+                _raise_error(reader)
+    yield b"".join(block), len(block)
+
+
+def _raise_error(reader: psycopg.Connection[Any]) -> NoReturn:
+    """Raise the error with which the server has ended a COPY before its trailer."""
+    results = list(iter(reader.pgconn.get_result, None))
+    raise psycopg.errors.error_from_result(results[0], reader.info.encoding)

@@ -19,7 +19,7 @@ from pgsplit.base.errors import NotReady, SourceMismatch, SplitError, TargetOccu
 from pgsplit.load.land import Landed, land
 from pgsplit.load.provision import provision
 from pgsplit.postgres import copy as snapshot_copy
-from pgsplit.postgres.catalog import live_tables
+from pgsplit.postgres.catalog import LiveTable, live_tables
 from pgsplit.postgres.connect import connect, with_database
 from pgsplit.state.ledger import State, open_ledger
 from tests.support.split import Split
@@ -78,12 +78,43 @@ def test_mirror_holds_only_the_listed_columns(split: Split, database: str) -> No
 
 def test_big_tables_are_copied_in_ranges(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot_copy, "PAGES_PER_RANGE", 1)
-    monkeypatch.setattr(snapshot_copy, "ROWS_BETWEEN_NEWS", 7)
+    monkeypatch.setattr(snapshot_copy, "BLOCK_BYTES", 300)
     landed = land_service(split, "communication")
     with split.monolith() as monolith, split.service("communication_db") as mirror:
         columns = select(("communication",))[0].landed_tables["notifications"]
         assert rows(mirror, "notifications", columns) == rows(monolith, "notifications", columns)
     assert landed.rows["notifications"] > 0
+
+
+def test_error_of_the_source_amid_its_rows_is_the_one_that_is_raised(split: Split) -> None:
+    def read_views() -> psycopg.Connection[Any]:
+        source = split.monolith()
+        source.execute("set restrict_nonsystem_relation_kind = ''")
+        return source
+
+    (service,) = select(("payments",))
+    with open_ledger(split.connections) as ledger:
+        provision(service, split.connections, ledger)
+    with split.monolith() as monolith, split.service("payments_db") as target:
+        # Rows are sent before the one that fails, and more than one block holds.
+        monolith.execute(
+            "create view blytz_hire.fails as select '(0,1)'::tid as ctid, 1 / (5000 - i) as id,"
+            " repeat('x', 100) as name from generate_series(1, 6000) as i"
+        )
+        target.execute("create table blytz_hire.fails (id int, name text)")
+        live = LiveTable({}, frozenset(), frozenset(), ("id",), "d", 6000, 0, 0, ())
+        with monolith.transaction():
+            monolith.execute("set transaction isolation level repeatable read")
+            snapshot = monolith.execute("select pg_export_snapshot()").fetchone()
+            assert snapshot is not None
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                snapshot_copy.copy(
+                    read_views,
+                    lambda: split.service("payments_db"),
+                    *(snapshot[0], "blytz_hire", {"fails": (("id", "name"), live)}),
+                    lambda progress: None,
+                )
+        assert target.execute("select count(*) from blytz_hire.fails").fetchone() == (0,)
 
 
 @pytest.mark.slow
