@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from demo.project import ROOT, select
 from pgsplit.base.errors import BuildFailed, NotReady
@@ -156,6 +157,27 @@ def test_rows_that_violate_a_constraint_are_reported_and_nothing_is_left(split: 
     assert "Fix the rows in the monolith" in what
     with split.service("contracts_db") as database:
         made = database.execute("select to_regclass('contracts_db.milestones')").fetchone()
+        # Of checks that one scan has found broken, the first that some row breaks is named.
+        database.execute("create temp table t as select i, -i as j from generate_series(1, 9) as i")
+        checks = [
+            {
+                "name": f"{column}_check",
+                "definition": f"check ({column} < 7)",
+                "offenders": f"select * from pg_temp.t where ({column} < 7) is false",
+                "key": ["i"],
+            }
+            for column in ("j", "i")
+        ]
+        enforce = "select split.enforce_together('pg_temp.t', %s)"
+        with pytest.raises(psycopg.errors.CheckViolation) as broken:
+            database.execute(enforce, (Jsonb(checks),))
+        assert "3 row(s) break the constraint i_check, check (i < 7). First: i = 7; i = 8" in str(
+            broken.value
+        )
+        database.execute("delete from pg_temp.t where i >= 7")
+        database.execute(enforce, (Jsonb(checks),))
+        with pytest.raises(psycopg.errors.CheckViolation):
+            database.execute("insert into pg_temp.t values (1, 7)")
     assert made == (None,)
     with open_ledger(split.connections) as ledger:
         assert ledger.state(service) == State.LANDED

@@ -42,7 +42,7 @@
 {% macro _event_inbox_table(inbox, entity) %}
     {% set name, key = entity | upper, model.columns[pgsplit.service_table_key()] %}
     -- A sync would hold one of the tables and wait for the other, so it waits before it begins.
-    lock table split.turn in exclusive mode;
+    lock table split.turn in share mode;
     insert into split.inboxes (entity, removed_to) values ('{{ entity }}', 0)
     on conflict (entity) do nothing;
     create table if not exists {{ inbox }} (

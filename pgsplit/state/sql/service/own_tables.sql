@@ -60,6 +60,38 @@ exception
 end
 $function$;
 
+-- split.enforce_together() adds several constraints to a table in one statement, so that one scan
+-- checks all rows. Only if some row breaks one does it add them one by one, to say which and where.
+--
+-- `constraints` is an array of objects with the arguments of split.enforce(): name, definition,
+-- offenders, key.
+create or replace function split.enforce_together(relation regclass, constraints jsonb)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    execute format(
+        'alter table %s %s',
+        relation,
+        (
+            select string_agg(format('add constraint %I %s', one ->> 'name', one ->> 'definition'), ', ')
+            from jsonb_array_elements(constraints) as one
+        )
+    );
+exception
+    when check_violation then
+        perform split.enforce(
+            relation,
+            one ->> 'name',
+            one ->> 'definition',
+            one ->> 'offenders',
+            array(select jsonb_array_elements_text(one -> 'key'))
+        )
+        from jsonb_array_elements(constraints) as one;
+end
+$function$;
+
 -- A trigger function that refuses to change rows that follow another service's. Its argument is the
 -- condition on rows that belong to this service.
 create or replace function split.refuse_followed()
