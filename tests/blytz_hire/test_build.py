@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -197,10 +198,48 @@ def test_null_in_a_not_null_column_is_reported(landed: Split) -> None:
 
 
 @pytest.mark.slow
-def test_nulls_and_duplicates_are_found_without_constraints(living: Split) -> None:
-    test = ("test", "--target", "payments_db", "--select", "payments,test_name:present_and_unique")
+def test_rows_are_read_only_where_no_constraint_answers_a_test(living: Split) -> None:
+    selected = "payments,test_name:present_and_unique", "refunds,test_name:relationships"
+    test = ("test", "--target", "payments_db", "--select", *selected)
+    guarantees = (
+        "select split.guarantees('payments_db.payments', 'not_null', '{id,status}'),"
+        " split.guarantees('payments_db.payments', 'unique', '{id}'),"
+        " split.guarantees('payments_db.payments', 'unique', '{status,id}'),"
+        " split.guarantees('payments_db.refunds', 'foreign_key', '{payment_id}',"
+        " 'payments_db.payments', '{id}')"
+    )
+    nothing = (
+        "select split.guarantees('payments_db.payments', 'not_null', '{id,job_id}'),"
+        " split.guarantees('payments_db.payments', 'unique', '{status}'),"
+        " split.guarantees('payments_db.payments', 'unique', '{id,gone}'),"
+        " split.guarantees('payments_db.refunds', 'foreign_key', '{payment_id}',"
+        " 'payments_db.disputes', '{payment_id}')"
+    )
+    with living.service("payments_db") as database:
+
+        def ask(query: str) -> tuple[bool, ...]:
+            row = database.execute(query.encode()).fetchone()
+            assert row is not None
+            return row
+
+        assert ask(guarantees) == (True, True, True, True)
+        assert ask(nothing) == (False, False, False, False)
+        database.execute("alter table payments_db.refunds disable trigger all")
+        assert ask(guarantees) == (True, True, True, False)
+        database.execute("alter table payments_db.refunds enable trigger all")
+        assert ask(guarantees) == (True, True, True, True)
+        database.execute("create table split.heir () inherits (payments_db.payments)")
+        assert ask(guarantees) == (False, False, False, True)
+        database.execute("drop table split.heir")
+        # A refund without its payment, which the test finds only if it reads the rows.
+        database.execute("set session_replication_role = replica")
+        database.execute(
+            "delete from payments_db.payments where id = (select min(payment_id) from"
+            " payments_db.refunds)"
+        )
+        database.execute("reset session_replication_role")
     sound = living.dbt(*test)
-    assert "PASS pgsplit_present_and_unique_payments_" in sound.stdout, sound.stdout
+    assert "WARN=0 ERROR=0" in sound.stdout, sound.stdout
     with living.service("payments_db") as database:
         database.execute("alter table payments_db.payments alter status drop not null")
         database.execute("alter table payments_db.payments drop constraint payments_pkey cascade")
@@ -215,6 +254,28 @@ def test_nulls_and_duplicates_are_found_without_constraints(living: Split) -> No
     found = living.dbt(*test)
     # two nulls, and both rows that share an id
     assert "Got 4 results, configured to fail if != 0" in found.stdout, found.stdout
+    assert re.search(r"FAIL \d+ relationships_refunds", found.stdout), found.stdout
+
+
+def test_large_table_is_rebuilt_by_sample_and_every_key(living: Split) -> None:
+    ask = "select difference, id from split.way_back_sample_differs('payments', 10)"
+    with living.service("payments_db") as database:
+        assert database.execute(ask).fetchall() == []
+        gone = one(database, "select id from payments_db.payments order by id desc limit 1")
+        database.execute("delete from payments_db.refunds where payment_id = %s", (gone,))
+        database.execute("delete from payments_db.disputes where payment_id = %s", (gone,))
+        database.execute("delete from payments_db.payments where id = %s", (gone,))
+        assert ("missing", gone) in database.execute(ask).fetchall()
+        database.execute("update payments_db.payments set status = status || '?'")
+        found = database.execute(ask).fetchall()
+        assert ("missing", gone) in found
+        # The pages that a sample takes hold some rows each, and it may take none.
+        rows = one(database, "select count(*) from payments_db.payments")
+        assert len(found) < rows
+        wrong = []
+        while len(wrong) < 2:
+            wrong = database.execute(ask).fetchall()
+        assert {difference for difference, _ in wrong} == {"missing", "changed"}
 
 
 @pytest.mark.slow

@@ -28,7 +28,9 @@
                 ({{ dbt.string_literal(name ~ ' is null') }}, stored.{{ adapter.quote(name) }} is null){{ ',' if not loop.last }}
             {% endfor %}
         ) as wrong (problem, is_so)
-        where wrong.is_so
+        where
+            wrong.is_so
+            and {{ pgsplit.is_not_guaranteed(model, 'not_null', not_null) }}
     ),
 
     {% for names in unique %}
@@ -37,9 +39,11 @@
                 stored.*,
                 {{ dbt.string_literal(names | join(', ') ~ ' is not unique') }} as problem
             from {{ model }} as stored
-            where ({{ pgsplit.quoted(names) }}) in (
-                select {{ pgsplit.quoted(names) }} from {{ model }} group by {{ pgsplit.quoted(names) }} having count(*) > 1
-            )
+            where
+                ({{ pgsplit.quoted(names) }}) in (
+                    select {{ pgsplit.quoted(names) }} from {{ model }} group by {{ pgsplit.quoted(names) }} having count(*) > 1
+                )
+                and {{ pgsplit.is_not_guaranteed(model, 'unique', names) }}
         ),
     {% endfor %}
 
