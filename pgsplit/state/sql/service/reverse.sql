@@ -8,8 +8,8 @@
 -- It finds none unless a model is wrong; that is what makes reverse replication safe. Rows are
 -- compared by binary image, in one snapshot. A row with a change that split.sync() has not applied
 -- yet can't be judged and is left out. Of a completed service, only what others share is compared.
--- Reads the mirror and the service's tables once.
-create or replace function split.way_back_differs(mirror text)
+-- Reads the mirror and the service's tables once; with `ids` the rows that have these.
+create or replace function split.way_back_differs(mirror text, ids text[] default null)
 returns table (id text, difference text)
 language plpgsql
 stable
@@ -21,6 +21,7 @@ declare
     model record;
     rebuilt text;
     mirrored text;
+    listed text := case when ids is null then '' else format(' where id = any(%L::text[])', ids) end;
     is_completed boolean := (select completed_at is not null from split.service);
 begin
     select
@@ -56,9 +57,9 @@ begin
                         when mirrored.id is null then 'added'
                         else 'changed'
                     end as difference
-                from (%s
-                ) as rebuilt
-                full join %I.%I as mirrored on rebuilt.id = mirrored.id
+                from (select * from (%s
+                ) as model%s) as rebuilt
+                full join (select * from %I.%I%s) as mirrored on rebuilt.id = mirrored.id
                 where
                     rebuilt.id is null or mirrored.id is null
                     or record_image_ne(row(%s), row(%s))
@@ -72,7 +73,7 @@ begin
                     and changes.changed_table = any($1)
             )
         $query$,
-        model.definition, schema, mirror, rebuilt, mirrored
+        model.definition, listed, schema, mirror, listed, rebuilt, mirrored
     )
     using model.follows || format('%s.%s', schema, mirror);
 end

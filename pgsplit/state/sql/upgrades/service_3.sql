@@ -16,3 +16,6 @@ where
 
 -- What others share of a completed service's tables; the next build says so.
 alter table split.mirror_tables add column shared_definition text;
+
+-- It takes another argument now.
+drop function if exists split.way_back_differs(text);
