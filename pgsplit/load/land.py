@@ -68,6 +68,7 @@ def land(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     *,
     again: bool = False,
+    on_snapshot: Callable[[], None] = lambda: None,
 ) -> Landed:
     """Fill a service's mirror from the monolith, and create a subscription that follows it.
 
@@ -81,6 +82,7 @@ def land(
         ledger: the monolith's ledger.
         on_progress: called often, from several threads in turn.
         again: copy again what has landed, for example because its slot was lost.
+        on_snapshot: called when the slot has started, before any row is copied.
 
     Returns:
         Rows by table, bytes in COPY's binary format, seconds.
@@ -122,7 +124,7 @@ def land(
             ) as step:
                 try:
                     url = login.url_for(stream, connections)
-                    copied = _copy(stream, connections, tables, on_progress)
+                    copied = _copy(stream, connections, tables, on_snapshot, on_progress)
                     subscribe(target, stream.name, url)
                     continuity.look(stream)
                 except BaseException:
@@ -297,12 +299,14 @@ def _copy(
     stream: Stream,
     connections: Connections,
     tables: Mapping[str, tuple[str, ...]],
+    on_snapshot: Callable[[], None],
     on_progress: Callable[[Progress], None],
 ) -> Copied:
     service, database = stream.service, stream.database
     publish(stream.monolith, service, tables)
     live = _create_mirror(stream, tables)
     with exported_snapshot(connections, service.replication, connections.monolith) as snapshot:
+        on_snapshot()
         copied = snapshot_copy.copy(
             lambda: connections.connect(connections.monolith),
             lambda: connections.connect(service.database),

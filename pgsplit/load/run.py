@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import Protocol
 
 from pgsplit.backup import dump
 from pgsplit.load.build import Built, Tests, build, check_monolith
 from pgsplit.load.land import Landed, land
 from pgsplit.load.provision import Provisioned, provision
+from pgsplit.load.snapshots import Snapshots
 from pgsplit.postgres.copy import Progress
 from pgsplit.postgres.locale import require_utf8
 from pgsplit.project import drift
@@ -71,8 +73,8 @@ def run(
 ) -> RunReport:
     """Provision, land, build and test services; idempotent, so it resumes an interrupted run.
 
-    Provisioning and landing go one service after the other, in phase order. Each service is built
-    as soon as it has landed; as many builds run at once as there are processors.
+    Services are provisioned one after the other, in phase order, and land side by side. Each is
+    built as soon as it has landed; as many builds run at once as there are processors.
 
     Args:
         services: in phase order.
@@ -85,36 +87,84 @@ def run(
 
     Raises:
         SourceMismatch: the monolith lacks a table, column, type or key; nothing was made.
-        SplitError: the first failure, in phase order; builds under way are finished first.
+        SplitError: the first failure, in phase order; the other services are finished first.
     """
     started = time.monotonic()
     _require_expected(services, connections)
-    with open_ledger(connections) as ledger, ThreadPoolExecutor(os.cpu_count()) as builders:
+    with open_ledger(connections) as ledger:
         with watcher.step("monolith: who owns which column") as step:
             tests = check_monolith(connections, step.finished_node)
-        filled = []
-        for service in services:
-            begun = time.monotonic()
-            if with_backup and not ledger.state(service).reached(State.LANDED):
-                with watcher.step("monolith: backup") as step:
-                    dump.backup(
-                        connections.monolith, connections, ledger, service, "run", say=step.say
-                    )
-            with watcher.step(f"{service.role}: provision"):
-                provisioned = provision(service, connections, ledger)
-            with watcher.step(f"{service.role}: land") as step:
-                landed = land(service, connections, ledger, step.copied)
-            seconds = time.monotonic() - begun
-            building = builders.submit(_build, service, connections, ledger, watcher)
-            filled.append((service, provisioned, landed, seconds, building))
-        wait([building for *_, building in filled])
-        reports = [
-            ServiceRun(
-                service, provisioned, landed, built := future.result(), seconds + built.seconds
-            )
-            for service, provisioned, landed, seconds, future in filled
-        ]
-    return RunReport(reports, tests, time.monotonic() - started)
+        work = _Work(len(services), connections, ledger, watcher)
+        provisioned = [work.provision(service, with_backup) for service in services]
+        with ThreadPoolExecutor(len(services)) as threads:
+            filling = [threads.submit(work.fill, *one) for one in enumerate(provisioned)]
+            try:
+                wait(filling)
+            except BaseException:
+                work.snapshots.stop()
+                raise
+        done = [future.result() for future in filling]
+    return RunReport(done, tests, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A service that has been provisioned, and the seconds that it took."""
+
+    service: Service
+    provisioned: Provisioned
+    seconds: float
+
+
+class _Work:
+    """What a run does for each service."""
+
+    def __init__(
+        self, services: int, connections: Connections, ledger: Ledger, watcher: Watcher
+    ) -> None:
+        self.connections, self.ledger, self.watcher = connections, ledger, watcher
+        self.snapshots = Snapshots(services)
+        self.builds = BoundedSemaphore(os.cpu_count() or 1)
+
+    def provision(self, service: Service, with_backup: bool) -> _Ready:
+        """Provision a service; back the monolith up first if the service has not landed yet."""
+        begun = time.monotonic()
+        connections, ledger = self.connections, self.ledger
+        if with_backup and not ledger.state(service).reached(State.LANDED):
+            with self.watcher.step("monolith: backup") as step:
+                dump.backup(connections.monolith, connections, ledger, service, "run", say=step.say)
+        with self.watcher.step(f"{service.role}: provision"):
+            provisioned = provision(service, connections, ledger)
+        return _Ready(service, provisioned, time.monotonic() - begun)
+
+    def fill(self, number: int, ready: _Ready) -> ServiceRun:
+        """Land and build a service, beside others."""
+        service, snapshots = ready.service, self.snapshots
+
+        def wait_for_others() -> None:
+            snapshots.has_taken(number)
+            snapshots.wait_for_all()
+
+        snapshots.wait_for_turn(number)
+        begun = time.monotonic()
+        try:
+            with self.watcher.step(f"{service.role}: land") as step:
+
+                def copied(progress: Progress) -> None:
+                    snapshots.require_not_stopped()
+                    step.copied(progress)
+
+                landed = land(
+                    service, self.connections, self.ledger, copied, on_snapshot=wait_for_others
+                )
+        finally:
+            snapshots.has_taken(number)  # also if it has landed before, or has failed
+        snapshots.wait_for_all()
+        with self.builds, self.watcher.step(f"{service.role}: build and test") as step:
+            snapshots.require_not_stopped()
+            built = build(service, self.connections, self.ledger, step.finished_node)
+        seconds = ready.seconds + time.monotonic() - begun
+        return ServiceRun(service, ready.provisioned, landed, built, seconds)
 
 
 def _require_expected(services: Sequence[Service], connections: Connections) -> None:
@@ -134,8 +184,3 @@ def _require_expected(services: Sequence[Service], connections: Connections) -> 
                     needed.setdefault(table, {}).update(dict.fromkeys(columns))
         wanted = {table: tuple(columns) for table, columns in needed.items()}
         drift.check(connections.project, monolith, wanted)
-
-
-def _build(service: Service, connections: Connections, ledger: Ledger, watcher: Watcher) -> Built:
-    with watcher.step(f"{service.role}: build and test") as step:
-        return build(service, connections, ledger, step.finished_node)

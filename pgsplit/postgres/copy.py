@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Event, Lock
+from threading import BoundedSemaphore, Event, Lock
 from typing import Any, NoReturn
 
 import psycopg
@@ -21,6 +21,8 @@ from pgsplit.postgres.catalog import LiveTable
 Connect = Callable[[], psycopg.Connection[Any]]
 
 WORKERS = min(4, os.cpu_count() or 1)
+# Copies that run side by side have no more workers than one has.
+AT_WORK = BoundedSemaphore(WORKERS)
 PAGES_PER_RANGE = 16384  # 128 MiB: long enough to stream, short enough to share evenly
 BLOCK_BYTES = 64 * 1024  # some milliseconds of work; larger blocks fall out of the cache
 TRAILER_BYTES = 2  # the last message of a binary COPY; every row is longer
@@ -93,7 +95,9 @@ def copy(
             raise InterruptedError("another worker has failed")
 
     def work(part: _Range) -> None:
-        with source() as reader, target() as writer:
+        with AT_WORK, source() as reader, target() as writer:
+            if stop.is_set():
+                return
             under_way.update((reader, writer))
             try:
                 rows = _copy_range(reader, writer, snapshot, part, add)

@@ -359,16 +359,29 @@ def test_runner_waits_for_one_that_has_just_ended(split: Split) -> None:
         assert not landed.result().already
 
 
-def test_interrupted_landing_leaves_nothing(split: Split) -> None:
+@pytest.mark.parametrize(
+    ("command", "amid"),
+    [
+        ("land", "import pgsplit.load.land as at; at.subscribe = lambda *_: (stop(), sleep(9))"),
+        # It lands in a thread, which goes on with its rows until it notices.
+        (
+            "run",
+            "import pgsplit.postgres.copy as at; at._copy_range = lambda *given:"
+            " (stop(), [(given[-1](1, 1), sleep(0.01)) for _ in range(900)])",
+        ),
+    ],
+)
+def test_interrupted_landing_leaves_nothing(split: Split, command: str, amid: str) -> None:
     """Ctrl-C midway: the runner cleans up, says so and exits with 130."""
     with open_ledger(split.connections) as ledger:
         provision(select(("payments",))[0], split.connections, ledger)
     script = (
-        "import os, signal, time, pgsplit.load.land as landing\n"
-        "landing.subscribe = lambda *_: ("
-        "os.kill(os.getpid(), signal.SIGINT), time.sleep(9))\n"
-        "import sys, runner\n"
-        "sys.argv = ['runner.py', 'land', 'payments']\n"
+        "import os, signal, sys, runner\n"
+        "from time import sleep\n"
+        "once = [signal.SIGINT]\n"
+        "stop = lambda: once and os.kill(os.getpid(), once.pop())\n"
+        f"{amid}\n"
+        f"sys.argv = ['runner.py', '{command}', 'payments']\n"
         "sys.exit(runner.main())\n"
     )
     stopped = subprocess.run(
@@ -378,7 +391,7 @@ def test_interrupted_landing_leaves_nothing(split: Split) -> None:
         capture_output=True,
         text=True,
     )
-    assert stopped.returncode == 130
+    assert stopped.returncode == 130, stopped.stderr
     assert "run the same command to continue" in stopped.stderr
     assert_nothing_left(split)
 
