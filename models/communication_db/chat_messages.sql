@@ -9,16 +9,22 @@ messages as (
     where {{ is_chat_message() }}
 ),
 
--- A field of data becomes a column where it can be written back the same.
+-- A field of data becomes a column where it can be written back the same. Each is needed several
+-- times, and `limit 1` has it computed once.
 opened as (
     select
-        *,
-        data ->> 'senderId' as sender_id,
-        {{ json_text('data', 'senderName') }} as sender_name,
-        {{ json_text('data', 'senderRole') }} as sender_role,
-        {{ json_text('data', 'type') }} as message_type,
-        {{ iso_timestamp("(data -> 'timestamp')") }} as sent_at
+        messages.*,
+        fields.*
     from messages
+    cross join lateral ( -- noqa: ST05
+        select
+            data ->> 'senderId' as sender_id,
+            {{ json_text('data', 'senderName') }} as sender_name,
+            {{ json_text('data', 'senderRole') }} as sender_role,
+            {{ json_text('data', 'type') }} as message_type,
+            {{ iso_timestamp("(data -> 'timestamp')") }} as sent_at
+        limit 1 -- noqa: AM09
+    ) as fields
 ),
 
 renamed as (
