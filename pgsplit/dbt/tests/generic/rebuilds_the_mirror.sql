@@ -4,13 +4,13 @@
 
     | argument | meaning                                                        | default |
     |----------|----------------------------------------------------------------|---------|
-    | most     | how many rows are compared; of a larger table so many at random | 50000   |
+    | most     | how many rows are compared; of a larger table so many at random | 20000   |
 
     Rows that are missing or too many are found in a table of any size. `runner.py verify` and the switch
     compare all rows.
 
     Returns the ids of rows that differ, with how; see split.way_back_sample_differs().
 #}
-{% test rebuilds_the_mirror(model, most=50000) %}
+{% test rebuilds_the_mirror(model, most=20000) %}
     select * from split.way_back_sample_differs({{ dbt.string_literal(model.identifier) }}, {{ most }})
 {% endtest %}
