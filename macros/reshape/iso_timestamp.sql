@@ -8,8 +8,8 @@
     | "2025-02-30T10:00:00.120Z"    |                            | null                    |
     | "yesterday", 1740823200000    |                            | null                    |
 
-    Never raises an error. Its reverse is iso_text; what that would not write the same has to stay
-    in the document.
+    Never raises an error. `limit 1` has it parsed once. Its reverse is iso_text; what that would not
+    write the same has to stay in the document.
 #}
 {% macro iso_timestamp(value) -%}
     {%- set parsed -%}
@@ -17,9 +17,8 @@
             {{ value }}, '$.datetime("YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"")', silent => true
         )
     {%- endset -%}
-    {%- set time = '(' ~ parsed ~ " #>> '{}')::timestamp(3)" -%}
-    case
-        when {{ iso_text(time) }} = {{ value }} #>> '{}'
-            then {{ time }}
-    end
+    (
+        select parsed_at from (select ({{ parsed }} #>> '{}')::timestamp(3) as parsed_at limit 1) as parsed
+        where {{ iso_text('parsed_at') }} = {{ value }} #>> '{}'
+    )
 {%- endmacro %}
