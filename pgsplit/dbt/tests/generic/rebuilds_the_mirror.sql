@@ -6,8 +6,8 @@
     |----------|----------------------------------------------------------------|---------|
     | most     | how many rows are compared; of a larger table so many at random | 20000   |
 
-    Rows that are missing or too many are found in a table of any size. `runner.py verify` and the switch
-    compare all rows.
+    Rows that are missing or too many are found in a table of any size. Before a switch all rows are
+    compared.
 
     Returns the ids of rows that differ, with how; see split.way_back_sample_differs().
 #}

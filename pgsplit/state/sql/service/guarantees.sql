@@ -1,16 +1,20 @@
--- split.guarantees() tells whether PostgreSQL itself sees to it that all rows of a table are so, since
--- it has checked them and checks each that is written.
+-- split.guarantees() tells whether PostgreSQL itself sees to it that all rows of a table are so,
+-- since it has checked them and checks each that is written.
 --
--- | kind        | the columns                       | guaranteed by                                  |
--- |-------------|-----------------------------------|------------------------------------------------|
--- | not_null    | are never null                    | a not-null constraint on each                  |
--- | unique      | are the same in no two rows       | a primary key or unique constraint on some     |
--- | foreign_key | name a row of `other`, or nothing | a foreign key on just these                    |
+-- | kind        | the columns                       | guaranteed by                              |
+-- |-------------|-----------------------------------|--------------------------------------------|
+-- | not_null    | are never null                    | a not-null constraint on each              |
+-- | unique      | are the same in no two rows       | a primary key or unique constraint on some |
+-- | foreign_key | name a row of `other`, or nothing | a foreign key on just these                |
 --
--- Data tests ask it before they read any row. A constraint that was not validated or that somebody has
--- disabled guarantees nothing, and neither does one of a table that others inherit from.
+-- Data tests ask it before they read any row. A constraint that was not validated or that somebody
+-- has disabled guarantees nothing, and neither does one of a table that others inherit from.
 create or replace function split.guarantees(
-    relation regclass, kind text, columns text[], other regclass default null, other_columns text[] default '{}'
+    relation regclass,
+    kind text,
+    columns text[],
+    other regclass default null,
+    other_columns text[] default '{}'
 )
 returns boolean
 language sql
@@ -38,7 +42,9 @@ as $guarantees$
         where
             conrelid = relation
             and convalidated
-            and not exists (select from pg_trigger where tgconstraint = pg_constraint.oid and tgenabled <> 'O')
+            and not exists (
+                select from pg_trigger where tgconstraint = pg_constraint.oid and tgenabled <> 'O'
+            )
     )
 
     select
@@ -56,7 +62,11 @@ as $guarantees$
                         -- As PostgreSQL 18 knows them; before, each is validated.
                         and not exists (
                             select from pg_constraint
-                            where conrelid = relation and contype = 'n' and conkey = array[attnum] and not convalidated
+                            where
+                                conrelid = relation
+                                and contype = 'n'
+                                and conkey = array[attnum]
+                                and not convalidated
                         )
                     )
             )

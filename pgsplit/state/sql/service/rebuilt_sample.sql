@@ -1,7 +1,7 @@
--- split.way_back_sample_differs() is what a build asks of split.way_back_differs(): all rows of a table
--- that has no more than `most`; else so many rows at random, other ones each time, and besides every
--- row that only one side has. Which rows are there takes the keys; what is in them takes a scan of
--- all that the model reads, which verify does.
+-- split.way_back_sample_differs() is what a build asks of split.way_back_differs(): all rows of a
+-- table that has no more than `most`; else so many rows at random, other ones each time, and
+-- besides every row that only one side has. Which rows are there takes the keys; what is in them
+-- takes a scan of all that the model reads, which comes before a switch.
 create or replace function split.way_back_sample_differs(mirror text, most bigint)
 returns table (id text, difference text)
 language plpgsql
