@@ -9,8 +9,8 @@ ROWS ?= 50000
 PYTEST := .venv/bin/pytest --numprocesses 2 --dist load --maxschedchunk 1
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test test-quick test-faults test-orchestration lint docs site bench bench-following \
-	bench-proof bench-switching bench-shared bench-watching torture torture-statements lock clean
+.PHONY: demo test test-quick test-faults test-orchestration lint docs site bench \
+	torture torture-statements lock clean
 
 demo: .venv/ready
 	@.venv/bin/python runner.py demo --rows $(ROWS)
@@ -66,30 +66,13 @@ docs: .venv/ready
 site: .venv/ready-dev
 	.venv/bin/python -m mkdocs build --strict
 
-# Seconds, memory and ratios of the main job: make bench ROWS=5000000
+# The main job beside other tools, an hour; or another measurement: make bench WHAT=switching.
+# Sizes: make bench ROWS="200000 2000000". PUBLISH=1 keeps what was found in bench/results/ and writes
+# the tables of README.md and docs/performance.md. All of them: .venv/bin/python -m bench --help
+WHAT ?= main
 bench: .venv/ready
-	.venv/bin/python -m bench.main_job --rows $(ROWS)
-
-# How long a sync takes and how far a follower lags, at 0.2 and at 2 million payments; ten minutes
-bench-following: .venv/ready
-	.venv/bin/python -m bench.following
-
-# What verifying costs, against one pass over both sides, at 2 million payments; five minutes
-bench-proof: .venv/ready
-	.venv/bin/python -m bench.proof
-
-# How long writers stand still in a switch and a rollback, at 0.2 and at 2 million payments;
-# twenty minutes
-bench-switching: .venv/ready
-	.venv/bin/python -m bench.switching
-
-# How soon users are the same in all services, and what a look into the cache costs; ten minutes
-bench-shared: .venv/ready
-	.venv/bin/python -m bench.shared
-
-# What health and a scrape of metrics cost, on the databases of the settings; after make demo.
-bench-watching: .venv/ready
-	.venv/bin/python -m bench.watching
+	.venv/bin/python -m bench $(WHAT) $(if $(PUBLISH),--publish) \
+		$(if $(filter file,$(origin ROWS)),,--rows $(ROWS))
 
 # The same versions for users as the tests have
 lock:

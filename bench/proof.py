@@ -1,4 +1,4 @@
-"""Measures what a proof costs: `python -m bench.proof`.
+"""Measures what a proof costs: `python -m bench proof`.
 
 Splits off a monolith's payments, then verifies them, in turn with what any reading of both sides
 costs: one pass of `count(*), sum(hashtext(t::text))` over the monolith's table and the service's.
@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from bench.result import Result
 from bench.splitting import Split, say, split
 from demo.project import MONOLITH
 from pgsplit.base.text import size
-from pgsplit.cli import console
 from pgsplit.prove.totals import Verdict, totals
 from pgsplit.prove.verify import Verified, verify
 from pgsplit.state.ledger import open_ledger
@@ -73,12 +73,14 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-def main() -> None:
-    """Measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
     parser.add_argument("--rows", type=int, default=2_000_000, help="payments")
-    rows = parser.parse_args().rows
-    table = console.table("what", ">figure", ">target")
+
+
+def measure(given: argparse.Namespace) -> Result:
+    """Measure verification and totals against one pass over both sides."""
+    rows, result = given.rows, Result()
     with split(rows) as place:
         say("verify, and one pass over both sides, in turn")
         assert proof(place).proven
@@ -89,36 +91,33 @@ def main() -> None:
             seconds["in turn"].append(timed(lambda: passes(place, 1)))
             seconds["verify"].append(timed(lambda: proof(place)))
         middle = {name: statistics.median(taken) for name, taken in seconds.items()}
-        table.add_row(f"verify {rows:,} payments", f"{middle['verify']:.2f} s")
-        table.add_row("one pass over both sides, both at once", f"{middle['at once']:.2f} s")
-        table.add_row("one pass over both sides, one by one", f"{middle['in turn']:.2f} s")
+        result.add_row(f"verify {rows:,} payments", f"{middle['verify']:.2f} s")
+        result.add_row("one pass over both sides, both at once", f"{middle['at once']:.2f} s")
+        result.add_row("one pass over both sides, one by one", f"{middle['in turn']:.2f} s")
         for how in ("at once", "in turn"):
             ratio = middle["verify"] / middle[how]
-            table.add_row(f"verify : passes {how}", f"{ratio:.2f}", "< 1.5")
+            result.add_row(f"verify : passes {how}", f"{ratio:.2f}", "≤ 1.1")
+        result.values["verify"] = middle["verify"] / middle["at once"]
         say("totals")
         taken = timed(lambda: sum_up(place))
-        table.add_row("totals of all tables", f"{taken:.2f} s")
-        table.add_row("totals : passes at once", f"{taken / middle['at once']:.2f}")
+        result.add_row("totals of all tables", f"{taken:.2f} s")
+        result.add_row("totals : passes at once", f"{taken / middle['at once']:.2f}")
         say("ten rows wrong")
         few = "where id in (select id from payments_db.payments order by id limit 10)"
         corrupt(place, f"update payments_db.payments set amount = amount + 1 {few}")
-        taken = timed(lambda: table.add_row("rows found of 10", f"{differing(place):,}", "10"))
-        table.add_row("verify with 10 rows wrong", f"{taken:.2f} s")
+        taken = timed(lambda: result.add_row("rows found of 10", f"{differing(place):,}", "10"))
+        result.add_row("verify with 10 rows wrong", f"{taken:.2f} s")
         say("all rows wrong")
         corrupt(place, "update payments_db.payments set status = status || '!'")
         taken = timed(
-            lambda: table.add_row("rows found of all", f"{differing(place):,}", f"{rows:,}")
+            lambda: result.add_row("rows found of all", f"{differing(place):,}", f"{rows:,}")
         )
-        table.add_row("verify with all rows wrong", f"{taken:.1f} s")
-        table.add_row("memory at its peak, before and after", f"{size(before)}")
-        table.add_row("", f"{size(peak())}", "flat")
-    console.out.print(table)
+        result.add_row("verify with all rows wrong", f"{taken:.1f} s")
+        result.add_row("memory at its peak, before and after", f"{size(before)}")
+        result.add_row("", f"{size(peak())}", "flat")
+    return result
 
 
 def differing(place: Split) -> int:
     """Count the payments that verification finds wrong."""
     return proof(place).tables["payments"].differing
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Measures how users are shared among all six services: `python -m bench.shared`.
+"""Measures how users are shared among all six services: `python -m bench shared`.
 
 Splits a monolith into all six on one server, with a follower for each. Then it times single updates
 from their commit until all five copies and their events show them, and many fast updates until the
@@ -20,12 +20,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
-from bench import server
+from bench.result import Result
+from bench.server import server
 from bench.splitting import SOON_SECONDS, milliseconds, say
 from demo.project import MONOLITH, PROJECT, ROOT, select
-from pgsplit.cli import console
 from pgsplit.load import sample as demo
 from pgsplit.project.endpoints import Connections, resolve
 from pgsplit.project.project import Service
@@ -201,36 +199,38 @@ def misses(database: Connection, service: Service) -> list[float]:
     return seconds[1:]  # the first connects
 
 
-def measure(
-    place: Side, source: str, where: str, runs: int, table: Table, targets: tuple[str, str]
+def propagate(
+    place: Side, source: str, where: str, runs: int, result: Result, targets: tuple[str, str]
 ) -> None:
     """Measure propagation from where users are written, with the targets for one and for many."""
     with following(place):
         say(f"single updates in {where}")
-        table.add_row(
+        result.add_row(
             f"an update in {where} until all five copies have it",
             milliseconds(single_updates(place, source, runs * 4)),
             targets[0],
         )
         say(f"{place.users:,} updates in {where}")
         taken, writing = many_updates(place, source, runs)
-        table.add_row(
+        result.add_row(
             f"{place.users:,} updates in {where} until all five have all, each once",
             f"{statistics.median(taken):.1f} s ({min(taken):.1f} to {max(taken):.1f})",
             targets[1],
         )
-        table.add_row(
+        result.add_row(
             "… of which until they were all committed", f"{statistics.median(writing):.1f} s"
         )
 
 
-def main() -> None:
-    """Measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
     parser.add_argument("--users", type=int, default=10_000, help="users, each updated once a run")
     parser.add_argument("--runs", type=int, default=5)
-    given = parser.parse_args()
-    table = console.table("what", ">figure", ">target")
+
+
+def measure(given: argparse.Namespace) -> Result:
+    """Measure propagation at three stages of a split, and the cache."""
+    result = Result()
     with server() as environ:
         place = Side(resolve(PROJECT, environ), environ, given.users)
         say("a monolith, and runner.py run")
@@ -238,17 +238,17 @@ def main() -> None:
         with place.connections.connect(MONOLITH) as monolith:
             monolith.execute(NEW_USERS, (given.users,))
         place.runner("run")
-        measure(place, MONOLITH, "the monolith", given.runs, table, BEFORE)
+        propagate(place, MONOLITH, "the monolith", given.runs, result, BEFORE)
         say("switch and complete users")
         place.runner("verify", "users")
         place.runner("switch", "users", "--no-backup")
         place.runner("complete", "users", "--no-backup")
-        measure(place, "users_db", "users_db", given.runs, table, BEFORE)
-        measure_cache(place, given.runs, table)
+        propagate(place, "users_db", "users_db", given.runs, result, BEFORE)
+        measure_cache(place, given.runs, result)
         say("complete all, and drop the monolith")
         complete_all(place)
-        measure(place, "users_db", "users_db, no monolith,", given.runs, table, AFTER)
-    console.out.print(table)
+        propagate(place, "users_db", "users_db, no monolith,", given.runs, result, AFTER)
+    return result
 
 
 def complete_all(place: Side) -> None:
@@ -261,9 +261,9 @@ def complete_all(place: Side) -> None:
         other.execute(f"drop database {MONOLITH} with (force)".encode())
 
 
-def measure_cache(place: Side, runs: int, table: Table) -> None:
+def measure_cache(place: Side, runs: int, result: Result) -> None:
     """Measure a service's cache of users."""
-    table.add_section()
+    result.add_section()
     service = consumers()[0]
     say(f"the cache of {service.database}")
     with place.connections.connect(service.database) as database:
@@ -272,13 +272,9 @@ def measure_cache(place: Side, runs: int, table: Table) -> None:
             hits += per_call(database, service, HIT, 1)
             by_key += per_call(database, service, BY_KEY, 1)
         hit = statistics.median(hits)
-        table.add_row("a cache hit, in the server", f"{hit * 1000:.4f} ms", "< 0.2 ms")
+        result.add_row("a cache hit, in the server", f"{hit * 1000:.4f} ms", "< 0.2 ms")
         ratio = hit / statistics.median(by_key)
-        table.add_row("… as against reading the copy by its key", f"{ratio:.1f}")
+        result.add_row("… as against reading the copy by its key", f"{ratio:.1f}")
         asked = statistics.median(misses(database, service))
-        table.add_row("a miss, from the client", f"{asked * 1000:.2f} ms")
-    table.add_section()
-
-
-if __name__ == "__main__":
-    main()
+        result.add_row("a miss, from the client", f"{asked * 1000:.2f} ms")
+    result.add_section()

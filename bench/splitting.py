@@ -1,4 +1,4 @@
-"""What the measurements share: a monolith whose payments are split off, and its follower."""
+"""What measurements share: a monolith whose payments are split off, and its follower."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from bench import server
+from bench.server import server
 from demo.project import MONOLITH, PROJECT, ROOT, select
 from pgsplit.cli import console
 from pgsplit.load import sample as demo
@@ -25,6 +26,7 @@ from pgsplit.project.project import Service
 from pgsplit.replication.follow import Tick, follow
 
 SAMPLE_ROWS = 50_000
+NOTIFICATIONS = Path(__file__).with_name("notifications.sql")
 SOON_SECONDS = 0.002
 PATIENCE_SECONDS = 600
 
@@ -170,7 +172,7 @@ def split(rows: int) -> Iterator[Split]:
 
 
 def fill(connections: Connections, rows: int) -> int:
-    """Insert payments until there are so many; give the number of ours."""
+    """Insert payments until there are so many; give the number of those inserted."""
     with connections.connect(MONOLITH) as monolith:
         row = monolith.execute("select count(*) from blytz_hire.payments").fetchone()
         assert row is not None
@@ -178,6 +180,15 @@ def fill(connections: Connections, rows: int) -> int:
             cursor.execute(MORE_PAYMENTS, {"more": rows - row[0], "sample": row[0]})
         monolith.execute(WRITER)
         return rows - int(row[0])
+
+
+def fill_notifications(connections: Connections, rows: int) -> None:
+    """Insert notifications until there are so many."""
+    with connections.connect(MONOLITH) as monolith:
+        row = monolith.execute("select count(*) from blytz_hire.notifications").fetchone()
+        assert row is not None
+        with psycopg.ClientCursor(monolith) as cursor:
+            cursor.execute(NOTIFICATIONS.read_bytes(), {"more": rows - row[0], "sample": row[0]})
 
 
 @contextmanager

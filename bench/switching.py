@@ -1,4 +1,4 @@
-"""Measures the pause of writers in a switch or rollback: `python -m bench.switching`.
+"""Measures the pause of writers in a switch or rollback: `python -m bench switching`.
 
 Splits off the payments of two monoliths, one ten times as large as the other, each on its own
 server. Then it switches and rolls back both in turn, while clients write a steady 200 times a
@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -23,12 +22,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.table import Table
-
+from bench.result import Result
 from bench.splitting import SOON_SECONDS, Split, following, milliseconds, say, split
 from demo.clients import KINDS, Client, Known, acknowledged, acquaint, read, writing, wrong
 from demo.project import MONOLITH, ROOT
-from pgsplit.cli import console
 from pgsplit.observe.history import history
 from pgsplit.replication.follow import Tick
 from pgsplit.replication.session import Session, open_session
@@ -53,8 +50,9 @@ CHANGE = """
 
 @dataclass(frozen=True)
 class Move:
-    """One switch or rollback: seconds measured by the clients, by the command, and of its steps."""
+    """One switch or rollback, in seconds: its checks alone, the gap, the pause, and its steps."""
 
+    checks: float
     gap: float
     said_gap: float | None
     said_paused: float
@@ -131,6 +129,9 @@ def move(place: Side, operation: str, clients: Sequence[Client], old: str, new: 
     """Move the source of truth once."""
     before = [len(client.accepted) for client in clients]
     role = place.split.service.role
+    started = time.monotonic()
+    place.runner(operation, role, "--dry-run")
+    checks = time.monotonic() - started
     moved = place.runner(operation, role, "--no-backup", "--max-pause", "20s")["services"]
     said = moved[place.database]
     wait_for_writes(clients, new)
@@ -143,6 +144,7 @@ def move(place: Side, operation: str, clients: Sequence[Client], old: str, new: 
     first = min(one.at for one in since if one.database == new)
     assert isinstance(said, dict)
     return Move(
+        checks,
         (first - last).total_seconds(),
         said["gap_seconds"],
         said["paused_seconds"],
@@ -196,31 +198,32 @@ def wrong_rows(place: Side) -> list[str]:
         ]
 
 
-def show(places: Sequence[Side], table: Table) -> None:
+def show(places: Sequence[Side], result: Result) -> None:
     """Print all figures."""
     for operation in ("switch", "rollback"):
         for place in places:
             moves = place.moves[operation]
             of = f"of {place.split.rows:,}"
-            table.add_row(
+            result.add_row(
                 f"{operation} {of}: gap by the clients", figures(moves, lambda m: m.gap), "< 300 ms"
             )
             if any(one.said_gap for one in moves):
-                table.add_row("… gap that it told", figures(moves, lambda m: m.said_gap))
-            table.add_row("… pause that it told", figures(moves, lambda m: m.said_paused))
+                result.add_row("… gap that it told", figures(moves, lambda m: m.said_gap))
+            result.add_row("… its checks: --dry-run", figures(moves, lambda m: m.checks), "≤ 2 s")
+            result.add_row("… pause that it told", figures(moves, lambda m: m.said_paused))
             for step in INSIDE_THE_PAUSE:
-                table.add_row(f"    {step}", figures(moves, lambda m, s=step: m.steps.get(s)))
-        table.add_row(
+                result.add_row(f"    {step}", figures(moves, lambda m, s=step: m.steps.get(s)))
+        result.add_row(
             f"{operation}: gap of the last as against the first",
             ratio([[one.gap for one in place.moves[operation]] for place in places]),
             "≤ 1.5",
         )
-        table.add_section()
+        result.add_section()
     for place in places:
-        table.add_row(
+        result.add_row(
             f"sync back of {CHANGED:,} changed, of {place.split.rows:,}", milliseconds(place.syncs)
         )
-    table.add_row("… the last as against the first", ratio([p.syncs for p in places]))
+    result.add_row("… the last as against the first", ratio([p.syncs for p in places]))
 
 
 def figures(moves: Iterable[Move], of: Callable[[Move], float | None]) -> str:
@@ -234,15 +237,29 @@ def ratio(seconds: Sequence[Sequence[float]]) -> str:
     return f"{statistics.median(seconds[-1]) / statistics.median(seconds[0]):.2f}"
 
 
-def main() -> None:
-    """Measure both sizes, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def keep(places: Sequence[Side], result: Result) -> None:
+    """Keep what the goals name: checks by operation, and the gap of the larger size's switches."""
+    for operation in ("switch", "rollback"):
+        small, large = (
+            statistics.median(one.checks for one in place.moves[operation]) for place in places
+        )
+        result.values[f"{operation}_checks"] = large
+        result.values[f"{operation}_checks_growth"] = large / small
+    gaps = [one.gap * 1000 for one in places[-1].moves["switch"]]
+    result.values |= {"gap_ms": statistics.median(gaps), "worst_gap_ms": max(gaps)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
     parser.add_argument("--rows", type=int, default=2_000_000, help="payments of the larger one")
-    parser.add_argument("--rounds", type=int, default=7, help="switches and rollbacks of each")
-    given = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=20, help="switches and rollbacks of each")
+
+
+def measure(given: argparse.Namespace) -> Result:
+    """Measure both sizes."""
     if given.rows < 150_000:
-        parser.error("--rows: 150000 at least; the smaller one has a tenth, and 1,000 change")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+        raise SystemExit("--rows: 150000 at least; the smaller one has a tenth, and 1,000 change")
+    result = Result()
     with ExitStack() as opened_places:
         places = []
         for rows in (given.rows // 10, given.rows):
@@ -259,17 +276,11 @@ def main() -> None:
                     there_and_back(place)
                     require_follower(ticks)
         measure_syncs_back(places, given.rounds)
-        lines = [line for place in places for line in wrong_rows(place)]
-    table = console.table("what", ">figure", ">target")
-    show(places, table)
-    table.add_section()
+        result.wrong += [line for place in places for line in wrong_rows(place)]
+    show(places, result)
+    keep(places, result)
+    result.add_section()
     written = sum(len(client.accepted) for place in places for client in place.clients)
-    table.add_row("writes acknowledged", f"{written:,}")
-    table.add_row("… of which lost, doubled or changed", f"{len(lines):,}", "0")
-    console.out.print(table)
-    if lines:
-        sys.exit("\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()
+    result.add_row("writes acknowledged", f"{written:,}")
+    result.add_row("… of which lost, doubled or changed", f"{len(result.wrong):,}", "0")
+    return result

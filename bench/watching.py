@@ -1,4 +1,4 @@
-"""Measures what watching costs: `python -m bench.watching`, on the databases of the settings.
+"""Measures what watching costs: `python -m bench watching`, on the databases of the settings.
 
 Prints how long `runner.py health` takes as a process of its own, how long a scrape of `metrics`
 takes, and its CPU: that of the exporter and of its connections' backends, so servers have to be on
@@ -17,6 +17,7 @@ import urllib.request
 
 import psutil
 
+from bench.result import Result
 from demo.project import PROJECT, ROOT
 from pgsplit.project.endpoints import Connections, resolve
 
@@ -65,21 +66,21 @@ def scrapes(connections: Connections, times: int) -> tuple[list[float], float, f
     return took, here / times, there / times
 
 
-def main() -> None:
-    """Measure, and print what was found."""
-    parser = argparse.ArgumentParser(description="Measure what watching costs.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
     parser.add_argument("--times", type=int, default=50, help="how many scrapes; 50 by default")
-    times = parser.parse_args().times
-    took = health_seconds(max(1, times // 10))
-    print(f"health: {statistics.median(took):.2f} s, the slowest {max(took):.2f} s")
-    took, here, there = scrapes(resolve(PROJECT), times)
+
+
+def measure(given: argparse.Namespace) -> Result:
+    """Measure `health` and scrapes of `metrics`."""
+    result = Result(("what", ">median", ">slowest"))
+    took = health_seconds(max(1, given.times // 10))
+    result.add_row("health", f"{statistics.median(took):.2f} s", f"{max(took):.2f} s")
+    took, here, there = scrapes(resolve(PROJECT), given.times)
+    middle, most = statistics.median(took) * 1000, max(took) * 1000
+    result.add_row("a scrape", f"{middle:.0f} ms", f"{most:.0f} ms")
+    result.add_row("its CPU in the exporter", f"{here * 1000:.0f} ms")
+    result.add_row("its CPU in the backends", f"{there * 1000:.0f} ms")
     share = (here + there) / INTERVAL_SECONDS
-    print(
-        f"scrape: {statistics.median(took) * 1000:.0f} ms, the slowest {max(took) * 1000:.0f} ms;"
-        f" CPU {here * 1000:.0f} ms in the exporter and {there * 1000:.0f} ms in its backends;"
-        f" every {INTERVAL_SECONDS} s that is {share:.2%} of a core"
-    )
-
-
-if __name__ == "__main__":
-    main()
+    result.add_row(f"of a core, every {INTERVAL_SECONDS} s", f"{share:.2%}")
+    return result

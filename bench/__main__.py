@@ -1,0 +1,79 @@
+"""Measures, prints, and keeps what was found: `python -m bench NAME`.
+
+A measurement is a module of this package with `add_arguments(parser)` and `measure(given)`. What it
+found goes to target/bench/NAME.json; with --publish to bench/results/, from which the tables in
+README.md and docs/performance.md are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from bench import pages
+from bench.result import Result, record, save
+from demo.project import ROOT
+from pgsplit.cli import console
+
+MEASUREMENTS = ("main", "following", "followers", "proof", "switching", "shared")
+ON_REQUEST = ("watching",)  # it needs the databases of the settings
+KEPT = ROOT / "target" / "bench"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a measurement, or write the pages; give the exit code."""
+    modules = {name: import_module(f"bench.{name}") for name in (*MEASUREMENTS, *ON_REQUEST)}
+    given = _parser(modules).parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if given.name == "pages":
+        for path in pages.write():
+            console.say(f"written: {path.relative_to(ROOT)}")
+        return 0
+    settings = {
+        name: value for name, value in vars(given).items() if name not in ("name", "publish")
+    }
+    started = time.monotonic()
+    result: Result = modules[given.name].measure(given)
+    console.out.print(result.table())
+    if result.wrong:
+        console.say(*result.wrong)
+        return 1
+    seconds = time.monotonic() - started
+    one = record(given.name, title(modules[given.name]), result, settings, seconds)
+    path = save(one, pages.RESULTS if given.publish else KEPT)
+    console.say(f"kept: {_shown(path)}")
+    if given.publish:
+        for page in pages.write():
+            console.say(f"written: {_shown(page)}")
+    return 0
+
+
+def title(module: ModuleType) -> str:
+    """Say what a module measures: the first line of its docstring, up to a colon."""
+    return (module.__doc__ or "").partition("\n")[0].partition(":")[0].removeprefix("Measures ")
+
+
+def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    names = parser.add_subparsers(dest="name", metavar="NAME", required=True)
+    for name, module in modules.items():
+        one = names.add_parser(name, help=title(module), description=module.__doc__)
+        one.add_argument(
+            "--publish", action="store_true", help="keep it in bench/results/, and write the pages"
+        )
+        module.add_arguments(one)
+    names.add_parser("pages", help="write the tables of README.md and docs/performance.md")
+    return parser
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

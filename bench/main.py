@@ -1,0 +1,257 @@
+"""Measures the main job beside other tools: `python -m bench main --rows 200000 2000000`.
+
+On one PostgreSQL 15 for each size, in turns, several rounds: `run payments communication` with
+all tests; the same without tests (`land`, then `dbt run`); `pgcopydb clone` of the same tables;
+`pg_dump` and `pg_restore`; plain dbt `table` models over postgres_fdw with the same SQL, keys and
+indexes; `create table as` over postgres_fdw with primary keys only; and the strategy's own
+`insert … select` within one server. PostgreSQL is 15 because Debian's pgcopydb 0.10 knows no later
+one. The monolith has so many payments, and as many notifications.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from bench import chart, peers
+from bench.result import Result
+from bench.server import server_15
+from bench.splitting import SAMPLE_ROWS, fill, fill_notifications, say
+from demo.project import MONOLITH, PROJECT, ROOT, select
+from pgsplit.load import sample as demo
+from pgsplit.postgres.connect import with_database
+from pgsplit.project.endpoints import Connections, resolve
+
+SERVICES = ("payments", "communication")
+GOAL_ROWS = 2_000_000
+RUN, BUILT = "run, all tests", "land, dbt run: no tests"
+OURS = (RUN, BUILT)
+LOOK_SECONDS = 0.1
+
+
+@dataclass
+class Size:
+    """A monolith's size, and the seconds of each way, round by round."""
+
+    rows: int
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    landing: list[float] = field(default_factory=list)
+    peak: int = 0
+    version: str = ""
+
+    def median(self, way: str) -> float | None:
+        """The median of a way's rounds; None if it did not run."""
+        return statistics.median(self.seconds[way]) if self.seconds.get(way) else None
+
+    def ratio(self, way: str, other: str) -> float | None:
+        """The median of the ratios within each round."""
+        pairs = zip(self.seconds.get(way, []), self.seconds.get(other, []), strict=False)
+        ratios = [one / another for one, another in pairs]
+        return statistics.median(ratios) if ratios else None
+
+
+@dataclass
+class Ours:
+    """The runner and plain dbt on a monolith."""
+
+    environ: Mapping[str, str]
+    size: Size
+
+    def run(self) -> None:
+        """Run everything, and note the memory that the runner and its processes hold at most."""
+        command = [sys.executable, str(ROOT / "runner.py"), "run", *SERVICES, "--json"]
+        with subprocess.Popen(
+            command, env=self.environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as runner:
+            while runner.poll() is None:
+                self.size.peak = max(self.size.peak, _memory(runner.pid))
+                time.sleep(LOOK_SECONDS)
+            assert runner.stderr is not None
+            if runner.returncode:
+                raise SystemExit(runner.stderr.read().decode())
+
+    def build(self) -> None:
+        """Provision, land, and build with plain dbt, the services side by side."""
+        self._call(str(ROOT / "runner.py"), "provision", *SERVICES)
+        landed = []
+
+        def one(service: str) -> None:
+            started = time.monotonic()
+            self._call(str(ROOT / "runner.py"), "land", service)
+            landed.append(time.monotonic() - started)
+            database = select((service,))[0].database
+            folder = f"{self.environ['DBT_TARGET_PATH']}/{database}"
+            places = ("--target", database, "--target-path", folder, "--profiles-dir", str(ROOT))
+            self._call("-m", "dbt.cli.main", "--quiet", "run", *places)
+
+        with ThreadPoolExecutor(len(SERVICES)) as pool:
+            list(pool.map(one, SERVICES))
+        self.size.landing.append(max(landed))
+
+    def clean(self) -> None:
+        """Remove what was made."""
+        for service in SERVICES:
+            self._call(str(ROOT / "runner.py"), "abort", service, "--yes")
+
+    def _call(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, *arguments], env=self.environ, cwd=ROOT, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(arguments)}\n{done.stdout}{done.stderr}")
+
+
+def _memory(pid: int) -> int:
+    """Give the bytes that a process and all below it hold."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        head = psutil.Process(pid)
+        for process in (head, *head.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+    return total
+
+
+def measure_size(rows: int, rounds: int) -> Size:
+    """Make a monolith, and copy it in all ways, in turns."""
+    size = Size(rows)
+    with server_15() as environ:
+        connections = resolve(PROJECT, environ)
+        say(f"a monolith of {rows:,} payments and as many notifications")
+        demo.create(PROJECT, connections.urls[MONOLITH], SAMPLE_ROWS)
+        fill(connections, rows)
+        fill_notifications(connections, rows)
+        with connections.connect(MONOLITH) as monolith:
+            monolith.execute("vacuum analyze")
+            found = monolith.execute("show server_version").fetchone()
+            assert found is not None
+            size.version = str(found[0]).split()[0]
+        landed = {table for one in select(SERVICES) for table in one.landed_tables}
+        peers.make_source(connections.urls[MONOLITH], sorted(landed))
+        ours = Ours(environ, size)
+        source = peers.Source(
+            with_database(connections.urls[MONOLITH], peers.SOURCE),
+            Path(environ["BLYTZ_HIRE_CONNECTIONS"]) / "peers",
+            {},
+        )
+        ways = _ways(ours, source, connections)
+        for number in range(rounds):
+            for way in range(len(ways)):
+                # The first round begins with ours, from which the peers learn what to build.
+                name, prepare, work, clean = ways[(way + number) % len(ways)]
+                say(f"{rows:,} rows, round {number + 1}: {name}")
+                prepare()
+                with connections.connect(MONOLITH) as monolith:
+                    monolith.execute("checkpoint")
+                started = time.monotonic()
+                work()
+                size.seconds.setdefault(name, []).append(time.monotonic() - started)
+                clean()
+    return size
+
+
+Way = tuple[str, Callable[[], None], Callable[[], None], Callable[[], None]]
+
+
+def _ways(ours: Ours, source: peers.Source, connections: Connections) -> list[Way]:
+    """Give each way's name, and how to prepare, do and undo it."""
+
+    def learn_and_clean() -> None:
+        if not source.tables:
+            for service in select(SERVICES):
+                url = connections.urls[service.database]
+                source.tables[service.database] = peers.read_shape(url)
+        ours.clean()
+
+    def none() -> None:
+        """Prepare nothing."""
+
+    return [
+        (RUN, none, ours.run, learn_and_clean),
+        (BUILT, none, ours.build, ours.clean),
+        *(_way(peer, source, ours.size.rows) for peer in peers.PEERS if peer.is_installed),
+    ]
+
+
+def _way(peer: peers.Peer, source: peers.Source, rows: int) -> Way:
+    def clean() -> None:
+        peer.require(source, rows)
+        peer.clean(source)
+
+    return peer.name, partial(peer.prepare, source), partial(peer.work, source), clean
+
+
+def show(sizes: list[Size], result: Result) -> None:
+    """Give a section for each size."""
+    for size in sizes:
+        result.add_row(f"twice {size.rows:,} rows")
+        for way in (*OURS, *(peer.name for peer in peers.PEERS)):
+            middle = size.median(way)
+            if middle is None:
+                result.add_row(f"  {way}", "not installed")
+                continue
+            ratios = [size.ratio(way, other) for other in (peers.PGCOPYDB, peers.CREATE_AS)]
+            result.add_row(
+                f"  {way}",
+                f"{middle:.1f}",
+                f"{min(size.seconds[way]):.1f}–{max(size.seconds[way]):.1f}",
+                *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+            )
+        result.add_row("  of which landing", f"{statistics.median(size.landing):.1f}")
+        result.add_row("  memory of run, MB", f"{size.peak / 2**20:,.0f}")
+        result.add_section()
+
+
+def keep(sizes: list[Size], result: Result) -> None:
+    """Keep what the goals and the chart name."""
+    at = next((size for size in sizes if size.rows == GOAL_ROWS), sizes[-1])
+    ways = (*OURS, *(peer.name for peer in peers.PEERS))
+    lines = {
+        way: [(size.rows, middle) for size in sizes if (middle := size.median(way)) is not None]
+        for way in ways
+    }
+    result.values = {
+        "run": at.ratio(RUN, peers.PGCOPYDB),
+        "built": at.ratio(BUILT, peers.PGCOPYDB),
+        "run_by_fdw": at.ratio(RUN, peers.CREATE_AS),
+        "exponent": chart.exponent(lines[RUN]),
+        "memory": sizes[-1].peak / sizes[0].peak if len(sizes) > 1 else None,
+        "lines": {way: points for way, points in lines.items() if points},
+        "rounds": {f"{size.rows}": size.seconds for size in sizes},
+    }
+    result.versions["PostgreSQL"] = at.version
+    if peers.PEERS[0].is_installed:
+        said = subprocess.run(["pgcopydb", "version"], capture_output=True, text=True).stdout
+        result.versions["pgcopydb"] = said.split()[2]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[200_000, 2_000_000],
+        help="payments, and as many notifications, of each size; 20000000 takes hours",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="how often each way is tried")
+
+
+def measure(given: argparse.Namespace) -> Result:
+    """Measure all sizes, the smallest first."""
+    result = Result(("what", ">seconds", ">range", ">: pgcopydb", ">: create"))
+    sizes = [measure_size(rows, given.rounds) for rows in sorted(given.rows)]
+    show(sizes, result)
+    keep(sizes, result)
+    return result

@@ -1,0 +1,29 @@
+"""The figures in the documentation are those that the measurements have kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import chart, goals, pages
+from bench.result import Result, record
+
+
+def test_pages_say_what_the_kept_results_say() -> None:
+    for path, text in pages.made().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: .venv/bin/python -m bench pages"
+
+
+def test_a_goal_is_met_by_its_own_value_only() -> None:
+    result = Result(values={"run": 1.5, "built": 1.51})
+    found = goals.rows({"main": record("main", "the main job", result, {}, 60)})
+    assert [row[1:] for row in found[:2]] == [
+        ("1.50 ×", "≤ 2 ×", "met"),
+        ("1.51 ×", "≤ 1.5 ×", "not met"),
+    ]
+    assert {row[1] for row in found[2:]} == {goals.UNKNOWN}
+
+
+def test_growth_is_fitted_as_a_power_of_the_rows() -> None:
+    assert chart.exponent([(2e5, 3.0), (2e6, 30.0), (2e7, 300.0)]) == pytest.approx(1)
+    assert chart.exponent([(10, 1.0), (1000, 10.0)]) == pytest.approx(0.5)
+    assert chart.exponent([(10, 1.0)]) is None
