@@ -20,7 +20,7 @@ from bench.result import Result, record, save
 from demo.project import ROOT
 from pgsplit.cli import console
 
-MEASUREMENTS = ("main", "following", "followers", "proof", "switching", "shared")
+MEASUREMENTS = ("main", "following", "followers", "proof", "switching", "shared", "application")
 ON_REQUEST = ("watching",)  # it needs the databases of the settings
 KEPT = ROOT / "target" / "bench"
 
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     result: Result = modules[given.name].measure(given)
     console.out.print(result.table())
+    console.say(*result.notes)
     if result.wrong:
         console.say(*result.wrong)
         return 1

@@ -1,7 +1,7 @@
 """Measures the main job beside other tools: `python -m bench main --rows 200000 2000000`.
 
 On one PostgreSQL 15 for each size, in turns, several rounds: `run payments communication` with
-all tests; the same without tests (`land`, then `dbt run`); `pgcopydb clone` of the same tables;
+all tests; the same without tests; `pgcopydb clone` of the same tables;
 `pg_dump` and `pg_restore`; plain dbt `table` models over postgres_fdw with the same SQL, keys and
 indexes; `create table as` over postgres_fdw with primary keys only; and the strategy's own
 `insert … select` within one server. PostgreSQL is 15 because Debian's pgcopydb 0.10 knows no later
@@ -16,11 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import psutil
 
@@ -35,9 +36,22 @@ from pgsplit.project.endpoints import Connections, resolve
 
 SERVICES = ("payments", "communication")
 GOAL_ROWS = 2_000_000
-RUN, BUILT = "run, all tests", "land, dbt run: no tests"
+RUN, BUILT = "run, all tests", "run, no tests"
 OURS = (RUN, BUILT)
 LOOK_SECONDS = 0.1
+PGSPLIT = (sys.executable, "-m", "pgsplit.cli.main")
+# What dbt builds if it is not told what.
+NO_TESTS = """
+selectors:
+  - name: no_tests
+    default: true
+    definition:
+      union:
+        - {method: fqn, value: "*"}
+        - exclude:
+            - {method: resource_type, value: test}
+            - {method: resource_type, value: unit_test}
+"""
 
 
 @dataclass
@@ -46,7 +60,6 @@ class Size:
 
     rows: int
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    landing: list[float] = field(default_factory=list)
     peak: int = 0
     version: str = ""
 
@@ -63,53 +76,42 @@ class Size:
 
 @dataclass
 class Ours:
-    """The runner and plain dbt on a monolith."""
+    """The runner on a monolith; `without_tests` is the same project whose builds run no tests."""
 
     environ: Mapping[str, str]
     size: Size
+    without_tests: Path
 
-    def run(self) -> None:
+    def run(self, project: Path = ROOT) -> None:
         """Run everything, and note the memory that the runner and its processes hold at most."""
-        command = [sys.executable, str(ROOT / "runner.py"), "run", *SERVICES, "--json"]
-        with subprocess.Popen(
-            command, env=self.environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as runner:
-            while runner.poll() is None:
-                self.size.peak = max(self.size.peak, _memory(runner.pid))
-                time.sleep(LOOK_SECONDS)
-            assert runner.stderr is not None
+        command = [*PGSPLIT, "--project-dir", str(project), "run", *SERVICES, "--json"]
+        options: dict[str, Any] = {"env": self.environ, "cwd": ROOT, "stdout": subprocess.DEVNULL}
+        with TemporaryFile() as said, subprocess.Popen(command, stderr=said, **options) as runner:
+            try:
+                while runner.poll() is None:
+                    self.size.peak = max(self.size.peak, _memory(runner.pid))
+                    time.sleep(LOOK_SECONDS)
+            finally:
+                runner.terminate()  # if it still runs
             if runner.returncode:
-                raise SystemExit(runner.stderr.read().decode())
-
-    def build(self) -> None:
-        """Provision, land, and build with plain dbt, the services side by side."""
-        self._call(str(ROOT / "runner.py"), "provision", *SERVICES)
-        landed = []
-
-        def one(service: str) -> None:
-            started = time.monotonic()
-            self._call(str(ROOT / "runner.py"), "land", service)
-            landed.append(time.monotonic() - started)
-            database = select((service,))[0].database
-            folder = f"{self.environ['DBT_TARGET_PATH']}/{database}"
-            places = ("--target", database, "--target-path", folder, "--profiles-dir", str(ROOT))
-            self._call("-m", "dbt.cli.main", "--quiet", "run", *places)
-
-        with ThreadPoolExecutor(len(SERVICES)) as pool:
-            list(pool.map(one, SERVICES))
-        self.size.landing.append(max(landed))
+                said.seek(0)
+                raise SystemExit(said.read().decode())
 
     def clean(self) -> None:
         """Remove what was made."""
         for service in SERVICES:
-            self._call(str(ROOT / "runner.py"), "abort", service, "--yes")
+            command = [*PGSPLIT, "--project-dir", str(ROOT), "abort", service, "--yes"]
+            subprocess.run(command, env=self.environ, cwd=ROOT, check=True, capture_output=True)
 
-    def _call(self, *arguments: str) -> None:
-        done = subprocess.run(
-            [sys.executable, *arguments], env=self.environ, cwd=ROOT, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise SystemExit(f"{' '.join(arguments)}\n{done.stdout}{done.stderr}")
+
+def without_tests(folder: Path) -> Path:
+    """Make the same project whose builds run no tests, in a new folder."""
+    folder.mkdir()
+    for path in ROOT.iterdir():
+        if path.name not in ("target", "logs", ".git"):
+            (folder / path.name).symlink_to(path)
+    (folder / "selectors.yml").write_text(NO_TESTS)
+    return folder
 
 
 def _memory(pid: int) -> int:
@@ -139,12 +141,10 @@ def measure_size(rows: int, rounds: int) -> Size:
             size.version = str(found[0]).split()[0]
         landed = {table for one in select(SERVICES) for table in one.landed_tables}
         peers.make_source(connections.urls[MONOLITH], sorted(landed))
-        ours = Ours(environ, size)
-        source = peers.Source(
-            with_database(connections.urls[MONOLITH], peers.SOURCE),
-            Path(environ["BLYTZ_HIRE_CONNECTIONS"]) / "peers",
-            {},
-        )
+        folder = Path(environ["BLYTZ_HIRE_CONNECTIONS"])
+        url = with_database(connections.urls[MONOLITH], peers.SOURCE)
+        source = peers.Source(url, folder / "peers", {})
+        ours = Ours(environ, size, without_tests(folder / "without_tests"))
         ways = _ways(ours, source, connections)
         for number in range(rounds):
             for way in range(len(ways)):
@@ -179,7 +179,7 @@ def _ways(ours: Ours, source: peers.Source, connections: Connections) -> list[Wa
 
     return [
         (RUN, none, ours.run, learn_and_clean),
-        (BUILT, none, ours.build, ours.clean),
+        (BUILT, none, partial(ours.run, ours.without_tests), ours.clean),
         *(_way(peer, source, ours.size.rows) for peer in peers.PEERS if peer.is_installed),
     ]
 
@@ -208,7 +208,6 @@ def show(sizes: list[Size], result: Result) -> None:
                 f"{min(size.seconds[way]):.1f}–{max(size.seconds[way]):.1f}",
                 *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
             )
-        result.add_row("  of which landing", f"{statistics.median(size.landing):.1f}")
         result.add_row("  memory of run, MB", f"{size.peak / 2**20:,.0f}")
         result.add_section()
 

@@ -60,9 +60,10 @@ def _block(name: str, records: Mapping[str, Record]) -> str:
     versions = ", ".join(f"{what} {version}" for what, version in one.versions.items())
     rows = [row for row in one.rows if row is not None]
     picture = f"\n![Seconds by rows]({CHART.name})\n" if name == "main" else ""
+    notes = "".join(f"\n- {note}" for note in one.notes) + "\n" if one.notes else ""
     return (
         f"{_table(one.columns, rows)}\n`{one.command}` on {one.date}, in"
-        f" {one.seconds / 60:.0f} minutes. {one.machine}. {versions}.\n{picture}"
+        f" {one.seconds / 60:.0f} minutes. {one.machine}. {versions}.\n{notes}{picture}"
     )
 
 

@@ -35,6 +35,7 @@ class Result:
     rows: list[tuple[str, ...] | None] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     def add_row(self, *cells: str) -> None:
@@ -71,6 +72,7 @@ class Record:
     columns: tuple[str, ...]
     rows: list[tuple[str, ...] | None]
     values: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
 
 
 def record(
@@ -101,6 +103,7 @@ def record(
         result.columns,
         result.rows,
         result.values,
+        result.notes,
     )
 
 

@@ -63,6 +63,11 @@ def test_user_in_the_copy_is_a_cache_hit(living: Split) -> None:
     with counted(living, 3, 0):
         for _ in range(3):
             assert get(living, "copied") == ("copied", "copied@example.com", "Ann", False)
+    with counted(living, 100, 0), login(living, PAYMENTS) as service, service.transaction():
+        for _ in range(100):
+            service.execute(GET, ("copied",))
+        # Without a transaction's id there is nothing that a commit would wait for.
+        assert service.execute("select pg_current_xact_id_if_assigned()").fetchone() == (None,)
     shown = living.runner("status", "payments").stdout
     as_json = json.loads(living.runner("status", "payments", "--json").stdout)["services"][
         "payments_db"

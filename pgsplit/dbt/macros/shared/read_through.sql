@@ -14,7 +14,8 @@
 
     The owner is asked with the model's own SQL over foreign tables, which the runner makes in the
     schema `owner`. The SQL is restricted to the key, which postgres_fdw sends along. Sequences count
-    hits and misses, since they take no lock and outlive a rollback. In a read-only transaction nothing
+    hits and misses, since they take no lock and outlive a rollback; they are unlogged, so that nobody
+    who reads waits for the disk. In a read-only transaction nothing
     is counted or kept, and the answer is the same. An owner that does not answer in time is down.
 #}
 {% macro read_through(shared_table, sql) %}
@@ -27,8 +28,8 @@
     );
     comment on table {{ fetched }} is
     'Rows that were asked for before they had arrived; {{ shared_table.identifier }} takes over when they do.';
-    create sequence if not exists split.{{ entity }}_cache_hits minvalue 0 start 0;
-    create sequence if not exists split.{{ entity }}_cache_misses minvalue 0 start 0;
+    create unlogged sequence if not exists split.{{ entity }}_cache_hits minvalue 0 start 0;
+    create unlogged sequence if not exists split.{{ entity }}_cache_misses minvalue 0 start 0;
 
     create or replace function {{ schema }}.get_shared_{{ entity }}({{ given }} {{ model.columns[key].data_type }})
     returns {{ shared_table }}
