@@ -13,21 +13,21 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 
+import bench
 from bench import pages
 from bench.result import Result, record, save
 from demo.project import ROOT
 from pgsplit.cli import console
 
-MEASUREMENTS = ("main", "following", "followers", "proof", "switching", "shared", "application")
-ON_REQUEST = ("watching",)  # it needs the databases of the settings
 KEPT = ROOT / "target" / "bench"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a measurement, or write the pages; give the exit code."""
-    modules = {name: import_module(f"bench.{name}") for name in (*MEASUREMENTS, *ON_REQUEST)}
+    modules = measurements()
     given = _parser(modules).parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if given.name == "pages":
@@ -52,6 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
         for page in pages.write():
             console.say(f"written: {_shown(page)}")
     return 0
+
+
+def measurements() -> dict[str, ModuleType]:
+    """Give the modules that measure something, by name."""
+    names = [one.name for one in iter_modules(bench.__path__) if one.name != "__main__"]
+    modules = {name: import_module(f"bench.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "add_arguments")}
 
 
 def title(module: ModuleType) -> str:

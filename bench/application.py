@@ -116,6 +116,12 @@ def ask(databases: Databases, form: Form, call: Mapping[str, Any]) -> tuple[floa
     return time.perf_counter() - started, rows
 
 
+def draw(query: Query, databases: Databases, calls: int) -> None:
+    """Draw the parameters of so many calls from the monolith."""
+    cursor = databases[MONOLITH].cursor(row_factory=psycopg.rows.dict_row)
+    query.calls = cursor.execute(query.given.encode(), {"calls": calls}).fetchall()
+
+
 def run(query: Query, direct: Databases, pooled: Databases | None) -> None:
     """Run a query's calls in all ways, in turns."""
     ways = [("before", direct, query.before), ("after", direct, query.after)]
@@ -248,10 +254,7 @@ def measure(given: argparse.Namespace) -> Result:
             database.execute("vacuum analyze")
         for query in queries:
             say(query.name)
-            cursor = direct[MONOLITH].cursor(row_factory=psycopg.rows.dict_row)
-            query.calls = cursor.execute(
-                query.given.encode(), {"calls": given.calls + WARMING}
-            ).fetchall()
+            draw(query, direct, given.calls + WARMING)
             run(query, direct, pooled)
         show(queries, direct, result)
         say("read-through caches")

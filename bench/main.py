@@ -139,11 +139,11 @@ def measure_size(rows: int, rounds: int) -> Size:
             found = monolith.execute("show server_version").fetchone()
             assert found is not None
             size.version = str(found[0]).split()[0]
-        landed = {table for one in select(SERVICES) for table in one.landed_tables}
-        peers.make_source(connections.urls[MONOLITH], sorted(landed))
         folder = Path(environ["BLYTZ_HIRE_CONNECTIONS"])
         url = with_database(connections.urls[MONOLITH], peers.SOURCE)
-        source = peers.Source(url, folder / "peers", {})
+        reads = {one.database: one.landed_tables for one in select(SERVICES)}
+        source = peers.Source(url, folder / "peers", reads)
+        peers.make_source(source)
         ours = Ours(environ, size, without_tests(folder / "without_tests"))
         ways = _ways(ours, source, connections)
         for number in range(rounds):

@@ -10,10 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,12 @@ JOBS = "2"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the peers copy from, and what the services' tables are made of."""
+    """Where the peers copy from; by service's database what it reads, and its tables' shape."""
 
     url: str
     folder: Path
-    tables: dict[str, list[Made]]
+    reads: Mapping[str, Mapping[str, Sequence[str]]]
+    tables: dict[str, list[Made]] = field(default_factory=dict)
 
     def of(self, database: str) -> str:
         """Give the URL of another database on the same server."""
@@ -92,19 +93,20 @@ class Peer:
             there.execute("drop schema if exists payments_db, communication_db cascade")
 
 
-def make_source(url: str, tables: Sequence[str]) -> None:
+def make_source(source: Source) -> None:
     """Copy the monolith file by file, and drop the tables that nobody reads from the copy."""
-    with psycopg.connect(with_database(url, "postgres"), autocommit=True) as server:
+    with source.connect("postgres") as server:
         server.execute(
             sql.SQL("create database {} template {} strategy file_copy").format(
                 sql.Identifier(SOURCE), sql.Identifier(MONOLITH)
             )
         )
-    with psycopg.connect(with_database(url, SOURCE), autocommit=True) as copy:
+    read = sorted({table for tables in source.reads.values() for table in tables})
+    with source.connect(SOURCE) as copy:
         copy.execute("drop schema bench cascade")
         found = copy.execute(
             "select tablename from pg_tables where schemaname = %s and tablename <> all(%s)",
-            (MIRROR_SCHEMA, list(tables)),
+            (MIRROR_SCHEMA, read),
         ).fetchall()
         for (table,) in found:
             copy.execute(
@@ -151,7 +153,9 @@ def _side_by_side(source: Source, work: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _foreign(source: Source, service: str) -> Iterator[psycopg.Connection[Any]]:
+def _foreign(
+    source: Source, service: str, schema: str = MIRROR_SCHEMA
+) -> Iterator[psycopg.Connection[Any]]:
     """Give a service's new database the monolith's tables as foreign ones."""
     reached = psycopg.conninfo.conninfo_to_dict(source.url)
     with source.connect(f"fdw_{service}") as database:
@@ -165,9 +169,11 @@ def _foreign(source: Source, service: str) -> Iterator[psycopg.Connection[Any]]:
         database.execute(
             "create user mapping for current_user server monolith options (user 'postgres')"
         )
-        database.execute(_named("create schema {}", MIRROR_SCHEMA))
+        database.execute(_named("create schema {}", schema))
         database.execute(
-            _named("import foreign schema {0} from server monolith into {0}", MIRROR_SCHEMA)
+            sql.SQL("import foreign schema {} from server monolith into {}").format(
+                sql.Identifier(MIRROR_SCHEMA), sql.Identifier(schema)
+            )
         )
         yield database
 
@@ -202,6 +208,56 @@ def _tables_by_sql(source: Source) -> None:
     _side_by_side(source, build)
 
 
+def _twice_by_sql(source: Source) -> None:
+    """Do what the runner has to do at least: copy the rows, then build the tables from the copy.
+
+    The same columns, SQL, keys, checks and indexes, both services side by side; but no follower, no
+    slot, no record, no comments, nobody who could stop it, and nothing that makes it repeatable.
+    """
+
+    def build(service: str) -> None:
+        with _foreign(source, service, "far") as database:
+            database.execute(_named("create schema {}", MIRROR_SCHEMA))
+            database.execute(_named("create schema {}", service))
+            database.execute("set maintenance_work_mem = '512MB'")
+            for name, columns in source.reads[service].items():
+                _copy(source, database, name, columns)
+            for one in source.tables[service]:
+                table = sql.Identifier(service, one.name)
+                definition, altered = sql.SQL(one.definition), sql.SQL(", ".join(one.alterations))
+                database.execute(sql.SQL("create table {} as {}").format(table, definition))
+                database.execute(sql.SQL("alter table {} {}").format(table, altered))
+                for index in one.indexes:
+                    database.execute(index.encode())
+            for one in source.tables[service]:
+                for key in one.foreign_keys:
+                    table = sql.Identifier(service, one.name)
+                    database.execute(sql.SQL("alter table {} {}").format(table, sql.SQL(key)))
+
+    _side_by_side(source, build)
+
+
+def _copy(
+    source: Source, database: psycopg.Connection[Any], table: str, columns: Sequence[str]
+) -> None:
+    """Copy a table's columns into the mirror, in PostgreSQL's binary format."""
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    mirror, far = (sql.Identifier(schema, table) for schema in (MIRROR_SCHEMA, "far"))
+    database.execute(
+        sql.SQL("create table {} as select {} from {} with no data").format(mirror, names, far)
+    )
+    reads = sql.SQL("copy (select {} from {}) to stdout (format binary)").format(names, mirror)
+    writes = sql.SQL("copy {} from stdin (format binary)").format(mirror)
+    with (
+        source.connect(SOURCE) as there,
+        there.cursor().copy(reads) as rows,
+        database.cursor().copy(writes) as here,
+    ):
+        for block in rows:
+            here.write(block)
+    database.execute(sql.SQL("alter table {} add primary key (id)").format(mirror))
+
+
 def _strategy(source: Source) -> None:
     with source.connect(SOURCE) as there:
         there.execute(STRATEGY.read_bytes())
@@ -215,6 +271,7 @@ CREATE_AS = "create table as, fdw"
 PEERS = (
     Peer(PGCOPYDB, "pgcopydb", ("cloned",), CLONED, _pgcopydb),
     Peer("pg_dump, pg_restore", None, ("restored",), RESTORED, _dump_and_restore),
+    Peer("two copies by bare SQL", None, FOREIGN, IN_FOREIGN, _twice_by_sql),
     Peer("dbt table models, fdw", None, FOREIGN, IN_FOREIGN, _tables_by_dbt),
     Peer(CREATE_AS, None, FOREIGN, IN_FOREIGN, _tables_by_sql),
     Peer("insert … select, one server", None, (), (SOURCE, "payments_db"), _strategy),
