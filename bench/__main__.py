@@ -8,6 +8,7 @@ README.md and docs/performance.md are made.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from bench.result import Result, record, save
 from demo.project import ROOT
 from pgsplit.cli import console
 
+QUIET = 0.5  # the load of a machine that does nothing else
 KEPT = ROOT / "target" / "bench"
 
 
@@ -37,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {
         name: value for name, value in vars(given).items() if name not in ("name", "publish")
     }
-    started = time.monotonic()
+    load, started = os.getloadavg()[0], time.monotonic()
+    if load > QUIET:
+        console.err.print(f"This machine is busy (load {load:.1f}); figures will show it.")
     result: Result = modules[given.name].measure(given)
     console.out.print(result.table())
     console.say(*result.notes)
@@ -45,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.say(*result.wrong)
         return 1
     seconds = time.monotonic() - started
-    one = record(given.name, title(modules[given.name]), result, settings, seconds)
+    one = record(given.name, title(modules[given.name]), result, settings, seconds, load)
     path = save(one, pages.RESULTS if given.publish else KEPT)
     console.say(f"kept: {_shown(path)}")
     if given.publish:

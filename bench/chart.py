@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import leather  # type: ignore[import-untyped]
+
+COLOURS = ("#b0307c", "#e78ac3", "#0b7a83", "#66c2a5", "#c4570c", "#7446c4", "#8da0cb", "#555555")
 
 Points = Sequence[tuple[float, float]]
 
@@ -39,12 +42,11 @@ def growth(title: str, lines: Mapping[str, Points]) -> str:
     rows = "payments, and as many notifications"
     chart.add_x_axis(ticks=across, tick_formatter=_power, name=rows)
     chart.add_y_axis(ticks=up, tick_formatter=_power, name="seconds")
-    for name, points in lines.items():
+    for (name, points), colour in zip(lines.items(), cycle(COLOURS), strict=False):
         found = exponent(points)
         label = name if found is None else f"{name}: exponent {found:.2f}"
         logs = [(math.log10(rows), math.log10(seconds)) for rows, seconds in points]
-        chart.add_line(logs, name=label)
-        chart.add_dots(logs, fill_color="#555")
+        chart.add_line(logs, name=label, stroke_color=colour)
     return str(chart.to_svg(width=800, height=500))
 
 

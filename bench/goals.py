@@ -43,6 +43,7 @@ GOALS = (
         "slowest of the application's queries, median after : before", "application", "worst", 1.1
     ),
 )
+GOAL_ROWS = 2_000_000  # of the payments; other sizes are named
 UNKNOWN = "not measured"
 
 
@@ -61,7 +62,9 @@ def rows(records: Mapping[str, Record]) -> list[tuple[str, str, str, str]]:
 def _row(goal: Goal, one: Record | None) -> tuple[str, str, str, str]:
     target = f"≤ {goal.limit:g} {goal.unit}".strip()
     value = one.values.get(goal.value) if one else None
-    if value is None:
+    if one is None or value is None:
         return goal.what, UNKNOWN, target, ""
     found = f"{value:,.{goal.digits}f} {goal.unit}".strip()
+    if (rows := one.values.get("rows", GOAL_ROWS)) != GOAL_ROWS:
+        found += f" at {rows:,} rows"
     return goal.what, found, target, "met" if value <= goal.limit else "not met"

@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from bench import chart, peers
+from bench.goals import GOAL_ROWS
 from bench.result import Result
 from bench.server import server_15
 from bench.splitting import SAMPLE_ROWS, fill, fill_notifications, say
@@ -35,7 +36,6 @@ from pgsplit.postgres.connect import with_database
 from pgsplit.project.endpoints import Connections, resolve
 
 SERVICES = ("payments", "communication")
-GOAL_ROWS = 2_000_000
 RUN, BUILT = "run, all tests", "run, no tests"
 OURS = (RUN, BUILT)
 LOOK_SECONDS = 0.1
@@ -221,6 +221,7 @@ def keep(sizes: list[Size], result: Result) -> None:
         for way in ways
     }
     result.values = {
+        "rows": at.rows,
         "run": at.ratio(RUN, peers.PGCOPYDB),
         "built": at.ratio(BUILT, peers.PGCOPYDB),
         "run_by_fdw": at.ratio(RUN, peers.CREATE_AS),

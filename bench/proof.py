@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(given: argparse.Namespace) -> Result:
     """Measure verification and totals against one pass over both sides."""
-    rows, result = given.rows, Result()
+    rows, result = given.rows, Result(values={"rows": given.rows})
     with split(rows) as place:
         say("verify, and one pass over both sides, in turn")
         assert proof(place).proven

@@ -76,7 +76,12 @@ class Record:
 
 
 def record(
-    name: str, title: str, result: Result, settings: dict[str, Any], seconds: float
+    name: str,
+    title: str,
+    result: Result,
+    settings: dict[str, Any],
+    seconds: float,
+    load: float,
 ) -> Record:
     """Make a record of a result that was just found.
 
@@ -86,6 +91,7 @@ def record(
         result: what it found.
         settings: what it was called with.
         seconds: how long it took.
+        load: the machine's load when it began.
 
     Returns:
         The record, with today's date and this machine.
@@ -97,7 +103,7 @@ def record(
         " ".join(["python -m bench", *sys.argv[1:]]),
         time.strftime("%Y-%m-%d"),
         round(seconds, 1),
-        machine(),
+        f"{machine()}, load {load:.1f} at the start",
         {**result.versions, **{package: version(package) for package in PACKAGES}, **ours},
         settings,
         result.columns,

@@ -259,7 +259,7 @@ def measure(given: argparse.Namespace) -> Result:
     """Measure both sizes."""
     if given.rows < 150_000:
         raise SystemExit("--rows: 150000 at least; the smaller one has a tenth, and 1,000 change")
-    result = Result()
+    result = Result(values={"rows": given.rows})
     with ExitStack() as opened_places:
         places = []
         for rows in (given.rows // 10, given.rows):

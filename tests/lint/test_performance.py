@@ -14,11 +14,11 @@ def test_pages_say_what_the_kept_results_say() -> None:
 
 
 def test_a_goal_is_met_by_its_own_value_only() -> None:
-    result = Result(values={"run": 1.5, "built": 1.51})
-    found = goals.rows({"main": record("main", "the main job", result, {}, 60)})
+    result = Result(values={"run": 1.5, "built": 1.51, "rows": 200_000})
+    found = goals.rows({"main": record("main", "the main job", result, {}, 60, 0.1)})
     assert [row[1:] for row in found[:2]] == [
-        ("1.50 ×", "≤ 2 ×", "met"),
-        ("1.51 ×", "≤ 1.5 ×", "not met"),
+        ("1.50 × at 200,000 rows", "≤ 2 ×", "met"),
+        ("1.51 × at 200,000 rows", "≤ 1.5 ×", "not met"),
     ]
     assert {row[1] for row in found[2:]} == {goals.UNKNOWN}
 
