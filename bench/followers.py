@@ -26,16 +26,15 @@ from pgsplit.postgres.embedded_url import data_directory
 from pgsplit.project.endpoints import resolve
 
 SETTLING_SECONDS = 10
+INTERVALS = (0.2, 2)  # the default first
 
 
-def cpu_seconds(heads: list[psutil.Process]) -> float:
-    """Give the CPU that processes and all below them have used, those that have ended too."""
-    total = 0.0
-    for head in heads:
-        for process in (head, *head.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
-                total += sum(process.cpu_times()[:2])
-        total += sum(head.cpu_times()[2:4])
+def cpu_seconds(head: psutil.Process) -> float:
+    """Give the CPU that a process and all below it have used, those that have ended too."""
+    total = sum(head.cpu_times()[2:4])
+    for process in (head, *head.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:2])
     return total
 
 
@@ -56,22 +55,25 @@ def measure(given: argparse.Namespace) -> Result:
         data = data_directory(Path(environ["BLYTZ_HIRE_CONNECTIONS"]))
         postmaster = psutil.Process(int((data / "postmaster.pid").read_text().splitlines()[0]))
         say("no followers")
-        alone = _share([postmaster], given.seconds)
-        command = [*runner, "sync", "--follow"]
-        with _quietly(command, environ) as follower:
-            try:
-                say(f"{len(SERVICES)} followers")
-                process = psutil.Process(follower.pid)
-                both = _share([postmaster, process], given.seconds)
-                own = _share([process], given.seconds)
-            finally:
-                follower.send_signal(signal.SIGINT)
-                follower.wait()
+        (alone,) = _shares([postmaster], given.seconds)
+        shares = dict[float, list[float]]()
+        for interval in INTERVALS:
+            say(f"{len(SERVICES)} followers, interval {interval} s")
+            command = [*runner, "sync", "--follow", "--interval", f"{interval}"]
+            with _quietly(command, environ) as follower:
+                try:
+                    process = psutil.Process(follower.pid)
+                    shares[interval] = _shares([process, postmaster], given.seconds)
+                finally:
+                    follower.send_signal(signal.SIGINT)
+                    follower.wait()
     result.add_row("the server without followers", f"{alone:.2f} %")
-    result.add_row(f"{len(SERVICES)} followers: their process", f"{own:.2f} %")
-    share = both - alone
-    result.add_row("… with all that they cause in the server", f"{share:.2f} %", "< 1 % of a core")
-    result.values["share"] = share
+    for interval, (own, there) in shares.items():
+        result.add_row(f"{len(SERVICES)} followers, interval {interval} s: they", f"{own:.2f} %")
+        share = own + there - alone
+        result.add_row("… with all that they cause in the server", f"{share:.2f} %", "< 1 %")
+    own, there = shares[INTERVALS[0]]
+    result.values["share"] = own + there - alone
     return result
 
 
@@ -80,9 +82,10 @@ def _quietly(command: list[str], environ: dict[str, str]) -> subprocess.Popen[by
     return subprocess.Popen(command, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def _share(heads: list[psutil.Process], seconds: float) -> float:
-    """Give the share of a core that processes use, in percent."""
+def _shares(heads: list[psutil.Process], seconds: float) -> list[float]:
+    """Give the share of a core that each process uses, with all below it, in percent."""
     time.sleep(SETTLING_SECONDS)
-    before, started = cpu_seconds(heads), time.monotonic()
+    before, started = [cpu_seconds(head) for head in heads], time.monotonic()
     time.sleep(seconds)
-    return (cpu_seconds(heads) - before) / (time.monotonic() - started) * 100
+    took = time.monotonic() - started
+    return [(cpu_seconds(head) - was) / took * 100 for head, was in zip(heads, before, strict=True)]
