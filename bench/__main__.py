@@ -12,10 +12,13 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from types import ModuleType
+from types import FrameType, ModuleType
+
+import psutil
 
 import bench
 from bench import pages
@@ -31,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a measurement, or write the pages; give the exit code."""
     modules = measurements()
     given = _parser(modules).parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     if given.name == "pages":
         for path in pages.write():
             console.say(f"written: {path.relative_to(ROOT)}")
@@ -42,7 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     load, started = os.getloadavg()[0], time.monotonic()
     if load > QUIET:
         console.err.print(f"This machine is busy (load {load:.1f}); figures will show it.")
-    result: Result = modules[given.name].measure(given)
+    try:
+        result: Result = modules[given.name].measure(given)
+    except KeyboardInterrupt:
+        console.err.print("stopped; what was made for it is removed, and nothing is kept")
+        return 130
     console.out.print(result.table())
     console.say(*result.notes)
     if result.wrong:
@@ -81,6 +88,14 @@ def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
         module.add_arguments(one)
     names.add_parser("pages", help="write the tables of README.md and docs/performance.md")
     return parser
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Interrupt everything that was started as Ctrl-C does; the servers are ended afterwards."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.send_signal(signal.SIGINT)
+    signal.default_int_handler(number, frame)
 
 
 def _shown(path: Path) -> str:
