@@ -1,7 +1,7 @@
 """Other ways of copying payments and notifications into databases of their own.
 
-All read `peers`, a copy of the monolith with the tables that the two services read, and run on its
-server, as the runner does.
+All run on the monolith's own server, as the runner does. pgcopydb and pg_dump copy all of the
+monolith: their filters leave foreign keys that lead nowhere. What they copy besides is small.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from bench.server import DEBIAN_15
 from demo.project import MIRROR_SCHEMA, MONOLITH
 from pgsplit.postgres.connect import with_database
 
-SOURCE = "peers"
 STRATEGY = Path(__file__).with_name("strategy.sql")
 SHAPE = Path(__file__).with_name("shape.sql")
 JOBS = "2"
@@ -89,30 +88,8 @@ class Peer:
         with source.connect("postgres") as server:
             for database in self.databases:
                 server.execute(_named("drop database if exists {} with (force)", database))
-        with source.connect(SOURCE) as there:
+        with source.connect(MONOLITH) as there:
             there.execute("drop schema if exists payments_db, communication_db cascade")
-
-
-def make_source(source: Source) -> None:
-    """Copy the monolith file by file, and drop the tables that nobody reads from the copy."""
-    with source.connect("postgres") as server:
-        server.execute(
-            sql.SQL("create database {} template {} strategy file_copy").format(
-                sql.Identifier(SOURCE), sql.Identifier(MONOLITH)
-            )
-        )
-    read = sorted({table for tables in source.reads.values() for table in tables})
-    with source.connect(SOURCE) as copy:
-        copy.execute("drop schema bench cascade")
-        found = copy.execute(
-            "select tablename from pg_tables where schemaname = %s and tablename <> all(%s)",
-            (MIRROR_SCHEMA, read),
-        ).fetchall()
-        for (table,) in found:
-            copy.execute(
-                sql.SQL("drop table {} cascade").format(sql.Identifier(MIRROR_SCHEMA, table))
-            )
-        copy.execute("vacuum analyze")
 
 
 def read_shape(url: str) -> list[Made]:
@@ -164,7 +141,7 @@ def _foreign(
             sql.SQL(
                 "create server monolith foreign data wrapper postgres_fdw"
                 " options (host {}, dbname {}, fetch_size '10000')"
-            ).format(sql.Literal(reached["host"]), sql.Literal(SOURCE))
+            ).format(sql.Literal(reached["host"]), sql.Literal(MONOLITH))
         )
         database.execute(
             "create user mapping for current_user server monolith options (user 'postgres')"
@@ -249,7 +226,7 @@ def _copy(
     reads = sql.SQL("copy (select {} from {}) to stdout (format binary)").format(names, mirror)
     writes = sql.SQL("copy {} from stdin (format binary)").format(mirror)
     with (
-        source.connect(SOURCE) as there,
+        source.connect(MONOLITH) as there,
         there.cursor().copy(reads) as rows,
         database.cursor().copy(writes) as here,
     ):
@@ -259,7 +236,7 @@ def _copy(
 
 
 def _strategy(source: Source) -> None:
-    with source.connect(SOURCE) as there:
+    with source.connect(MONOLITH) as there:
         there.execute(STRATEGY.read_bytes())
 
 
@@ -274,5 +251,5 @@ PEERS = (
     Peer("two copies by bare SQL", None, FOREIGN, IN_FOREIGN, _twice_by_sql),
     Peer("dbt table models, fdw", None, FOREIGN, IN_FOREIGN, _tables_by_dbt),
     Peer(CREATE_AS, None, FOREIGN, IN_FOREIGN, _tables_by_sql),
-    Peer("insert … select, one server", None, (), (SOURCE, "payments_db"), _strategy),
+    Peer("insert … select, one server", None, (), (MONOLITH, "payments_db"), _strategy),
 )

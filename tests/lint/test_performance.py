@@ -5,12 +5,20 @@ from __future__ import annotations
 import pytest
 
 from bench import chart, goals, pages
+from bench.__main__ import measurements, title
 from bench.result import Result, record
 
 
 def test_pages_say_what_the_kept_results_say() -> None:
     for path, text in pages.made().items():
         assert path.read_text(encoding="utf-8") == text, f"{path}: .venv/bin/python -m bench pages"
+
+
+def test_each_measurement_has_a_title_and_its_place_on_the_page() -> None:
+    page = pages.PAGES[1].read_text(encoding="utf-8")
+    for name, module in measurements().items():
+        assert title(module), name
+        assert f"<!-- bench: {name} -->" in page, name
 
 
 def test_a_goal_is_met_by_its_own_value_only() -> None:
