@@ -56,6 +56,15 @@ def shares(database: Connection, statement: str, parameters: Mapping[str, Any]) 
     return sorted({node["Relation Name"] for node in _nodes(plan) if "Relation Name" in node})
 
 
+def copies(database: Connection, statement: str, parameters: Mapping[str, Any]) -> list[str]:
+    """Name the shared tables that a query reads through a read-through cache."""
+    found = []
+    for node in _nodes(_plan(database, statement, parameters)):
+        if match := re.fullmatch(r"get_shared_(\w+)", node.get("Function Name", "")):
+            found.append(f"{node['Schema']}.shared_{match[1]}s")
+    return found
+
+
 def _plan(database: Connection, statement: str, parameters: Mapping[str, Any]) -> Plan:
     with psycopg.ClientCursor(database) as cursor:
         row = cursor.execute(

@@ -48,7 +48,7 @@ def test_typical_queries_give_the_same_rows_before_and_after(six: Split) -> None
 
 
 def test_missing_index_is_named_and_one_that_is_there_is_not(six: Split) -> None:
-    (query,) = (one for one in application.read() if one.name.startswith("dashboard"))
+    (query,) = (one for one in application.read() if one.name == "a user's last payments")
     ((database, statement),) = query.after
     with six.service(database) as service, six.monolith() as monolith:
         call = {"person": value(monolith, PERSON)}
@@ -60,3 +60,5 @@ def test_missing_index_is_named_and_one_that_is_there_is_not(six: Split) -> None
         for _ in range(2):  # it is tried, and not left there
             assert advice.indexes(service, statement, call) == ["payments: {columns: [sender_id]}"]
         assert advice.shares(service, statement, call) == ["payments", "shared_users"]
+        by_cache = "select name from payments_db.get_shared_user(%(person)s)"
+        assert advice.copies(service, by_cache, call) == ["payments_db.shared_users"]
