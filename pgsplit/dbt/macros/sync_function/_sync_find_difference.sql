@@ -36,6 +36,7 @@
                 or actual.{{ adapter.quote(name) }} is distinct from expected.{{ adapter.quote(name) }}
             {% endfor %}
         ),
+        actual.{{ key }} is null,
         {{ pgsplit.quoted(sync.columns, 'expected') }}
     from expected
     full join actual on expected.{{ key }} = actual.{{ key }}

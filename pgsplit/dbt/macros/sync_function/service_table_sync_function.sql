@@ -51,6 +51,8 @@
                 {%- endfor %}
             )
         );
+        _in_the_way bigint;
+        _new bigint;
         {% for one in sync.followed %}
             _keys_{{ loop.index }} text[];
         {% endfor %}
@@ -63,8 +65,12 @@
     begin
         {{ pgsplit._sync_collect_keys(relation, sql, sync) }}
         {{ pgsplit._sync_find_difference(relation, sql, sync) }}
-        select count(*) filter (where not _vanished), count(*) filter (where _vanished)
-        into _upserted, _deleted
+        select
+            count(*) filter (where not _vanished),
+            count(*) filter (where _vanished),
+            count(*) filter (where _is_in_the_way),
+            count(*) filter (where not _vanished and (_is_new or _is_in_the_way))
+        into _upserted, _deleted, _in_the_way, _new
         from {{ sync.difference }};
         if _upserted = 0 and _deleted = 0 then
             return;
@@ -103,7 +109,7 @@
     {% endif %}
     {% set key = adapter.quote(made.key) %}
     {% set shape %}
-        select {{ key }} as _key, false as _vanished, false as _is_in_the_way, {{ pgsplit.quoted(made.columns) }}
+        select {{ key }} as _key, false as _vanished, false as _is_in_the_way, false as _is_new, {{ pgsplit.quoted(made.columns) }}
         from {{ relation }}
     {% endset %}
     {% set is_touched %}
