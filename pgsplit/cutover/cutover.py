@@ -43,7 +43,7 @@ from pgsplit.routing import applications, env_file, pause
 from pgsplit.routing.announce import AFTER_CHANGE_SECONDS, announce
 from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
-from pgsplit.state.saga import Saga, Step
+from pgsplit.state.saga import Kind, Saga, Step
 
 MAX_PAUSE_SECONDS = 5.0
 FIRST_WRITE_SECONDS = 1.0
@@ -183,7 +183,9 @@ class Cutover(Holding, SagaOperation[Moved]):
                 self.old_database, self.connections, self.ledger, self.service, self.kind.value
             )
         with self.prepared():
-            warnings = self.steps().run(self.ledger, self.say, max_pause=self.max_pause)
+            warnings = self.steps().run(
+                self.ledger, self.say, max_pause=self.max_pause, tried=self.report.tried
+            )
         self.result.warnings += warnings
         self.announce()
 
@@ -324,6 +326,14 @@ class Cutover(Holding, SagaOperation[Moved]):
         except TimeoutError as error:
             stream.require_running()
             raise self.pause_over(f"; {error}") from error
+
+    def known_as_broken(self) -> list[tuple[str, str]]:
+        """Name the monolith's foreign keys that rows violated at the last switch or rollback."""
+        found = [
+            self.ledger.last(self.service, kind.entry("finish")).get("broken_keys") or []
+            for kind in (Kind.SWITCH, Kind.ROLLBACK)
+        ]
+        return [(table, key) for keys in found for table, key, _ in keys]
 
     def commit_old(self) -> None:
         """Close the old side's fence for good, in the caller's transaction.

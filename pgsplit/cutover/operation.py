@@ -40,6 +40,7 @@ class Operation(ABC, Generic[Result]):
     ) -> None:
         self.service, self.connections, self.ledger = service, connections, ledger
         self.say, self.result = say, result
+        self.report = PreflightReport()
 
     @abstractmethod
     def preflight(self) -> PreflightReport:
@@ -58,7 +59,7 @@ class Operation(ABC, Generic[Result]):
 
         This is the whole of a dry run.
         """
-        report = self.preflight()
+        self.report = report = self.preflight()
         report.require(
             self.service, describe(self.connections.urls[self.service.database]), self.title
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from pgsplit.cutover.preflight import PreflightReport
 from pgsplit.postgres.holders import milliseconds
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
+from pgsplit.prove import proof
 from pgsplit.replication import reverse
 from pgsplit.replication.fence import Fence
 from pgsplit.replication.own_changes import as_warning, can_tell
@@ -36,8 +37,10 @@ from pgsplit.routing.env_file import Side
 from pgsplit.state.ledger import Ledger, State
 from pgsplit.state.saga import Kind
 
-# From here on the tables follow the monolith again. The next sync compares them whole, once.
-STOP_SERVICE = """
+# From here on the tables follow the monolith again. In a schema of an older version, the next sync
+# compares them whole, once.
+STOP_SERVICE = "select split.follow_again()"
+STOP_SERVICE_WHOLE = """
     update split.service set switched_at = null;
     update split.service_tables set is_stale = true where owned_rows <> 'false'
 """
@@ -55,6 +58,9 @@ class Rollback(Cutover):
     clock_sign = -1
     leads_to = "monolith"
     is_switched: bool  # set by `hold`
+    # Which rows of the mirror were looked at, by table; see `_find_changed`.
+    changed: Mapping[str, list[str] | None] | None = None
+    compared = ""
 
     @property
     def old(self) -> Fence:
@@ -162,7 +168,11 @@ class Rollback(Cutover):
             f" check. To find them: runner.py parity {self.service.role}"
             for table, key, rows in broken
         ]
-        return {"kept": dict(self.result.kept), "broken_keys": broken}
+        return {
+            "kept": dict(self.result.kept),
+            "broken_keys": broken,
+            "compared": self.compared,
+        }
 
     def _broken_since_the_switch(self) -> list[tuple[str, str, int]]:
         """Count by key the rows that break it; not as many as did before, such as of NOT VALID."""
@@ -171,7 +181,11 @@ class Rollback(Cutover):
         try:
             # A switch that could not count them, or of an earlier version, has left nothing.
             found = reverse.broken_keys(
-                self.session.monolith, self.service, only_valid=known is None
+                self.session.monolith,
+                self.service,
+                only_valid=known is None,
+                known=None if known is None else self.known_as_broken(),
+                changed=self.changed,
             )
         except LockNotAvailable as error:
             self.result.warnings.append(
@@ -182,16 +196,27 @@ class Rollback(Cutover):
         worse = [(table, key, rows - before.get((table, key), 0)) for table, key, rows in found]
         return [one for one in worse if one[2] > 0]
 
+    def _find_changed(self, database: Connection) -> None:
+        """Find the ids by table that may have changed since the proof; None if it is broken."""
+        before = proof.known(database)
+        self.changed = None if before.broken else proof.changed_ids(database, self.owned)
+        known = self.changed or {}
+        tables = ", ".join(name for name, ids in known.items() if ids is None)
+        self.compared = before.told(sum(len(ids or ()) for ids in known.values()))
+        self.compared += f"; all rows of {tables}, since nothing tells" if tables else ""
+
     def _follow_again(self) -> None:
         """Quarantine rows that the monolith can't hold; only then the tables follow it again."""
         database, label = self.session.database, f"{datetime.now(timezone.utc):%Y%m%d_%H%M%S}"
         knows, kept = can_tell(database), []  # a schema of an older version doesn't
+        notes = proof.can_tell(database)
+        self._find_changed(self.holder)
         if self.is_switched:
             if knows:
                 self._rest_triggers()
                 self.holder.execute("update split.service set ended_switch = switched_at")
             kept = self.holder.execute("select * from split.keep_unlike(%s)", (label,)).fetchall()
-            self.holder.execute(STOP_SERVICE)
+            self.holder.execute(STOP_SERVICE if notes else STOP_SERVICE_WHOLE)
             if knows:  # the next comparison replaces nothing that is not kept by now
                 self.holder.execute("update split.service set keeps_replaced = false")
         self.holder.commit()

@@ -158,7 +158,10 @@ class Switch(Cutover):
         return {
             "first_write_at": str(self.result.first_write_at or "none yet"),
             "switched_at": str(row[1]),
-            "broken_keys": reverse.broken_keys(self.session.monolith, self.service),
+            # Nothing was replicated yet, but for what an earlier switch has left.
+            "broken_keys": reverse.broken_keys(
+                self.session.monolith, self.service, known=self.known_as_broken(), changed={}
+            ),
         }
 
 

@@ -98,6 +98,7 @@ def compare(
     shape: Shape,
     estimate: int,
     catch_up: Callable[[], None],
+    changed: tuple[RowSource, RowSource] | None = None,
 ) -> Comparison:
     """Compare the rows that one side should hold with those of the other.
 
@@ -109,13 +110,15 @@ def compare(
         shape: key and columns of both.
         estimate: the approximate number of rows, from which the number of buckets follows.
         catch_up: brings `actual` up to date with `expected`, and returns when that is done.
+        changed: both sides, but only with the rows to compare; all, if None.
 
     Returns:
         The rows that agree and those that differ.
     """
     started, found = time.monotonic(), Comparison()
     mask = _buckets(estimate) - 1
-    with reader(expected, shape) as left, reader(actual, shape) as right:
+    sides = changed or (expected, actual)
+    with reader(sides[0], shape) as left, reader(sides[1], shape) as right:
         with ThreadPoolExecutor(2) as both:
             wanted, held = both.map(lambda reader: reader.digests(mask), (left, right))
         found.rows = sum(count for count, _ in held.values())

@@ -90,7 +90,12 @@ class ServiceTable:
 
 @dataclass(frozen=True)
 class Check:
-    """A table to compare: both sides should hold the same rows."""
+    """A table to compare: both sides should hold the same rows.
+
+    `is_made` if it is one of the service's tables and a model gives its rows; `mirrored` is the
+    mirror's table whose reverse model does. `changed` are the same sides, but only with rows that
+    may have changed; None for all rows.
+    """
 
     name: str
     digest: str
@@ -98,6 +103,13 @@ class Check:
     actual: RowSource
     shape: Shape
     estimate: int
+    is_made: bool = False
+    mirrored: str = ""
+    changed: tuple[RowSource, RowSource] | None = None
+
+    def narrowed(self, expected: RowSource, actual: RowSource, keys: int) -> Check:
+        """Give the check of only those rows; `keys` is about how many."""
+        return replace(self, changed=(expected, actual), estimate=keys)
 
 
 @dataclass(frozen=True)
@@ -156,12 +168,22 @@ def checks(upstreams: Upstreams, connections: Connections, stands: State) -> lis
                 actual.source(connections),
                 _shape(table.key, table.key_type, expected, actual),
                 int(table.estimate),
+                is_made=True,
             )
         )
     found += _mirror_checks(upstreams, connections, in_mirror)
     if switched:
         found += _reverse_checks(upstreams, connections, stands)
     return found
+
+
+def rebuilding(upstreams: Upstreams, connections: Connections) -> list[Check]:
+    """List the checks of what reverse models yield with what the mirror holds.
+
+    Raises:
+        NotReady: a reverse model yields other columns or types.
+    """
+    return _reverse_checks(upstreams, connections, State.COMPLETED)
 
 
 def _mirror_checks(upstreams: Upstreams, connections: Connections, names: set[str]) -> list[Check]:
@@ -213,6 +235,7 @@ def _reverse_checks(upstreams: Upstreams, connections: Connections, stands: Stat
                 actual.source(connections),
                 _shape("id", "text", expected, actual),
                 rows,
+                mirrored=name,
             )
         )
     return checks
@@ -319,7 +342,8 @@ def _shape(key: str, key_type: str | None, expected: _Side, actual: _Side) -> Sh
             hint=f"Undo the change of the table. dbt build --target {actual.database} tells whether"
             " it is undone.",
         )
-    return Shape(key, key_type or "text", list(columns))
+    types = [code for code, _ in columns.values()]
+    return Shape(key, key_type or "text", list(columns), types)
 
 
 @contextmanager

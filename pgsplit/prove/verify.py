@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from psycopg import errors
-from psycopg.types.json import Jsonb
 
 from pgsplit.base.errors import NotReady
 from pgsplit.postgres.connect import describe
@@ -21,7 +20,10 @@ from pgsplit.postgres.row_diff import Comparison, compare
 from pgsplit.postgres.row_hashes import Connection
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
-from pgsplit.prove.checks import Check, checks, read_tables
+from pgsplit.prove import proof
+from pgsplit.prove.checks import Check, checks, read_tables, rebuilding
+from pgsplit.prove.proof import Proof
+from pgsplit.prove.recorded import interrupted_since, proven_since, record
 from pgsplit.replication import continuity, requirements, reverse
 from pgsplit.replication.forgotten import require_remembered
 from pgsplit.replication.own_changes import Harm, own_changes
@@ -38,7 +40,9 @@ class Verified:
     """How a service's tables compare; `earlier` are those that an interrupted run has proven.
 
     If the service is switched, the monolith's tables are among them, named with their schema.
-    `own_changes` are changes of the service's tables that may be why rows differ.
+    `own_changes` are changes of the service's tables that may be why rows differ. `before` is the
+    proof of all rows, after which only rows that had changed were compared; if it is broken, or
+    None because nobody asked, all rows were.
     """
 
     service: Service
@@ -47,6 +51,17 @@ class Verified:
     seconds: float
     is_switched: bool = False
     own_changes: tuple[str, ...] = ()
+    before: Proof | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows were compared."""
+        return self.before is None or bool(self.before.broken)
+
+    @property
+    def compared(self) -> int:
+        """How many of the service's rows were compared."""
+        return sum(found.rows for found in self.tables.values())
 
     @property
     def proven(self) -> bool:
@@ -69,18 +84,22 @@ def verify(
     ledger: Ledger,
     table: str | None = None,
     on_table: Callable[[str], None] = lambda name: None,
+    *,
+    whole: bool = False,
 ) -> Verified:
     """Compare a service's tables with what the living monolith's rows yield.
 
-    The tables are brought up to date first; a follower may be running meanwhile. After an
-    interrupted run, only the tables that it has not proven are compared.
+    The tables are brought up to date first; a follower may be running meanwhile. Once all rows were
+    proven, and as long as nothing has broken that proof, only the rows that have changed since are
+    compared. After an interrupted run, only the tables that it has not proven are.
 
     Args:
         service: a service that has been built.
         connections: where the servers are.
         ledger: the monolith's ledger.
-        table: compare only this one.
+        table: compare only this one, and all its rows.
         on_table: called with each table's name before it is compared.
+        whole: compare all rows.
 
     Returns:
         Each table's comparison. The service enters the state verified if all rows of all tables
@@ -88,7 +107,8 @@ def verify(
 
     Raises:
         NotReady: the service has not been built, has no such table, or replication has stopped or
-            was broken meanwhile; the databases' encodings differ.
+            was broken meanwhile; the databases' encodings differ; somebody has altered what only
+            changed rows were compared of.
         SourceMismatch: the monolith's tables have changed since landing.
         BuildFailed: rows violate a constraint of the service's tables, so that these can't be
             brought up to date.
@@ -107,22 +127,35 @@ def verify(
         chosen = _chosen(checks(upstreams, connections, stands), table, upstreams)
         # A single table is always compared again.
         breaches = [] if table else [continuity.begin_proof(one) for one in upstreams.streams]
+        before = None
+        if not table and not whole:
+            before = _before(ledger, upstreams, stands, list(filter(None, breaches)))
+        is_whole = before is None or bool(before.broken)
         # What was proven before a stream was found broken isn't any more.
-        since = None if table or any(breaches) else _interrupted_since(ledger, service)
-        found = _proven_since(ledger.connection, service, chosen, since)
+        since = None
+        if not table and not any(breaches):
+            since = interrupted_since(ledger, service, is_whole=is_whole)
+        found = proven_since(ledger.connection, service, chosen, since)
         earlier, names = tuple(found), [one.name for one in chosen]
+        is_proof = table is None and not stands.reached(State.SWITCHED)
         with ledger.step(
-            service, "verify", whole=table is None, tables=names, goes_on_from=since
+            service,
+            "verify",
+            whole=table is None,
+            tables=names,
+            goes_on_from=since,
+            compares="all rows" if is_whole else "changed rows",
         ) as step:
             _catch_up(upstreams)
+            if is_proof:
+                proof.begin(upstreams.database, goes_on=since is not None)
             for one in chosen:
                 if one.name not in found:
                     on_table(one.name)
-                    sides = (one.expected, one.actual, one.shape, one.estimate)
-                    found[one.name] = compare(*sides, partial(_catch_up, upstreams))
-                    _record(ledger, service, one, found[one.name])
+                    found[one.name] = _compare(one, upstreams, ledger, only_changed=not is_whole)
             seconds = time.monotonic() - started
-            verified = Verified(service, found, earlier, seconds, stands.reached(State.SWITCHED))
+            is_switched = stands.reached(State.SWITCHED)
+            verified = Verified(service, found, earlier, seconds, is_switched, before=before)
             if not verified.proven:
                 suspects = own_changes(upstreams.database)
                 reasons = tuple(str(one) for one in suspects if one.harm is not Harm.NONE)
@@ -132,15 +165,83 @@ def verify(
                 step.outcome = "failed"
                 step.detail["error"] = verified.complaint
             elif table is None:
+                if is_proof:
+                    rebuilt = _rebuilt(upstreams, connections, on_table) if is_whole else []
+                    _end_proof_of_rows(upstreams, rebuilt, is_whole=is_whole)
                 _end_proof(upstreams, is_switched=verified.is_switched)
                 step.enters = State.VERIFIED
             step.detail.update(
-                rows=sum(one.rows for one in found.values()),
+                rows=verified.compared,
                 differing=sum(one.differing for one in found.values()),
                 unsettled=sum(one.unsettled for one in found.values()),
                 seconds=round(verified.seconds, 3),
+                compared=before.told(verified.compared) if before else "all rows",
             )
     return verified
+
+
+def _before(
+    ledger: Ledger, upstreams: Upstreams, stands: State, breaches: list[continuity.Breach]
+) -> Proof:
+    """Tell what is proven already, and why that is not enough."""
+    before = proof.known(upstreams.database)
+    if breaches:
+        return replace(before, broken=breaches[0].reason)
+    if before.broken or stands is State.COMPLETED:
+        return before
+    service = upstreams.service
+    rows = ledger.connection.execute(
+        "select table_name from split.verifications where service = %s and not is_proven",
+        (service.database,),
+    ).fetchall()
+    tables = {*outdated(ledger, upstreams.database, service), *(name for (name,) in rows)}
+    listed = ", ".join(sorted(tables))
+    return replace(before, broken=f"these are not proven: {listed}" if tables else "")
+
+
+def _compare(one: Check, upstreams: Upstreams, ledger: Ledger, *, only_changed: bool) -> Comparison:
+    """Compare a table and record the result; compare all rows if nothing tells which changed."""
+    if only_changed and (narrower := proof.only_changed(one, upstreams.database)):
+        one = narrower
+    found = Comparison()
+    if one.changed is None or one.estimate:
+        sides = (one.expected, one.actual, one.shape, one.estimate)
+        found = compare(*sides, partial(_catch_up, upstreams), one.changed)
+    record(ledger, upstreams.service, one, found)
+    return found
+
+
+def _end_proof_of_rows(upstreams: Upstreams, rebuilt: Sequence[str], *, is_whole: bool) -> None:
+    """Let all that is noted count from this verification on.
+
+    Raises:
+        NotReady: only changed rows were compared, and somebody has altered a table meanwhile.
+    """
+    database, service = upstreams.database, upstreams.service
+    if not proof.end(database, is_whole=is_whole, rebuilt=rebuilt) and not is_whole:
+        raise NotReady(
+            f"Tables of {service.database} were altered while it was verified, so nothing is"
+            f" proven: {proof.known(database).broken}.",
+            where=describe(database.info.dsn),
+            hint=f"runner.py verify {service.role} --whole",
+        )
+
+
+def _rebuilt(
+    upstreams: Upstreams, connections: Connections, on_table: Callable[[str], None]
+) -> list[str]:
+    """Name the mirror's tables that the reverse models rebuild, row by row.
+
+    Others are tried by the preflight of a switch, which says what is wrong.
+    """
+    found = list[str]()
+    with suppress(NotReady, errors.ProgrammingError, errors.DataError):
+        for one in rebuilding(upstreams, connections):
+            on_table(f"reverse replication of {one.mirrored}")
+            sides = (one.expected, one.actual, one.shape, one.estimate)
+            if compare(*sides, partial(_catch_up, upstreams)).proven:
+                found.append(one.mirrored)
+    return found
 
 
 def outdated(ledger: Ledger, database: Connection, service: Service) -> list[str]:
@@ -189,50 +290,3 @@ def _catch_up(upstreams: Upstreams) -> None:
     apply_changes(upstreams.database)
     if upstreams.back:
         upstreams.back.arrive()
-
-
-def _interrupted_since(ledger: Ledger, service: Service) -> str | None:
-    """Tell since when tables are proven, if the last verification was interrupted.
-
-    Proofs that are older than an hour don't count.
-    """
-    row = ledger.connection.execute(
-        "select outcome is null or (outcome = 'failed' and not detail ? 'differing'),"
-        " greatest(coalesce((intent ->> 'goes_on_from')::timestamptz, started_at),"
-        " now() - interval '1 hour')::text"
-        " from split.ledger where service = %s and step in ('verify', 'build', 'land')"
-        " order by id desc limit 1",
-        (service.database,),
-    ).fetchone()
-    return str(row[1]) if row and row[0] else None
-
-
-def _proven_since(
-    monolith: Connection, service: Service, found: list[Check], since: str | None
-) -> dict[str, Comparison]:
-    rows = monolith.execute(
-        "select table_name, result from split.verifications"
-        " where service = %s and started_at >= %s::timestamptz and is_proven"
-        " and (table_name, definition) in (select * from unnest(%s::text[], %s::text[]))",
-        (service.database, since, [one.name for one in found], [one.digest for one in found]),
-    )
-    return {name: Comparison.of(result) for name, result in rows}
-
-
-def _record(ledger: Ledger, service: Service, check: Check, found: Comparison) -> None:
-    ledger.connection.execute(
-        "insert into split.verifications"
-        " (service, table_name, definition, started_at, is_proven, result)"
-        " values (%s, %s, %s, clock_timestamp() - make_interval(secs => %s), %s, %s)"
-        " on conflict (service, table_name) do update"
-        " set definition = excluded.definition, started_at = excluded.started_at,"
-        " finished_at = default, is_proven = excluded.is_proven, result = excluded.result",
-        (
-            service.database,
-            check.name,
-            check.digest,
-            found.seconds,
-            found.proven,
-            Jsonb(asdict(found)),
-        ),
-    )

@@ -7,7 +7,10 @@ two publications, that of the source of truth. So no change ever returns to wher
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+
+from psycopg import sql
 
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
@@ -33,6 +36,9 @@ CROSSING_KEYS = """
         conrelid::regclass::text,
         quote_ident(conname),
         convalidated,
+        owned.relname,
+        conrelid = owned.oid,
+        child.attname,
         format(
             'select count(*) from %%s as child where child.%%I is not null'
             ' and not exists (select from %%s as parent where parent.%%I = child.%%I)',
@@ -41,6 +47,8 @@ CROSSING_KEYS = """
     from pg_constraint
     inner join pg_attribute as child on child.attrelid = conrelid and child.attnum = conkey[1]
     inner join pg_attribute as parent on parent.attrelid = confrelid and parent.attnum = confkey[1]
+    inner join pg_class as owned
+        on owned.oid = any(%(owned)s::regclass[]) and owned.oid in (conrelid, confrelid)
     where
         contype = 'f' and cardinality(conkey) = 1
         and (conrelid = any(%(owned)s::regclass[])) <> (confrelid = any(%(owned)s::regclass[]))
@@ -162,27 +170,48 @@ def remove_forgotten(stream: ReverseStream) -> None:
 
 
 def broken_keys(
-    monolith: Connection, service: Service, *, only_valid: bool = False
+    monolith: Connection,
+    service: Service,
+    *,
+    only_valid: bool = False,
+    known: Collection[tuple[str, str]] | None = None,
+    changed: Mapping[str, list[str] | None] | None = None,
 ) -> list[tuple[str, str, int]]:
     """Find foreign keys of the monolith that replicated rows violate; replication checks none.
 
     Only keys between a service's tables and others can be violated: a row may refer to a row that
-    only the service knew of, or that has been deleted meanwhile.
+    only the service knew of, or that has been deleted meanwhile. Nothing violates a key that the
+    monolith has validated and checks itself, but for rows that were replicated.
 
     Args:
         monolith: a connection to it.
         service: whose tables were replicated.
         only_valid: leave out keys that are NOT VALID: rows may have violated them before.
+        known: tables and keys that rows were found to violate before; all rows are asked about
+            these, and about keys that are NOT VALID. All rows about all keys, if None.
+        changed: by table, the ids of rows that may have been replicated, for all other keys; no
+            table if none has been. All rows of a table whose ids are None.
 
     Returns:
         Table, key and number of rows of each.
     """
     tables = [f"{service.mirror}.{name}" for name in service.owned_tables]
     found = []
-    for table, name, is_valid, query in monolith.execute(CROSSING_KEYS, {"owned": tables}):
+    for table, name, is_valid, owned, is_child, column, query in monolith.execute(
+        CROSSING_KEYS, {"owned": tables}
+    ):
         if only_valid and not is_valid:
             continue
-        row = monolith.execute(query).fetchone()
+        narrowed: sql.Composable = sql.SQL("")
+        if known is not None and changed is not None and is_valid and (table, name) not in known:
+            ids = changed.get(owned, [])
+            if ids == []:
+                continue
+            if ids:
+                narrowed = sql.SQL(" and child.{} = any({}::text[])").format(
+                    sql.Identifier("id" if is_child else column), sql.Literal(ids)
+                )
+        row = monolith.execute(sql.SQL(query) + narrowed).fetchone()
         if row and row[0]:
             found.append((table, name, int(row[0])))
     return found

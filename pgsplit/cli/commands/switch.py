@@ -147,7 +147,8 @@ def show_ready(service: Service, operation: str, report: PreflightReport, as_jso
         return
     target, tested = "the monolith", ""
     if operation == "switch":
-        target, tested = "its mirror", "; reverse replication was tested on every row"
+        rows = "; ".join(f"{name}, {rows}" for name, rows in report.tried.items())
+        target, tested = "its mirror", f"; reverse replication was tested on {rows}"
     out.print(
         f"{service.database} is ready: a write reaches {target} in {seconds(report.lag_seconds)},"
         f" a sync takes {seconds(report.sync_seconds)}{tested}. Nothing was changed.",

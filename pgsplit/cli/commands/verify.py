@@ -25,12 +25,16 @@ MOST_CHARACTERS = 60  # of a value that is shown
 @click.command("verify")
 @services_argument
 @click.option("--table", metavar="NAME", help="Compare only this table.")
+@click.option("--whole", is_flag=True, help="Compare all rows, not only changed ones.")
 @json_option
-def command(names: tuple[str, ...], table: str | None, as_json: bool) -> None:
+def command(names: tuple[str, ...], table: str | None, whole: bool, as_json: bool) -> None:
     """Prove row by row that each SERVICE equals the monolith.
 
     It runs the models' SQL on the monolith itself, and compares the result with the service's
     tables by hashes. It reads rows only where hashes differ. Both sides may be in use.
+
+    Once all rows were proven, it compares only those that have changed since, unless something
+    has broken that proof.
 
     Without a name it verifies every service that has been built. Exits with 9 if a row differs.
     """
@@ -40,10 +44,9 @@ def command(names: tuple[str, ...], table: str | None, as_json: bool) -> None:
     with open_ledger(connections) as ledger, console.watching() as watcher:
         for service in services:
             with watcher.step(f"{service.role}: verify") as step:
-                found = verify.verify(service, connections, ledger, table, step.say)
-                rows = sum(one.rows for one in found.tables.values())
+                found = verify.verify(service, connections, ledger, table, step.say, whole=whole)
                 if found.proven:
-                    step.say(f"{rows:,} rows")
+                    step.say(f"{found.compared:,}{'' if found.is_whole else ' changed'} rows")
                 else:
                     step.fail(found.complaint)
                 verified.append(found)
@@ -63,6 +66,9 @@ def _as_data(one: Verified) -> dict[str, Any]:
         "seconds": round(one.seconds, 3),
         "proven_by_a_run_cut_short": one.earlier,
         "own_changes": one.own_changes,
+        "whole": one.is_whole,
+        "whole_because": (one.before and one.before.broken) or None,
+        "whole_proof_at": one.before and one.before.proven_at,
         "tables": {
             name: {"identical": found.identical, **asdict(found)}
             for name, found in one.tables.items()
@@ -89,6 +95,7 @@ def show_verified(verified: Sequence[Verified], *, thrown_away: bool = False) ->
                 f"note: {one.service.role}: an interrupted verification had already proven"
                 f" {', '.join(one.earlier)}; they were not compared again."
             )
+    _show_before(verified)
     console.show_notes(f"this may be why: {said}" for one in verified for said in one.own_changes)
     differing = [one for one in verified if _differs(one)]
     if differing and thrown_away:
@@ -100,8 +107,17 @@ def show_verified(verified: Sequence[Verified], *, thrown_away: bool = False) ->
     elif not all(one.proven for one in verified):
         out.print("Not proven: verify again when the rows above change less often.")
     else:
-        total = sum(found.rows for one in verified for found in one.tables.values())
+        total = sum(one.compared for one in verified)
         out.print(f"[green]Proven:[/] {total:,} rows are what {_source_of_truth(verified)}.")
+
+
+def _show_before(verified: Sequence[Verified]) -> None:
+    """Say of which services only changed rows were compared, and of which not, and why."""
+    console.show_notes(
+        f"{one.service.role}: compared {one.before.told(one.compared)}."
+        for one in verified
+        if one.before and one.before.proven_at
+    )
 
 
 def _show_tables(verified: Sequence[Verified]) -> None:

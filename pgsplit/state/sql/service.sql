@@ -86,13 +86,18 @@ create table if not exists split.service_tables (
     owned_rows text not null,
     tombstone text,
     is_stale boolean not null default false,
-    built_at timestamptz not null default now()
+    built_at timestamptz not null default now(),
+    followed jsonb
 );
 comment on table split.service_tables is
 'Tables that this project made: a checksum of their columns, keys and indexes, the SQL that gives'
 ' their rows, the mirror tables that it reads, the rows that belong to the service once it is'
 ' switched, the column that marks rows missing from the mirror, and whether all rows must be'
 ' compared.';
+
+comment on column split.service_tables.followed is
+'Which keys of which tables touch its rows, and by which column; null if an earlier version has'
+' built it.';
 
 create table if not exists split.made_objects (
     table_name text not null,
@@ -120,7 +125,8 @@ create table if not exists split.mirror_tables (
     definition text not null,
     follows text[] not null,
     is_stale boolean not null default false,
-    shared_definition text
+    shared_definition text,
+    followed jsonb
 );
 comment on table split.mirror_tables is
 'Tables of the mirror that split.sync() keeps equal to the service''s once it is switched: the SQL'
@@ -129,6 +135,8 @@ comment on table split.mirror_tables is
 comment on column split.mirror_tables.shared_definition is
 'The SQL that gives only what others share, which is all that is kept from the completion on; empty'
 ' if nobody shares anything, null if an earlier version has built it.';
+
+comment on column split.mirror_tables.followed is 'See split.service_tables.';
 
 create table if not exists split.shared_columns (
     table_name text not null,
@@ -162,6 +170,48 @@ alter table split.changes replica identity full;
 comment on table split.changes is
 'Keys of rows that have changed since the last sync; a null key means all rows. `at` is set for'
 ' what the service itself has written.';
+
+create table if not exists split.unproven (
+    changed_table text not null,
+    key_name text not null,
+    key text,
+    epoch bigint not null
+);
+alter table split.unproven replica identity full;
+comment on table split.unproven is
+'Changes that syncs have applied since the service''s tables were proven, as in split.changes.';
+
+create or replace view split.changes_since_proof as
+select
+    changed_table,
+    key_name,
+    key
+from split.unproven
+union all
+select
+    changed_table,
+    key_name,
+    key
+from split.changes;
+comment on view split.changes_since_proof is
+'Keys of all rows that have changed since the service''s tables were proven.';
+
+create table if not exists split.proof (
+    is_only boolean primary key default true check (is_only),
+    epoch bigint not null default 0,
+    keys bigint not null default 0,
+    most bigint not null default 100000,
+    proven_at timestamptz,
+    checked_at timestamptz,
+    evidence jsonb,
+    rebuilt text[] not null default '{}',
+    begun_epoch bigint,
+    begun_evidence jsonb
+);
+comment on table split.proof is
+'When a verification has last compared all rows, and when it or one of the rows that had changed'
+' since has found all of them right; what the tables consisted of then, and the mirror''s tables'
+' that the reverse models rebuild. `keys` counts split.unproven; above `most` nothing is noted.';
 
 create table if not exists split.deleted_rows (
     table_name text not null,

@@ -48,16 +48,21 @@
         {% if not is_completed %}
             {{ pgsplit.service_table_sync_function(relation, sql) }}
         {% endif %}
-        insert into split.mirror_tables (table_name, definition, follows)
-        values ({{ dbt.string_literal(relation.identifier) }}, {{ pgsplit.service_table_definition(sql) }}, {{ pgsplit.service_table_follows() }})
+        insert into split.mirror_tables (table_name, definition, follows, followed)
+        values (
+            {{ dbt.string_literal(relation.identifier) }}, {{ pgsplit.service_table_definition(sql) }},
+            {{ pgsplit.service_table_follows() }}, {{ pgsplit.service_table_followed() }}
+        )
         on conflict (table_name) do update
         set
             definition = excluded.definition,
             follows = excluded.follows,
+            followed = excluded.followed,
             is_stale = mirror_tables.is_stale or (
                 mirror_tables.definition <> excluded.definition
                 and (select switched_at is not null from split.service)
             );
+        select split.capture_own_tables();
     {% endcall %}
     {{ pgsplit.share(relation, sql, shared, is_completed) }}
     {{ run_hooks(post_hooks, inside_transaction=True) }}

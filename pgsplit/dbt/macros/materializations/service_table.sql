@@ -92,6 +92,9 @@
             {% elif is_taken_up %}
                 {{ pgsplit.service_table_record(relation, sql, is_stale=false) }}
                 {{ pgsplit.take_up(relation) }}
+            {% else %}
+                update split.service_tables set followed = {{ pgsplit.service_table_followed() }}
+                where table_name = {{ dbt.string_literal(relation.identifier) }};
             {% endif %}
         {% endcall %}
     {% endif %}

@@ -327,7 +327,7 @@ begin
                 format('capture_%s_%s', schema, made_name)
             );
         end if;
-        execute format('alter table %s enable trigger %I', relation, one.name);
+        execute format('alter table %s enable always trigger %I', relation, one.name);
     end loop;
     update split.mirror_tables as mirrored set is_stale = true
     where format('%s.%s', schema, made_name) = any(mirrored.follows);

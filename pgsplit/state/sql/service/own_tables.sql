@@ -149,29 +149,7 @@ declare
     is_not_sync text := split.unless_syncing();
 begin
     perform split.recognize_tables();
-    for made in
-        select tables.relation, tables.name
-        from (
-            select distinct
-                format('%I.%I', split_part(followed, '.', 1), split_part(followed, '.', 2))::regclass as relation,
-                replace(followed, '.', '_') as name
-            from split.mirror_tables cross join unnest(follows) as followed
-        ) as tables
-        where not exists (
-            select from pg_trigger where tgrelid = tables.relation and tgname = 'split_capture'
-        )
-        order by tables.name
-    loop
-        execute format(
-            'create trigger split_capture after insert or update or delete on %s for each row %s'
-            ' execute function split.%I()', made.relation, is_not_sync, 'capture_' || made.name
-        );
-        execute format(
-            'create trigger split_capture_truncate after truncate on %s for each statement %s'
-            ' execute function split.%I()', made.relation, is_not_sync, 'capture_' || made.name
-        );
-    end loop;
-
+    perform split.capture_own_tables();
     for made in
         select table_oid::regclass as relation, owned_rows from split.service_tables
         where owned_rows <> 'false'

@@ -91,7 +91,8 @@ $differs$;
 -- what the monolith's row yields, and anything else in it is gone, such as the time at which a
 -- message was read. So are values in the service's own columns, once their row is written again. A
 -- table that loses nothing gets no copy. What is returned is also in split.quarantined. Reads the
--- mirror and the tables once.
+-- mirror and the tables once, or only the rows that may have changed since the service was proven;
+-- see proof.sql.
 --
 -- The mirror has to be as it was before anybody wrote to the monolith again. If the caller's
 -- snapshot shows later writes, the caller has locked the mirror; then it is rebuilt for the
@@ -108,6 +109,8 @@ set row_security = off
 as $keep$
 declare
     made record;
+    since record;
+    is_proven boolean;
     unlike jsonb;
     why constant text :=
         'Rows as the service had them before a rollback; the monolith could not hold all of them.';
@@ -121,6 +124,7 @@ begin
     ) then
         unlike := split.unlike_before_later_writes();
     end if;
+    is_proven := split.proof_problem() is null;
     for made in
         select
             tables.table_name as name, tables.owned_rows, class.oid::regclass as relation,
@@ -131,12 +135,14 @@ begin
         order by tables.table_name
     loop
         table_name := made.name;
+        select found.* into since from (values (true)) as here (is_here)
+        left join split.rows_since_proof(made.name) as found on is_proven;
         begin
             select kept.kept_in, kept.rows into kept_in, rows
             from split.quarantine(
                 made.name,
                 case
-                    when unlike is null then split.unlike_rows(made.name)
+                    when unlike is null then split.unlike_rows(made.name, since.column_name, since.ids)
                     else format('select * from %s where %I::text = any($1)', made.relation, made.key)
                 end,
                 why,
@@ -202,3 +208,29 @@ begin
     end;
 end
 $unlike$;
+
+-- Lets the service's tables follow the mirror again. The next sync compares the rows that may have
+-- changed since they were proven, or all rows of a table if nothing tells.
+create or replace function split.follow_again()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $follow$
+declare
+    here record;
+    is_proven boolean := split.proof_problem() is null;
+begin
+    select * into here from split.service;
+    update split.service set switched_at = null;
+    update split.service_tables as made set is_stale = true
+    where
+        made.owned_rows <> 'false'
+        and not (is_proven and exists (select from split.rows_since_proof(made.table_name)));
+    insert into split.changes (changed_table, key_name, key)
+    select distinct here.mirror || '.' || found.mirrored, 'id', id
+    from split.service_tables as made
+    cross join lateral split.rows_since_proof(made.table_name) as found
+    cross join unnest(found.ids) as id
+    where made.owned_rows <> 'false' and not made.is_stale;
+end
+$follow$;

@@ -7,15 +7,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $changed$
 begin
-    select coalesce(bool_or(changed.key is null), false) or count(*) > most
-    into is_whole
+    select coalesce(bool_or(changed.key is null), false) or count(*) > most, coalesce(array_agg(changed.key), '{}')
+    into is_whole, keys
     from (
         select distinct key from split.changes where changed_table = source and key_name = name
+        limit most::bigint + 1
     ) as changed;
-    if not is_whole then
-        keys := array(
-            select distinct key from split.changes where changed_table = source and key_name = name
-        );
+    if is_whole then
+        keys := null;
     end if;
 end
 $changed$;
@@ -85,6 +84,7 @@ declare
     changed_tables text[];
     is_switched boolean;
     made record;
+    noted bigint;
 begin
     if current_setting('transaction_isolation') not in ('repeatable read', 'serializable') then
         raise exception using
@@ -173,11 +173,24 @@ begin
         first_write_at = coalesce(first_write_at, (select min(at) from split.changes));
     delete from split.deleted_rows
     where deleted_at < clock_timestamp() - here.keep_events;
-    -- A rollback leaves changes that it finds in the monolith for later.
-    delete from split.changes
-    where
-        not is_switched
-        or changed_table not in (select here.mirror || '.' || table_name from split.mirror_tables);
+    -- A rollback leaves changes that it finds in the monolith for later. Others are noted until the
+    -- next proof, which looks at their rows.
+    with applied as (
+        delete from split.changes
+        where
+            not is_switched
+            or changed_table not in (select here.mirror || '.' || table_name from split.mirror_tables)
+        returning changed_table, key_name, key
+    )
+
+    insert into split.unproven (changed_table, key_name, key, epoch)
+    select applied.*, proof.epoch from applied
+    inner join split.proof on proof.keys <= proof.most
+    where here.completed_at is null;
+    get diagnostics noted = row_count;
+    if noted > 0 then
+        update split.proof set keys = keys + noted;
+    end if;
     update split.service_tables set is_stale = false where is_stale;
     update split.mirror_tables set is_stale = false where is_stale;
 end

@@ -13,9 +13,14 @@ $key$;
 -- The query of the rows of a table that would lose something if its model's rows took their place:
 -- a value of the model's that differs, or a value in an own column that an insert would not give.
 --
+-- With `these`, just rows are looked at whose column `followed` is one of these. A row whose model
+-- gives it another value there is unlike anyway.
+--
 -- Values are compared by binary image, since types such as json have no `=`, and that of others,
 -- such as box, is coarser than the value. Only a numeric may have another scale: 5 and 5.00.
-create or replace function split.unlike_rows(made_name text)
+create or replace function split.unlike_rows(
+    made_name text, followed text default null, these text[] default null
+)
 returns text
 language plpgsql
 stable
@@ -24,6 +29,7 @@ as $unlike$
 declare
     made record;
     shape record;
+    listed text := case when these is not null then format('%I = any(%L::text[])', followed, these) end;
 begin
     select tables.*, table_oid::regclass as relation, quote_ident(split.key_of(table_oid)) as key
     into strict made
@@ -86,14 +92,15 @@ begin
     return format(
         $query$
             select actual.*
-            from (select * from %s where %s) as actual
-            left join (%s
-            ) as expected on actual.%s = expected.%s
+            from (select * from %s where (%s)%s) as actual
+            left join (select * from (%s
+            ) as model%s) as expected on actual.%s = expected.%s
             where
                 expected.%s is null
                 or record_image_ne(row(%s), row(%s))%s
         $query$,
-        made.relation, made.owned_rows, made.definition, made.key, made.key, made.key,
+        made.relation, made.owned_rows, ' and ' || listed,
+        made.definition, ' where ' || listed, made.key, made.key, made.key,
         shape.actual, shape.expected, shape.by_value
     );
 end

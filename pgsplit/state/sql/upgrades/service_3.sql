@@ -17,10 +17,6 @@ where
 -- What others share of a completed service's tables; the next build says so.
 alter table split.mirror_tables add column shared_definition text;
 
-<<<<<<< HEAD
--- It takes another argument now.
-drop function if exists split.way_back_differs(text);
-=======
 -- Counting hits and misses of read-through caches waits for no disk any more.
 do $counters$
 declare
@@ -34,4 +30,11 @@ begin
     end loop;
 end
 $counters$;
->>>>>>> 640ccf4 (Bench: what the application feels afterwards; a cache hit waits for no disk)
+
+-- Which keys touch the rows of a table; the next build says so.
+alter table split.service_tables add column followed jsonb;
+alter table split.mirror_tables add column followed jsonb;
+
+-- They take another argument now.
+drop function if exists split.way_back_differs(text);
+drop function if exists split.unlike_rows(text);
