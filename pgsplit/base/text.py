@@ -46,6 +46,12 @@ def duration(text: str) -> float | None:
     return float(found[1]) * UNITS[found[2] or "s"] if found else None
 
 
+def percent(text: str) -> float | None:
+    """Read a share such as 10% as 0.1; None if it is none, or not more than nothing."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?%", text.strip())
+    return float(found[1]) / 100 or None if found else None
+
+
 def ago(moment: datetime) -> str:
     """Say how long ago a moment was."""
     return f"{seconds(max(0.0, (datetime.now(timezone.utc) - moment).total_seconds()))} ago"

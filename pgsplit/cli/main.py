@@ -26,7 +26,7 @@ GROUPS = {
     "Try it": ("demo", "up", "down", "url", "psql"),
     "Set up": ("config", "check"),
     "Look": ("analyze", "status", "health", "metrics", "history", "report", "docs"),
-    "Load": ("provision", "land", "build", "run"),
+    "Load": ("provision", "land", "build", "run", "throttle"),
     "Follow": ("sync", "events"),
     "Prove": ("verify", "totals", "parity", "reconcile"),
     "Applications": ("prisma", "rollout", "handover"),

@@ -301,13 +301,18 @@ def _apply_differences(
 
     What the target has is quarantined first, in its own database: the source may have lost it.
     """
-    there = partial(_at_snapshot, connections.urls[needed.source], needed.source, snapshot)
-    here = partial(connect, connections.urls[needed.target], needed.target)
+    names, throttle = connections.naming, connections.throttle
+    urls, place = connections.urls, connections.place
+    there = partial(_at_snapshot, urls[needed.source], needed.source, snapshot, **names)
+    here = partial(connect, urls[needed.target], needed.target, **names)
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
     query = sql.SQL("select {} from {}").format(
         listed, sql.Identifier(needed.stream.service.mirror, table)
     )
-    sides = RowSource(there, query), RowSource(here, query)
+    sides = (
+        RowSource(there, throttle.paced(place(needed.source), query)),
+        RowSource(here, throttle.paced(place(needed.target), query)),
+    )
     differing = list(differing_keys(*sides, Shape("id", "text", columns)))
     statements = _statements(needed.stream.service, table, columns)
     with there() as source, here() as target:
@@ -400,8 +405,8 @@ def _write(
 
 
 @contextmanager
-def _at_snapshot(url: str, target: str, snapshot: str) -> Iterator[Connection]:
-    with connect(url, target) as connection, connection.transaction():
+def _at_snapshot(url: str, target: str, snapshot: str, **parameters: str) -> Iterator[Connection]:
+    with connect(url, target, **parameters) as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
         yield connection

@@ -314,6 +314,7 @@ def _copy(
             service.mirror,
             {table: (columns, live[table]) for table, columns in tables.items()},
             on_progress,
+            connections.throttle.wait,
         )
     for table in tables:
         relation = sql.Identifier(service.mirror, table)

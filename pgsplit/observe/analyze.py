@@ -146,6 +146,7 @@ def analyze(
                 refused.append(_refused(connections.monolith, name, error))
                 answer = []
             on_question(name)
+            connections.throttle.wait()
             return answer
 
         with monolith.transaction():

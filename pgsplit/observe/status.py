@@ -29,6 +29,7 @@ from pgsplit.replication.sync import how_far
 from pgsplit.routing import env_file, faults
 from pgsplit.routing.env_file import Side
 from pgsplit.routing.routes import load
+from pgsplit.state import throttled
 from pgsplit.state.control import open_control
 from pgsplit.state.ledger import State, completed, state
 from pgsplit.state.saga import left_unfinished
@@ -127,6 +128,8 @@ def status(service: Service, connections: Connections, max_lag: float | None = N
     with open_control(connections) as monolith:
         found = Status(service, state(monolith, service))
         found.notes += retire.notes(monolith, connections)
+        if said := throttled.says(monolith):
+            found.notes.append(f"The running operation's throttle: {said}")
         if not found.state.reached(State.PROVISIONED):
             _look_for_strange_file(found, connections)
             return found
@@ -218,7 +221,7 @@ def _warn_of_faults(found: Status, wrong: list[faults.Fault]) -> None:
 
 def _look(stream: Stream, found: Status) -> None:
     try:
-        found.notes = drift.drift(
+        found.notes += drift.drift(
             stream.monolith, stream.database, stream.service, completed(stream.monolith)
         )
     except SplitError as error:

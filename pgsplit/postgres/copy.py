@@ -63,6 +63,7 @@ def copy(
     schema: str,
     tables: Mapping[str, tuple[tuple[str, ...], LiveTable]],
     on_progress: Callable[[Progress], None],
+    wait: Callable[[Event], None] = lambda stop: None,
 ) -> Copied:
     """Copy columns of tables from a snapshot of one database into tables of another.
 
@@ -73,6 +74,7 @@ def copy(
         schema: the schema on both sides.
         tables: by name, the columns to copy and the table's definition.
         on_progress: called often, by one thread at a time.
+        wait: called between blocks; returns once the copy may go on, or the event is set.
 
     Returns:
         Rows by table and bytes.
@@ -91,6 +93,7 @@ def copy(
             moving["rows"] += rows
             copied.bytes += size
             on_progress(Progress(moving["rows"], copied.bytes, estimate))
+        wait(stop)
         if stop.is_set():
             raise InterruptedError("another worker has failed")
 

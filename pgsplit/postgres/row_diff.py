@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -119,7 +120,7 @@ def compare(
     mask = _buckets(estimate) - 1
     sides = changed or (expected, actual)
     with reader(sides[0], shape) as left, reader(sides[1], shape) as right:
-        with ThreadPoolExecutor(2) as both:
+        with ThreadPoolExecutor(2) as both, _ending((left, right)):
             wanted, held = both.map(lambda reader: reader.digests(mask), (left, right))
         found.rows = sum(count for count, _ in held.values())
         differing = sorted(b for b in wanted.keys() | held.keys() if wanted.get(b) != held.get(b))
@@ -133,6 +134,17 @@ def compare(
                 _settle(candidates, left_again, right_again, catch_up, found)
     found.seconds = time.monotonic() - started
     return found
+
+
+@contextmanager
+def _ending(readers: Sequence[Reader]) -> Iterator[None]:
+    """End the readers' queries if the block is left before they are done, as by Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        for one in readers:
+            one.connection.cancel()
+        raise
 
 
 def differing_keys(expected: RowSource, actual: RowSource, shape: Shape) -> Iterator[str]:

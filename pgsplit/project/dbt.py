@@ -14,6 +14,7 @@ from typing import Any
 from pgsplit.base.errors import BuildFailed
 from pgsplit.postgres import session_settings
 from pgsplit.postgres.connect import describe
+from pgsplit.postgres.throttle import gate
 from pgsplit.project.endpoints import Connections
 
 # The command that starts dbt.
@@ -38,6 +39,8 @@ for number, call in enumerate(json.loads(sys.argv[1])):
 """
 # What the profile adds to the settings of dbt's sessions.
 SETTINGS_VARIABLE = "PGSPLIT_SETTINGS"
+# Whether what dbt does waits while the throttle wants work to pause.
+BREATHES_VARIABLE = "PGSPLIT_BREATHES"
 
 
 def run(
@@ -69,6 +72,8 @@ def run(
     folder, options = _places(target, target, connections)
     made = folder / makes
     made.unlink(missing_ok=True)
+    if connections.throttle.is_on and arguments[0] == "build":
+        options += ["--threads", "1"]
     command = [*DBT, "--log-format", "json", *arguments, *options]
     code, said = _spawn(command, connections, _settings(target, connections), on_node)
     if code not in (0, 1) or not made.exists():
@@ -137,6 +142,7 @@ def _spawn(
             **connections.environ(),
             PACKAGE_VARIABLE: str(PACKAGE),
             SETTINGS_VARIABLE: settings,
+            BREATHES_VARIABLE: "1" if connections.throttle.is_on else "",
         },
         cwd=connections.project.root,
         stdin=subprocess.DEVNULL,
@@ -145,6 +151,7 @@ def _spawn(
         text=True,
         umask=0o077,  # logs may hold rows
     ) as process:
+        connections.throttle.started(process.pid)
         assert process.stdout is not None
         for line in process.stdout:
             event = _event(line)
@@ -172,7 +179,8 @@ def _settings(target: str, connections: Connections) -> str:
         # A setting that was undone has the source `session` from then on.
         undone = database.execute(session_settings.UNDONE).fetchall()
     since_17 = session_settings.SINCE_17 if version >= 170000 else {}
-    return session_settings.dbt_options({**dict(undone), **since_17})
+    alone = gate.ONE_PROCESS_SETTINGS if connections.throttle.is_on else {}
+    return session_settings.dbt_options({**dict(undone), **since_17, **alone})
 
 
 def _require_package(root: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pgsplit.base.errors import ConnectionFailed, NotReady
-from pgsplit.base.text import duration
+from pgsplit.base.text import duration, percent
 from pgsplit.postgres import embedded_url, refusals, service_file, session_settings
 from pgsplit.postgres.connect import (
     DEFAULTS,
@@ -27,6 +28,8 @@ from pgsplit.postgres.connect import (
     same_database,
     url_of,
 )
+from pgsplit.postgres.throttle.gate import AT_WORK, ONE_PROCESS
+from pgsplit.postgres.throttle.throttle import Place, Unthrottled
 from pgsplit.project import strangers
 from pgsplit.project.page_url import page_url
 from pgsplit.project.project import Project
@@ -47,7 +50,8 @@ class Connections:
     monolith, and empty if none was given: then it is what they have used so far. `pgbouncer_url` is
     empty without a PgBouncer, and `after_change` if no command shall run after routes have changed.
     `notify` is a command, and `notify_url` a webhook, that notices go to. `health_urls` are the
-    pages, by service, that say how its application is.
+    pages, by service, that say how its application is. `throttle` is the one that is on, and
+    `max_impact` what it allows by default.
     """
 
     project: Project
@@ -64,6 +68,8 @@ class Connections:
     max_lag_seconds: float = MAX_LAG_SECONDS
     replication_urls: Mapping[str, str] = field(default_factory=dict)
     health_urls: Mapping[str, str] = field(default_factory=dict)
+    max_impact: float | None = None
+    throttle: Unthrottled = field(default_factory=Unthrottled, repr=False, compare=False)
     _own: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
@@ -163,6 +169,15 @@ class Connections:
             database.execute(session_settings.ONLY_TABLES)
         return database
 
+    def place(self, target: str) -> Place:
+        """Give a target as the throttle knows it: its own sessions there are not slowed."""
+        return Place(target, partial(connect, self.url(target), target))
+
+    @property
+    def naming(self) -> dict[str, str]:
+        """Connection parameters by which the throttle finds a session, if it is on."""
+        return {"application_name": AT_WORK} if self.throttle.is_on else {}
+
     def connect_to_any(self, target: str, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
         """Do the same whoever owns what is there, and with no setting that a command needs.
 
@@ -171,7 +186,11 @@ class Connections:
             NotReady: it is the monolith, and there is none any more.
         """
         try:
-            return connect(self.url(target), target, **parameters)
+            database = connect(self.url(target), target, **{**self.naming, **parameters})
+            if self.throttle.is_on and "replication" not in parameters:
+                self.throttle.join(self.place(target))
+                database.execute(ONE_PROCESS)
+            return database
         except ConnectionFailed as error:
             if target == self.monolith:  # which no command makes
                 error.hint = error.hint.replace(refusals.PROVISION, "")
@@ -220,6 +239,7 @@ def resolve(
         "notify": settings.get(variable("NOTIFY"), ""),
         "notify_url": settings.get(variable("NOTIFY_URL"), ""),
         "max_lag_seconds": _max_lag(settings, variable("MAX_LAG")),
+        "max_impact": _max_impact(settings, variable("MAX_IMPACT")),
         "replication_urls": {
             one: settings.get(variable("REPLICATION_URL", one), "") for one in services
         },
@@ -326,6 +346,18 @@ def _max_lag(settings: Settings, variable: str) -> float:
             f"{variable} is {given!r}, which is no length of time.",
             where=settings.where(variable),
             hint=f"export {variable}=5min",
+        )
+    return found
+
+
+def _max_impact(settings: Settings, variable: str) -> float | None:
+    given = settings.get(variable, "")
+    found = percent(given) if given else None
+    if given and not found:
+        raise NotReady(
+            f"{variable} is {given!r}, which is no share such as 10%.",
+            where=settings.where(variable),
+            hint=f"export {variable}=10%",
         )
     return found
 

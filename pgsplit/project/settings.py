@@ -78,6 +78,7 @@ def known(project: Project) -> dict[str, Setting]:
         Setting("notify", variable("NOTIFY"), "no command"),
         Setting("notify_url", variable("NOTIFY_URL"), "no webhook", is_secret=True),
         Setting("max_lag", variable("MAX_LAG"), "5min"),
+        Setting("max_impact", variable("MAX_IMPACT"), "no throttle"),
     ]
     for target, one in project.services.items():
         key, beside = f"{SERVICES}.{one.role}", f"database {target}, where {name} is"

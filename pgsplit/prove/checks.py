@@ -122,8 +122,11 @@ class _Side:
     what: str
 
     def source(self, connections: Connections) -> RowSource:
-        url = connections.urls[self.database]
-        return RowSource(partial(_connected, url, self.database), self.query)
+        session = partial(
+            _connected, connections.urls[self.database], self.database, **connections.naming
+        )
+        paced = connections.throttle.paced(connections.place(self.database), self.query)
+        return RowSource(session, paced)
 
 
 def require_unaltered(stream: Stream) -> None:
@@ -347,8 +350,8 @@ def _shape(key: str, key_type: str | None, expected: _Side, actual: _Side) -> Sh
 
 
 @contextmanager
-def _connected(url: str, target: str) -> Iterator[Connection]:
-    with connect(url, target) as connection, explained(url, target, connection):
+def _connected(url: str, target: str, **parameters: str) -> Iterator[Connection]:
+    with connect(url, target, **parameters) as connection, explained(url, target, connection):
         yield connection
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pgsplit.project.ownership import Comparison, by_tables, key_column
 from pgsplit.project.project import Service
 
 Connection = psycopg.Connection[Any]
+Paced = Callable[[sql.Composable], sql.Composable]
 TOMBSTONES = "select table_name, tombstone from split.service_tables where tombstone is not null"
 
 
@@ -32,7 +33,11 @@ class Total:
 
 
 def at_source(
-    source: Connection, service: Service, table: str, wanted: list[Comparison]
+    source: Connection,
+    service: Service,
+    table: str,
+    wanted: list[Comparison],
+    paced: Paced = lambda rows: rows,
 ) -> list[Total]:
     """Sum up a monolith table, in the monolith or in a completed owner's mirror.
 
@@ -41,10 +46,11 @@ def at_source(
         service: the service whose mirror has the table.
         table: its name.
         wanted: the columns.
+        paced: gives a query with the same rows that the throttle can slow.
     """
     relation = sql.Identifier(service.mirror, table)
     values = [one.expected() for one in wanted]
-    return _sum_up(source, service, [_rows(relation, "id", values)], wanted)
+    return _sum_up(source, service, [paced(_rows(relation, "id", values))], wanted)
 
 
 def in_service(
@@ -112,7 +118,7 @@ def _rows(
 def _sum_up(
     database: Connection,
     service: Service,
-    sources: Sequence[sql.Composed],
+    sources: Sequence[sql.Composable],
     wanted: Sequence[Comparison],
 ) -> list[Total]:
     # Without the offset, PostgreSQL would hash the keys again for each column.

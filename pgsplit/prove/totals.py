@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from pgsplit.base.errors import DataDiffers, NotReady
@@ -126,7 +127,8 @@ def totals(
         for connection in (upstreams.monolith, upstreams.database, *sources):
             connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
         for table, wanted in comparisons(service).items():
-            found += _compare(upstreams, table, wanted)
+            connections.throttle.wait()
+            found += _compare(upstreams, connections, table, wanted)
             on_table(table)
         done = Totals(
             service, tuple(found), tuple(not_compared(service)), time.monotonic() - started
@@ -193,7 +195,9 @@ def _require_following(stream: Stream) -> None:
         )
 
 
-def _compare(upstreams: Upstreams, table: str, wanted: list[Comparison]) -> list[Compared]:
+def _compare(
+    upstreams: Upstreams, connections: Connections, table: str, wanted: list[Comparison]
+) -> list[Compared]:
     """Compare one monolith table's columns; try again while the monolith's writers interfere.
 
     The mirror shows the monolith at a moment between two looks at the monolith. A column differs if
@@ -206,16 +210,19 @@ def _compare(upstreams: Upstreams, table: str, wanted: list[Comparison]) -> list
         if isinstance(stream, SharedStream)
     }
     service, found = upstreams.service, list[Compared]()
-    source = shared.get(service.project.tables[table].owner, upstreams.monolith)
+    owner = service.project.tables[table].owner
+    source = shared.get(owner, upstreams.monolith)
+    place = connections.place(owner if owner in shared else connections.monolith)
+    sums = partial(at_source, paced=partial(connections.throttle.paced, place))
     was: Sequence[tuple[Total, Total] | None] = [None] * len(wanted)
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE_SECONDS * attempt)
-        before = at_source(source, service, table, wanted)
+        before = sums(source, service, table, wanted)
         arrive(upstreams)
         _, (mirror, due, held) = apply_changes_and_look(
             upstreams.database, lambda inside: in_service(inside, service, table, wanted)
         )
-        after = before if mirror == before else at_source(source, service, table, wanted)
+        after = before if mirror == before else sums(source, service, table, wanted)
         looks = zip(wanted, before, mirror, after, was, due, held, strict=True)
         found = [_judge(table, *look) for look in looks]
         if not any(one.verdict is Verdict.MOVING for one in found):

@@ -152,6 +152,7 @@ def verify(
             for one in chosen:
                 if one.name not in found:
                     on_table(one.name)
+                    connections.throttle.wait()
                     found[one.name] = _compare(one, upstreams, ledger, only_changed=not is_whole)
             seconds = time.monotonic() - started
             is_switched = stands.reached(State.SWITCHED)

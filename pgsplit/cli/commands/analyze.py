@@ -13,6 +13,7 @@ from pgsplit.base.text import printable, size
 from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.options import connect_project, current_project, json_option
+from pgsplit.cli.throttling import Asked, throttle_options, throttled
 from pgsplit.observe import analyze, pages
 from pgsplit.observe.analyze import Analysis, Group, Table
 from pgsplit.observe.pages import analysis as analysis_page
@@ -27,8 +28,9 @@ STYLES = {"blocks": "bold red", "changes behaviour": "bold yellow", "note": "bol
     type=click.Path(path_type=Path),
     help="Also write a page with pictures to FILE.",
 )
+@throttle_options
 @json_option
-def command(html: Path | None, as_json: bool) -> None:
+def command(html: Path | None, asked: Asked, as_json: bool) -> None:
     """Show what is in the monolith and what a split would break.
 
     Lists tables by service, references that cross services, rows that refer to nothing, and all
@@ -38,7 +40,11 @@ def command(html: Path | None, as_json: bool) -> None:
     connections = connect_project()
     if html:
         pages.check_writable(html)
-    with console.watching() as watcher, watcher.step("monolith: analyze") as step:
+    with (
+        console.watching() as watcher,
+        throttled(connections, asked, watcher) as connections,
+        watcher.step("monolith: analyze") as step,
+    ):
         analysis = analyze.analyze(connections, step.finished_node)
     if html:
         pages.write(html, analysis_page.page(analysis, tuple(connections.project.services)))

@@ -9,6 +9,7 @@ import rich_click as click
 
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.cli.throttling import Asked, throttle_options, throttled
 from pgsplit.load import build
 from pgsplit.load.build import Built
 from pgsplit.project.project import Service
@@ -17,15 +18,20 @@ from pgsplit.state.ledger import open_ledger
 
 @click.command("build")
 @services_argument
+@throttle_options
 @json_option
-def command(names: tuple[str, ...], as_json: bool) -> None:
+def command(names: tuple[str, ...], asked: Asked, as_json: bool) -> None:
     """Build and test each SERVICE's tables with dbt.
 
     The project's models turn the mirror's rows into the service's tables.
     """
     connections = connect_project()
     services = connections.project.select(names)
-    with open_ledger(connections) as ledger, console.watching() as watcher:
+    with (
+        open_ledger(connections) as ledger,
+        console.watching() as watcher,
+        throttled(connections, asked, watcher) as connections,
+    ):
         built = {}
         for service in services:
             with watcher.step(f"{service.role}: build and test") as step:

@@ -10,6 +10,7 @@ import rich_click as click
 from pgsplit.base.text import size
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.cli.throttling import Asked, throttle_options, throttled
 from pgsplit.load import land
 from pgsplit.load.land import Landed
 from pgsplit.project.project import Service
@@ -20,8 +21,9 @@ from pgsplit.state.ledger import open_ledger
 @services_argument
 @click.option("--recopy", is_flag=True, help="Copy the mirror again if it has landed before.")
 @click.option("--again", is_flag=True, hidden=True)  # the old name of --recopy
+@throttle_options
 @json_option
-def command(names: tuple[str, ...], recopy: bool, again: bool, as_json: bool) -> None:
+def command(names: tuple[str, ...], recopy: bool, again: bool, asked: Asked, as_json: bool) -> None:
     """Copy each SERVICE's rows from the monolith into its mirror.
 
     The copy is a snapshot of the living monolith, and a replication slot starts exactly there.
@@ -31,7 +33,11 @@ def command(names: tuple[str, ...], recopy: bool, again: bool, as_json: bool) ->
     """
     connections = connect_project()
     services = connections.project.select(names)
-    with open_ledger(connections) as ledger, console.watching() as watcher:
+    with (
+        open_ledger(connections) as ledger,
+        console.watching() as watcher,
+        throttled(connections, asked, watcher) as connections,
+    ):
         landed = {}
         for service in services:
             with watcher.step(f"{service.role}: land") as step:

@@ -9,6 +9,7 @@ import rich_click as click
 
 from pgsplit.cli import console
 from pgsplit.cli.options import connect_project, json_option, one_service
+from pgsplit.cli.throttling import Asked, throttle_options, throttled
 from pgsplit.cutover import repair
 from pgsplit.cutover.repair import Repaired
 from pgsplit.project.project import Service
@@ -19,8 +20,9 @@ from pgsplit.state.ledger import open_ledger
 @one_service
 @click.option("--full", is_flag=True, help="Also re-create healthy streams, comparing every row.")
 @click.option("--anew", is_flag=True, hidden=True)  # the old name of --full
+@throttle_options
 @json_option
-def command(service: Service, full: bool, anew: bool, as_json: bool) -> None:
+def command(service: Service, full: bool, anew: bool, asked: Asked, as_json: bool) -> None:
     """Re-create broken replication streams of a switched SERVICE.
 
     Each broken stream gets a new slot, and the rows that differ are copied. Healthy streams are
@@ -30,6 +32,7 @@ def command(service: Service, full: bool, anew: bool, as_json: bool) -> None:
     with (
         open_ledger(connections) as ledger,
         console.watching() as watcher,
+        throttled(connections, asked, watcher) as connections,
         watcher.step(f"{service.role}: repair") as step,
     ):
         done = repair.repair(service, connections, ledger, step.say, full=full or anew)

@@ -16,6 +16,7 @@ from pgsplit.cli.commands.up import note_opened
 from pgsplit.cli.commands.verify import show_verified, verified_as_data
 from pgsplit.cli.options import connect_project, json_option, services_argument
 from pgsplit.cli.strange import warn_of_strange_files
+from pgsplit.cli.throttling import Asked, throttle_options, throttled
 from pgsplit.load import run
 from pgsplit.load.run import RunReport, ServiceRun
 from pgsplit.project.endpoints import Connections
@@ -35,8 +36,11 @@ ORPHANS = re.compile(r"([^:]+):\s*Got (\S+) ")
     is_flag=True,
     help="Back the monolith up before each service's phase.",
 )
+@throttle_options
 @json_option
-def command(names: tuple[str, ...], dry_run: bool, with_backup: bool, as_json: bool) -> None:
+def command(
+    names: tuple[str, ...], dry_run: bool, with_backup: bool, asked: Asked, as_json: bool
+) -> None:
     """Provision, land and build each SERVICE, in phase order.
 
     Finished steps are skipped: an interrupted run continues where it stopped.
@@ -50,7 +54,7 @@ def command(names: tuple[str, ...], dry_run: bool, with_backup: bool, as_json: b
         _dry_run(services, connections, as_json)
         return
     warn_of_strange_files(services, connections)
-    with console.watching() as watcher:
+    with console.watching() as watcher, throttled(connections, asked, watcher) as connections:
         report = run.run(services, connections, watcher, with_backup=with_backup)
     console.present(report, as_json, run_as_data, show_run)
 

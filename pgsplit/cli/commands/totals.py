@@ -14,6 +14,7 @@ from rich.markup import escape
 from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.options import connect_project, json_option, services_argument
+from pgsplit.cli.throttling import Asked, throttle_options, throttled
 from pgsplit.cli.wrapping import wrap
 from pgsplit.prove import totals
 from pgsplit.prove.sums import Total
@@ -39,8 +40,9 @@ CAUSES = {
 
 @click.command("totals")
 @services_argument
+@throttle_options
 @json_option
-def command(names: tuple[str, ...], as_json: bool) -> None:
+def command(names: tuple[str, ...], asked: Asked, as_json: bool) -> None:
     """Compare each SERVICE's totals with the monolith's, by column.
 
     Compares counts, checksums, sums and bounds. It takes the columns from
@@ -56,7 +58,11 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
         else totals.following(sync.built(connections), connections)
     )
     found: list[Totals] = []
-    with open_ledger(connections) as ledger, console.watching() as watcher:
+    with (
+        open_ledger(connections) as ledger,
+        console.watching() as watcher,
+        throttled(connections, asked, watcher) as connections,
+    ):
         for service in services:
             with watcher.step(f"{service.role}: totals") as step:
                 one = totals.totals(service, connections, ledger, step.finished_node)

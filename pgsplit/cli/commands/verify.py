@@ -14,6 +14,7 @@ from pgsplit.base.errors import DataDiffers
 from pgsplit.cli import console
 from pgsplit.cli.console import out
 from pgsplit.cli.options import connect_project, json_option, select_built, services_argument
+from pgsplit.cli.throttling import Asked, throttle_options, throttled
 from pgsplit.postgres.row_diff import Comparison, Sample
 from pgsplit.prove import verify
 from pgsplit.prove.verify import Verified
@@ -26,8 +27,11 @@ MOST_CHARACTERS = 60  # of a value that is shown
 @services_argument
 @click.option("--table", metavar="NAME", help="Compare only this table.")
 @click.option("--whole", is_flag=True, help="Compare all rows, not only changed ones.")
+@throttle_options
 @json_option
-def command(names: tuple[str, ...], table: str | None, whole: bool, as_json: bool) -> None:
+def command(
+    names: tuple[str, ...], table: str | None, whole: bool, asked: Asked, as_json: bool
+) -> None:
     """Prove row by row that each SERVICE equals the monolith.
 
     It runs the models' SQL on the monolith itself, and compares the result with the service's
@@ -41,7 +45,11 @@ def command(names: tuple[str, ...], table: str | None, whole: bool, as_json: boo
     connections = connect_project()
     services = select_built(connections, names)
     verified = []
-    with open_ledger(connections) as ledger, console.watching() as watcher:
+    with (
+        open_ledger(connections) as ledger,
+        console.watching() as watcher,
+        throttled(connections, asked, watcher) as connections,
+    ):
         for service in services:
             with watcher.step(f"{service.role}: verify") as step:
                 found = verify.verify(service, connections, ledger, table, step.say, whole=whole)

@@ -65,3 +65,14 @@ create table if not exists split.runner (
     since timestamptz not null default clock_timestamp()
 );
 comment on table split.runner is 'Who runs the runner that was at work last.';
+
+-- Whoever changes a running operation's throttle writes it here. Its row is also what the throttle
+-- locks to measure how long a write takes.
+create table if not exists split.throttle (
+    is_only boolean primary key default true check (is_only),
+    max_impact double precision check (max_impact > 0),
+    asked_at timestamptz
+);
+insert into split.throttle default values on conflict do nothing;
+comment on table split.throttle is
+'How much slower writes may be while a throttled operation runs, as last asked for; null for off.';

@@ -20,12 +20,14 @@
     select {{ pgsplit.quoted(model.columns) }}
     from (
         {{ sql }}
-    ) as expected;
+    ) as expected
+    {{ pgsplit.breathing() }};
 
     {# All checks in one scan, and before the foreign keys, whose error would be less clear. #}
     {% set constraints = pgsplit.service_table_constraints(relation) %}
     {% set checks = constraints | selectattr('rank', 'equalto', 4) | list %}
     {% for constraint in constraints %}
+        {{ pgsplit.breathe() }}
         {% if constraint.rank != 4 %}
             select split.enforce(
                 {{ dbt.string_literal(relation) }},
@@ -42,6 +44,7 @@
     {% endfor %}
 
     {% for index in config.get('indexes', []) %}
+        {{ pgsplit.breathe() }}
         create {{ 'unique ' if index.unique }}index {{ adapter.quote(([relation.identifier] + index.columns) | join('_') ~ '_idx') }}
         on {{ relation }} {% if index.type %}using {{ index.type }} {% endif %}({{ index.columns | join(', ') }});
     {% endfor %}
