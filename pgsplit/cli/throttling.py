@@ -52,7 +52,7 @@ def throttle_options(command: Command) -> Command:
     called.__doc__ = command.__doc__
     called.__dict__.update(command.__dict__)
     for option in (
-        click.option("--nice", is_flag=True, help="Work with the lowest CPU priority."),
+        click.option("--nice", is_flag=True, help="Work with a low CPU priority."),
         click.option(
             "--max-impact",
             type=Percent(),
@@ -92,5 +92,5 @@ def throttled(connections: Connections, asked: Asked, watcher: Steps) -> Iterato
         with throttle:
             yield replace(connections, throttle=throttle)
         step.say(throttle.summary)
-    for place, why in throttle.unlowered.items():
+    for place, why in throttle.unlowered.items() if asked.is_nice else ():
         watcher.print_long(f"note: sessions in {place} kept their priority: {why}")

@@ -102,6 +102,7 @@ def run(
                 wait(filling)
             except BaseException:
                 work.snapshots.stop()
+                connections.throttle.stop()
                 raise
         done = [future.result() for future in filling]
     return RunReport(done, tests, time.monotonic() - started)

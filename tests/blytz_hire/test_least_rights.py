@@ -56,8 +56,8 @@ def humble(split: Split) -> Split:
 @pytest.mark.slow
 def test_documented_rights_are_enough_for_a_whole_migration(humble: Split) -> None:
     services = ("contracts", "payments")
-    ran(humble, "run", *services)
-    ran(humble, "verify", *services)
+    ran(humble, "run", *services, "--nice")
+    ran(humble, "verify", *services, "--max-impact", "1000%")
     ran(humble, "parity", *services)
     move(humble, "switch")
     with as_service(humble) as payments:

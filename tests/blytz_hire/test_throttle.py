@@ -16,6 +16,7 @@ from pgsplit.cli.progress import LoggedSteps
 from pgsplit.cli.throttling import Asked, throttled
 from pgsplit.postgres.throttle import throttle as module
 from pgsplit.postgres.throttle.gate import KEY
+from pgsplit.postgres.throttle.priority import LOW
 from pgsplit.postgres.throttle.throttle import Throttle
 from pgsplit.prove import verify
 from pgsplit.state.ledger import open_ledger
@@ -64,7 +65,7 @@ def test_work_pauses_while_a_write_hangs_and_people_see_and_change_it(
         until(lambda: throttle.limits and throttle.limits.max_impact == 0.5)
 
         with slowed.connect("payments_db") as session:
-            until(lambda: _has_lowest_priority(session, throttle))
+            until(lambda: _has_low_priority(session, throttle))
 
         with application.transaction():
             application.execute(A_WRITE_THAT_TAKES_LONG)
@@ -77,10 +78,10 @@ def test_work_pauses_while_a_write_hangs_and_people_see_and_change_it(
     assert printed[-1].endswith("s") and "throttle: done after" in "\n".join(printed)
 
 
-def _has_lowest_priority(session: psycopg.Connection[object], throttle: Throttle) -> bool:
-    """Tell whether a session has the lowest priority, or the throttle says why it can't have."""
+def _has_low_priority(session: psycopg.Connection[object], throttle: Throttle) -> bool:
+    """Tell whether a session has a low priority, or the throttle says why it can't have."""
     if session.info.host.startswith("/"):
-        return psutil.Process(session.info.backend_pid).nice() == 19
+        return psutil.Process(session.info.backend_pid).nice() == LOW
     return throttle.unlowered.get("payments_db", "").endswith("is reached by TCP")
 
 

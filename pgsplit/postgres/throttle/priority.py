@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
-LOWEST = 19  # as `nice -n 19`: it gets what the others leave
+LOW = 10  # as the command `nice`; at 19, others that are always busy leave next to nothing
 TRIES, BETWEEN_TRIES_SECONDS = 3, 0.1
 PEER = "3i"  # struct ucred: process, user, group
 
@@ -37,7 +37,7 @@ def listener(connection: psycopg.Connection[object]) -> int | None:
 
 
 def lower(process: int, parent: int | None = None) -> str:
-    """Give a process the lowest priority.
+    """Give a process a low priority.
 
     Args:
         process: its number.
@@ -49,7 +49,9 @@ def lower(process: int, parent: int | None = None) -> str:
     try:
         if parent is not None and psutil.Process(process).ppid() != parent:
             return f"process {process} is no session of that server"
-        os.setpriority(os.PRIO_PROCESS, process, LOWEST)
+        if os.getpriority(os.PRIO_PROCESS, process) >= LOW:
+            return ""
+        os.setpriority(os.PRIO_PROCESS, process, LOW)
         # PostgreSQL begins a session of the terminal for each of its own, and kernels with
         # autogroups weigh these against each other, not their processes.
         if parent is not None:
@@ -64,9 +66,9 @@ def lower(process: int, parent: int | None = None) -> str:
 
 
 def _lower_group(process: int) -> None:
-    """Weigh a process's autogroup least; the kernel lets a user do so ten times a second."""
+    """Weigh a process's autogroup less; the kernel lets a user do so ten times a second."""
     for _ in range(TRIES):
         with suppress(BlockingIOError):
-            Path(f"/proc/{process}/autogroup").write_text(str(LOWEST))
+            Path(f"/proc/{process}/autogroup").write_text(str(LOW))
             return
         time.sleep(BETWEEN_TRIES_SECONDS)

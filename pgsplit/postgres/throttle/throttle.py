@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,9 @@ class Unthrottled:
 
     def wait(self, stop: threading.Event | None = None) -> None:
         """Return once work may go on: at once."""
+
+    def stop(self) -> None:
+        """Have everybody who waits raise InterruptedError: the work is to end."""
 
     def join(self, place: Place) -> None:
         """Note that work goes on in a database, too."""
@@ -113,7 +116,6 @@ class Throttle(Unthrottled):
             self.clerk = opened.enter_context(
                 self.control.connect(application_name=f"{NEWS}begins")
             )
-            self.clerk.execute("set statement_timeout = '2s'")
             self.began = time.monotonic()
             row = self.clerk.execute("select clock_timestamp()::text").fetchone()
             self.since = str(row[0]) if row else ""
@@ -142,12 +144,17 @@ class Throttle(Unthrottled):
         Raises:
             NotReady: work has been paused for too long.
             ConnectionFailed: the monolith can't be reached.
+            InterruptedError: the work was stopped.
         """
-        while not self.may_go_on.wait(LOOK_SECONDS):
+        while self.failure is None and not self.may_go_on.wait(LOOK_SECONDS):
             if stop and stop.is_set():
                 return
         if self.failure:
             raise self.failure
+
+    def stop(self) -> None:
+        """Have everybody who waits raise InterruptedError: the work is to end."""
+        self.failure = InterruptedError("the work was interrupted")
 
     def join(self, place: Place) -> None:
         """Note that work goes on in a database, too."""
@@ -188,6 +195,9 @@ class Throttle(Unthrottled):
             self.failure = error
         finally:
             self.may_go_on.set()
+            if self.failure is None:  # else queries that wait must not go on at full speed
+                with suppress(psycopg.Error):
+                    self._let(True)
 
     def _slot(self, slot: int, measuring: ThreadPoolExecutor) -> None:
         """Let work go on for its share of a slot, measure meanwhile, and decide at times."""

@@ -15,7 +15,7 @@ begin
             raise exception 'The throttle has kept this query waiting for too long.'
             using hint = 'See why: runner.py status; go on without: runner.py throttle --off';
         end if;
-        perform pg_sleep(0.01);
+        perform pg_sleep(0.005);
     end loop;
     perform pg_advisory_unlock_shared(hashtext('split.breathe'));
     return true;
