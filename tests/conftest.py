@@ -67,7 +67,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     # dbt, when a test calls it without runner.py, keeps its files apart from other workers', too.
     for name in ("target", "logs"):
         os.environ[f"DBT_{'TARGET' if name == 'target' else 'LOG'}_PATH"] = str(stage.dbt / name)
-    dbt.DBT = warm_dbt.command(run / "dbt")
+    dbt.DBT, dbt.PARSER = warm_dbt.command(run / "dbt"), warm_dbt.PARSER
     yield stage
     stage.leave()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import BoundedSemaphore
@@ -18,7 +18,7 @@ from pgsplit.load.provision import Provisioned, provision
 from pgsplit.load.snapshots import Snapshots
 from pgsplit.postgres.copy import Progress
 from pgsplit.postgres.locale import require_utf8
-from pgsplit.project import drift
+from pgsplit.project import dbt, drift
 from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.state.ledger import Ledger, State, completed, open_ledger, state
@@ -73,8 +73,9 @@ def run(
 ) -> RunReport:
     """Provision, land, build and test services; idempotent, so it resumes an interrupted run.
 
-    Services are provisioned one after the other, in phase order, and land side by side. Each is
-    built as soon as it has landed; as many builds run at once as there are processors.
+    While the monolith is checked, dbt parses the services' models. Services are provisioned one
+    after the other, in phase order, and land side by side. Each is built as soon as it has landed;
+    as many builds run at once as there are processors.
 
     Args:
         services: in phase order.
@@ -91,10 +92,12 @@ def run(
     """
     started = time.monotonic()
     _require_expected(services, connections)
-    with open_ledger(connections) as ledger:
+    with open_ledger(connections) as ledger, ThreadPoolExecutor(1) as ahead:
+        targets = [service.database for service in services]
+        parsed = ahead.submit(dbt.parse_ahead, targets, connections)
         with watcher.step("monolith: who owns which column") as step:
             tests = check_monolith(connections, step.finished_node)
-        work = _Work(len(services), connections, ledger, watcher)
+        work = _Work(len(services), connections, ledger, watcher, parsed)
         provisioned = [work.provision(service, with_backup) for service in services]
         with ThreadPoolExecutor(len(services)) as threads:
             filling = [threads.submit(work.fill, *one) for one in enumerate(provisioned)]
@@ -121,9 +124,15 @@ class _Work:
     """What a run does for each service."""
 
     def __init__(
-        self, services: int, connections: Connections, ledger: Ledger, watcher: Watcher
+        self,
+        services: int,
+        connections: Connections,
+        ledger: Ledger,
+        watcher: Watcher,
+        parsed: Future[None],
     ) -> None:
         self.connections, self.ledger, self.watcher = connections, ledger, watcher
+        self.parsed = parsed
         self.snapshots = Snapshots(services)
         self.builds = BoundedSemaphore(os.cpu_count() or 1)
 
@@ -162,6 +171,7 @@ class _Work:
             snapshots.has_taken(number)  # also if it has landed before, or has failed
         snapshots.wait_for_all()
         with self.builds, self.watcher.step(f"{service.role}: build and test") as step:
+            self.parsed.result()
             snapshots.require_not_stopped()
             built = build(service, self.connections, self.ledger, step.finished_node)
         seconds = ready.seconds + time.monotonic() - begun

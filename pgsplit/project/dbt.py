@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from pgsplit.base.errors import BuildFailed
 from pgsplit.postgres import session_settings
 from pgsplit.postgres.connect import describe
@@ -36,6 +38,16 @@ from dbt.cli.main import dbtRunner
 for number, call in enumerate(json.loads(sys.argv[1])):
     if not dbtRunner().invoke(call).success:
         sys.exit(10 + number)
+"""
+# What parses ahead; its last argument is added.
+PARSER = (sys.executable, "-c", EACH)
+PARSED = "partial_parse.msgpack"
+# A database that is made later doesn't have these settings; else dbt would parse again.
+SET_BY_DATABASE = """
+    select split_part(setting, '=', 1) from pg_catalog.pg_db_role_setting as given
+    inner join pg_catalog.pg_database as database on database.oid = given.setdatabase
+    cross join unnest(given.setconfig) as setting
+    where database.datname = current_database()
 """
 # What the profile adds to the settings of dbt's sessions.
 SETTINGS_VARIABLE = "PGSPLIT_SETTINGS"
@@ -75,10 +87,35 @@ def run(
     if connections.throttle.is_on and arguments[0] == "build":
         options += ["--threads", "1"]
     command = [*DBT, "--log-format", "json", *arguments, *options]
-    code, said = _spawn(command, connections, _settings(target, connections), on_node)
+    with connections.connect(target) as database:
+        settings = _settings(database, connections)
+    code, said = _spawn(command, connections, settings, on_node)
     if code not in (0, 1) or not made.exists():
         raise _stopped(arguments[0], target, said, code, connections)
     return folder
+
+
+def parse_ahead(targets: Sequence[str], connections: Connections) -> None:
+    """Parse the project for some targets, so that `run` finds it parsed; what is parsed is skipped.
+
+    One process does it, since the second parse takes half of the first. It may run while dbt works
+    on other targets. What can't be parsed is not told here: `run` parses it again, and says why.
+
+    Args:
+        targets: the databases, which need not exist yet.
+        connections: where they are.
+    """
+    _require_package(connections.project.root)
+    places = [_places(target, target, connections) for target in targets]
+    calls = [
+        ["--log-format", "json", "parse", *options]
+        for folder, options in places
+        if not (folder / PARSED).exists()
+    ]
+    if calls:
+        with connections.connect_to_any(connections.monolith) as monolith:
+            settings = _settings(monolith, connections, SET_BY_DATABASE)
+        _spawn([*PARSER, json.dumps(calls)], connections, settings, lambda name: None)
 
 
 def compile_models(
@@ -172,15 +209,18 @@ def _stopped(
     )
 
 
-def _settings(target: str, connections: Connections) -> str:
+def _settings(
+    database: psycopg.Connection[Any], connections: Connections, leaves_out: str = ""
+) -> str:
     """Undo for dbt's sessions what a database or a role sets for others, as `connect` does."""
-    with connections.connect(target) as database:
-        version = database.info.server_version
-        # A setting that was undone has the source `session` from then on.
-        undone = database.execute(session_settings.UNDONE).fetchall()
-    since_17 = session_settings.SINCE_17 if version >= 170000 else {}
+    # A setting that was undone has the source `session` from then on.
+    undone = dict(database.execute(session_settings.UNDONE).fetchall())
+    for (name,) in database.execute(leaves_out.encode()).fetchall() if leaves_out else ():
+        undone.pop(name, None)
+    is_17 = database.info.server_version >= 170000
+    since_17 = session_settings.SINCE_17 if is_17 else {}
     alone = gate.ONE_PROCESS_SETTINGS if connections.throttle.is_on else {}
-    return session_settings.dbt_options({**dict(undone), **since_17, **alone})
+    return session_settings.dbt_options({**undone, **since_17, **alone})
 
 
 def _require_package(root: Path) -> None:

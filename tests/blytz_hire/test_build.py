@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -18,6 +19,7 @@ from pgsplit.load.build import Built, build, check_monolith
 from pgsplit.load.land import land
 from pgsplit.load.provision import provision
 from pgsplit.postgres.connect import connect, with_database
+from pgsplit.project import dbt
 from pgsplit.project.project import Service
 from pgsplit.routing.env_file import read_url
 from pgsplit.state.ledger import State, open_ledger
@@ -449,3 +451,24 @@ def test_interrupted_dbt_does_not_count_as_a_build(landed: Split) -> None:
     assert ran.returncode == BuildFailed.exit_code, ran.stderr
     with open_ledger(landed.connections) as ledger:
         assert ledger.state(PAYMENTS) == State.LANDED
+
+
+@pytest.mark.slow
+def test_what_is_parsed_ahead_is_not_parsed_again(
+    split: Split, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A run parses while it checks the monolith, before there is any service's database."""
+    monkeypatch.setattr(dbt, "DBT", (sys.executable, "-m", "dbt.cli.main"))
+    monkeypatch.setattr(dbt, "PARSER", (sys.executable, "-c", dbt.EACH))
+    connections = replace(split.connections, dbt_folder=tmp_path)
+    dbt.parse_ahead(["payments_db"], connections)
+    parsed = tmp_path / "target" / "payments_db" / dbt.PARSED
+    written = parsed.stat().st_mtime_ns
+    dbt.parse_ahead(["payments_db"], connections)
+    assert parsed.stat().st_mtime_ns == written
+    with open_ledger(split.connections) as ledger:
+        provision(PAYMENTS, split.connections, ledger)
+    dbt.run(["parse"], "payments_db", connections, dbt.MANIFEST)
+    log = (tmp_path / "logs" / "payments_db" / "dbt.log").read_text("utf-8")
+    last = re.findall(r"(?:Unable to do partial|Partial parsing)[^.\"]*", log)[-1]
+    assert last == "Partial parsing enabled, no changes found, skipping parsing"

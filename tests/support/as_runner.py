@@ -22,7 +22,7 @@ def main() -> int:
     folder, *arguments = sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if address := os.environ.pop("SPLIT_DBT", ""):
-        dbt.DBT = warm_dbt.command(Path(address))
+        dbt.DBT, dbt.PARSER = warm_dbt.command(Path(address)), warm_dbt.PARSER
     number, listing = os.environ.pop("SPLIT_KILL", ""), os.environ.pop("SPLIT_STATEMENTS", "")
     if number or listing:
         statements.watch(int(number or 0), listing)

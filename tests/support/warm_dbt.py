@@ -23,6 +23,8 @@ import sys
 from multiprocessing import util
 from pathlib import Path
 
+# It keeps what it parses, so nothing is parsed ahead.
+PARSER = ("true",)
 CLIENT = Path(__file__).with_name("dbt_client.py")
 
 
