@@ -60,5 +60,6 @@ def test_missing_index_is_named_and_one_that_is_there_is_not(six: Split) -> None
         for _ in range(2):  # it is tried, and not left there
             assert advice.indexes(service, statement, call) == ["payments: {columns: [sender_id]}"]
         assert advice.shares(service, statement, call) == ["payments", "shared_users"]
+        assert advice.planning(service, statement, call) > 0
         by_cache = "select name from payments_db.get_shared_user(%(person)s)"
         assert advice.copies(service, by_cache, call) == ["payments_db.shared_users"]
