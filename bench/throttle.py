@@ -1,4 +1,4 @@
-"""Measures what an application feels while the runner works: `python -m bench.throttle`.
+"""Measures what an application feels while the runner works: `python -m bench throttle`.
 
 A process of its own updates payments on the monolith, one row and one commit at a time, at a steady
 pace, and notes how long each takes. Meanwhile nothing else runs, or one of the runner's operations,
@@ -21,6 +21,7 @@ from typing import Any
 
 import psycopg
 
+from bench.result import Result
 from bench.splitting import Split, say, split
 from demo.project import MONOLITH, ROOT
 
@@ -95,10 +96,8 @@ def operation(place: Split, arguments: Sequence[str]) -> float:
     return time.monotonic() - began
 
 
-def measure(place: Split, names: Sequence[str], rounds: int) -> None:
-    """Measure operations in turn, and print a line for each."""
-    print("| operation | p95 at rest | without | with | ratio without | with | seconds | with |")
-    print("|---|---|---|---|---|---|---|---|")
+def compare(place: Split, names: Sequence[str], rounds: int, result: Result) -> None:
+    """Measure operations in turn."""
     for name in names:
         found: dict[str, list[tuple[float, float]]] = {}
         for number in range(rounds):
@@ -114,24 +113,25 @@ def measure(place: Split, names: Sequence[str], rounds: int) -> None:
             [statistics.median(column) for column in zip(*found[how], strict=True)]
             for how in ("rest", "without", "with")
         )
-        print(
-            f"| {name} | {at[0]:.1f} ms | {without[0]:.1f} ms | {slowed[0]:.1f} ms |"
-            f" {without[0] / at[0]:.1f} | {slowed[0] / at[0]:.2f} |"
-            f" {without[1]:.1f} | {slowed[1]:.1f} |",
-            flush=True,
-        )
+        result.add_row(f"{name}: at rest", f"{at[0]:.1f} ms")
+        for how, (felt_ms, seconds) in (("without", without), ("with", slowed)):
+            ratio = f"{felt_ms / at[0]:.2f}"
+            result.add_row(f"  {how} the throttle", f"{felt_ms:.1f} ms", ratio, f"{seconds:.1f}")
+        worst = max(result.values.get("throttled", 0.0), slowed[0] / at[0])
+        result.values["throttled"] = worst
 
 
-def main() -> None:
-    """Measure, and print what was found."""
-    parser = argparse.ArgumentParser(description="Measure what an application feels.")
-    parser.add_argument("--rows", type=int, default=200_000, help="payments; 200,000 by default")
-    parser.add_argument("--rounds", type=int, default=3, help="of each operation; 3 by default")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this measurement's options."""
+    parser.add_argument("--rows", type=int, default=2_000_000, help="payments")
+    parser.add_argument("--rounds", type=int, default=3, help="of each operation")
     parser.add_argument("operations", nargs="*", default=[*OPERATIONS], help="; ".join(OPERATIONS))
-    given = parser.parse_args()
+
+
+def measure(given: argparse.Namespace) -> Result:
+    """Measure what writes feel while the runner works, without the throttle and with it."""
+    columns = ("a write's p95", ">found", ">: at rest", ">seconds of the operation")
+    result = Result(columns, values={"rows": given.rows})
     with split(given.rows) as place:
-        measure(place, given.operations, given.rounds)
-
-
-if __name__ == "__main__":
-    main()
+        compare(place, given.operations, given.rounds, result)
+    return result
