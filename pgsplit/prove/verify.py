@@ -42,7 +42,8 @@ class Verified:
     If the service is switched, the monolith's tables are among them, named with their schema.
     `own_changes` are changes of the service's tables that may be why rows differ. `before` is the
     proof of all rows, after which only rows that had changed were compared; if it is broken, or
-    None because nobody asked, all rows were.
+    None because nobody asked, all rows were. `all_of` are tables of which all rows were compared
+    nevertheless, since nothing tells which have changed.
     """
 
     service: Service
@@ -52,6 +53,7 @@ class Verified:
     is_switched: bool = False
     own_changes: tuple[str, ...] = ()
     before: Proof | None = None
+    all_of: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -62,6 +64,15 @@ class Verified:
     def compared(self) -> int:
         """How many of the service's rows were compared."""
         return sum(found.rows for found in self.tables.values())
+
+    @property
+    def told(self) -> str:
+        """Say which rows were compared, for people."""
+        if self.before is None:
+            return "all rows"
+        changed = self.compared - sum(self.tables[name].rows for name in self.all_of)
+        others = f", and all rows of {', '.join(self.all_of)}" if self.all_of else ""
+        return self.before.told(changed) + others
 
     @property
     def proven(self) -> bool:
@@ -136,7 +147,7 @@ def verify(
         if not table and not any(breaches):
             since = interrupted_since(ledger, service, is_whole=is_whole)
         found = proven_since(ledger.connection, service, chosen, since)
-        earlier, names = tuple(found), [one.name for one in chosen]
+        earlier, names, all_of = tuple(found), [one.name for one in chosen], list[str]()
         is_proof = table is None and not stands.reached(State.SWITCHED)
         with ledger.step(
             service,
@@ -153,10 +164,15 @@ def verify(
                 if one.name not in found:
                     on_table(one.name)
                     connections.throttle.wait()
-                    found[one.name] = _compare(one, upstreams, ledger, only_changed=not is_whole)
+                    narrow = None if is_whole else proof.only_changed(one, upstreams.database)
+                    if narrow is None and not is_whole:
+                        all_of.append(one.name)
+                    found[one.name] = _compare(narrow or one, upstreams, ledger)
             seconds = time.monotonic() - started
             is_switched = stands.reached(State.SWITCHED)
-            verified = Verified(service, found, earlier, seconds, is_switched, before=before)
+            verified = Verified(
+                service, found, earlier, seconds, is_switched, before=before, all_of=tuple(all_of)
+            )
             if not verified.proven:
                 suspects = own_changes(upstreams.database)
                 reasons = tuple(str(one) for one in suspects if one.harm is not Harm.NONE)
@@ -176,7 +192,7 @@ def verify(
                 differing=sum(one.differing for one in found.values()),
                 unsettled=sum(one.unsettled for one in found.values()),
                 seconds=round(verified.seconds, 3),
-                compared=before.told(verified.compared) if before else "all rows",
+                compared=verified.told,
             )
     return verified
 
@@ -200,10 +216,8 @@ def _before(
     return replace(before, broken=f"these are not proven: {listed}" if tables else "")
 
 
-def _compare(one: Check, upstreams: Upstreams, ledger: Ledger, *, only_changed: bool) -> Comparison:
-    """Compare a table and record the result; compare all rows if nothing tells which changed."""
-    if only_changed and (narrower := proof.only_changed(one, upstreams.database)):
-        one = narrower
+def _compare(one: Check, upstreams: Upstreams, ledger: Ledger) -> Comparison:
+    """Compare a table, or only its changed rows, and record the result."""
     found = Comparison()
     if one.changed is None or one.estimate:
         sides = (one.expected, one.actual, one.shape, one.estimate)
@@ -239,6 +253,7 @@ def _rebuilt(
     with suppress(NotReady, errors.ProgrammingError, errors.DataError):
         for one in rebuilding(upstreams, connections):
             on_table(f"reverse replication of {one.mirrored}")
+            connections.throttle.wait()
             sides = (one.expected, one.actual, one.shape, one.estimate)
             if compare(*sides, partial(_catch_up, upstreams)).proven:
                 found.append(one.mirrored)

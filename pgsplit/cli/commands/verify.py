@@ -75,6 +75,7 @@ def _as_data(one: Verified) -> dict[str, Any]:
         "proven_by_a_run_cut_short": one.earlier,
         "own_changes": one.own_changes,
         "whole": one.is_whole,
+        "compared": one.told,
         "whole_because": (one.before and one.before.broken) or None,
         "whole_proof_at": one.before and one.before.proven_at,
         "tables": {
@@ -122,7 +123,7 @@ def show_verified(verified: Sequence[Verified], *, thrown_away: bool = False) ->
 def _show_before(verified: Sequence[Verified]) -> None:
     """Say of which services only changed rows were compared, and of which not, and why."""
     console.show_notes(
-        f"{one.service.role}: compared {one.before.told(one.compared)}."
+        f"{one.service.role}: compared {one.told}."
         for one in verified
         if one.before and one.before.proven_at
     )
