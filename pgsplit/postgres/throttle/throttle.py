@@ -226,7 +226,7 @@ class Throttle(Unthrottled):
 
     def _await(self, measured: Future[list[float]]) -> list[float]:
         """Wait for the writes of a slot; if they hang, work pauses until they are through."""
-        began = time.monotonic()
+        began, passed = time.monotonic(), 0.0
         while not wait([measured], SLOT_SECONDS * 2).done:
             self._let(False)
             passed = time.monotonic() - began
@@ -236,6 +236,7 @@ class Throttle(Unthrottled):
                 self.prober.cancel()
             if passed > PATIENCE_SECONDS:
                 raise self._impatient(f"a write waits for {spoken(passed)}")
+        self.paused_seconds += 0 if self.pace.is_paused else passed
         try:
             return measured.result()
         except psycopg.errors.QueryCanceled:
