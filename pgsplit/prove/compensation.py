@@ -29,14 +29,14 @@ KEPT = """
     order by table_name, key, deleted_at desc
 """
 TABLES = """
-    select split_part(followed, '.', 2) from split.mirror_tables, unnest(follows) as followed
+    select split_part(one, '.', 2) from split.mirror_tables, unnest(follows) as one
     where table_name = %s
 """
 # What a table's rows refer to within the service, and the tables over which such a row is spread.
 PARENTS = """
     select child.relname, own.attname, parent.relname, its.attname, array(
-        select distinct split_part(followed, '.', 2)
-        from split.mirror_tables as mirror, unnest(mirror.follows) as followed
+        select distinct split_part(one, '.', 2)
+        from split.mirror_tables as mirror, unnest(mirror.follows) as one
         where format('%%s.%%s', %(schema)s::text, parent.relname) = any(mirror.follows)
     )
     from pg_constraint as reference

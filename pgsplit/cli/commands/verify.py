@@ -117,7 +117,12 @@ def show_verified(verified: Sequence[Verified], *, thrown_away: bool = False) ->
         out.print("Not proven: verify again when the rows above change less often.")
     else:
         total = sum(one.compared for one in verified)
-        out.print(f"[green]Proven:[/] {total:,} rows are what {_source_of_truth(verified)}.")
+        others = not all(one.is_whole for one in verified)
+        out.print(
+            f"[green]Proven:[/] {total:,} rows are what {_source_of_truth(verified)}"
+            + others * "; the others have not changed since they were proven"
+            + "."
+        )
 
 
 def _show_before(verified: Sequence[Verified]) -> None:
