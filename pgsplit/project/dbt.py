@@ -16,7 +16,7 @@ import psycopg
 from pgsplit.base.errors import BuildFailed
 from pgsplit.postgres import session_settings
 from pgsplit.postgres.connect import describe
-from pgsplit.postgres.throttle import gate
+from pgsplit.postgres.throttle.unthrottled import ONE_PROCESS_SETTINGS
 from pgsplit.project.endpoints import Connections
 
 # The command that starts dbt.
@@ -219,7 +219,7 @@ def _settings(
         undone.pop(name, None)
     is_17 = database.info.server_version >= 170000
     since_17 = session_settings.SINCE_17 if is_17 else {}
-    alone = gate.ONE_PROCESS_SETTINGS if connections.throttle.is_on else {}
+    alone = ONE_PROCESS_SETTINGS if connections.throttle.is_on else {}
     return session_settings.dbt_options({**undone, **since_17, **alone})
 
 

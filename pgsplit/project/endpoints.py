@@ -28,8 +28,7 @@ from pgsplit.postgres.connect import (
     same_database,
     url_of,
 )
-from pgsplit.postgres.throttle.gate import AT_WORK, ONE_PROCESS
-from pgsplit.postgres.throttle.throttle import Place, Unthrottled
+from pgsplit.postgres.throttle.unthrottled import AT_WORK, ONE_PROCESS, Place, Unthrottled
 from pgsplit.project import strangers
 from pgsplit.project.page_url import page_url
 from pgsplit.project.project import Project

@@ -142,7 +142,8 @@ def test_teams_are_told_of_new_states_and_of_failures(verified: Split) -> None:
         with verified.monolith() as monolith:
             monolith.execute("set session_replication_role = replica")
             monolith.execute("update blytz_hire.payments set status = 'tampered'")
-        assert verified.runner("verify", "payments", **environ).returncode == 9
+        whole = verified.runner("verify", "payments", "--whole", **environ)
+        assert whole.returncode == 9
         assert [one["event"] for one in told[1:]] == ["failed"]
         assert told[1]["text"].startswith("verify of payments_db")
     with webhook(500) as (url, told):

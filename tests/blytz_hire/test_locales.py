@@ -178,6 +178,7 @@ def of_libc(name: str) -> Locale:
 
 def test_check_finds_the_monoliths_locale_on_its_own_server(old: Server, tmp_path: Path) -> None:
     url = made(old, "monolith", "encoding 'UTF8' locale 'C.UTF-8' locale_provider libc")
+    old.execute("drop database if exists payments_db")  # another test's
     done = command_line_at(url, tmp_path)
     found = [one for one in done["servers"][0]["findings"] if one["what"] == "monolith's locale"]
     assert [(one["found"], one["needed"]) for one in found] == [("offered", "libc C.UTF-8")]

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 from pgsplit.postgres.throttle import priority
+from pgsplit.postgres.throttle.unthrottled import AT_WORK
 
 Connection = psycopg.Connection[Any]
 
@@ -25,13 +26,6 @@ BREATHING = """
     select * from ({query}) as paced
     where case when random() < {part} then split.breathe() else true end
 """
-AT_WORK = "pgsplit at work"  # what sessions call themselves that the throttle slows
-# Parallel workers are processes of the server's own, and keep their priority.
-ONE_PROCESS_SETTINGS = {
-    "max_parallel_workers_per_gather": "0",
-    "max_parallel_maintenance_workers": "0",
-}
-ONE_PROCESS = "; ".join(f"set {name} = {value}" for name, value in ONE_PROCESS_SETTINGS.items())
 # A session is at rest while it waits in split.breathe(), or for a client that is at rest.
 SESSIONS = f"""
     select pid, state = 'active' and coalesce(wait_event_type, '') not in ('Client', 'Timeout')

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -23,6 +23,7 @@ from pgsplit.base.text import seconds as spoken
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.throttle import gate, pace, priority, probe
 from pgsplit.postgres.throttle.pace import Limits, Load, Pace
+from pgsplit.postgres.throttle.unthrottled import Place, Unthrottled
 
 Connection = psycopg.Connection[Any]
 
@@ -42,36 +43,6 @@ NEWS = "pgsplit throttle: "  # what the session is called that says what the thr
 SETTING = """
     select max_impact, asked_at::text from split.throttle where asked_at >= %s::timestamptz
 """
-
-
-@dataclass(frozen=True)
-class Place:
-    """A database that the throttle has a session in."""
-
-    name: str
-    connect: Callable[..., Connection]
-
-
-class Unthrottled:
-    """No throttle: work goes on at full speed."""
-
-    is_on = False
-
-    def wait(self, stop: threading.Event | None = None) -> None:
-        """Return once work may go on: at once."""
-
-    def stop(self) -> None:
-        """Have everybody who waits raise InterruptedError: the work is to end."""
-
-    def join(self, place: Place) -> None:
-        """Note that work goes on in a database, too."""
-
-    def paced(self, place: Place, query: sql.Composable) -> sql.Composable:
-        """Give a query with the same rows that waits between some of them while work shall rest."""
-        return query
-
-    def started(self, process: int) -> None:
-        """Note that a process of ours has started."""
 
 
 class Throttle(Unthrottled):
