@@ -89,6 +89,7 @@ class Switch(Cutover):
         self.old.prepare()
         self.new.prepare("monolith", closed=True)  # nobody writes there yet
         with self.session.database.transaction():
+            lock_syncs(self.session.database)  # else a deadlock: it locks tables one by one
             self.session.database.execute("select split.prepare_switch(%s)", (self.service.login,))
             self.new.lock(PREPARE_SECONDS)
             self.new.enable_triggers()
