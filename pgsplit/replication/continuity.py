@@ -46,11 +46,15 @@ LAST = """
     from split.streams where stream = %s
 """
 # A crash may lose it; the record before it is still true. What a stream consists of is only
-# recorded if nobody, such as a switch, has done so meanwhile.
+# recorded if nobody, such as a switch, has done so meanwhile; and a record that somebody, such as a
+# repair, has removed meanwhile doesn't come back, since it would say what the stream was before.
 RENEW = """
     insert into split.streams as kept (stream, identity, seen)
     select %(name)s, %(identity)s, %(seen)s
     from (select set_config('synchronous_commit', 'off', true)) as quickly
+    where
+        %(before)s::jsonb = 'null'
+        or exists (select from split.streams where stream = %(name)s for no key update)
     on conflict (stream) do update
     set
         identity = case

@@ -7,8 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from demo.project import PROJECT
 from pgsplit.base.errors import NotReady
 from pgsplit.replication import continuity
+from pgsplit.replication.stream import BaseStream
+from pgsplit.replication.upstreams import open_upstreams
 from tests.support.split import Split
 from tests.support.switching import NEW_PAYMENT, Side, as_service, both_ends, move, one, ran
 from tests.support.tampering import BREAKS, DROP_SLOT, HARMLESS, MAKE_SLOT, STREAM, Deed, do
@@ -259,3 +262,29 @@ def test_status_says_that_syncs_fail(verified: Split) -> None:
         monolith.execute("delete from blytz_hire.payments where id = 'bad'")
     ran(verified, "sync", "payments")
     ran(verified, "status", "payments")
+
+
+def test_a_look_brings_no_record_back_that_a_repair_removes_meanwhile(
+    verified: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a record says what the stream was before, and the new stream would count as broken."""
+
+    def compared(stream: BaseStream, *_: object) -> None:
+        continuity.forget(stream)
+
+    with open_upstreams(PROJECT.services["payments_db"], verified.connections) as found:
+        (stream,) = found.incoming
+        monkeypatch.setattr(continuity, "_breach", compared)
+        assert continuity.look(stream) is None
+        for database in (stream.source, stream.target):
+            assert (
+                database.execute(
+                    "select from split.streams where stream = %s", (stream.name,)
+                ).fetchall()
+                == []
+            )
+        monkeypatch.undo()
+        assert continuity.look(stream) is None  # a stream without a record gets one
+        assert database.execute(
+            "select count(*) from split.streams where stream = %s", (stream.name,)
+        ).fetchone() == (1,)
