@@ -231,8 +231,10 @@ def _look(stream: BaseStream) -> Breach | None:
         if tries == TRIES - 1:
             return _record(stream, source, target, reason)
         time.sleep(BETWEEN_TRIES_SECONDS)
+    # One that is being created has no slot yet, and is another one once it has.
+    has_slot = f" {stream.name} " in (target.identity.get("subscription") or "")
     is_complete = source.identity.get("slot") and target.counters["subscription"]
-    if is_complete and "publication" in source.identity:
+    if is_complete and has_slot and "publication" in source.identity:
         if not source.counters["slot"]["reset"] and _mark(stream):
             source, target = _ends(stream)
         _renew(stream, source, target)

@@ -288,3 +288,20 @@ def test_a_look_brings_no_record_back_that_a_repair_removes_meanwhile(
         assert database.execute(
             "select count(*) from split.streams where stream = %s", (stream.name,)
         ).fetchone() == (1,)
+
+
+def test_a_stream_that_is_being_created_is_not_recorded_by_a_look(verified: Split) -> None:
+    """It gets its slot last; a record from before would say that somebody has altered it."""
+    with open_upstreams(PROJECT.services["payments_db"], verified.connections) as found:
+        (stream,) = found.incoming
+        continuity.forget(stream)
+        for how in ("disable", "set (slot_name = none)"):
+            stream.target.execute(f"alter subscription {stream.name} {how}".encode())
+        assert continuity.look(stream) is None
+        stream.enable()
+        assert continuity.look(stream) is None
+        recorded = stream.target.execute(
+            "select identity ->> 'subscription' from split.streams where stream = %s",
+            (stream.name,),
+        ).fetchone()
+        assert recorded and f" {stream.name} " in recorded[0]
