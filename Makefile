@@ -9,7 +9,7 @@ ROWS ?= 50000
 PYTEST := .venv/bin/pytest --numprocesses 2 --dist load --maxschedchunk 1
 PIP := .venv/bin/pip --disable-pip-version-check --quiet install --require-hashes
 
-.PHONY: demo test test-quick test-faults test-orchestration lint docs site bench \
+.PHONY: demo test test-quick test-long test-faults test-orchestration lint docs site bench \
 	torture torture-statements lock clean
 
 demo: .venv/ready
@@ -21,7 +21,7 @@ test: .venv/ready-dev
 
 # What one runs after each edit: a minute and a half
 test-quick: .venv/ready-dev
-	$(PYTEST) --quiet -m "not slow and not faults"
+	$(PYTEST) --quiet -m "not slow and not faults and not long"
 	@echo "Left out: SQL linters and conventions, and the tests marked slow: what dbt builds, six" \
 		"services at once, clients that write during a switch, crashes. All of it: make test"
 
@@ -34,6 +34,11 @@ lint: .venv/ready-dev
 test-faults: .venv/ready-dev
 	$(PYTEST) -p no:randomly -m "faults or not faults" tests/blytz_hire/test_switch_faults.py \
 		tests/blytz_hire/test_blockers.py
+
+# Whole lives: from the monolith to six services that outlive it, and all of it on PostgreSQL 15;
+# four minutes
+test-long: .venv/ready-dev
+	$(PYTEST) -m long
 
 # The examples for Airflow and Dagster, each in an environment of its own, which takes two minutes
 test-orchestration: .venv/ready-dev .venv-airflow/ready .venv-dagster/ready

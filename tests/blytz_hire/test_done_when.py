@@ -148,6 +148,7 @@ def assert_each_once(got: list[Numbered], users: Client, there: dict[str, str]) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_six_services_outlive_the_monolith_and_deploy_on_their_own(
     world: World, tmp_path: Path

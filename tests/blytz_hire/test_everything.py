@@ -109,6 +109,7 @@ def test_monolith_is_split_into_six_databases(stage: Stage) -> None:
     assert_totals_agree(split)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_monolith_is_split_into_six_databases_on_the_oldest_postgres(
     stage: Stage, tmp_path: Path
