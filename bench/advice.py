@@ -1,4 +1,4 @@
-"""Finds what would mend a slow query: an index that its table lacks, or a column to share."""
+"""Finds what would speed up a slow query: an index that its table lacks, or a column to share."""
 
 from __future__ import annotations
 

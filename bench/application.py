@@ -228,7 +228,7 @@ def _counts(connections: Connections) -> dict[str, tuple[int, int]]:
 
 
 def show(queries: list[Query], direct: Databases, result: Result) -> None:
-    """Give a row for each query, and for those that got slower a note on what would mend them."""
+    """Give a row for each query, and for those that got slower a note on what would help."""
     for query in queries:
         result.add_row(
             query.name,
@@ -239,7 +239,7 @@ def show(queries: list[Query], direct: Databases, result: Result) -> None:
         )
         if query.is_slower:
             result.notes.append(
-                f"{query.name}: slower. What would mend it: {mended_by(query, direct)}"
+                f"{query.name}: slower. What would help: {mended_by(query, direct)}"
             )
         elif query.pooled and query.pooled > SLOWER:
             result.notes.append(

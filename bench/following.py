@@ -267,8 +267,8 @@ def measure_load(place: Split, result: Result, rate: float, seconds: float) -> N
     result.add_row("lag when they ended", f"{done.lag:.1f} s")
     result.add_row("worst lag on the way", f"{done.worst_lag:.1f} s", "< 1 s")
     result.values |= {"worst_lag": done.worst_lag, "per_second": done.committed / done.seconds}
-    result.add_row("rows carried over by then", f"{done.rows:,}")
-    result.add_row("the rest carried over in", f"{done.rest_seconds:.1f} s")
+    result.add_row("rows applied by then", f"{done.rows:,}")
+    result.add_row("the rest applied in", f"{done.rest_seconds:.1f} s")
     result.add_row("tables that differ then", done.check or "none", "none")
     if done.check:
         result.wrong.append(f"These tables differ from what the monolith yields: {done.check}")

@@ -160,6 +160,10 @@ def verify(
             _catch_up(upstreams)
             if is_proof:
                 proof.begin(upstreams.database, goes_on=since is not None)
+                now = proof.known(upstreams.database)
+                if not is_whole and now.broken:  # since it was asked first
+                    before, is_whole, earlier = now, True, ()
+                    found.clear()
             for one in chosen:
                 if one.name not in found:
                     on_table(one.name)

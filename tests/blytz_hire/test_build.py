@@ -265,7 +265,7 @@ def test_large_table_is_rebuilt_by_sample_and_every_key(living: Split) -> None:
         assert database.execute(ask).fetchall() == []
         database.execute(
             "set split.is_syncing = on"
-        )  # else it is noted, and the next sync mends it
+        )  # else it is noted, and the next sync puts it right
         gone = one(database, "select id from payments_db.payments order by id desc limit 1")
         database.execute("delete from payments_db.refunds where payment_id = %s", (gone,))
         database.execute("delete from payments_db.disputes where payment_id = %s", (gone,))

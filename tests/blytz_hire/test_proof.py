@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from demo.project import SERVICES_BY_NAME
+from pgsplit.prove import verify as verify_module
 from pgsplit.prove.verify import Verified, verify
+from pgsplit.replication.upstreams import Upstreams
 from pgsplit.state.ledger import open_ledger
 from tests.support.split import Split
 from tests.support.switching import (
@@ -155,6 +157,24 @@ def test_broken_stream_and_truncated_source_lead_to_all_rows(verified: Split) ->
         monolith.execute("truncate blytz_hire.reviews")
     found = verified_again(verified)
     assert found.is_whole and found.tables["reviews"].rows == 0 and found.proven
+
+
+def test_what_is_altered_as_a_verification_begins_leads_to_all_rows(
+    verified: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has asked what is proven, and has not recorded yet what its own proof depends on."""
+    catch_up = verify_module._catch_up
+
+    def altered_meanwhile(upstreams: Upstreams) -> None:
+        monkeypatch.undo()
+        write(verified, WRITTEN["triggers disabled"])
+        catch_up(upstreams)
+
+    monkeypatch.setattr(verify_module, "_catch_up", altered_meanwhile)
+    found = verified_again(verified)
+    assert found.is_whole and not found.proven
+    assert found.tables["payments"].differing == 1
+    assert found.before and ALTERED in found.before.broken
 
 
 def test_rollback_looks_at_what_the_service_has_written(switched: Split) -> None:
