@@ -39,6 +39,9 @@ RUN, BUILT = "run, all tests", "run, no tests"
 OURS = (RUN, BUILT)
 LOOK_SECONDS = 0.1
 SMALL_SAMPLE = 10_000  # rows of all tables, from which the many are made
+# Of larger sizes there is one round, with these of the other ways: the others take hours.
+LARGE_ROWS = 2_000_000
+WITH_LARGE = (peers.PGCOPYDB, peers.FLOOR)
 PGSPLIT = (sys.executable, "-m", "pgsplit.cli.main")
 # What dbt builds if it is not told what.
 NO_TESTS = """
@@ -62,6 +65,14 @@ class Size:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     peak: int = 0
     version: str = ""
+
+    def other_ways(self) -> list[peers.Peer]:
+        """Give the other ways that are tried with so many rows."""
+        return [
+            peer
+            for peer in peers.PEERS
+            if peer.is_installed and (self.rows <= LARGE_ROWS or peer.name in WITH_LARGE)
+        ]
 
     def median(self, way: str) -> float | None:
         """The median of a way's rounds; None if it did not run."""
@@ -147,7 +158,7 @@ def measure_size(rows: int, rounds: int) -> Size:
         source = peers.Source(connections.urls[MONOLITH], folder / "peers", reads)
         ours = Ours(environ, size, without_tests(folder / "without_tests"))
         ways = _ways(ours, source, connections)
-        for number in range(rounds):
+        for number in range(1 if rows > LARGE_ROWS else rounds):
             for way in range(len(ways)):
                 # The first round begins with ours, from which the peers learn what to build.
                 name, prepare, work, clean = ways[(way + number) % len(ways)]
@@ -181,7 +192,7 @@ def _ways(ours: Ours, source: peers.Source, connections: Connections) -> list[Wa
     return [
         (RUN, none, ours.run, learn_and_clean),
         (BUILT, none, partial(ours.run, ours.without_tests), ours.clean),
-        *(_way(peer, source, ours.size.rows) for peer in peers.PEERS if peer.is_installed),
+        *(_way(peer, source, ours.size.rows) for peer in ours.size.other_ways()),
     ]
 
 
@@ -197,16 +208,16 @@ def show(sizes: list[Size], result: Result) -> None:
     """Give a section for each size."""
     for size in sizes:
         result.add_row(f"twice {size.rows:,} rows")
-        for way in (*OURS, *(peer.name for peer in peers.PEERS)):
-            middle = size.median(way)
-            if middle is None:
-                result.add_row(f"  {way}", "not installed")
-                continue
-            ratios = [size.ratio(way, other) for other in (peers.PGCOPYDB, peers.CREATE_AS)]
+        for peer in peers.PEERS:
+            if not peer.is_installed:
+                result.add_row(f"  {peer.name}", "not installed")
+        for way, seconds in size.seconds.items():
+            others = (peers.PGCOPYDB, peers.FLOOR, peers.CREATE_AS)
+            ratios = [size.ratio(way, other) for other in others]
             result.add_row(
                 f"  {way}",
-                f"{middle:.1f}",
-                f"{min(size.seconds[way]):.1f}–{max(size.seconds[way]):.1f}",
+                f"{statistics.median(seconds):.1f}",
+                f"{min(seconds):.1f}–{max(seconds):.1f}",
                 *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
             )
         result.add_row("  memory of run, MB", f"{size.peak / 2**20:,.0f}")
@@ -226,6 +237,7 @@ def keep(sizes: list[Size], result: Result) -> None:
         "run": at.ratio(RUN, peers.PGCOPYDB),
         "built": at.ratio(BUILT, peers.PGCOPYDB),
         "run_by_fdw": at.ratio(RUN, peers.CREATE_AS),
+        "built_by_floor": at.ratio(BUILT, peers.FLOOR),
         "exponent": chart.exponent(lines[RUN]),
         "memory": sizes[-1].peak / sizes[0].peak if len(sizes) > 1 else None,
         "lines": {way: points for way, points in lines.items() if points},
@@ -244,14 +256,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         default=[200_000, 2_000_000],
-        help="payments, and as many notifications, of each size; 20000000 takes hours",
+        help="payments, and as many notifications, of each size; above 2 million there is one"
+        " round, beside pgcopydb and the floor alone",
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is tried")
 
 
 def measure(given: argparse.Namespace) -> Result:
     """Measure all sizes, the smallest first."""
-    result = Result(("what", ">seconds", ">range", ">: pgcopydb", ">: create"))
+    result = Result(("what", ">seconds", ">range", ">: pgcopydb", ">: floor", ">: create"))
     sizes = [measure_size(rows, given.rounds) for rows in sorted(given.rows)]
     show(sizes, result)
     keep(sizes, result)

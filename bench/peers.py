@@ -28,6 +28,20 @@ from pgsplit.postgres.connect import with_database
 STRATEGY = Path(__file__).with_name("strategy.sql")
 SHAPE = Path(__file__).with_name("shape.sql")
 JOBS = "2"
+SORT_MEMORY = "512MB"
+# The tables of a schema, "primary key" or "unique", and the names of the columns.
+KEYS = """
+    select
+        owner.relname,
+        case when own.indisprimary then 'primary key' else 'unique' end,
+        array(
+            select attname::text from pg_attribute
+            where attrelid = own.indexrelid order by attnum
+        )
+    from pg_index as own
+    inner join pg_class as owner on owner.oid = own.indrelid
+    where owner.relnamespace = %(schema)s::regnamespace and own.indisunique
+"""
 
 
 @dataclass(frozen=True)
@@ -193,25 +207,60 @@ def _twice_by_sql(source: Source) -> None:
     """
 
     def build(service: str) -> None:
-        with _foreign(source, service, "far") as database:
-            database.execute(_named("create schema {}", MIRROR_SCHEMA))
-            database.execute(_named("create schema {}", service))
-            database.execute("set maintenance_work_mem = '512MB'")
-            for name, columns in source.reads[service].items():
-                _copy(source, database, name, columns)
+        with _mirrored(source, service) as database:
             for one in source.tables[service]:
                 table = sql.Identifier(service, one.name)
                 definition, altered = sql.SQL(one.definition), sql.SQL(", ".join(one.alterations))
                 database.execute(sql.SQL("create table {} as {}").format(table, definition))
                 database.execute(sql.SQL("alter table {} {}").format(table, altered))
-                for index in one.indexes:
+                for index in sorted(one.indexes, key=_is_hash):
+                    if _is_hash(index):  # which is filled faster if it has to be sorted
+                        database.execute("set maintenance_work_mem = '4MB'")
                     database.execute(index.encode())
+                database.execute(f"set maintenance_work_mem = '{SORT_MEMORY}'")
             for one in source.tables[service]:
                 for key in one.foreign_keys:
                     table = sql.Identifier(service, one.name)
                     database.execute(sql.SQL("alter table {} {}").format(table, sql.SQL(key)))
 
     _side_by_side(source, build)
+
+
+def _twice_unchanged(source: Source) -> None:
+    """Copy the rows, then copy the copy, with the monolith's columns, primary and unique keys."""
+    with source.connect(MONOLITH) as monolith:
+        keys = monolith.execute(KEYS, {"schema": MIRROR_SCHEMA}).fetchall()
+
+    def build(service: str) -> None:
+        with _mirrored(source, service) as database:
+            for name, columns in source.reads[service].items():
+                table, mirror = (
+                    sql.Identifier(schema, name) for schema in (service, MIRROR_SCHEMA)
+                )
+                database.execute(sql.SQL("create table {} as table {}").format(table, mirror))
+                for owner, kind, key in keys:
+                    if owner == name and set(key) <= set(columns):
+                        names = sql.SQL(", ").join(map(sql.Identifier, key))
+                        statement = sql.SQL("alter table {} add {} ({})")
+                        database.execute(statement.format(table, sql.SQL(kind), names))
+
+    _side_by_side(source, build)
+
+
+def _is_hash(index: str) -> bool:
+    return " USING hash " in index
+
+
+@contextmanager
+def _mirrored(source: Source, service: str) -> Iterator[psycopg.Connection[Any]]:
+    """Give a service's new database the mirror, by binary COPY."""
+    with _foreign(source, service, "far") as database:
+        database.execute(_named("create schema {}", MIRROR_SCHEMA))
+        database.execute(_named("create schema {}", service))
+        database.execute(f"set maintenance_work_mem = '{SORT_MEMORY}'")
+        for name, columns in source.reads[service].items():
+            _copy(source, database, name, columns)
+        yield database
 
 
 def _copy(
@@ -244,11 +293,13 @@ FOREIGN = ("fdw_payments_db", "fdw_communication_db")
 IN_FOREIGN = ("fdw_payments_db", "payments_db")
 CLONED, RESTORED = ("cloned", MIRROR_SCHEMA), ("restored", MIRROR_SCHEMA)
 PGCOPYDB = "pgcopydb clone"
+FLOOR = "two copies by bare SQL"
 CREATE_AS = "create table as, fdw"
 PEERS = (
     Peer(PGCOPYDB, "pgcopydb", ("cloned",), CLONED, _pgcopydb),
     Peer("pg_dump, pg_restore", None, ("restored",), RESTORED, _dump_and_restore),
-    Peer("two copies by bare SQL", None, FOREIGN, IN_FOREIGN, _twice_by_sql),
+    Peer(FLOOR, None, FOREIGN, IN_FOREIGN, _twice_by_sql),
+    Peer("two copies, unchanged", None, FOREIGN, IN_FOREIGN, _twice_unchanged),
     Peer("dbt table models, fdw", None, FOREIGN, IN_FOREIGN, _tables_by_dbt),
     Peer(CREATE_AS, None, FOREIGN, IN_FOREIGN, _tables_by_sql),
     Peer("insert … select, one server", None, (), (MONOLITH, "payments_db"), _strategy),

@@ -26,6 +26,11 @@ FIRST_TROUBLE_SECONDS = 0.1
 TROUBLE_SECONDS = 3.0
 # A change may pass two followers, an owner's and a consumer's, and each should take it up at once.
 LOOKS_IN_BETWEEN = 4
+# A follower that has had nothing to apply for so long is quiet: it asks less often whether there is
+# news, and whether its streams are whole. It goes on writing a heartbeat a second.
+QUIET_AFTER_SECONDS = 10.0
+QUIET_PAUSE_SECONDS = 0.25
+QUIET_LOOK_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,8 @@ def _ticks(
     is the source of truth.
     """
     started, rows_before, look = time.monotonic(), rows, None
-    looked_at = ticked_at = 0.0
+    looked_at = ticked_at = beat_at = 0.0
+    busy_at, rows_seen = started, rows
     around = found
     if isinstance(found, Upstreams):
         look = Look(found.streams, found.why_stopped)
@@ -165,12 +171,16 @@ def _ticks(
     assert isinstance(around, Sources)
     with watched(around, with_monolith=look is None and around.needs_monolith) as watches:
         while not stop.is_set():
-            if time.monotonic() - looked_at > LOOK_SECONDS:
-                looked_at = time.monotonic()
+            is_quiet = time.monotonic() - busy_at > QUIET_AFTER_SECONDS
+            if time.monotonic() - looked_at > (QUIET_LOOK_SECONDS if is_quiet else LOOK_SECONDS):
+                looked_at = beat_at = time.monotonic()
                 if found.have_changed():
                     return
                 if look:
                     look.look()
+            elif look and time.monotonic() - beat_at > LOOK_SECONDS:
+                beat_at = time.monotonic()
+                look.beat()
             has_news = _has_news(found.database)
             if has_news:
                 rows += apply_changes(found.database).rows
@@ -179,6 +189,8 @@ def _ticks(
                 pending, lag = how_far(found, sum(one.ahead for one in watches))
                 troubles = [look.trouble] if look else []
                 troubles += [one.trouble for one in watches]
+                if pending or any(troubles) or rows > rows_seen:
+                    busy_at, rows_seen = ticked_at, rows
                 yield Tick(
                     found.service,
                     rows,
@@ -188,7 +200,7 @@ def _ticks(
                     pending,
                     "\n".join(dict.fromkeys(filter(None, troubles))),
                 )
-            _rest(found.database, stop, interval)
+            _rest(found.database, stop, interval, QUIET_PAUSE_SECONDS if is_quiet else 0.0)
 
 
 def _behind(found: Upstreams | Sources, watches: Sequence[Watch]) -> int | None:
@@ -201,10 +213,10 @@ def _behind(found: Upstreams | Sources, watches: Sequence[Watch]) -> int | None:
     return sum(known) if len(known) == len(behind) else None
 
 
-def _rest(database: Connection, stop: Event, interval: float) -> None:
-    """Wait for an interval, or until there is something to apply."""
+def _rest(database: Connection, stop: Event, interval: float, pause: float) -> None:
+    """Wait for an interval, or until there is news; between two looks at least for `pause`."""
     ends = time.monotonic() + interval
-    while not stop.wait(interval / LOOKS_IN_BETWEEN):
+    while not stop.wait(max(interval / LOOKS_IN_BETWEEN, pause)):
         if time.monotonic() >= ends or _has_news(database):
             return
 
