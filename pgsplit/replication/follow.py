@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 
 from pgsplit.base.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch
@@ -27,9 +27,9 @@ TROUBLE_SECONDS = 3.0
 # A change may pass two followers, an owner's and a consumer's, and each should take it up at once.
 LOOKS_IN_BETWEEN = 4
 # A follower that has had nothing to apply for so long is quiet: it asks less often whether there is
-# news, and whether its streams are whole. It goes on writing a heartbeat a second.
+# news, and looks less often at its streams.
 QUIET_AFTER_SECONDS = 10.0
-QUIET_PAUSE_SECONDS = 0.25
+QUIET_PAUSE_SECONDS = 0.4
 QUIET_LOOK_SECONDS = 3.0
 
 
@@ -73,7 +73,8 @@ def follow(
         service: a service that has been built.
         connections: where the servers are.
         stop: set it to end; a sync that is running finishes first.
-        on_tick: called after each sync, and at least once a second if the interval allows it.
+        on_tick: called after each sync, and at least once a second if the interval allows it; every
+            three seconds if there has been nothing to apply for ten.
         interval: seconds between two looks.
         beside_others: wait for servers that it needs to begin, since others follow meanwhile.
 
@@ -162,8 +163,8 @@ def _ticks(
     is the source of truth.
     """
     started, rows_before, look = time.monotonic(), rows, None
-    looked_at = ticked_at = beat_at = 0.0
-    busy_at, rows_seen = started, rows
+    looked_at = ticked_at = 0.0
+    pace = _Pace(interval, connections.max_lag_seconds)
     around = found
     if isinstance(found, Upstreams):
         look = Look(found.streams, found.why_stopped)
@@ -171,26 +172,24 @@ def _ticks(
     assert isinstance(around, Sources)
     with watched(around, with_monolith=look is None and around.needs_monolith) as watches:
         while not stop.is_set():
-            is_quiet = time.monotonic() - busy_at > QUIET_AFTER_SECONDS
-            if time.monotonic() - looked_at > (QUIET_LOOK_SECONDS if is_quiet else LOOK_SECONDS):
-                looked_at = beat_at = time.monotonic()
+            if time.monotonic() - looked_at > pace.look_seconds:
+                looked_at = time.monotonic()
                 if found.have_changed():
                     return
                 if look:
                     look.look()
-            elif look and time.monotonic() - beat_at > LOOK_SECONDS:
-                beat_at = time.monotonic()
-                look.beat()
+            applied = 0
             has_news = _has_news(found.database)
             if has_news:
-                rows += apply_changes(found.database).rows
-            if has_news or time.monotonic() - ticked_at > LOOK_SECONDS:
+                applied = apply_changes(found.database).rows
+                rows += applied
+            if has_news or time.monotonic() - ticked_at > pace.look_seconds:
                 ticked_at = time.monotonic()
                 pending, lag = how_far(found, sum(one.ahead for one in watches))
                 troubles = [look.trouble] if look else []
                 troubles += [one.trouble for one in watches]
-                if pending or any(troubles) or rows > rows_seen:
-                    busy_at, rows_seen = ticked_at, rows
+                if applied or pending or any(troubles):
+                    pace.busy_at = ticked_at
                 yield Tick(
                     found.service,
                     rows,
@@ -200,7 +199,36 @@ def _ticks(
                     pending,
                     "\n".join(dict.fromkeys(filter(None, troubles))),
                 )
-            _rest(found.database, stop, interval, QUIET_PAUSE_SECONDS if is_quiet else 0.0)
+            _rest(found.database, stop, interval, pace.pause_seconds)
+
+
+@dataclass
+class _Pace:
+    """How often a follower asks for news, every so many seconds, and looks at its streams.
+
+    A look writes a heartbeat, and the lag of what is shown is that of the last one: so a look is
+    never further away than half the lag that is allowed.
+    """
+
+    interval: float
+    max_lag: float
+    busy_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there has been nothing to apply, and no trouble, for a while."""
+        return time.monotonic() - self.busy_at > QUIET_AFTER_SECONDS
+
+    @property
+    def look_seconds(self) -> float:
+        """From one look at the streams to the next."""
+        allowed = min(QUIET_LOOK_SECONDS, self.max_lag / 2) if self.is_quiet else LOOK_SECONDS
+        return max(LOOK_SECONDS, allowed)
+
+    @property
+    def pause_seconds(self) -> float:
+        """From one question for news to the next."""
+        return max(self.interval / LOOKS_IN_BETWEEN, QUIET_PAUSE_SECONDS if self.is_quiet else 0.0)
 
 
 def _behind(found: Upstreams | Sources, watches: Sequence[Watch]) -> int | None:
@@ -214,9 +242,9 @@ def _behind(found: Upstreams | Sources, watches: Sequence[Watch]) -> int | None:
 
 
 def _rest(database: Connection, stop: Event, interval: float, pause: float) -> None:
-    """Wait for an interval, or until there is news; between two looks at least for `pause`."""
+    """Wait for an interval, or until there is news; ask for it every `pause` seconds."""
     ends = time.monotonic() + interval
-    while not stop.wait(max(interval / LOOKS_IN_BETWEEN, pause)):
+    while not stop.wait(pause):
         if time.monotonic() >= ends or _has_news(database):
             return
 
