@@ -36,7 +36,9 @@ from pgsplit.replication.sync import apply_changes, sync
 from pgsplit.replication.upstreams import open_upstreams
 
 WRITERS = 4
+INTERVAL_SECONDS = 0.2  # the runner's own
 MILLION = 1_000_000
+MIRROR, TABLE = "blytz_hire.payments", "payments_db.payments"
 
 
 # Every 20th change refunds, every 50th disputes.
@@ -261,7 +263,7 @@ def measure_backlogs(place: Split, result: Result) -> None:
 def measure_load(place: Split, result: Result, rate: float, seconds: float) -> None:
     """Measure a follower under load, and whether all tables are right at the end."""
     say(f"{rate:,.0f} transactions a second for {seconds:.0f} seconds")
-    done = load(place, 0.5, rate, seconds)
+    done = load(place, INTERVAL_SECONDS, rate, seconds)
     result.add_row("transactions", f"{done.committed:,}")
     result.add_row("… a second", f"{done.committed / done.seconds:,.0f}", f"{rate:,.0f}")
     result.add_row("lag when they ended", f"{done.lag:.1f} s")
@@ -290,6 +292,29 @@ def measure_million(place: Split, result: Result) -> None:
     if rows == MILLION:
         result.values["million"] = seconds
     result.add_row(f"{rows:,} rows in one transaction, applied", f"{seconds:.1f} s", "≤ 20 s")
+    result.add_row(
+        "… the same update of the mirror, by bare SQL", f"{bare(place, MIRROR, rows):.1f} s"
+    )
+    result.add_row("… and of the service's table", f"{bare(place, TABLE, rows):.1f} s")
+
+
+def bare(place: Split, table: str, rows: int) -> float:
+    """Time an update of so many rows in a table of the service's database, and roll it back."""
+    with (
+        place.connections.connect(place.service.database) as database,
+        database.transaction(force_rollback=True),
+    ):
+        database.execute("set local split.is_syncing = on")  # no trigger captures it
+        database.execute("set local session_replication_role = replica")
+        started = time.monotonic()
+        updated = database.execute(
+            f"update {table} set amount = amount + 1 where id in"
+            " (select 'c' || substr(md5('following' || i), 1, 24)"
+            " from generate_series(1, %s) as i)",
+            (rows,),
+        )
+        assert updated.rowcount == rows, updated.rowcount
+        return time.monotonic() - started
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

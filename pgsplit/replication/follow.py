@@ -26,6 +26,9 @@ FIRST_TROUBLE_SECONDS = 0.1
 TROUBLE_SECONDS = 3.0
 # A change may pass two followers, an owner's and a consumer's, and each should take it up at once.
 LOOKS_IN_BETWEEN = 4
+# While there is much to apply, a heartbeat so often tells how far it is.
+BUSY_SECONDS = 1.0
+BUSY_BEAT_SECONDS = 0.25
 # A follower that has had nothing to apply for so long is quiet: it asks less often whether there is
 # news, and looks less often at its streams.
 QUIET_AFTER_SECONDS = 10.0
@@ -163,7 +166,7 @@ def _ticks(
     is the source of truth.
     """
     started, rows_before, look = time.monotonic(), rows, None
-    looked_at = ticked_at = 0.0
+    looked_at = beat_at = ticked_at = 0.0
     pace = _Pace(interval, connections.max_lag_seconds)
     around = found
     if isinstance(found, Upstreams):
@@ -173,11 +176,14 @@ def _ticks(
     with watched(around, with_monolith=look is None and around.needs_monolith) as watches:
         while not stop.is_set():
             if time.monotonic() - looked_at > pace.look_seconds:
-                looked_at = time.monotonic()
+                looked_at = beat_at = time.monotonic()
                 if found.have_changed():
                     return
                 if look:
                     look.look()
+            elif look and pace.is_busy and time.monotonic() - beat_at > BUSY_BEAT_SECONDS:
+                beat_at = time.monotonic()
+                look.beat()
             applied = 0
             has_news = _has_news(found.database)
             if has_news:
@@ -213,6 +219,11 @@ class _Pace:
     interval: float
     max_lag: float
     busy_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there has been something to apply lately."""
+        return time.monotonic() - self.busy_at < BUSY_SECONDS
 
     @property
     def is_quiet(self) -> bool:

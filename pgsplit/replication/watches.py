@@ -65,6 +65,11 @@ class Look:
                 stopped = (stream, patience)
         self.trouble = self._said(stopped) or breach
 
+    def beat(self) -> None:
+        """Write the heartbeats alone."""
+        for stream in self.streams:
+            stream.beat()
+
     def _said(self, stopped: tuple[BaseStream, float] | None) -> str:
         if stopped is None:
             self.stopped_at = None

@@ -14,7 +14,7 @@ from pgsplit.project.project import Service
 from pgsplit.replication.shared import owners, stream_name
 from pgsplit.state.ledger import State
 
-# A follower writes a heartbeat every second, or every three. An old one says nothing about a stream.
+# A follower writes a heartbeat at least every three seconds. An old one says nothing of a stream.
 HEARTBEAT_SECONDS = 30.0
 SIDES = ("monolith", "service")
 
