@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from pgsplit.base.text import percent
-from pgsplit.postgres.throttle.pace import LEAST, MOST, Limits, Load, Pace, adapt, percentile
+from pgsplit.postgres.throttle.pace import (
+    BEGINNING,
+    LEAST,
+    MOST,
+    Limits,
+    Load,
+    Pace,
+    adapt,
+    percentile,
+)
 
 LIMITS = Limits(max_impact=0.1, max_lag_seconds=300)
 AT_REST = [0.002] * 100
@@ -23,6 +32,18 @@ def test_share_grows_by_a_step_shrinks_by_one_and_is_halved_when_writes_are_far_
     assert slowed == Pace(0.9, "writes take 3.5 ms, 2.0 ms at rest")
     assert decide(slowed, SLOWER) == Pace(0.45, "writes take 20 ms, 2.0 ms at rest")
     assert decide(slowed, FAST) == Pace()  # at full speed there is nothing to explain
+
+
+def test_work_begins_slowly_and_doubles_until_writes_are_too_slow_for_the_first_time() -> None:
+    shares, pace = [], BEGINNING
+    while pace != Pace():
+        shares.append(pace.share)
+        pace = decide(pace, FAST)
+    assert shares == [0.1, 0.2, 0.4, 0.8]
+    slowed = decide(decide(BEGINNING, FAST), SLOW)
+    assert slowed.share == 0.1
+    assert decide(slowed, FAST).share == decide(BEGINNING, FAST).share == 0.2
+    assert decide(decide(slowed, FAST), FAST).share == 0.3
 
 
 def test_work_pauses_at_the_least_share_and_then_goes_on_with_it() -> None:

@@ -1,8 +1,9 @@
 """Decides what share of the time own work may take: pure functions, from measurements to a share.
 
-As TCP does: the share grows by a step as long as writes are as fast as they may be, shrinks by one
-when they are not, and is halved when they are far too slow. At the least share, work pauses for a
-while instead. Then writes are measured at rest again: what they took before may be outdated.
+As TCP does: work begins slowly, and its share doubles until writes are slower than they may be for
+the first time. From then on it grows by a step as long as they are as fast as they may be, shrinks
+by one when they are not, and is halved when they are far too slow. At the least share, work pauses
+for a while instead. Then writes are measured at rest again: what they took before may be outdated.
 """
 
 from __future__ import annotations
@@ -38,11 +39,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Pace:
-    """The share of the time that work may take; why it is less than all, and whether none."""
+    """The share of the time that work may take; why it is less than all, and whether none.
+
+    `is_first` is true as long as writes have never been too slow.
+    """
 
     share: float = MOST
     why: str = ""
     is_paused: bool = False
+    is_first: bool = False
+
+
+# Nobody knows yet what applications will feel, so they shall not find it out at full speed.
+BEGINNING = Pace(0.1, "work begins slowly", is_first=True)
 
 
 def percentile(seconds: Sequence[float], part: float = PERCENTILE) -> float:
@@ -87,8 +96,9 @@ def adapt(
         is_slow = True
         why = f"{load.sessions} sessions are active, {load_at_rest.sessions} at rest"
     if not is_slow:
-        share = round(min(MOST, pace.share + STEP), 3)
-        return Pace(share, why if share < MOST else "")
+        more = pace.share if pace.is_first else STEP
+        share = round(min(MOST, pace.share + more), 3)
+        return Pace(share, why, is_first=pace.is_first) if share < MOST else Pace()
     if pace.share <= LEAST and not pace.is_paused:
         return Pace(LEAST, why, is_paused=True)
     # A third of all samples exceed the limit by chance: where it is by little, the share only

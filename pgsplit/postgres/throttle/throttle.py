@@ -22,7 +22,7 @@ from pgsplit.base.errors import NotReady, SplitError
 from pgsplit.base.text import seconds as spoken
 from pgsplit.postgres.connect import describe
 from pgsplit.postgres.throttle import gate, pace, priority, probe
-from pgsplit.postgres.throttle.pace import Limits, Load, Pace
+from pgsplit.postgres.throttle.pace import Limits, Load
 from pgsplit.postgres.throttle.unthrottled import Place, Unthrottled
 
 Connection = psycopg.Connection[Any]
@@ -63,7 +63,7 @@ class Throttle(Unthrottled):
         """
         self.monolith, self.control = monolith, control
         self.limits, self.max_lag_seconds = limits, max_lag_seconds
-        self.pace, self.load, self.load_at_rest = Pace(), Load(), Load()
+        self.pace, self.load, self.load_at_rest = pace.BEGINNING, Load(), Load()
         self.at_rest: deque[float] = deque(maxlen=WRITES_REMEMBERED)
         self.at_work: list[float] = []
         self.on_news: Callable[[str], None] = lambda said: None
@@ -263,7 +263,7 @@ class Throttle(Unthrottled):
         if row and row[1] != self.asked:
             self.asked = row[1]
             self.limits = None if row[0] is None else Limits(row[0], self.max_lag_seconds)
-            self.pace, self.at_work = Pace(), []
+            self.pace, self.at_work = pace.BEGINNING, []
 
     def _say(self, said: str) -> None:
         """Tell people, and other sessions by this one's name, what the throttle does."""
