@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event
 
 from pgsplit.base.errors import BuildFailed, ConnectionFailed, NotReady, SourceMismatch
@@ -15,8 +15,8 @@ from pgsplit.project.endpoints import Connections
 from pgsplit.project.project import Service
 from pgsplit.replication import requirements
 from pgsplit.replication.independent import Sources, open_own, sources
+from pgsplit.replication.rhythm import Rhythm
 from pgsplit.replication.slot import Connection
-from pgsplit.replication.stream import LOOK_SECONDS
 from pgsplit.replication.sync import apply_changes, exhausted, how_far
 from pgsplit.replication.upstreams import Upstreams, locks_explained, open_upstreams
 from pgsplit.replication.watches import Look, Watch, incomplete, watched
@@ -24,16 +24,6 @@ from pgsplit.replication.watches import Look, Watch, incomplete, watched
 # How long a follower waits before it tries again: at first, and at most if the trouble goes on.
 FIRST_TROUBLE_SECONDS = 0.1
 TROUBLE_SECONDS = 3.0
-# A change may pass two followers, an owner's and a consumer's, and each should take it up at once.
-LOOKS_IN_BETWEEN = 4
-# While there is much to apply, a heartbeat so often tells how far it is.
-BUSY_SECONDS = 1.0
-BUSY_BEAT_SECONDS = 0.25
-# A follower that has had nothing to apply for so long is quiet: it asks less often whether there is
-# news, and looks less often at its streams.
-QUIET_AFTER_SECONDS = 10.0
-QUIET_PAUSE_SECONDS = 0.4
-QUIET_LOOK_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -167,7 +157,7 @@ def _ticks(
     """
     started, rows_before, look = time.monotonic(), rows, None
     looked_at = beat_at = ticked_at = 0.0
-    pace = _Pace(interval, connections.max_lag_seconds)
+    rhythm = Rhythm(interval, connections.max_lag_seconds)
     around = found
     if isinstance(found, Upstreams):
         look = Look(found.streams, found.why_stopped)
@@ -175,13 +165,13 @@ def _ticks(
     assert isinstance(around, Sources)
     with watched(around, with_monolith=look is None and around.needs_monolith) as watches:
         while not stop.is_set():
-            if time.monotonic() - looked_at > pace.look_seconds:
+            if time.monotonic() - looked_at > rhythm.look_seconds:
                 looked_at = beat_at = time.monotonic()
                 if found.have_changed():
                     return
                 if look:
                     look.look()
-            elif look and pace.is_busy and time.monotonic() - beat_at > BUSY_BEAT_SECONDS:
+            elif look and time.monotonic() - beat_at > rhythm.beat_seconds:
                 beat_at = time.monotonic()
                 look.beat()
             applied = 0
@@ -189,13 +179,13 @@ def _ticks(
             if has_news:
                 applied = apply_changes(found.database).rows
                 rows += applied
-            if has_news or time.monotonic() - ticked_at > pace.look_seconds:
+            if has_news or time.monotonic() - ticked_at > rhythm.look_seconds:
                 ticked_at = time.monotonic()
                 pending, lag = how_far(found, sum(one.ahead for one in watches))
                 troubles = [look.trouble] if look else []
                 troubles += [one.trouble for one in watches]
                 if applied or pending or any(troubles):
-                    pace.busy_at = ticked_at
+                    rhythm.is_at_work()
                 yield Tick(
                     found.service,
                     rows,
@@ -205,41 +195,7 @@ def _ticks(
                     pending,
                     "\n".join(dict.fromkeys(filter(None, troubles))),
                 )
-            _rest(found.database, stop, interval, pace.pause_seconds)
-
-
-@dataclass
-class _Pace:
-    """How often a follower asks for news, every so many seconds, and looks at its streams.
-
-    A look writes a heartbeat, and the lag of what is shown is that of the last one: so a look is
-    never further away than half the lag that is allowed.
-    """
-
-    interval: float
-    max_lag: float
-    busy_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether there has been something to apply lately."""
-        return time.monotonic() - self.busy_at < BUSY_SECONDS
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether there has been nothing to apply, and no trouble, for a while."""
-        return time.monotonic() - self.busy_at > QUIET_AFTER_SECONDS
-
-    @property
-    def look_seconds(self) -> float:
-        """From one look at the streams to the next."""
-        allowed = min(QUIET_LOOK_SECONDS, self.max_lag / 2) if self.is_quiet else LOOK_SECONDS
-        return max(LOOK_SECONDS, allowed)
-
-    @property
-    def pause_seconds(self) -> float:
-        """From one question for news to the next."""
-        return max(self.interval / LOOKS_IN_BETWEEN, QUIET_PAUSE_SECONDS if self.is_quiet else 0.0)
+            _rest(found.database, stop, interval, rhythm.pause_seconds)
 
 
 def _behind(found: Upstreams | Sources, watches: Sequence[Watch]) -> int | None:
