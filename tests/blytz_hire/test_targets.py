@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -646,8 +646,12 @@ def test_new_password_reaches_pgbouncer(bouncer: Bouncer) -> None:
 
 def watchdogs(pid: int) -> list[psutil.Process]:
     """Find the watchdogs that a process has started."""
-    children = psutil.Process(pid).children()
-    return [child for child in children if "pgsplit.routing.pause" in child.cmdline()]
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has ended, or is about to
+            if "pgsplit.routing.pause" in child.cmdline():
+                found.append(child)
+    return found
 
 
 HOLDER = """
