@@ -1,11 +1,12 @@
 """Measures the main job beside other tools: `python -m bench main --rows 200000 2000000`.
 
-On one PostgreSQL 15 for each size, in turns, several rounds: `run payments communication` with
-all tests; the same without tests; `pgcopydb clone` of the same tables;
-`pg_dump` and `pg_restore`; plain dbt `table` models over postgres_fdw with the same SQL, keys and
-indexes; `create table as` over postgres_fdw with primary keys only; and the strategy's own
-`insert … select` within one server. PostgreSQL is 15 because Debian's pgcopydb 0.10 knows no later
-one. The monolith has so many payments, and as many notifications.
+On one PostgreSQL 15 for each size, in turns, several rounds: `run payments communication` with all
+tests; the same without tests; `pgcopydb clone` of the same tables; `pg_dump` and `pg_restore`; two
+copies by bare SQL, with the services' tables and unchanged; plain dbt `table` models over
+postgres_fdw with the same SQL, keys and indexes; `create table as` over postgres_fdw with primary
+keys only; and the strategy's own `insert … select` within one server. PostgreSQL is 15 because
+Debian's pgcopydb 0.10 knows no later one. The monolith has so many payments, and as many
+notifications.
 """
 
 from __future__ import annotations
@@ -237,7 +238,6 @@ def keep(sizes: list[Size], result: Result) -> None:
         "run": at.ratio(RUN, peers.PGCOPYDB),
         "built": at.ratio(BUILT, peers.PGCOPYDB),
         "run_by_fdw": at.ratio(RUN, peers.CREATE_AS),
-        "built_by_floor": at.ratio(BUILT, peers.FLOOR),
         "exponent": chart.exponent(lines[RUN]),
         "memory": sizes[-1].peak / sizes[0].peak if len(sizes) > 1 else None,
         "lines": {way: points for way, points in lines.items() if points},

@@ -185,7 +185,7 @@ def _ticks(
                 troubles = [look.trouble] if look else []
                 troubles += [one.trouble for one in watches]
                 if applied or pending or any(troubles):
-                    rhythm.is_at_work()
+                    rhythm.note_work()
                 yield Tick(
                     found.service,
                     rows,

@@ -37,7 +37,7 @@ class Rhythm:
         """Begin as if there were something to apply."""
         self.busy_at = self.clock()
 
-    def is_at_work(self) -> None:
+    def note_work(self) -> None:
         """Note that there was something to apply, or trouble."""
         self.busy_at = self.clock()
 

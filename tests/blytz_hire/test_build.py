@@ -263,9 +263,8 @@ def test_large_table_is_rebuilt_by_sample_and_every_key(living: Split) -> None:
     ask = "select difference, id from split.way_back_sample_differs('payments', 10)"
     with living.service("payments_db") as database:
         assert database.execute(ask).fetchall() == []
-        database.execute(
-            "set split.is_syncing = on"
-        )  # else it is noted, and the next sync puts it right
+        # Else what is deleted is noted, and the next sync puts it right.
+        database.execute("set split.is_syncing = on")
         gone = one(database, "select id from payments_db.payments order by id desc limit 1")
         database.execute("delete from payments_db.refunds where payment_id = %s", (gone,))
         database.execute("delete from payments_db.disputes where payment_id = %s", (gone,))

@@ -19,7 +19,7 @@ def test_follower_is_busy_then_at_rest_then_quiet_and_busy_again_with_the_next_c
     assert seconds() == (0.05, 1.0, 1.0)
     now += 10
     assert seconds() == (0.4, 3.0, 3.0)
-    rhythm.is_at_work()
+    rhythm.note_work()
     assert seconds() == (0.05, 1.0, 0.25)
 
 
